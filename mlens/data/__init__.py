@@ -1,0 +1,1 @@
+"""Files on disk -> RatingTable -> split: who rated what, and which ratings are training, validation and test."""

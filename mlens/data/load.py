@@ -1,0 +1,61 @@
+"""From a data source to the RatingTable that it describes, through the cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import polars as pl
+
+from mlens.data.cache import cached_folder, content_key
+from mlens.data.raw import RawTables, build_table
+from mlens.data.table import RatingTable, open_table, save_table
+from mlens.errors import UserError
+
+# Part of every cache key: a change in what a reader or `build_table` makes of the same files must change it.
+READER_VERSION = 1
+
+
+class Source(Protocol):
+    """A data source: one dataclass, one YAML in conf/data/."""
+
+    max_users: int | None
+
+    def files(self) -> list[Path]:
+        """The files it reads, all present (it downloads or unpacks them first). Raises UserError where one is missing."""
+
+    def read(self, files: list[Path]) -> RawTables:
+        """Read and check them. Raises UserError naming file, line and rule."""
+
+
+def load_table(source: Source) -> RatingTable:
+    """The table of `source`; the first call reads its files, later calls with the same content map the cache."""
+    files = source.files()
+    key = content_key(READER_VERSION, type(source).__name__, _settings(source), files=files)
+
+    def write(folder: Path) -> None:
+        raw = source.read(files)
+        if source.max_users is not None:
+            raw = _subset(raw, source.max_users)
+        save_table(build_table(raw), folder)
+
+    return open_table(cached_folder("tables", key, write))
+
+
+def _settings(source: Source) -> dict:
+    # Where the files lie doesn't matter to what is in them.
+    return {name: value for name, value in vars(source).items() if name != "path"}
+
+
+def _subset(raw: RawTables, max_users: int) -> RawTables:
+    """`max_users` users drawn once, by a fixed seed: the same subset in every run that asks for as many."""
+    if max_users < 1:
+        raise UserError(f"data.max_users must be at least 1, not {max_users}")
+    users = raw.ratings["user"].unique().sort()
+    if len(users) <= max_users:
+        return raw
+    drawn = np.random.Generator(np.random.Philox(key=max_users)).permutation(len(users))[:max_users]
+    kept = users.gather(np.sort(drawn))
+    ratings = raw.ratings.filter(pl.col("user").is_in(kept.implode()))
+    return RawTables(**{**vars(raw), "ratings": ratings})

@@ -1,0 +1,121 @@
+"""RatingTable: all ratings as NumPy columns, one sorted block per user, memory-mapped from a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+COLUMNS = ("user", "movie", "rating", "timestamp", "user_offsets")
+
+
+def raw_id_keys(raw_ids: pl.Series) -> np.ndarray:
+    """64-bit keys of raw ids, for counter-based random draws: [n] uint64.
+
+    An integer id is its own key; a text id is the first 8 bytes of its BLAKE2b digest.
+    """
+    if raw_ids.dtype.is_integer():
+        return raw_ids.cast(pl.Int64).to_numpy().astype(np.uint64)
+    digests = (hashlib.blake2b(raw_id.encode(), digest_size=8).digest() for raw_id in raw_ids)
+    return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)
+
+
+@dataclass(frozen=True)
+class RatingTable:
+    """Ratings sorted by (user, timestamp, source order). `user` and `movie` count from 0; raw ids are beside them.
+
+    user [n] int32, movie [n] int32, rating [n] float32, timestamp [n] int64 (seconds);
+    user_offsets [users + 1] int64: the ratings of user u are user_offsets[u]:user_offsets[u + 1];
+    users: frame with one row a user: `id` (raw), and where the source has them `profile` (text), `task` (text);
+    movies: frame with one row a movie: `id` (raw), `title`, `genres` (text, comma separated, may be empty);
+    scale: the legal ratings, ascending;
+    tags: frame `user, movie, tag, timestamp` sorted by (user, timestamp, source order), or None;
+    contexts: frame `context` (list of text), one row a rating, or None;
+    made_up: the data are generated, not measured;
+    path: the cache folder these columns are mapped from (None: in memory only).
+    """
+
+    user: np.ndarray
+    movie: np.ndarray
+    rating: np.ndarray
+    timestamp: np.ndarray
+    user_offsets: np.ndarray
+    users: pl.DataFrame
+    movies: pl.DataFrame
+    scale: tuple[float, ...]
+    tags: pl.DataFrame | None = None
+    contexts: pl.DataFrame | None = None
+    made_up: bool = False
+    path: Path | None = None
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    @cached_property
+    def rating_index(self) -> np.ndarray:
+        """[n] int8: where each rating stands in `scale`."""
+        middles = (np.array(self.scale[1:]) + np.array(self.scale[:-1])) / 2
+        return np.searchsorted(middles, self.rating).astype(np.int8)
+
+    @cached_property
+    def user_keys(self) -> np.ndarray:
+        return raw_id_keys(self.users["id"])
+
+    @cached_property
+    def movie_keys(self) -> np.ndarray:
+        return raw_id_keys(self.movies["id"])
+
+    def content_hash(self) -> str:
+        """A hash of everything that a prompt or a split can depend on (the name of the cache folder, if there is one)."""
+        if self.path is not None:
+            return self.path.name
+        digest = hashlib.blake2b(digest_size=16)
+        for name in COLUMNS:
+            digest.update(np.ascontiguousarray(getattr(self, name)).tobytes())
+        for frame in (self.users, self.movies, self.tags, self.contexts):
+            if frame is not None:
+                digest.update(frame.write_json().encode())
+        digest.update(repr(self.scale).encode())
+        return digest.hexdigest()
+
+    def __reduce__(self):
+        # A pickled memmap carries its whole content to every worker; the folder's name is enough.
+        if self.path is not None:
+            return open_table, (self.path,)
+        return super().__reduce__()
+
+
+def save_table(table: RatingTable, folder: Path) -> None:
+    """Write the table into the existing, empty `folder`, in the form that `open_table` maps."""
+    for name in COLUMNS:
+        np.save(folder / f"{name}.npy", getattr(table, name))
+    for name in ("users", "movies", "tags", "contexts"):
+        frame = getattr(table, name)
+        if frame is not None:
+            frame.write_parquet(folder / f"{name}.parquet")
+    (folder / "meta.json").write_text(json.dumps({"scale": table.scale, "made_up": table.made_up}))
+
+
+def open_table(folder: Path) -> RatingTable:
+    """Map the table that `save_table` wrote; no rating is read before it is used."""
+    meta = json.loads((folder / "meta.json").read_text())
+
+    def frame(name: str) -> pl.DataFrame | None:
+        file = folder / f"{name}.parquet"
+        return pl.read_parquet(file) if file.exists() else None
+
+    return RatingTable(
+        **{name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in COLUMNS},
+        users=pl.read_parquet(folder / "users.parquet"),
+        movies=pl.read_parquet(folder / "movies.parquet"),
+        tags=frame("tags"),
+        contexts=frame("contexts"),
+        scale=tuple(meta["scale"]),
+        made_up=meta["made_up"],
+        path=folder,
+    )
