@@ -23,7 +23,7 @@ class Source(Protocol):
     max_users: int | None
 
     def files(self) -> list[Path]:
-        """The files it reads, all present (it downloads or unpacks them first). Raises UserError where one is missing."""
+        """The files it reads, downloaded or unpacked first. Raises UserError where one is missing."""
 
     def read(self, files: list[Path]) -> RawTables:
         """Read and check them. Raises UserError naming file, line and rule."""

@@ -71,7 +71,7 @@ class RatingTable:
         return raw_id_keys(self.movies["id"])
 
     def content_hash(self) -> str:
-        """A hash of everything that a prompt or a split can depend on (the name of the cache folder, if there is one)."""
+        """A hash of all that a prompt or a split can depend on (the cache folder's name, if there is one)."""
         if self.path is not None:
             return self.path.name
         digest = hashlib.blake2b(digest_size=16)

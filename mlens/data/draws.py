@@ -1,0 +1,33 @@
+"""Random draws that depend on what is drawn for, never on who draws, when, or in which order.
+
+Every draw comes from Philox, a counter-based generator (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3",
+SC 2011), whose key and counter are the names of the draw. Only its raw 64-bit words are used: NumPy promises their
+stream, and not that of `Generator.permutation`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+# What a draw is for; a seed that is used for two purposes gives independent draws.
+SPLIT, TRAIN_TARGETS, HISTORY, ORDER, EVAL_USERS, INIT = range(1, 7)
+MASK = (1 << 64) - 1
+
+
+def words(n: int, purpose: int, seed: int, user: int = 0, epoch: int = 0, movie: int = 0) -> np.ndarray:
+    """[n] uint64, uniform; a longer draw of the same name starts with the shorter one."""
+    philox = np.random.Philox(
+        key=np.array([seed & MASK, int(user)], dtype=np.uint64),
+        counter=np.array([0, purpose, epoch, int(movie)], dtype=np.uint64),
+    )
+    return philox.random_raw(n)
+
+
+def permutation(n: int, purpose: int, seed: int, user: int = 0, epoch: int = 0, movie: int = 0) -> np.ndarray:
+    """A uniform permutation of 0..n-1: [n] int64."""
+    return np.argsort(words(n, purpose, seed, user, epoch, movie), kind="stable")
+
+
+def uniforms(n: int, purpose: int, seed: int, user: int = 0, epoch: int = 0, movie: int = 0) -> np.ndarray:
+    """[n] float64 in [0, 1), from the upper 53 bits of each word."""
+    return (words(n, purpose, seed, user, epoch, movie) >> np.uint64(11)) * 2.0**-53

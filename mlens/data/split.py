@@ -1,0 +1,117 @@
+"""Which ratings are training, validation and test."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlens.data import draws
+from mlens.data.table import RatingTable
+from mlens.errors import UserError
+
+TRAIN, VAL, TEST = 0, 1, 2
+STAGES = ("train", "val", "test")
+METHODS = ("temporal", "random", "user", "global_time", "leave_last")
+
+
+@dataclass(frozen=True)
+class Split:
+    """The config node `split`.
+
+    method: temporal (each user's last ratings), random (per user), user (whole users, cold start), global_time (one
+    time cuts all users), leave_last (each user's last rating is test, the one before it validation);
+    val_ratio, test_ratio: shares of the ratings (of the users with method=user); not used by leave_last;
+    min_ratings: a user with fewer ratings is all training;
+    eval_history: what a held-out target may see of the past: `all` (training, and validation where it is test) or
+    `train`; ties: `order` (source order decides what is earlier in one second) or `strict` (a target's own second is
+    hidden); max_train_targets_per_user: that many training targets a user, drawn; the rest still serve as history.
+    """
+
+    method: str
+    val_ratio: float = 0.1
+    test_ratio: float = 0.1
+    min_ratings: int = 5
+    eval_history: str = "all"
+    ties: str = "order"
+    max_train_targets_per_user: int | None = None
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise UserError(f"split.method must be one of {', '.join(METHODS)}, not {self.method}")
+        for name in ("val_ratio", "test_ratio"):
+            ratio = getattr(self, name)
+            if not (math.isfinite(ratio) and 0 <= ratio < 1):
+                raise UserError(f"split.{name} must be at least 0 and less than 1, not {ratio}")
+        if self.val_ratio + self.test_ratio >= 1:
+            total = f"{self.val_ratio} + {self.test_ratio}"
+            raise UserError(f"split.val_ratio + split.test_ratio must leave training ratings: {total} is not below 1")
+        if self.min_ratings < 1:
+            raise UserError(f"split.min_ratings must be at least 1, not {self.min_ratings}")
+        if self.eval_history not in ("all", "train"):
+            raise UserError(f"split.eval_history must be all or train, not {self.eval_history}")
+        if self.eval_history == "train" and self.method == "user":
+            raise UserError("split.eval_history=train leaves the held-out users of split=user without any history")
+        if self.ties not in ("order", "strict"):
+            raise UserError(f"split.ties must be order or strict, not {self.ties}")
+        if self.max_train_targets_per_user is not None and self.max_train_targets_per_user < 1:
+            value = self.max_train_targets_per_user
+            raise UserError(f"split.max_train_targets_per_user must be at least 1 or null, not {value}")
+
+
+def held_out(ratio: float, n: int | np.ndarray) -> np.ndarray:
+    """How many of n ratings a ratio holds out: 0 for ratio 0, else at least one, halves rounded up."""
+    counts = np.floor(ratio * np.asarray(n) + 0.5).astype(np.int64)
+    return np.zeros_like(counts) if ratio == 0 else np.maximum(1, counts)
+
+
+def assign_roles(table: RatingTable, split: Split) -> np.ndarray:
+    """[n] int8, TRAIN, VAL or TEST for each rating of the table."""
+    n_user = np.diff(table.user_offsets)
+    n = n_user[table.user]
+    if split.method == "user":
+        roles = _user_roles(table, split, n_user)[table.user]
+    elif split.method == "global_time":
+        roles = _time_roles(table.timestamp, split)
+    else:
+        one_each = split.method == "leave_last"
+        n_test = np.ones_like(n) if one_each else held_out(split.test_ratio, n)
+        n_val = np.ones_like(n) if one_each else held_out(split.val_ratio, n)
+        after = _drawn_rank(table, split) if split.method == "random" else table.user_offsets[1:][table.user]
+        if split.method != "random":
+            after = after - 1 - np.arange(len(table))
+        roles = np.select([after < n_test, after < n_test + n_val], [TEST, VAL], TRAIN)
+    return np.where(n < split.min_ratings, TRAIN, roles).astype(np.int8)
+
+
+def _drawn_rank(table: RatingTable, split: Split) -> np.ndarray:
+    """[n]: each rating's place in a permutation of its user's ratings; the first places are held out."""
+    rank = np.empty(len(table), dtype=np.int64)
+    for u, key in enumerate(table.user_keys):
+        start, stop = table.user_offsets[u], table.user_offsets[u + 1]
+        rank[start + draws.permutation(stop - start, draws.SPLIT, split.seed, key)] = np.arange(stop - start)
+    return rank
+
+
+def _user_roles(table: RatingTable, split: Split, n_user: np.ndarray) -> np.ndarray:
+    """[users]: whole users are test or validation, drawn among those with enough ratings."""
+    eligible = np.flatnonzero(n_user >= split.min_ratings)
+    drawn = eligible[draws.permutation(len(eligible), draws.SPLIT, split.seed)]
+    n_test, n_val = held_out(split.test_ratio, len(eligible)), held_out(split.val_ratio, len(eligible))
+    roles = np.full(len(n_user), TRAIN)
+    roles[drawn[:n_test]] = TEST
+    roles[drawn[n_test : n_test + n_val]] = VAL
+    return roles
+
+
+def _time_roles(timestamp: np.ndarray, split: Split) -> np.ndarray:
+    """[n]: two times cut the ratings of all users; ratings of the cut's own second are on its later side."""
+    times = np.sort(timestamp)
+    n_test, n_val = held_out(split.test_ratio, len(times)), held_out(split.val_ratio, len(times))
+    n_val = min(n_val, len(times) - n_test)
+    never = times[-1] + 1
+    test_from = times[len(times) - n_test] if n_test else never
+    val_from = times[len(times) - n_test - n_val] if n_val else test_from
+    return np.select([timestamp >= test_from, timestamp >= val_from], [TEST, VAL], TRAIN)

@@ -1,0 +1,107 @@
+"""The targets of one stage (training, validation, test) and the earlier ratings that each of them may see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlens.data import draws
+from mlens.data.split import STAGES, TEST, TRAIN, VAL, Split
+from mlens.data.table import RatingTable
+from mlens.errors import UserError
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What the targets of a stage may see is always a prefix of one list a user.
+
+    name: train, val or test;
+    targets [t] int64: the ratings to predict, as indices into the table, ascending;
+    user [t] int32: the user of each target;
+    visible [v] int64: all ratings that targets of this stage may see, as indices into the table, ascending;
+    visible_offsets [users + 1] int64: where each user's list starts in `visible`;
+    count [t] int64: c, how many of its user's list each target sees:
+    visible[visible_offsets[user] : visible_offsets[user] + count].
+    """
+
+    name: str
+    targets: np.ndarray
+    user: np.ndarray
+    visible: np.ndarray
+    visible_offsets: np.ndarray
+    count: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def visible_to(self, t: int) -> np.ndarray:
+        """[c] indices into the table of the ratings visible to target t of this stage."""
+        start = self.visible_offsets[self.user[t]]
+        return self.visible[start : start + self.count[t]]
+
+    def keep(self, chosen: np.ndarray) -> Stage:
+        """The same stage with only these targets (indices into `targets`, ascending)."""
+        return Stage(
+            self.name,
+            self.targets[chosen],
+            self.user[chosen],
+            self.visible,
+            self.visible_offsets,
+            self.count[chosen],
+        )
+
+
+def make_stage(table: RatingTable, roles: np.ndarray, split: Split, name: str) -> Stage:
+    """The stage `name` of the table under `roles` [n]: training targets see training ratings only, validation targets
+    training and validation, test targets all (all: training only with split.eval_history=train)."""
+    role = STAGES.index(name)
+    shown = TRAIN if split.eval_history == "train" else role
+    allowed = roles <= shown
+    before = np.concatenate([[0], np.cumsum(allowed)])
+    visible_offsets = before[table.user_offsets]
+    targets = np.flatnonzero(roles == role)
+    if role == TRAIN and split.max_train_targets_per_user is not None:
+        targets = _draw_targets(table, targets, split)
+    seen_until = _first_of_second(table)[targets] if split.ties == "strict" else targets
+    user = np.asarray(table.user)[targets]
+    return Stage(
+        name, targets, user, np.flatnonzero(allowed), visible_offsets, before[seen_until] - visible_offsets[user]
+    )
+
+
+def make_stages(table: RatingTable, roles: np.ndarray, split: Split) -> dict[str, Stage]:
+    """All three stages. Raises UserError where no rating is left for training, or none is held out for testing."""
+    for role, advice in ((TRAIN, "lower split.val_ratio and split.test_ratio"), (TEST, "lower split.min_ratings")):
+        if not (roles == role).any():
+            counts = f"{len(table)} ratings of {len(table.users)} users"
+            raise UserError(f"the split leaves no {STAGES[role]} rating among {counts}: {advice}")
+    return {STAGES[role]: make_stage(table, roles, split, STAGES[role]) for role in (TRAIN, VAL, TEST)}
+
+
+def sample_users(stage: Stage, table: RatingTable, max_users: int | None, seed: int) -> Stage:
+    """The targets of `max_users` users that have targets in this stage, drawn by `seed` (all with null)."""
+    users = np.unique(stage.user)
+    if max_users is None or max_users >= len(users):
+        return stage
+    drawn = users[draws.permutation(len(users), draws.EVAL_USERS, seed)[:max_users]]
+    return stage.keep(np.flatnonzero(np.isin(stage.user, drawn)))
+
+
+def _first_of_second(table: RatingTable) -> np.ndarray:
+    """[n]: the first rating of each rating's user in the same second."""
+    index = np.arange(len(table))
+    new = np.ones(len(table), dtype=bool)
+    new[1:] = (np.diff(table.timestamp) != 0) | (np.diff(table.user) != 0)
+    return np.maximum.accumulate(np.where(new, index, 0))
+
+
+def _draw_targets(table: RatingTable, targets: np.ndarray, split: Split) -> np.ndarray:
+    """At most max_train_targets_per_user of each user's training targets, ascending."""
+    most = split.max_train_targets_per_user
+    starts = np.searchsorted(targets, table.user_offsets)
+    kept = []
+    for u, key in enumerate(table.user_keys):
+        own = targets[starts[u] : starts[u + 1]]
+        kept.append(own[np.sort(draws.permutation(len(own), draws.TRAIN_TARGETS, split.seed, key)[:most])])
+    return np.concatenate(kept)

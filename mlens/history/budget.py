@@ -1,0 +1,60 @@
+"""What a history may cost in tokens, and the section's one price formula."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlens.data.stage import Stage
+from mlens.errors import UserError
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Token prices of one stage's prompts, in the order of `Stage.visible` and `Stage.targets`.
+
+    line_ends [v + 1] int64: running total of the tokens of the visible ratings' lines, without their numbers;
+    number_ends [most + 1] int64: running total of the tokens of the line numbers 1, 2, …;
+    header: tokens of the section's heading, paid once where the history isn't empty;
+    room [t] int64: what the whole section (heading, numbers, lines) may take beside task, target and answer;
+    stride_room [t] int64: what a strided window may take when it is cut: half of what task, context, target and
+    answer leave.
+    """
+
+    line_ends: np.ndarray
+    number_ends: np.ndarray
+    header: int
+    room: np.ndarray
+    stride_room: np.ndarray
+
+    def lines(self, stage: Stage, t: int) -> np.ndarray:
+        """[c] tokens of each line visible to target t, without its number."""
+        start = stage.visible_offsets[stage.user[t]]
+        return np.diff(self.line_ends[start : start + stage.count[t] + 1])
+
+    def section(self, base: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+        """Tokens of the section that shows lines start:stop of the lists that begin at `base` in `Stage.visible`."""
+        lines = self.line_ends[base + stop] - self.line_ends[base + start]
+        return np.where(stop > start, self.header + lines + self.number_ends[stop - start], 0)
+
+    def first_fitting(self, base: np.ndarray, start: np.ndarray, stop: np.ndarray, room: np.ndarray) -> np.ndarray:
+        """The smallest start (not below `start`) of a window ending at `stop` whose section takes at most `room`."""
+        low, high = np.minimum(start, stop), stop.copy()  # the empty window at `stop` always fits
+        while (low < high).any():
+            middle = (low + high) // 2
+            fits = self.section(base, middle, stop) <= room
+            low, high = np.where(fits, low, np.minimum(middle + 1, high)), np.where(fits, middle, high)
+        return low
+
+
+def chosen_count(ratio: float, count: np.ndarray) -> np.ndarray:
+    """k(c): how many of c visible ratings a ratio chooses: 0 of none, else max(1, floor(ratio·c + 1e-9))."""
+    k = np.floor(ratio * np.asarray(count) + 1e-9).astype(np.int64)
+    return np.where(np.asarray(count) > 0, np.maximum(1, k), 0)
+
+
+def require_ratio(ratio: float) -> None:
+    """Raises UserError unless 0 < ratio <= 1 (nan isn't)."""
+    if not 0 < ratio <= 1:
+        raise UserError(f"history.ratio must be above 0 and at most 1, not {ratio} (history=none shows no history)")

@@ -1,0 +1,58 @@
+"""The turns of context that may stand in a prompt's dialogue above the target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from mlens.data.table import RatingTable
+from mlens.errors import UserError
+
+
+@dataclass(frozen=True)
+class Context:
+    """The turns of context of each target: those of the rating's own record where the source has them, else the tags
+    that its user gave strictly before its time, those of the target movie left out.
+
+    texts: the distinct turns; turn [n]: a number into them, sorted by owner (a rating, or a user) with
+    owner_offsets; time, movie [n]: of each tag, or None for turns of the record.
+    """
+
+    texts: list[str]
+    turn: np.ndarray
+    owner_offsets: np.ndarray
+    time: np.ndarray | None = None
+    movie: np.ndarray | None = None
+
+    def turns(self, table: RatingTable, target: int, most: int) -> np.ndarray:
+        """[≤ most] the last turns of the rating `target` of the table, oldest first."""
+        owner = target if self.time is None else table.user[target]
+        start, stop = self.owner_offsets[owner], self.owner_offsets[owner + 1]
+        turn = self.turn[start:stop]
+        if self.time is not None and self.movie is not None:
+            earlier = int(np.searchsorted(self.time[start:stop], table.timestamp[target], side="left"))
+            turn = turn[:earlier][self.movie[start : start + earlier] != table.movie[target]]
+        return turn[len(turn) - min(most, len(turn)) :]
+
+
+def make_context(table: RatingTable, movie_texts: list[str]) -> Context:
+    """The context that the table offers. Raises UserError where it has neither records with context nor tags."""
+    if table.contexts is not None:
+        lists = table.contexts["context"].fill_null([])
+        turns = lists.explode(empty_as_null=False)
+        offsets = np.concatenate([[0], np.cumsum(lists.list.len().to_numpy())])
+        return Context(*_distinct(turns), offsets)
+    if table.tags is None:
+        raise UserError("the data have no tags and no context for an ablation with context: choose another ablation")
+    movie = table.tags["movie"].to_numpy()
+    turns = pl.Series([f"{movie_texts[m]}: {tag}" for m, tag in zip(movie, table.tags["tag"], strict=True)])
+    offsets = np.searchsorted(table.tags["user"].to_numpy(), np.arange(len(table.users) + 1))
+    return Context(*_distinct(turns), offsets, table.tags["timestamp"].to_numpy(), movie)
+
+
+def _distinct(turns: pl.Series) -> tuple[list[str], np.ndarray]:
+    texts = turns.unique(maintain_order=True)
+    numbers = {text: number for number, text in enumerate(texts)}
+    return texts.to_list(), np.array([numbers[text] for text in turns], dtype=np.int64)

@@ -1,0 +1,266 @@
+"""The one renderer: a target and its chosen history -> a prompt, as text and as tokens."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mlens.data.stage import Stage
+from mlens.data.table import RatingTable
+from mlens.errors import UserError
+from mlens.history.budget import Budget
+from mlens.prompt.context import Context, make_context
+from mlens.prompt.pieces import (
+    DIALOGUE_HEADER,
+    HISTORY_HEADER,
+    Pieces,
+    head_texts,
+    movie_texts,
+    rating_texts,
+)
+from mlens.prompt.settings import Ablation, Style
+from mlens.prompt.tokens import PlainText
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PLACEHOLDER = "mlens-prompt-placeholder"
+
+
+@dataclass(frozen=True)
+class Renderer:
+    """Renders any target of `table`. Where the tokenizer's pieces don't join (`joins` is false), whole prompts are
+    tokenised by `plain` instead; nothing else differs."""
+
+    table: RatingTable
+    style: Style
+    ablation: Ablation
+    pieces: Pieces
+    context: Context | None
+    plain: PlainText
+    joins: bool
+
+    def prompt(self, target: int, history: np.ndarray) -> np.ndarray:
+        """[pieces] the piece numbers of the prompt for the rating `target` of the table, whose chosen history is
+        `history` [h] (ratings of the table in time order). Context takes what the budget leaves, newest first."""
+        pieces, table = self.pieces, self.table
+        movie = table.movie[target]
+        before = [pieces.opening, pieces.head[table.user[target]]]
+        after = [pieces.target[movie], pieces.closing]
+        if len(history):
+            lines = np.empty((len(history), 3), dtype=np.int64)
+            lines[:, 0] = pieces.number[: len(history)]
+            lines[:, 1] = pieces.movie[table.movie[history]]
+            lines[:, 2] = pieces.rating[table.rating_index[history]]
+            before += [pieces.header, *lines.ravel()]
+        turns = self.turns(target)
+        if len(turns):
+            used = pieces.lengths[[*before, pieces.dialogue, *after]].sum() + self.longest_answer
+            turns = turns[len(turns) - _fitting(pieces.lengths[turns], self.style.max_tokens - used) :]
+        return np.array([*before, pieces.dialogue, *turns, *after])
+
+    def turns(self, target: int) -> np.ndarray:
+        """[turns] the pieces of all context turns of `target`, before any budget."""
+        if self.context is None:
+            return np.array([], dtype=np.int64)
+        return self.pieces.turn[self.context.turns(self.table, target, self.style.max_context)]
+
+    def text(self, target: int, history: np.ndarray) -> str:
+        return self.pieces.text(self.prompt(target, history))
+
+    def tokens(self, target: int, history: np.ndarray) -> np.ndarray:
+        """[tokens] int32: the ids of the prompt, without the answer."""
+        prompt = self.prompt(target, history)
+        if self.joins:
+            return self.pieces.tokens(prompt)
+        ids = self._tokens_of_whole(prompt)
+        while len(history) and len(ids) + self.longest_answer > self.style.max_tokens:
+            history = history[1:]
+            ids = self._tokens_of_whole(self.prompt(target, history))
+        return ids
+
+    def _tokens_of_whole(self, prompt: np.ndarray) -> np.ndarray:
+        pieces = self.pieces
+        body = self.plain.encode([pieces.text(prompt[1:-1])])[0]
+        return np.concatenate([pieces.tokens(prompt[:1]), body, pieces.tokens(prompt[-1:])])
+
+    def answer(self, target: int) -> np.ndarray:
+        """[tokens] int32: the ids of the rating itself and the end token."""
+        return self.answers[self.table.rating_index[target]]
+
+    @property
+    def answers(self) -> list[np.ndarray]:
+        """The ids of every legal rating, each with the end token, in the order of the scale."""
+        return [self.pieces.tokens([piece]) for piece in self.pieces.answer]
+
+    @property
+    def longest_answer(self) -> int:
+        return int(self.pieces.lengths[self.pieces.answer].max())
+
+    def bare_lengths(self, targets: np.ndarray) -> np.ndarray:
+        """[n] tokens of each prompt without history and context, and without the answer."""
+        pieces, lengths = self.pieces, self.pieces.lengths
+        fixed = lengths[[pieces.opening, pieces.dialogue, pieces.closing]].sum()
+        head = lengths[pieces.head[self.table.user[targets]]]
+        return fixed + head + lengths[pieces.target[self.table.movie[targets]]]
+
+    def budget(self, stage: Stage) -> Budget:
+        """The prices of `stage`'s histories. Raises UserError where a target doesn't fit alone, and names it.
+
+        Every target leaves room for the longest legal answer: what is shown must not depend on the answer. Context
+        yields to history, so `room` counts no context; a strided cut leaves room for the context again.
+        """
+        pieces, lengths = self.pieces, self.pieces.lengths
+        left = self.style.max_tokens - self.longest_answer - self.bare_lengths(stage.targets)
+        if (left < 0).any():
+            self._refuse(stage.targets[int(np.argmin(left))], -int(left.min()))
+        context = np.zeros(len(stage), dtype=np.int64)
+        if self.context is not None:
+            for t, target in enumerate(stage.targets):
+                turns = lengths[self.turns(target)]
+                context[t] = turns[len(turns) - _fitting(turns, left[t]) :].sum()
+        most = np.iinfo(np.int64).max if self.style.history_tokens is None else self.style.history_tokens
+        lines = lengths[pieces.movie[self.table.movie[stage.visible]]]
+        lines = lines + lengths[pieces.rating[self.table.rating_index[stage.visible]]]
+        return Budget(
+            line_ends=np.concatenate([[0], np.cumsum(lines)]),
+            number_ends=np.concatenate([[0], np.cumsum(lengths[pieces.number])]),
+            header=int(lengths[pieces.header]),
+            room=np.minimum(left, most),
+            stride_room=np.minimum(left - context, most) // 2,
+        )
+
+    def _refuse(self, target: int, missing: int) -> None:
+        table = self.table
+        user, movie = table.users["id"][int(table.user[target])], table.movies["title"][int(table.movie[target])]
+        raise UserError(
+            f"prompt.max_tokens={self.style.max_tokens} is too small: user {user}'s target {movie!r} alone, without "
+            f"any history, takes {self.style.max_tokens + missing} tokens"
+        )
+
+
+def _fitting(costs: np.ndarray, room: int) -> int:
+    """How many of the last `costs` fit into `room`."""
+    return int(np.searchsorted(np.cumsum(costs[::-1]), room, side="right"))
+
+
+def make_renderer(
+    table: RatingTable, style: Style, ablation: Ablation, tokenizer: PreTrainedTokenizerBase
+) -> Renderer:
+    """Tokenise every piece once. Raises UserError where the data can't serve the ablation.
+
+    Warns where the joined pieces of a sample of prompts differ from the tokens of the whole prompts: then whole
+    prompts are tokenised.
+    """
+    if ablation.profile and "profile" not in table.users.columns:
+        raise UserError("the data have no user profiles for an ablation with profile: choose another ablation")
+    movies = movie_texts(table)
+    context = make_context(table, movies) if ablation.context else None
+    plain = PlainText(tokenizer)
+    pieces = _make_pieces(table, style, ablation, movies, context, tokenizer, plain)
+    renderer = Renderer(table, style, ablation, pieces, context, plain, joins=True)
+    if not check_borders(renderer):
+        warnings.warn(
+            f"{tokenizer.name_or_path}: the pieces of a prompt don't join to the tokens of the whole; tokenising whole "
+            "prompts (slower)",
+            stacklevel=2,
+        )
+        return Renderer(table, style, ablation, pieces, context, plain, joins=False)
+    return renderer
+
+
+def check_borders(renderer: Renderer, sample: int = 64) -> bool:
+    """Whether the joined ids of prompt and answer equal those of the whole text, on targets spread over the table,
+    each with up to 12 earlier ratings of its user as history."""
+    table, pieces = renderer.table, renderer.pieces
+    for target in np.unique(np.linspace(0, len(table) - 1, sample).astype(np.int64)):
+        history = np.arange(max(table.user_offsets[table.user[target]], target - 12), target)
+        prompt = renderer.prompt(target, history)
+        answer = pieces.answer[table.rating_index[target]]
+        # With a chat template the closing piece ends in template text, so the answer begins a text of its own.
+        whole = [*prompt[1:-1], answer] if pieces.lengths[pieces.closing] == 0 else prompt[1:-1]
+        ids = renderer.plain.encode([pieces.text(whole)])[0]
+        joined = pieces.tokens(whole)[:-1] if whole[-1] == answer else pieces.tokens(whole)
+        if not np.array_equal(ids, joined):
+            return False
+    return True
+
+
+def _make_pieces(
+    table: RatingTable,
+    style: Style,
+    ablation: Ablation,
+    movies: list[str],
+    context: Context | None,
+    tokenizer: PreTrainedTokenizerBase,
+    plain: PlainText,
+) -> Pieces:
+    most_lines = int(np.diff(table.user_offsets).max())
+    heads = head_texts(table, style, ablation)
+    distinct_heads = {head: number for number, head in enumerate(dict.fromkeys(heads))}
+    ratings = rating_texts(table)
+    opening, closing = chat_frame(tokenizer) if style.chat else ("", "")
+    kinds: dict[str, list[str]] = {
+        "opening": [opening],
+        "head": list(distinct_heads),
+        "header": [HISTORY_HEADER],
+        "number": [f"{k}." if k == 1 else f"\n{k}." for k in range(1, most_lines + 1)],
+        "movie": [f" {movie}:" for movie in movies],
+        "rating": [f" {rating}" for rating in ratings],
+        "dialogue": [DIALOGUE_HEADER],
+        "turn": [f" {turn}\nUser:" for turn in context.texts] if context else [],
+        "target": [f" {movie}:\n\n{style.question}" for movie in movies],
+        "closing": [closing],
+        "answer": ratings,
+    }
+    ids, places, texts = [], {}, []
+    for kind, kind_texts in kinds.items():
+        places[kind] = np.arange(len(texts), len(texts) + len(kind_texts))
+        texts += kind_texts
+        ids += plain.encode(kind_texts)
+    ids[places["opening"][0]] = _frame_ids(tokenizer, opening, begins=True)
+    ids[places["closing"][0]] = _frame_ids(tokenizer, closing, begins=False)
+    end = np.array([tokenizer.eos_token_id], dtype=np.int32)
+    for answer in places["answer"]:
+        ids[answer] = np.concatenate([ids[answer], end])
+    return Pieces(
+        texts=texts,
+        ids=np.concatenate(ids),
+        offsets=np.concatenate([[0], np.cumsum([len(piece) for piece in ids])]),
+        opening=int(places["opening"][0]),
+        head=places["head"][[distinct_heads[head] for head in heads]],
+        header=int(places["header"][0]),
+        number=places["number"],
+        movie=places["movie"],
+        rating=places["rating"],
+        dialogue=int(places["dialogue"][0]),
+        turn=places["turn"],
+        target=places["target"],
+        closing=int(places["closing"][0]),
+        answer=places["answer"],
+    )
+
+
+def chat_frame(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+    """What the tokenizer's chat template puts before and after a user's message, with thinking off.
+
+    Raises UserError for a tokenizer without a chat template.
+    """
+    if not tokenizer.chat_template:
+        raise UserError(f"prompt=chat: the tokenizer {tokenizer.name_or_path} has no chat template: use prompt=simple")
+    message = [{"role": "user", "content": PLACEHOLDER}]
+    text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+    before, after = str(text).split(PLACEHOLDER)
+    return before, after
+
+
+def _frame_ids(tokenizer: PreTrainedTokenizerBase, text: str, begins: bool) -> np.ndarray:
+    """Ids of template text, where `<|im_start|>` is a token; a prompt outside a template begins with the tokenizer's
+    own begin token, if it has one."""
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if begins and not text:
+        ids = [i for i in tokenizer("", add_special_tokens=True)["input_ids"] if i == tokenizer.bos_token_id][:1]
+    return np.array(ids, dtype=np.int32)

@@ -1,0 +1,44 @@
+"""The config nodes `prompt` and `ablation`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlens.errors import UserError
+
+
+@dataclass(frozen=True)
+class Style:
+    """The config node `prompt`: its words, and how long it may be.
+
+    task: the text under [TASK]; question: the prompt's last line; chat: wrap it in the tokenizer's chat template;
+    max_tokens: the most tokens of prompt and answer together; history_tokens: the most of the history section alone
+    (null: no bound of its own); trim: how a window is cut, `strided` or `exact`; max_context: the most turns of context.
+    """
+
+    task: str
+    question: str
+    chat: bool = False
+    max_tokens: int = 2048
+    history_tokens: int | None = None
+    trim: str = "strided"
+    max_context: int = 15
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise UserError(f"prompt.max_tokens must be at least 1, not {self.max_tokens}")
+        if self.history_tokens is not None and self.history_tokens < 0:
+            raise UserError(f"prompt.history_tokens must be at least 0 or null, not {self.history_tokens}")
+        if self.trim not in ("strided", "exact"):
+            raise UserError(f"prompt.trim must be strided or exact, not {self.trim}")
+        if self.max_context < 0:
+            raise UserError(f"prompt.max_context must be at least 0, not {self.max_context}")
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """The config node `ablation`: which sections a prompt has beside the task and the target."""
+
+    profile: bool
+    history: bool
+    context: bool

@@ -1,0 +1,71 @@
+"""Tokenising data as plain text, and the tokenizer of the tiny model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from mlens.data.cache import cached_folder, content_key
+from mlens.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# How Qwen cuts text before BPE: each digit alone, letters with at most one leading sign, line breaks with their blanks.
+QWEN_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+END = "<|endoftext|>"
+
+
+class PlainText:
+    """A copy of a tokenizer without added tokens: `<|im_end|>` or `<think>` in a title is nothing but characters."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise UserError(f"{tokenizer.name_or_path}: mlens needs a fast tokenizer (tokenizer.json)")
+        state = json.loads(tokenizer.backend_tokenizer.to_str())
+        state |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+        self._tokenizer = Tokenizer.from_str(json.dumps(state))
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The ids of each text, [tokens] int32."""
+        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+
+
+def tiny_tokenizer(texts: Sequence[str], repeated: Sequence[str], vocab_size: int) -> Path:
+    """The folder of a byte-level BPE tokenizer made from the data's own texts, cached by them.
+
+    `texts` are the movies' texts; `repeated` are the texts that stand in every prompt (they count once a movie, so
+    that they become few tokens). Its splits are Qwen's, so prompts have the same borders.
+    """
+    key = content_key("tiny tokenizer", 1, list(texts), list(repeated), vocab_size)
+
+    def write(folder: Path) -> None:
+        from transformers import PreTrainedTokenizerFast
+
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(QWEN_SPLIT), behavior="isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=[END],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator([*texts, *(list(repeated) * len(texts))], trainer)
+        PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=END).save_pretrained(folder)
+
+    return cached_folder("tokenizers", key, write)
