@@ -1,0 +1,1 @@
+"""Config + model -> a DeepSpeed engine on this rank: forward, backward, checkpoints, export."""

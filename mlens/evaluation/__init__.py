@@ -1,0 +1,1 @@
+"""Engine + rows -> the probability of every legal rating -> metrics, predictions, baselines."""

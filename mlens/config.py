@@ -1,0 +1,189 @@
+"""The composed Hydra config, checked strictly: every node goes through the dataclass of its own package.
+
+Hydra refuses a wrong key that is overridden, but takes any key that is added (`+history.foo=1`), and runs no
+`__post_init__`. Here an unknown key or a bad value is refused by name, before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import mlens
+from mlens.data.split import Split
+from mlens.engine.settings import DeepSpeed
+from mlens.errors import UserError
+from mlens.evaluation.settings import Evaluation
+from mlens.prompt.settings import Ablation, Style
+from mlens.training.settings import Trainer, Wandb
+
+# Nodes of one form, and nodes whose `_target_` says which dataclass they are.
+ONE_FORM = {
+    "split": Split,
+    "ablation": Ablation,
+    "prompt": Style,
+    "deepspeed": DeepSpeed,
+    "trainer": Trainer,
+    "evaluation": Evaluation,
+    "wandb": Wandb,
+}
+CHOSEN = ("data", "history", "model", "peft", "packing")
+# What a run's result doesn't depend on: left out of its fingerprint, and free to differ on resume.
+NOT_RESULT = ("output_dir", "resume", "wandb", "data.path", "model.path", "trainer.loader_workers")
+# What a resumed run may change besides.
+MAY_CHANGE = (
+    "trainer.max_epochs",
+    "trainer.max_steps",
+    "trainer.early_stopping.patience",
+    "trainer.checkpoint",
+)
+
+
+@dataclass(frozen=True)
+class Root:
+    """The config's own fields. output_dir: the run's folder (null: a new one under outputs/, in a sweep under
+    multirun/); resume: go on with the run in output_dir; seed: of the order of targets, of the histories drawn in
+    training and of a random model."""
+
+    output_dir: str | None
+    resume: bool
+    seed: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The checked config: each node as the object that it describes."""
+
+    output_dir: str | None
+    resume: bool
+    seed: int
+    data: Any
+    split: Split
+    history: Any
+    ablation: Ablation
+    prompt: Style
+    packing: Any
+    model: Any
+    peft: Any
+    deepspeed: DeepSpeed
+    trainer: Trainer
+    evaluation: Evaluation
+    wandb: Wandb
+
+
+def check(config: DictConfig) -> Settings:
+    """Every node as its dataclass. Raises UserError that names the node and key for an unknown key or a bad value."""
+    known = {*ONE_FORM, *CHOSEN, "dataset", *Root.__dataclass_fields__}
+    unknown = [str(key) for key in config if key not in known]
+    if unknown:
+        raise UserError(f"unknown key {unknown[0]}: the config's keys are {', '.join(sorted(known))}")
+    root = _strictly("", Root, {key: config[key] for key in Root.__dataclass_fields__})
+    nodes = {name: _strictly(name, form, _plain(config, name)) for name, form in ONE_FORM.items()}
+    for name in CHOSEN:
+        node = _plain(config, name)
+        nodes[name] = _strictly(name, _chosen_class(name, config), node)
+    settings = Settings(**vars(root), **nodes)
+    _check_together(settings)
+    return settings
+
+
+def _plain(config: DictConfig, name: str) -> dict:
+    try:
+        node = OmegaConf.to_container(config[name], resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{name}: {_first_line(error)}") from error
+    if not isinstance(node, dict):
+        raise UserError(f"{name} must be a choice of conf/{name}/, not {node!r}")
+    return {key: value for key, value in node.items() if key != "_target_"}
+
+
+def _chosen_class(name: str, config: DictConfig) -> type:
+    target = config[name].get("_target_")
+    try:
+        return get_class(target)
+    except Exception as error:
+        raise UserError(f"{name}._target_={target} is not a class that can be imported: {_first_line(error)}") from error
+
+
+def _strictly(name: str, form: type, node: dict) -> Any:
+    where = f"{name}." if name else ""
+    try:
+        schema = OmegaConf.structured(form)
+        OmegaConf.set_readonly(schema, False)  # a frozen dataclass makes a read-only node
+        return OmegaConf.to_object(OmegaConf.merge(schema, node))
+    except UserError:
+        raise
+    except OmegaConfBaseException as error:
+        raise UserError(f"{where}{error.full_key or ''}: {_first_line(error)}".replace(".:", ":")) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def _check_together(settings: Settings) -> None:
+    """What only several nodes together can be wrong in."""
+    row_tokens = getattr(settings.packing, "row_tokens", None)
+    if row_tokens is not None and row_tokens < settings.prompt.max_tokens:
+        raise UserError(
+            f"packing.row_tokens={row_tokens} can't hold a prompt of prompt.max_tokens={settings.prompt.max_tokens}: "
+            "raise the one or lower the other"
+        )
+    packed = row_tokens is not None
+    if packed != (settings.model.attention == "rows"):
+        raise UserError(
+            f"model.attention={settings.model.attention} doesn't go with these rows: "
+            "packing=rows needs model.attention=rows, packing=reference needs another (sdpa)"
+        )
+
+
+def resolved(config: DictConfig) -> dict:
+    """The config as plain data."""
+    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+
+
+def fingerprint(config: dict, data_hash: str) -> str:
+    """A hash of all that a run's result depends on: the config without folders, tracking and workers, the data, and the
+    package's version. Two runs with one fingerprint do the same."""
+    kept = {key: value for key, value in flatten(config).items() if not _among(key, NOT_RESULT)}
+    text = json.dumps([kept, data_hash, mlens.__version__], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def refuse_changes(before: dict, now: dict) -> list[str]:
+    """Raises UserError where a resumed run's config differs from the run's own in more than a resume may change.
+
+    Returns the changed keys that move the schedule's horizon, to warn of.
+    """
+    old, new = flatten(before), flatten(now)
+    changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    refused = [key for key in changed if not _among(key, NOT_RESULT + MAY_CHANGE)]
+    if refused:
+        parts = ", ".join(f"{key} (was {old.get(key)}, now {new.get(key)})" for key in refused)
+        raise UserError(f"resume=true can't change {parts}: give the run's own values, or another output_dir")
+    return [key for key in changed if key in ("trainer.max_epochs", "trainer.max_steps")]
+
+
+def flatten(node: dict, prefix: str = "") -> dict:
+    """Nested keys as dotted ones.
+
+    >>> flatten({"a": {"b": 1}, "c": 2})
+    {'a.b': 1, 'c': 2}
+    """
+    flat = {}
+    for key, value in node.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _among(key: str, names: tuple[str, ...]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in names)

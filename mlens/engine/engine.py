@@ -1,0 +1,172 @@
+"""The DeepSpeed engine, seen as what training and evaluation need of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+from transformers.modeling_utils import PreTrainedModel
+
+from mlens.engine.ranks import Ranks
+from mlens.engine.settings import DeepSpeed, Optimizer
+from mlens.errors import UserError
+from mlens.packing.row import Row
+
+
+class Engine:
+    """A model under DeepSpeed on this rank. Every method is called by all ranks alike.
+
+    A training step is one `backward` for each row of the step; the one with `last` updates the parameters.
+    """
+
+    def __init__(self, deepspeed_engine: Any, ranks: Ranks, autocast: bool) -> None:
+        self.ranks = ranks
+        self._engine, self._autocast = deepspeed_engine, autocast
+        self._base_rates = [group["lr"] for group in deepspeed_engine.optimizer.param_groups]
+
+    @property
+    def parameters(self) -> int:
+        """How many parameters the model has, counted whole under ZeRO-3 too."""
+        return sum(getattr(p, "ds_numel", p.numel()) for p in self._engine.module.parameters())
+
+    def backward(self, row: Row, labels: int, last: bool) -> torch.Tensor:
+        """Add the gradient of one row; with `last`, update the parameters. labels: those of the whole step, over all
+        rows and ranks. Returns the sum of the row's label losses (nats, detached)."""
+        self._engine.set_gradient_accumulation_boundary(last)
+        loss = -self._scores(row).sum()
+        # DeepSpeed averages over ranks, and would divide by the accumulation count; the step's loss is one mean.
+        self._engine.backward(loss * (self.ranks.world / labels), scale_wrt_gas=False)
+        self._engine.step()
+        return loss.detach()
+
+    @torch.no_grad()
+    def score(self, row: Row) -> torch.Tensor:
+        """[row.scores] float32 on the CPU: the log-probabilities that the row asks for."""
+        return self._scores(row).cpu()[: row.scores]
+
+    def _scores(self, row: Row) -> torch.Tensor:
+        row = row.to(self.ranks.device)
+        layout = {} if row.layout is None else {"layout": row.layout}
+        with torch.autocast(self.ranks.device.type, dtype=torch.bfloat16, enabled=self._autocast):
+            output = self._engine(
+                input_ids=row.input_ids,
+                position_ids=row.position_ids,
+                logits_to_keep=row.keep,
+                use_cache=False,
+                **layout,
+            )
+        logits = output.logits.float().flatten(0, 1)
+        if row.scores == 0:
+            return logits.sum()[None] * 0
+        token = logits[row.slot, row.label] - logits.logsumexp(dim=-1)[row.slot]
+        return torch.zeros(row.scores, device=logits.device).index_add(0, row.owner, token)
+
+    def train(self, training: bool = True) -> None:
+        self._engine.train(training)
+
+    def set_learning_rate(self, factor: float) -> float:
+        """Set every parameter group's rate to `factor` times its own base rate; returns the first group's."""
+        for group, base in zip(self._engine.optimizer.param_groups, self._base_rates, strict=True):
+            group["lr"] = base * factor
+        return self._base_rates[0] * factor
+
+    def save(self, folder: Path, tag: str, state: dict) -> None:
+        """Write parameters, optimizer and `state` as `folder/tag`; a checkpoint of that name is replaced only by a
+        whole one."""
+        beside = f"{tag}.new"
+        if self.ranks.main:
+            shutil.rmtree(folder / beside, ignore_errors=True)
+        self.ranks.wait()
+        self._engine.save_checkpoint(str(folder), tag=beside, client_state=state, save_latest=False)
+        self.ranks.wait()
+        if self.ranks.main:
+            old = folder / f"{tag}.old"
+            shutil.rmtree(old, ignore_errors=True)
+            if (folder / tag).exists():
+                (folder / tag).rename(old)
+            (folder / beside).rename(folder / tag)
+            shutil.rmtree(old, ignore_errors=True)
+        self.ranks.wait()
+
+    def load(self, folder: Path, tag: str, weights_only: bool = False) -> dict:
+        """Take parameters (and, without `weights_only`, the optimizer) back from `folder/tag`; returns its `state`.
+
+        Raises UserError where it isn't there or was written by another number of ranks.
+        """
+        if not (folder / tag).is_dir() and (folder / f"{tag}.old").is_dir():
+            tag = f"{tag}.old"  # the run was killed between two renames
+        if not (folder / tag).is_dir():
+            raise UserError(f"{folder / tag} is missing: there is no checkpoint to go on from")
+        loaded, state = self._engine.load_checkpoint(
+            str(folder), tag=tag, load_module_only=weights_only, load_optimizer_states=not weights_only
+        )
+        if loaded is None:
+            raise UserError(f"{folder / tag} can't be loaded: was it written by another number of ranks?")
+        return state
+
+    def export(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Write the model (an adapter alone with LoRA) and its tokenizer in Hugging Face format, beside and renamed."""
+        model: PreTrainedModel = self._engine.module
+        if self._engine.zero_optimization_stage() == 3:
+            state = self._engine._zero3_consolidated_16bit_state_dict()
+        else:
+            state = model.state_dict()
+        if self.ranks.main:
+            beside = folder.with_name(f"{folder.name}.new")
+            shutil.rmtree(beside, ignore_errors=True)
+            # Row attention is this program's; whoever loads the folder gets the model's own.
+            model.save_pretrained(beside, state_dict=state)
+            tokenizer.save_pretrained(beside)
+            shutil.rmtree(folder, ignore_errors=True)
+            beside.rename(folder)
+        self.ranks.wait()
+
+
+def uses_bf16_parameters(dtype: str, stage: int) -> bool:
+    """Whether bfloat16 means parameters in bfloat16 with float32 masters. At stage 0 DeepSpeed wraps such parameters in
+    another optimizer, whose first update differs; there float32 parameters run under autocast instead."""
+    return dtype == "bfloat16" and stage > 0
+
+
+def make_engine(model: PreTrainedModel, ranks: Ranks, optimizer: Optimizer, dtype: str, **node: Any) -> Engine:
+    """Hand `model` and the config node `deepspeed` (`node`) to `deepspeed.initialize`, with the optimizer and
+    precision that trainer and model say."""
+    import deepspeed
+
+    settings = DeepSpeed(**node)
+    config = settings.as_config()
+    zero = config["zero_optimization"]
+    offloaded = zero.get("offload_optimizer", {}).get("device") == "cpu"
+    config |= {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": optimizer.gradient_clipping,
+        "bf16": {"enabled": uses_bf16_parameters(dtype, zero["stage"])},
+        "steps_per_print": 10**9,
+        "optimizer": _optimizer_node(optimizer, offloaded),
+    }
+    if optimizer.name == "muon":
+        if zero["stage"] == 3:
+            zero["reduce_scatter"] = False  # Muon needs whole gradients
+        if ranks.device.type == "cpu":
+            # Compiling its iteration takes longer than it saves on a CPU, and needs a compiler.
+            os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
+    engine, *_ = deepspeed.initialize(
+        model=model, model_parameters=[p for p in model.parameters() if p.requires_grad], config=config
+    )
+    return Engine(engine, ranks, autocast=dtype == "bfloat16" and not config["bf16"]["enabled"])
+
+
+def _optimizer_node(optimizer: Optimizer, offloaded: bool) -> dict:
+    # torch's AdamW needs no compiler; with an offloaded optimizer DeepSpeed's CPU Adam is worth its build.
+    adam = {"betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": optimizer.weight_decay, "lr": optimizer.learning_rate}
+    if not offloaded:
+        adam["torch_adam"] = True
+    if optimizer.name == "adamw":
+        return {"type": "AdamW", "params": adam}
+    rates = {"muon_lr": optimizer.learning_rate, "adam_lr": optimizer.adam_learning_rate}
+    return {"type": "Muon", "params": {**adam, **rates, "momentum": 0.95}}

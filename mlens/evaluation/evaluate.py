@@ -1,0 +1,92 @@
+"""A stage's evaluation as it is reported: metrics over draws, groups, and a row of predictions for each target."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from mlens.data.split import TRAIN
+from mlens.engine.engine import Engine
+from mlens.evaluation.metrics import by_group, expected, measure
+from mlens.evaluation.score import Predictions, predict
+from mlens.packing.dataset import RatingDataset
+from mlens.packing.plan import Collator
+
+HISTORY_EDGES = (0, 1, 5, 10, 20, 50, 100)
+ACTIVITY_EDGES = (0, 20, 50, 100, 200, 500)
+POPULARITY_EDGES = (0, 1, 5, 20, 100)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """metrics: as summary.json holds them; frame: one row a target, as predictions/*.parquet holds them."""
+
+    metrics: dict
+    frame: pl.DataFrame
+
+
+def evaluate(
+    engine: Engine,
+    dataset: RatingDataset,
+    collator: Collator,
+    roles: np.ndarray,
+    draws: int = 1,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Evaluated:
+    """Score the dataset `draws` times, each with its own drawn histories.
+
+    The metrics are the mean over draws; with several, `spread` holds their standard deviation and `averaged` the
+    metrics of the averaged prediction. Groups and the frame are of the averaged prediction; the frame's history columns
+    are of the first draw.
+    """
+    table, stage = dataset.table, dataset.stage
+    rating_index = table.rating_index[stage.targets]
+    drawn = [predict(engine, dataset.at(draw), collator, progress) for draw in range(draws)]
+    measured = [measure(one, rating_index, stage.user, table.scale) for one in drawn]
+    metrics: dict = {name: float(np.mean([one[name] for one in measured])) for name in measured[0]}
+    averaged = Predictions(
+        np.mean([one.probability for one in drawn], axis=0), np.mean([one.legal for one in drawn], axis=0)
+    )
+    if draws > 1:
+        metrics["spread"] = {name: float(np.std([one[name] for one in measured], ddof=1)) for name in measured[0]}
+        metrics["averaged"] = measure(averaged, rating_index, stage.user, table.scale)
+    frame = _frame(dataset, averaged)
+    predicted, rating = frame["expected"].to_numpy(), frame["rating"].to_numpy()
+    trained = roles == TRAIN
+    activity = np.bincount(table.user[trained], minlength=len(table.users))[stage.user]
+    popularity = np.bincount(table.movie[trained], minlength=len(table.movies))[table.movie[stage.targets]]
+    metrics["by_history_length"] = by_group(predicted, rating, frame["history_used"].to_numpy(), HISTORY_EDGES)
+    metrics["by_user_activity"] = by_group(predicted, rating, activity, ACTIVITY_EDGES)
+    metrics["by_movie_popularity"] = by_group(predicted, rating, popularity, POPULARITY_EDGES)
+    metrics["targets"] = len(stage)
+    return Evaluated(metrics, frame)
+
+
+def _frame(dataset: RatingDataset, predictions: Predictions) -> pl.DataFrame:
+    table, stage = dataset.table, dataset.stage
+    histories = [dataset.history(i) for i in range(len(stage))]
+    used = np.array([len(history) for history in histories], dtype=np.int64)
+    scale = np.array(table.scale)
+    columns = {
+        "user": table.users["id"].gather(stage.user),
+        "movie": table.movies["id"].gather(table.movie[stage.targets]),
+        "t": stage.targets - table.user_offsets[stage.user],
+        "rating": scale[table.rating_index[stage.targets]],
+        "expected": expected(predictions, table.scale),
+        "argmax": scale[predictions.probability.argmax(axis=1)],
+    }
+    columns |= {f"p_{value}": predictions.probability[:, i] for i, value in enumerate(table.scale)}
+    columns |= {
+        "history_used": used,
+        "history_dropped": dataset.selection.wanted(np.arange(len(stage))) - used,
+        "history_hash": [_hash(history) for history in histories],
+    }
+    return pl.DataFrame(columns)
+
+
+def _hash(history: np.ndarray) -> str:
+    return hashlib.blake2b(history.astype("<i8").tobytes(), digest_size=8).hexdigest()

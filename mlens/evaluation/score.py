@@ -1,0 +1,41 @@
+"""The probability of every legal rating, for every target of a dataset, by all ranks together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from mlens.engine.engine import Engine
+from mlens.packing.dataset import RatingDataset
+from mlens.packing.plan import Collator, plan_scoring
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """For each target of a stage: probability [t, scale] of each legal rating, normalised over them, and legal [t],
+    the mass that the model gives them together."""
+
+    probability: np.ndarray
+    legal: np.ndarray
+
+
+def predict(
+    engine: Engine, dataset: RatingDataset, collator: Collator, progress: Callable[[int], None] = lambda _: None
+) -> Predictions:
+    """Score the dataset; every rank gets the whole result. `progress` is told how many targets this rank has done."""
+    ranks, answers = engine.ranks, dataset.renderer.answers
+    scores = torch.zeros(len(dataset), len(answers), dtype=torch.float64)
+    engine.train(False)
+    done = 0
+    for targets in plan_scoring(dataset, collator, ranks.rank, ranks.world):
+        row = collator.score_row([dataset[int(i)] for i in targets], answers)
+        scores[torch.from_numpy(targets)] = engine.score(row).double().view(len(targets), len(answers))
+        done += len(targets)
+        progress(done)
+    engine.train(True)
+    # Every target was scored by one rank; the others hold zeros.
+    scores = ranks.sum(scores.to(ranks.device)).cpu()
+    return Predictions(scores.softmax(dim=1).numpy(), scores.logsumexp(dim=1).exp().numpy())

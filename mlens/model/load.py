@@ -1,0 +1,132 @@
+"""From the config nodes `model` and `peft` to a tokenizer and a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, Qwen3Config
+from transformers.modeling_utils import PreTrainedModel
+
+from mlens.data.table import RatingTable
+from mlens.errors import UserError
+from mlens.model.attention import ROW_ATTENTION
+from mlens.model.settings import ROWS, Lora, NoPeft, PretrainedModel, TinyModel
+from mlens.prompt.pieces import DIALOGUE_HEADER, HISTORY_HEADER, head_texts, movie_texts
+from mlens.prompt.settings import Ablation, Style
+from mlens.prompt.tokens import tiny_tokenizer
+
+ModelSettings = TinyModel | PretrainedModel
+
+
+def load_tokenizer(
+    settings: ModelSettings, table: RatingTable, style: Style, ablation: Ablation
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of the model; the tiny model's is made from the table's titles and the prompt's own words."""
+    if isinstance(settings, TinyModel):
+        task = head_texts(table, style, ablation)[0]
+        frame = [task, HISTORY_HEADER, DIALOGUE_HEADER, f":\n\n{style.question}"]
+        folder = tiny_tokenizer([f" {movie}:" for movie in movie_texts(table)], frame, settings.vocab_size)
+        return AutoTokenizer.from_pretrained(folder)
+    where, options = _source(settings)
+    try:
+        return AutoTokenizer.from_pretrained(where, **options)
+    except (OSError, ValueError) as error:
+        raise _cannot_load("tokenizer", where, error) from error
+
+
+def build_model(
+    settings: ModelSettings,
+    peft: NoPeft | Lora,
+    tokenizer: PreTrainedTokenizerBase,
+    longest: int,
+    seed: int,
+    bf16_parameters: bool,
+) -> PreTrainedModel:
+    """The model in training form: no cache, the chosen attention, adapters where `peft` asks for them.
+
+    longest: the most tokens of a sequence; seed: of the tiny model's random weights; bf16_parameters: hold the
+    parameters in bfloat16. Raises UserError where it can't be loaded or its attention can't be used.
+    """
+    dtype = torch.bfloat16 if bf16_parameters else torch.float32
+    attention = ROW_ATTENTION if settings.attention == ROWS else settings.attention
+    if isinstance(settings, TinyModel):
+        model = _random_model(settings, len(tokenizer), tokenizer.eos_token_id, longest, seed, attention).to(dtype)
+    else:
+        where, options = _source(settings)
+        try:
+            model = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, attn_implementation=attention, **options)
+        except (OSError, ValueError) as error:
+            raise _cannot_load("model", where, error) from error
+    if attention == ROW_ATTENTION and not getattr(model, "_supports_attention_backend", False):
+        raise UserError(
+            f"{type(model).__name__} can't use packed rows: choose packing=reference model.attention=sdpa instead"
+        )
+    # With its default cache, transformers builds a mask that ignores the rows' positions.
+    model.config.use_cache = False
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if isinstance(peft, Lora):
+        model = _with_lora(model, peft, settings.gradient_checkpointing)
+    return model
+
+
+def _random_model(
+    settings: TinyModel, vocab_size: int, eos_token_id: int, longest: int, seed: int, attention: str
+) -> PreTrainedModel:
+    config = Qwen3Config(
+        vocab_size=vocab_size,
+        hidden_size=settings.hidden_size,
+        intermediate_size=settings.intermediate_size,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        num_key_value_heads=settings.kv_heads,
+        head_dim=settings.head_size,
+        max_position_embeddings=longest,
+        tie_word_embeddings=True,
+        eos_token_id=eos_token_id,
+        bos_token_id=None,
+        pad_token_id=eos_token_id,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+
+
+def _with_lora(model: PreTrainedModel, peft: Lora, checkpointing: bool) -> PreTrainedModel:
+    from peft import LoraConfig, get_peft_model
+
+    if checkpointing:
+        # Else the recomputed blocks see inputs without a gradient, and the adapters get none.
+        model.enable_input_require_grads()
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=peft.r,
+        lora_alpha=peft.alpha,
+        lora_dropout=peft.dropout,
+        target_modules="all-linear" if peft.target_modules == ["all-linear"] else peft.target_modules,
+    )
+    return get_peft_model(model, config)
+
+
+def _source(settings: PretrainedModel) -> tuple[str, dict]:
+    if settings.path is not None:
+        return str(Path(settings.path).expanduser()), {"trust_remote_code": settings.trust_remote_code}
+    assert settings.name is not None
+    return settings.name, {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
+
+
+def _cannot_load(what: str, where: str, error: Exception) -> UserError:
+    reason = str(error).strip().splitlines()[0]
+    return UserError(f"can't load the {what} of {where}: {reason} (model.path=FOLDER takes a local copy)")
+
+
+def longest_sequence(settings: ModelSettings) -> int | None:
+    """The most positions that a pretrained model was made for, from its config alone; None for the tiny model."""
+    if isinstance(settings, TinyModel):
+        return None
+    where, options = _source(settings)
+    try:
+        return getattr(AutoConfig.from_pretrained(where, **options), "max_position_embeddings", None)
+    except (OSError, ValueError) as error:
+        raise _cannot_load("config", where, error) from error

@@ -1,0 +1,96 @@
+"""The config nodes `model` and `peft`. No torch here: they are checked before anything heavy is imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mlens.errors import UserError
+
+DTYPES = ("float32", "bfloat16")
+ROWS = "rows"
+
+
+def _require_dtype(dtype: str) -> None:
+    if dtype not in DTYPES:
+        raise UserError(f"model.dtype must be one of {', '.join(DTYPES)}, not {dtype}")
+
+
+@dataclass(frozen=True)
+class TinyModel:
+    """A random Qwen3 of these sizes, with a tokenizer made from the data's titles.
+
+    dtype: float32 or bfloat16; attention: `rows` (packed rows) or one of transformers' (with packing=reference);
+    gradient_checkpointing: recompute activations in the backward pass to save memory.
+    """
+
+    vocab_size: int = 4096
+    hidden_size: int = 128
+    layers: int = 4
+    heads: int = 2
+    kv_heads: int = 1
+    head_size: int = 64
+    intermediate_size: int = 384
+    dtype: str = "float32"
+    attention: str = ROWS
+    gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        _require_dtype(self.dtype)
+        for name in ("hidden_size", "layers", "heads", "kv_heads", "head_size", "intermediate_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"model.{name} must be at least 1, not {getattr(self, name)}")
+        if self.vocab_size < 300:
+            raise UserError(f"model.vocab_size must be at least 300 (256 bytes and some words), not {self.vocab_size}")
+        if self.heads % self.kv_heads:
+            raise UserError(f"model.heads must be a multiple of model.kv_heads: {self.heads} and {self.kv_heads}")
+
+
+@dataclass(frozen=True)
+class PretrainedModel:
+    """A causal language model from a local folder (`path`) or a hub (`name` at `revision`).
+
+    The fields dtype, attention and gradient_checkpointing mean what they mean for the tiny model;
+    trust_remote_code: run code that comes with the model (off; on only for a model that you would run as a program).
+    """
+
+    name: str | None
+    revision: str | None = None
+    path: str | None = None
+    dtype: str = "bfloat16"
+    attention: str = ROWS
+    gradient_checkpointing: bool = True
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        _require_dtype(self.dtype)
+        if self.name is None and self.path is None:
+            raise UserError("model=hf needs a model: model.path=FOLDER or model.name=HUB_ID")
+        if self.path is not None:
+            folder = Path(self.path).expanduser()
+            if not (folder / "config.json").is_file():
+                raise UserError(f"model.path={self.path} holds no config.json: give the folder of a saved model")
+            if not (folder / "tokenizer.json").is_file():
+                raise UserError(f"model.path={self.path} holds no tokenizer.json: save the model's tokenizer beside it")
+
+
+@dataclass(frozen=True)
+class NoPeft:
+    """peft=none: all parameters are trained."""
+
+
+@dataclass(frozen=True)
+class Lora:
+    """peft=lora: low-rank adapters (Hu et al., "LoRA", ICLR 2022) of rank r, scaled by alpha / r, on `target_modules`
+    (module names; `all-linear` alone stands for all linear layers but the output)."""
+
+    r: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    target_modules: list[str] = field(default_factory=lambda: ["all-linear"])
+
+    def __post_init__(self) -> None:
+        if self.r < 1 or self.alpha < 1:
+            raise UserError(f"peft.r and peft.alpha must be at least 1, not {self.r} and {self.alpha}")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"peft.dropout must be at least 0 and below 1, not {self.dropout}")

@@ -1,0 +1,107 @@
+"""The config nodes `trainer`, `wandb`. No torch here."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from mlens.engine.settings import Optimizer
+from mlens.errors import UserError
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    """Stop after `patience` validations in a row that don't better the best validation RMSE by `threshold`."""
+
+    patience: int = 3
+    threshold: float = 0.001
+
+    def __post_init__(self) -> None:
+        if self.patience < 1:
+            raise UserError(f"trainer.early_stopping.patience must be at least 1, not {self.patience}")
+        if not (math.isfinite(self.threshold) and self.threshold >= 0):
+            raise UserError(f"trainer.early_stopping.threshold must be at least 0, not {self.threshold}")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """every_steps: write `checkpoints/last` also after so many steps (null: at validations and at the end)."""
+
+    every_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.every_steps is not None and self.every_steps < 1:
+            raise UserError(f"trainer.checkpoint.every_steps must be at least 1 or null, not {self.every_steps}")
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """max_epochs, max_steps: whichever comes first (max_steps=0: evaluate the model as it is);
+    targets_per_step: targets of one update, over all ranks; optimizer: `adamw` or `muon` (on matrices, AdamW with
+    adam_learning_rate on the rest); schedule: `constant`, `linear` or `cosine`, after a warm-up of warmup_steps, or of
+    warmup_ratio of all steps; gradient_clipping: of the global norm, 0 for none; validate_every_steps: null for once
+    an epoch; loader_workers: processes that build rows ahead of time."""
+
+    max_epochs: int = 50
+    max_steps: int | None = None
+    targets_per_step: int = 512
+    optimizer: str = "adamw"
+    learning_rate: float = 1e-5
+    adam_learning_rate: float | None = None
+    weight_decay: float = 0.1
+    gradient_clipping: float = 1.0
+    schedule: str = "cosine"
+    warmup_steps: int = 100
+    warmup_ratio: float | None = None
+    validate_every_steps: int | None = None
+    loader_workers: int = 1
+    early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+
+    def __post_init__(self) -> None:
+        at_least = {"max_epochs": 1, "targets_per_step": 1, "warmup_steps": 0, "loader_workers": 0}
+        at_least |= {"max_steps": 0, "validate_every_steps": 1}
+        for name, least in at_least.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"trainer.{name} must be at least {least}, not {value}")
+        if self.optimizer not in ("adamw", "muon"):
+            raise UserError(f"trainer.optimizer must be adamw or muon, not {self.optimizer}")
+        if self.schedule not in ("constant", "linear", "cosine"):
+            raise UserError(f"trainer.schedule must be constant, linear or cosine, not {self.schedule}")
+        for name in ("learning_rate", "adam_learning_rate"):
+            rate = getattr(self, name)
+            if rate is not None and not (math.isfinite(rate) and rate > 0):
+                raise UserError(f"trainer.{name} must be above 0, not {rate}")
+        for name in ("weight_decay", "gradient_clipping"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise UserError(f"trainer.{name} must be at least 0, not {getattr(self, name)}")
+        if self.warmup_ratio is not None and not 0 <= self.warmup_ratio <= 1:
+            raise UserError(f"trainer.warmup_ratio must be from 0 to 1 or null, not {self.warmup_ratio}")
+        if self.optimizer == "muon" and self.gradient_clipping:
+            # At ZeRO stages 1 to 3 the clip would scale the orthogonalised update, at stage 0 the gradient.
+            raise UserError("trainer.optimizer=muon needs trainer.gradient_clipping=0: its update has a fixed norm")
+
+    def update_rule(self) -> Optimizer:
+        """What the engine needs of these settings."""
+        return Optimizer(
+            self.optimizer,
+            self.learning_rate,
+            self.adam_learning_rate or self.learning_rate,
+            self.weight_decay,
+            self.gradient_clipping,
+        )
+
+
+@dataclass(frozen=True)
+class Wandb:
+    """mode: offline (files only), online or disabled; project, name, group: as Weights & Biases uses them."""
+
+    mode: str = "offline"
+    project: str = "Qwen3-MovieLens"
+    name: str | None = None
+    group: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("offline", "online", "disabled"):
+            raise UserError(f"wandb.mode must be offline, online or disabled, not {self.mode}")
