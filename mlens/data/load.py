@@ -11,7 +11,6 @@ import polars as pl
 from mlens.data.cache import cached_folder, content_key
 from mlens.data.raw import RawTables, build_table
 from mlens.data.table import RatingTable, open_table, save_table
-from mlens.errors import UserError
 
 # Part of every cache key: a change in what a reader or `build_table` makes of the same files must change it.
 READER_VERSION = 1
@@ -45,13 +44,11 @@ def load_table(source: Source) -> RatingTable:
 
 def _settings(source: Source) -> dict:
     # Where the files lie doesn't matter to what is in them.
-    return {name: value for name, value in vars(source).items() if name != "path"}
+    return {name: value for name, value in vars(source).items() if name not in ("path", "movies_path")}
 
 
 def _subset(raw: RawTables, max_users: int) -> RawTables:
     """`max_users` users drawn once, by a fixed seed: the same subset in every run that asks for as many."""
-    if max_users < 1:
-        raise UserError(f"data.max_users must be at least 1, not {max_users}")
     users = raw.ratings["user"].unique().sort()
     if len(users) <= max_users:
         return raw

@@ -7,39 +7,48 @@ from pathlib import Path
 
 import polars as pl
 
-from mlens.data.raw import HALF_STARS, RawTables
+from mlens.data.archive import Layout, source_files
+from mlens.data.delimited import read_csv, typed
+from mlens.data.raw import HALF_STARS, RawTables, genres_from_pipes, tidy_tags
+from mlens.data.source_fields import check_max_users, check_rating_scale
 from mlens.errors import UserError
+
+RELEASES = ("ml-latest-small", "ml-latest", "ml-25m", "ml-32m")
+LAYOUT = Layout(("ratings.csv", "movies.csv"), ("tags.csv",))
 
 
 @dataclass(frozen=True)
 class MovieLensCsv:
-    """One of the CSV releases. `path` is its folder."""
+    """One of the CSV releases. `path` is its folder or zip; null downloads it, where its checksum is pinned."""
 
     release: str
     path: str | None = None
     max_users: int | None = None
     rating_scale: list[float] | None = None
 
+    def __post_init__(self) -> None:
+        if self.release not in RELEASES:
+            raise UserError(f"data.release must be one of {', '.join(RELEASES)}, not {self.release!r}")
+        check_max_users(self.max_users)
+        check_rating_scale(self.rating_scale)
+
     def files(self) -> list[Path]:
-        if self.path is None:
-            raise UserError("data.path is not set")
-        folder = Path(self.path)
-        files = [folder / name for name in ("ratings.csv", "movies.csv", "tags.csv")]
-        for file in files[:2]:
-            if not file.is_file():
-                raise UserError(f"{file} is missing")
-        return [file for file in files if file.is_file()]
+        """ratings.csv, movies.csv and, where there is one, tags.csv. Raises UserError where one can't be had."""
+        return list(source_files(self.path, self.release, [LAYOUT]).values())
 
     def read(self, files: list[Path]) -> RawTables:
-        ratings = pl.read_csv(files[0], row_index_name="line", row_index_offset=2).rename(
-            {"userId": "user", "movieId": "movie"}
+        """Raises UserError naming file, line and rule."""
+        ratings_file, movies_file, *tags_files = files
+        user_movie = {"user": "userId", "movie": "movieId"}
+        ids = {"user": pl.Int64, "movie": pl.Int64}
+        ratings = read_csv(ratings_file, {**user_movie, "rating": "rating", "timestamp": "timestamp"})
+        movies = read_csv(movies_file, {"movie": "movieId", "title": "title", "genres": "genres"})
+        tags = [read_csv(file, {**user_movie, "tag": "tag", "timestamp": "timestamp"}) for file in tags_files]
+        return RawTables(
+            ratings=typed(ratings, ratings_file, {**ids, "rating": pl.Float64, "timestamp": pl.Int64}),
+            movies=typed(movies, movies_file, {"movie": pl.Int64}).with_columns(genres_from_pipes()),
+            ratings_file=ratings_file,
+            movies_file=movies_file,
+            scale=tuple(self.rating_scale or HALF_STARS),
+            tags=tidy_tags(typed(tags[0], tags_files[0], {**ids, "timestamp": pl.Int64})) if tags else None,
         )
-        movies = pl.read_csv(files[1]).select(
-            movie="movieId",
-            title="title",
-            genres=pl.when(pl.col("genres") != "(no genres listed)").then(pl.col("genres").str.replace_all("|", ", ", literal=True)),
-        )
-        tags = None
-        if len(files) > 2:
-            tags = pl.read_csv(files[2]).rename({"userId": "user", "movieId": "movie"})
-        return RawTables(ratings, movies, files[0], tuple(self.rating_scale or HALF_STARS), tags=tags)

@@ -22,10 +22,11 @@ class RawTables:
 
     ratings: `user`, `movie` (raw ids), `rating` (float), `timestamp` (int seconds), `line` (1-based, for errors),
     and optionally `context` (list of text);
-    movies: `movie` (raw id), `title`, `genres` (text, comma separated, may be empty);
+    movies: `movie` (raw id), `title`, `genres` (text, comma separated, may be empty), optionally `line`;
     users: `user` (raw id) and optionally `profile`, `task` (text), or None; users without ratings are dropped;
     tags: `user`, `movie`, `tag`, `timestamp` in source order, or None;
-    ratings_file: named in errors; scale: the legal ratings, ascending.
+    ratings_file, movies_file: named in errors (None: the same file); place: how an error names a line of a file;
+    scale: the legal ratings, ascending.
     """
 
     ratings: pl.DataFrame
@@ -35,43 +36,32 @@ class RawTables:
     users: pl.DataFrame | None = None
     tags: pl.DataFrame | None = None
     made_up: bool = False
+    movies_file: Path | None = None
+    place: str = "{file}:{line}"
+
+
+def genres_from_pipes() -> pl.Expr:
+    """Genres as MovieLens writes them (`Comedy|Drama`, `(no genres listed)`) -> `Comedy, Drama`, or empty text."""
+    genres = pl.col("genres").str.strip_chars().str.replace_all("|", ", ", literal=True)
+    return pl.when(genres != "(no genres listed)").then(genres).otherwise(pl.lit("")).alias("genres")
+
+
+def tidy_tags(tags: pl.DataFrame) -> pl.DataFrame:
+    """Tags without outer blanks; empty ones are left out."""
+    return tags.with_columns(pl.col("tag").str.strip_chars()).filter(pl.col("tag").fill_null("") != "")
 
 
 def build_table(raw: RawTables) -> RatingTable:
     """Check `raw` and sort it by (user, timestamp, source order); users are numbered by ascending raw id.
 
-    Raises UserError, naming file, line and rule, for a rating off the scale, a movie without a title, a duplicate
-    (user, movie, timestamp), a negative time, or no ratings at all.
+    Raises UserError, naming file, line and rule, for a rating off the scale, a movie without a title or listed twice,
+    a rating of an unknown movie, a duplicate (user, movie, timestamp), a negative time, a user described twice, or no
+    ratings at all.
     """
-    ratings = raw.ratings.with_row_index("order")
-    if ratings.is_empty():
-        raise UserError(f"{raw.ratings_file}: no ratings in it")
-    _refuse(raw, ratings.filter(pl.col("rating").is_null() | pl.col("rating").is_nan()), "a rating must be a number")
-    steps = np.array(raw.scale)
-    off = np.abs(ratings["rating"].to_numpy()[:, None] - steps).min(axis=1) > 1e-6 if len(ratings) < 1 << 20 else None
-    on_scale = ~pl.Series(off) if off is not None else ratings["rating"].is_in(list(raw.scale))
-    _refuse(raw, ratings.filter(~on_scale), f"the rating is not on the scale {', '.join(map(str, raw.scale))}")
-    _refuse(raw, ratings.filter(pl.col("timestamp") < 0), "a timestamp must not be negative")
-    known = raw.movies["movie"]
-    if known.is_duplicated().any():
-        twice = known.filter(known.is_duplicated())[0]
-        raise UserError(f"{raw.ratings_file.parent}: movie {twice} is listed twice among the movies")
-    _refuse(raw, ratings.filter(~pl.col("movie").is_in(known.implode())), "the movie is not in the movie list")
-    duplicated = ratings.select("user", "movie", "timestamp").is_duplicated()
-    if duplicated.any():
-        _refuse(raw, ratings.filter(duplicated)[1:], "the same user, movie and timestamp stand on an earlier line")
-
-    movies = raw.movies.select(
-        pl.col("movie").alias("id"), pl.col("title").str.strip_chars(" \t\r\n"), pl.col("genres").fill_null("")
-    )
-    users = ratings.select(pl.col("user").unique().sort())
-    if raw.users is not None:
-        users = users.join(raw.users, on="user", how="left", maintain_order="left")
-    ratings = (
-        ratings.join(users.select("user").with_row_index("u"), on="user", how="left")
-        .join(movies.select(movie="id").with_row_index("m"), on="movie", how="left")
-        .sort("u", "timestamp", "order")
-    )
+    movies = _checked_movies(raw)
+    users = _checked_users(raw)
+    # A stable sort: ratings of one user and second stay in source order.
+    ratings = _checked_ratings(raw, users, movies).sort("u", "timestamp", maintain_order=True)
     user = ratings["u"].to_numpy().astype(np.int32)
     return RatingTable(
         user=user,
@@ -88,6 +78,66 @@ def build_table(raw: RawTables) -> RatingTable:
     )
 
 
+def _checked_movies(raw: RawTables) -> pl.DataFrame:
+    """`id`, `title` without outer blanks, `genres`: one row a movie."""
+    movies = raw.movies.select(
+        pl.col("movie").alias("id"),
+        pl.col("title").fill_null("").str.strip_chars(),
+        pl.col("genres").fill_null(""),
+        (pl.col("line") if "line" in raw.movies.columns else pl.lit(None)).alias("line"),
+    )
+    file = raw.movies_file or raw.ratings_file
+    _refuse(raw.place, file, movies.filter(pl.col("title") == ""), "the title is missing", ["id"])
+    again = movies.filter(~pl.col("id").is_first_distinct())
+    _refuse(raw.place, file, again, "the movie is listed on an earlier line too", ["id", "title"])
+    return movies.drop("line")
+
+
+def _checked_users(raw: RawTables) -> pl.DataFrame:
+    """`user` and what is told of them: one row for each who rated, by ascending id."""
+    users = raw.ratings.select(pl.col("user").unique().sort())
+    if raw.users is None:
+        return users
+    again = raw.users.filter(~pl.col("user").is_first_distinct())
+    if not again.is_empty():
+        raise UserError(f"{raw.ratings_file}: user {again['user'][0]} is described twice")
+    return users.join(raw.users, on="user", how="left", maintain_order="left")
+
+
+def _checked_ratings(raw: RawTables, users: pl.DataFrame, movies: pl.DataFrame) -> pl.DataFrame:
+    """The ratings in source order, each exactly one of the scale's, with `u` and `m`: the rows of user and movie."""
+    if raw.ratings.is_empty():
+        raise UserError(f"{raw.ratings_file}: no ratings in it")
+    given = raw.ratings["rating"].to_numpy()
+    nearest = _nearest(given, np.array(raw.scale))
+    ratings = (
+        raw.ratings.with_columns(nearest=nearest)
+        .join(users.select("user").with_row_index("u"), on="user", how="left", maintain_order="left")
+        .join(movies.select(movie="id").with_row_index("m"), on="movie", how="left", maintain_order="left")
+    )
+
+    def refuse(bad: pl.Series, rule: str) -> None:
+        _refuse(raw.place, raw.ratings_file, ratings.filter(bad), rule, ["user", "movie", "rating", "timestamp"])
+
+    refuse(pl.Series(np.isnan(given)), "a rating must be a number")
+    # Text like 3.3 and a scale made of tenths agree up to rounding.
+    refuse(pl.Series(np.abs(given - nearest) > 1e-6), f"the rating is not on the scale {_words(raw.scale)}")
+    refuse(ratings["timestamp"] < 0, "a timestamp must not be negative")
+    refuse(ratings["m"].is_null(), "the movie is not in the movie list")
+    key = ratings.select(pl.struct("u", "m", "timestamp")).to_series()
+    refuse(~key.is_first_distinct(), "the same user, movie and timestamp stand on an earlier line")
+    return ratings.drop("rating").rename({"nearest": "rating"})
+
+
+def _nearest(ratings: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """The rating of `scale` (ascending) nearest to each: [n]."""
+    return scale[np.searchsorted((scale[1:] + scale[:-1]) / 2, ratings)]
+
+
+def _words(scale: tuple[float, ...]) -> str:
+    return ", ".join(map(str, scale))
+
+
 def _number_tags(tags: pl.DataFrame, users: pl.DataFrame, movies: pl.DataFrame) -> pl.DataFrame:
     """Tags of known users and movies, with dense numbers in place of raw ids, sorted by (user, timestamp, order)."""
     return (
@@ -100,8 +150,11 @@ def _number_tags(tags: pl.DataFrame, users: pl.DataFrame, movies: pl.DataFrame) 
     )
 
 
-def _refuse(raw: RawTables, bad: pl.DataFrame, rule: str) -> None:
-    if not bad.is_empty():
-        row = bad.row(0, named=True)
-        shown = ", ".join(f"{key} {row[key]}" for key in ("user", "movie", "rating", "timestamp"))
-        raise UserError(f"{raw.ratings_file}:{row['line']}: {rule} ({shown})")
+def _refuse(place: str, file: Path, bad: pl.DataFrame, rule: str, shown: list[str]) -> None:
+    """Raises UserError for the first row of `bad`, if it has one."""
+    if bad.is_empty():
+        return
+    row = bad.row(0, named=True)
+    where = str(file) if row["line"] is None else place.format(file=file, line=row["line"])
+    values = ", ".join(f"{'movie' if name == 'id' else name} {row[name]}" for name in shown)
+    raise UserError(f"{where}: {rule} ({values})")

@@ -1,0 +1,115 @@
+"""Ratings of your own as a table of text with a header, the columns named by the config."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from mlens.data.delimited import read_csv, typed
+from mlens.data.raw import HALF_STARS, RawTables, genres_from_pipes
+from mlens.data.source_fields import check_max_users, check_rating_scale
+from mlens.errors import UserError
+
+
+@dataclass(frozen=True)
+class CsvRatings:
+    """A UTF-8 file with one rating a line.
+
+    Titles and genres stand beside each rating, or in `movies_path`, a file with one movie a line, which has
+    `movie_column` too. Ids are numbers or text. `timestamp_column=null`: the ratings are in order of time.
+    `genres_column=null`: there are none. Genres are separated by `|`, or printed as they are.
+    """
+
+    path: str | None = None
+    max_users: int | None = None
+    rating_scale: list[float] | None = None
+    movies_path: str | None = None
+    separator: str = ","
+    user_column: str = "user"
+    movie_column: str = "movie"
+    rating_column: str = "rating"
+    timestamp_column: str | None = "timestamp"
+    title_column: str = "title"
+    genres_column: str | None = "genres"
+
+    def __post_init__(self) -> None:
+        check_max_users(self.max_users)
+        check_rating_scale(self.rating_scale)
+        if len(self.separator) != 1 or not self.separator.isascii() or self.separator in '"\r\n':
+            raise UserError(f"data.separator must be one ASCII character, such as ',', not {self.separator!r}")
+
+    def files(self) -> list[Path]:
+        """The file of ratings and, where movies_path is set, that of movies. Raises UserError where one is missing."""
+        if self.path is None:
+            raise UserError("data.path is not set: data=csv needs data.path=FILE.csv")
+        paths = {"path": self.path, "movies_path": self.movies_path}
+        files = {name: Path(path).expanduser() for name, path in paths.items() if path is not None}
+        for name, file in files.items():
+            if not file.is_file():
+                raise UserError(f"data.{name}={file}: no such file")
+        return list(files.values())
+
+    def read(self, files: list[Path]) -> RawTables:
+        """Raises UserError naming file, line and rule."""
+        about_movie = {"title": self.title_column} | ({"genres": self.genres_column} if self.genres_column else {})
+        about_rating = {"user": self.user_column, "movie": self.movie_column, "rating": self.rating_column}
+        if self.timestamp_column is not None:
+            about_rating["timestamp"] = self.timestamp_column
+
+        ratings_file, movies_file = files[0], files[-1]
+        if len(files) == 1:
+            frame = read_csv(ratings_file, about_rating | about_movie, separator=self.separator)
+            movies = frame.select("movie", *about_movie, "line").unique(
+                ["movie", *about_movie], keep="first", maintain_order=True
+            )
+            _refuse_two_titles(movies, ratings_file)
+            ratings = frame.drop(*about_movie)
+        else:
+            ratings = read_csv(ratings_file, about_rating, separator=self.separator)
+            movies = read_csv(movies_file, {"movie": self.movie_column} | about_movie, separator=self.separator)
+
+        ratings = typed(_with_ids(ratings, ratings_file, "user", "movie"), ratings_file, {"rating": pl.Float64})
+        if self.timestamp_column is None:
+            ratings = ratings.with_columns(timestamp=pl.int_range(pl.len(), dtype=pl.Int64))
+        else:
+            ratings = typed(ratings, ratings_file, {"timestamp": pl.Int64})
+        if self.genres_column is None:
+            movies = movies.with_columns(genres=pl.lit(""))
+        movies = _with_ids(movies, movies_file, "movie")
+        if _whole(ratings["user"]):
+            ratings = ratings.with_columns(pl.col("user").cast(pl.Int64))
+        if _whole(ratings["movie"]) and _whole(movies["movie"]):
+            ratings, movies = (frame.with_columns(pl.col("movie").cast(pl.Int64)) for frame in (ratings, movies))
+        return RawTables(
+            ratings=ratings,
+            movies=movies.with_columns(genres_from_pipes()),
+            ratings_file=ratings_file,
+            movies_file=movies_file,
+            scale=tuple(self.rating_scale or HALF_STARS),
+        )
+
+
+def _with_ids(frame: pl.DataFrame, file: Path, *names: str) -> pl.DataFrame:
+    """Ids without outer blanks, none missing."""
+    frame = frame.with_columns(pl.col(*names).str.strip_chars().fill_null(""))
+    for name in names:
+        missing = frame.filter(pl.col(name) == "")
+        if not missing.is_empty():
+            raise UserError(f"{file}:{missing['line'][0]}: the {name} is missing")
+    return frame
+
+
+def _whole(ids: pl.Series) -> bool:
+    """All are whole numbers as a program would write them; 7 and 007 stay two different texts."""
+    return (ids.cast(pl.Int64, strict=False).cast(pl.String) == ids).fill_null(False).all()
+
+
+def _refuse_two_titles(movies: pl.DataFrame, file: Path) -> None:
+    other = movies.filter(~pl.col("movie").is_first_distinct())
+    if not other.is_empty():
+        row = other.row(0, named=True)
+        raise UserError(
+            f"{file}:{row['line']}: movie {row['movie']} has another title or other genres on an earlier line"
+        )

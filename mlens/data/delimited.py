@@ -1,0 +1,166 @@
+"""Text files of columns -> polars frames of text with the line of each row, and from there to checked numbers."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from mlens.errors import UserError
+
+
+def read_csv(file: Path, columns: Mapping[str, str], *, separator: str = ",", quote: str | None = '"') -> pl.DataFrame:
+    """Columns of a UTF-8 file with a header, as text (null where a field is missing), and `line` (1-based).
+
+    `columns` maps the names they get to the names in the header. Blank lines are passed over; a byte order mark and
+    CRLF are fine. Raises UserError for a missing column, a line with too many fields, broken quotes, or text that is
+    not UTF-8.
+    """
+    header = _header(file, separator, quote)
+    for name in columns.values():
+        if name not in header:
+            raise UserError(f"{file}:1: there is no column {name!r}; the header has {', '.join(header)}")
+    try:
+        frame = pl.read_csv(
+            file,
+            columns=list(dict.fromkeys(columns.values())),
+            separator=separator,
+            quote_char=quote,
+            infer_schema=False,
+            row_index_name="\0line",
+            row_index_offset=2,
+        )
+    except (pl.exceptions.PolarsError, OverflowError) as error:
+        raise UserError(_what_is_wrong(file, len(header), separator, quote)) from error
+    text = pl.col(*(name for name in frame.columns if name != "\0line"))
+    # A quoted text may span lines, and moves those after it down.
+    inside = pl.sum_horizontal(text.str.count_matches("\n", literal=True).fill_null(0)).cum_sum().shift(1, fill_value=0)
+    return frame.select(
+        *(pl.col(theirs).alias(ours) for ours, theirs in columns.items()), line=pl.col("\0line").cast(pl.Int64) + inside
+    ).filter(~pl.all_horizontal(pl.col(*columns).is_null()))
+
+
+def read_lines(
+    file: Path, columns: Sequence[str], *, separator: str, encoding: str = "utf-8", free_text: str | None = None
+) -> pl.DataFrame:
+    """Columns of a file without header or quotes, as text, and `line` (1-based).
+
+    `free_text` names the one column in which the separator's character may stand. With encoding="latin-1" a file that
+    is valid UTF-8 is taken as that: accented Latin-1 never is, and converted copies are about. Blank lines are passed
+    over; a byte order mark and CRLF are fine. Raises UserError for a line with another number of fields, or text that
+    is not UTF-8.
+    """
+    lines = pl.read_csv(
+        io.BytesIO(_utf8(file, encoding)),
+        has_header=False,
+        new_columns=["text"],
+        separator="\0",
+        quote_char=None,
+        infer_schema=False,
+        truncate_ragged_lines=True,
+        row_index_name="line",
+        row_index_offset=1,
+        raise_if_empty=False,
+    )
+    if lines.is_empty():
+        return pl.DataFrame(schema={**dict.fromkeys(columns, pl.String), "line": pl.Int64})
+    lines = lines.filter(pl.col("text").is_not_null()).with_columns(pl.col("line").cast(pl.Int64))
+    field = f"([^{separator[0]}]*)"
+    pattern = separator.join("(.*)" if name == free_text else field for name in columns).replace("|", r"\|")
+    groups = lines["text"].str.extract_groups(f"^{pattern}$").struct.rename_fields(list(columns)).struct.unnest()
+    frame = groups.with_columns(lines["line"])
+    broken = lines.filter(frame[columns[0]].is_null())
+    if not broken.is_empty():
+        row = broken.row(0, named=True)
+        form = separator.join(columns)
+        raise UserError(f"{file}:{row['line']}: a line must read {form!r}, not {_short(row['text'])}")
+    return frame
+
+
+def typed(frame: pl.DataFrame, file: Path, types: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:
+    """`frame` with the text columns named in `types` as numbers: pl.Int64 or pl.Float64.
+
+    A whole number may be written as 12.0 or 1.2e1. Raises UserError, naming file and line, where a value is missing
+    or is not such a number; nan and inf are numbers here.
+    """
+    for name, dtype in types.items():
+        number = frame[name].cast(dtype, strict=False)
+        if number.has_nulls():
+            number = _leniently(frame[name], dtype)
+        bad = frame.filter(number.is_null())
+        if not bad.is_empty():
+            row = bad.row(0, named=True)
+            kind = "whole number" if dtype.is_integer() else "number"
+            text = (row[name] or "").strip()
+            rule = f"must be a {kind}, not {_short(text)}" if text else "is missing"
+            raise UserError(f"{file}:{row['line']}: the {name} {rule}")
+        frame = frame.with_columns(number)
+    return frame
+
+
+def _leniently(text: pl.Series, dtype: type[pl.DataType]) -> pl.Series:
+    """Numbers with outer blanks, and whole numbers written as 12.0 or 1.2e1; null where it is no such number."""
+    text = text.str.strip_chars()
+    real = text.cast(pl.Float64, strict=False)
+    if not dtype.is_integer():
+        return real
+    whole = (real == real.floor()) & (real.abs() < 2**53)
+    return text.cast(dtype, strict=False).fill_null(real.set(~whole, None).cast(dtype))
+
+
+def _header(file: Path, separator: str, quote: str | None) -> list[str]:
+    with file.open("rb") as stream:
+        first = stream.readline()
+    try:
+        line = first.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}:1: not valid UTF-8") from error
+    if not line.strip():
+        raise UserError(f"{file}:1: there is no header")
+    return next(_reader(io.StringIO(line, newline=""), separator, quote))
+
+
+def _reader(stream: Iterable[str], separator: str, quote: str | None):
+    if quote is None:
+        return csv.reader(stream, delimiter=separator, quoting=csv.QUOTE_NONE)
+    return csv.reader(stream, delimiter=separator, quotechar=quote, strict=True)
+
+
+def _utf8(file: Path, encoding: str) -> bytes:
+    content = file.read_bytes()
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        if encoding == "utf-8":
+            line = content.count(b"\n", 0, error.start) + 1
+            raise UserError(f"{file}:{line}: not valid UTF-8") from error
+        return content.decode(encoding).encode()
+    return content
+
+
+def _what_is_wrong(file: Path, width: int, separator: str, quote: str | None) -> str:
+    """The line that polars could not read: it doesn't name it, so the file is read once more, slowly."""
+    with file.open("rb") as stream:
+        for number, line in enumerate(stream, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return f"{file}:{number}: not valid UTF-8"
+    with file.open(encoding="utf-8-sig", newline="") as stream:
+        reader = _reader(stream, separator, quote)
+        start = 1
+        try:
+            for row in reader:
+                if len(row) > width:
+                    return f"{file}:{start}: {len(row)} fields, but the header has {width}"
+                start = reader.line_num + 1
+        except csv.Error:
+            return f"{file}:{start}: broken quotes"
+    return f"{file}: can't be read as columns of text"
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:57] + "...")

@@ -1,0 +1,24 @@
+"""Checks of the fields that every data source has; each source calls them from its own `__post_init__`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from mlens.errors import UserError
+
+
+def check_max_users(max_users: int | None) -> None:
+    """Raises UserError unless it is null or at least 1."""
+    if max_users is not None and max_users < 1:
+        raise UserError(f"data.max_users must be at least 1, not {max_users}")
+
+
+def check_rating_scale(scale: Sequence[float] | None) -> None:
+    """Raises UserError unless it is null or two or more finite numbers in ascending order."""
+    if scale is None:
+        return
+    finite = all(math.isfinite(rating) for rating in scale)
+    if len(scale) < 2 or not finite or any(low >= high for low, high in pairwise(scale)):
+        raise UserError(f"data.rating_scale must be two or more finite ratings in ascending order, not {list(scale)}")
