@@ -59,25 +59,21 @@ class CsvRatings:
             about_rating["timestamp"] = self.timestamp_column
 
         ratings_file, movies_file = files[0], files[-1]
-        if len(files) == 1:
-            frame = read_csv(ratings_file, about_rating | about_movie, separator=self.separator)
-            movies = frame.select("movie", *about_movie, "line").unique(
-                ["movie", *about_movie], keep="first", maintain_order=True
-            )
-            _refuse_two_titles(movies, ratings_file)
-            ratings = frame.drop(*about_movie)
-        else:
-            ratings = read_csv(ratings_file, about_rating, separator=self.separator)
-            movies = read_csv(movies_file, {"movie": self.movie_column} | about_movie, separator=self.separator)
-
+        together = len(files) == 1
+        ratings = read_csv(ratings_file, about_rating | (about_movie if together else {}), separator=self.separator)
         ratings = typed(_with_ids(ratings, ratings_file, "user", "movie"), ratings_file, {"rating": pl.Float64})
         if self.timestamp_column is None:
             ratings = ratings.with_columns(timestamp=pl.int_range(pl.len(), dtype=pl.Int64))
         else:
             ratings = typed(ratings, ratings_file, {"timestamp": pl.Int64})
+        if together:
+            movies = _movies_of(ratings.select("movie", *about_movie, "line"), ratings_file)
+            ratings = ratings.drop(*about_movie)
+        else:
+            movies = read_csv(movies_file, {"movie": self.movie_column} | about_movie, separator=self.separator)
+            movies = _with_ids(movies, movies_file, "movie")
         if self.genres_column is None:
             movies = movies.with_columns(genres=pl.lit(""))
-        movies = _with_ids(movies, movies_file, "movie")
         if _whole(ratings["user"]):
             ratings = ratings.with_columns(pl.col("user").cast(pl.Int64))
         if _whole(ratings["movie"]) and _whole(movies["movie"]):
@@ -106,10 +102,13 @@ def _whole(ids: pl.Series) -> bool:
     return (ids.cast(pl.Int64, strict=False).cast(pl.String) == ids).fill_null(False).all()
 
 
-def _refuse_two_titles(movies: pl.DataFrame, file: Path) -> None:
+def _movies_of(ratings: pl.DataFrame, file: Path) -> pl.DataFrame:
+    """One row a movie, from what stands beside its ratings. Raises UserError where two of them differ in it."""
+    movies = ratings.unique(pl.exclude("line"), keep="first", maintain_order=True)
     other = movies.filter(~pl.col("movie").is_first_distinct())
     if not other.is_empty():
         row = other.row(0, named=True)
         raise UserError(
             f"{file}:{row['line']}: movie {row['movie']} has another title or other genres on an earlier line"
         )
+    return movies
