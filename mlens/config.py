@@ -76,6 +76,10 @@ class Settings:
     evaluation: Evaluation
     wandb: Wandb
 
+    def seed_of(self, stage: str) -> int:
+        """The seed of a stage's drawn histories: evaluation's own is the same in all runs that are compared."""
+        return self.seed if stage == "train" else self.evaluation.seed
+
 
 def check(config: DictConfig) -> Settings:
     """Every node as its dataclass. Raises UserError that names the node and key for an unknown key or a bad value."""
@@ -108,19 +112,29 @@ def _chosen_class(name: str, config: DictConfig) -> type:
     try:
         return get_class(target)
     except Exception as error:
-        raise UserError(f"{name}._target_={target} is not a class that can be imported: {_first_line(error)}") from error
+        message = f"{name}._target_={target} is not a class that can be imported: {_first_line(error)}"
+        raise UserError(message) from error
 
 
 def _strictly(name: str, form: type, node: dict) -> Any:
     where = f"{name}." if name else ""
     try:
         schema = OmegaConf.structured(form)
-        OmegaConf.set_readonly(schema, False)  # a frozen dataclass makes a read-only node
+        _make_writable(schema)
         return OmegaConf.to_object(OmegaConf.merge(schema, node))
     except UserError:
         raise
     except OmegaConfBaseException as error:
         raise UserError(f"{where}{error.full_key or ''}: {_first_line(error)}".replace(".:", ":")) from error
+
+
+def _make_writable(node: Any) -> None:
+    """A frozen dataclass makes a read-only node, which nothing could be merged into."""
+    if isinstance(node, DictConfig):
+        OmegaConf.set_readonly(node, False)
+        for key in node:
+            if not OmegaConf.is_missing(node, key):
+                _make_writable(node[key])
 
 
 def _first_line(error: Exception) -> str:

@@ -1,5 +1,11 @@
 """The one exception that stands for a mistake of the user's, not of the program's."""
 
+from __future__ import annotations
+
+import os
+import sys
+from typing import NoReturn
+
 
 class UserError(ValueError):
     """Something the user gave can't be used: a setting, a file, a folder.
@@ -7,3 +13,10 @@ class UserError(ValueError):
     The message is one readable line: what was wrong, where, and what to do. The entry points print it without a
     traceback and exit with code 2.
     """
+
+
+def exit_with(error: UserError) -> NoReturn:
+    """End the process with exit code 2 and the error's one line on stderr; on several ranks, once a machine."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"error: {error}", file=sys.stderr, flush=True)
+    sys.exit(2)

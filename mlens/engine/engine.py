@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -118,7 +117,6 @@ class Engine:
         if self.ranks.main:
             beside = folder.with_name(f"{folder.name}.new")
             shutil.rmtree(beside, ignore_errors=True)
-            # Row attention is this program's; whoever loads the folder gets the model's own.
             model.save_pretrained(beside, state_dict=state)
             tokenizer.save_pretrained(beside)
             shutil.rmtree(folder, ignore_errors=True)
@@ -154,7 +152,7 @@ def make_engine(model: PreTrainedModel, ranks: Ranks, optimizer: Optimizer, dtyp
             zero["reduce_scatter"] = False  # Muon needs whole gradients
         if ranks.device.type == "cpu":
             # Compiling its iteration takes longer than it saves on a CPU, and needs a compiler.
-            os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
+            torch._dynamo.config.disable = True
     engine, *_ = deepspeed.initialize(
         model=model, model_parameters=[p for p in model.parameters() if p.requires_grad], config=config
     )

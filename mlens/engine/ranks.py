@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+
+from mlens.errors import UserError
 
 Value = TypeVar("Value")
 
@@ -34,13 +37,19 @@ class Ranks:
             dist.broadcast_object_list(box, src=0)
         return box[0]  # type: ignore[return-value]
 
-    def gather(self, value: Value) -> list[Value]:
-        """What every rank gave, in the order of ranks, on every rank."""
-        if self.world == 1:
-            return [value]
-        values: list = [None] * self.world
-        dist.all_gather_object(values, value)
-        return values
+    def first(self, act: Callable[[], Value]) -> Value:
+        """`act()` on every rank, but on rank 0 before the others (it fills caches). A UserError of rank 0 is raised on
+        all of them."""
+        value, error = None, None
+        if self.main:
+            try:
+                value = act()
+            except UserError as raised:
+                error = raised
+        error = self.tell(error)
+        if error is not None:
+            raise error
+        return value if self.main else act()  # type: ignore[return-value]
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """The sum of all ranks' tensors (in place)."""
@@ -61,10 +70,12 @@ def join_ranks() -> Ranks:
         os.environ.setdefault(name, value)
     if "MASTER_PORT" not in os.environ:
         os.environ["MASTER_PORT"] = str(_free_port())
+    cuda = torch.cuda.is_available()
+    if not cuda:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    cuda = torch.cuda.is_available()
     if not cuda:
         _skip_compiled_communication(deepspeed)
     if cuda:

@@ -23,7 +23,7 @@ class Offload:
 class ZeroOptimization:
     """DeepSpeed's `zero_optimization`; see its documentation for each key. null leaves DeepSpeed's default."""
 
-    stage: int
+    stage: int = 2
     overlap_comm: bool | None = None
     contiguous_gradients: bool | None = None
     reduce_scatter: bool | None = None
@@ -54,7 +54,7 @@ class DeepSpeed:
     """The node that goes to `deepspeed.initialize`; batch sizes, precision, optimizer and clipping are added from the
     trainer and the model, so that each is set in one place."""
 
-    zero_optimization: ZeroOptimization
+    zero_optimization: ZeroOptimization = field(default_factory=ZeroOptimization)
     wall_clock_breakdown: bool = False
     communication_data_type: str | None = None
 

@@ -17,7 +17,7 @@ from mlens.packing.dataset import RatingDataset
 from mlens.packing.plan import Collator
 
 HISTORY_EDGES = (0, 1, 5, 10, 20, 50, 100)
-ACTIVITY_EDGES = (0, 20, 50, 100, 200, 500)
+ACTIVITY_EDGES = (0, 1, 20, 50, 100, 200, 500)
 POPULARITY_EDGES = (0, 1, 5, 20, 100)
 
 
@@ -33,7 +33,6 @@ def evaluate(
     engine: Engine,
     dataset: RatingDataset,
     collator: Collator,
-    roles: np.ndarray,
     draws: int = 1,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Evaluated:
@@ -56,14 +55,21 @@ def evaluate(
         metrics["averaged"] = measure(averaged, rating_index, stage.user, table.scale)
     frame = _frame(dataset, averaged)
     predicted, rating = frame["expected"].to_numpy(), frame["rating"].to_numpy()
-    trained = roles == TRAIN
-    activity = np.bincount(table.user[trained], minlength=len(table.users))[stage.user]
-    popularity = np.bincount(table.movie[trained], minlength=len(table.movies))[table.movie[stage.targets]]
     metrics["by_history_length"] = by_group(predicted, rating, frame["history_used"].to_numpy(), HISTORY_EDGES)
-    metrics["by_user_activity"] = by_group(predicted, rating, activity, ACTIVITY_EDGES)
-    metrics["by_movie_popularity"] = by_group(predicted, rating, popularity, POPULARITY_EDGES)
     metrics["targets"] = len(stage)
     return Evaluated(metrics, frame)
+
+
+def by_activity(dataset: RatingDataset, roles: np.ndarray, frame: pl.DataFrame) -> dict[str, dict]:
+    """RMSE and MAE of the targets in `frame` by how many training ratings their users and their movies have."""
+    table, stage, trained = dataset.table, dataset.stage, roles == TRAIN
+    user_n = np.bincount(table.user[trained], minlength=len(table.users))[stage.user]
+    movie_n = np.bincount(table.movie[trained], minlength=len(table.movies))[table.movie[stage.targets]]
+    errors = frame["expected"].to_numpy(), frame["rating"].to_numpy()
+    return {
+        "by_user_activity": by_group(*errors, user_n, ACTIVITY_EDGES),
+        "by_movie_popularity": by_group(*errors, movie_n, POPULARITY_EDGES),
+    }
 
 
 def _frame(dataset: RatingDataset, predictions: Predictions) -> pl.DataFrame:

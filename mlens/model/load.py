@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, Qwen3Config
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, Qwen3Config
 from transformers.modeling_utils import PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from mlens.data.table import RatingTable
 from mlens.errors import UserError
@@ -15,6 +16,9 @@ from mlens.model.settings import ROWS, Lora, NoPeft, PretrainedModel, TinyModel
 from mlens.prompt.pieces import DIALOGUE_HEADER, HISTORY_HEADER, head_texts, movie_texts
 from mlens.prompt.settings import Ablation, Style
 from mlens.prompt.tokens import tiny_tokenizer
+
+# Bars of loading and saving would stand between the run's own lines, once a rank.
+disable_progress_bar()
 
 ModelSettings = TinyModel | PretrainedModel
 
@@ -119,14 +123,3 @@ def _source(settings: PretrainedModel) -> tuple[str, dict]:
 def _cannot_load(what: str, where: str, error: Exception) -> UserError:
     reason = str(error).strip().splitlines()[0]
     return UserError(f"can't load the {what} of {where}: {reason} (model.path=FOLDER takes a local copy)")
-
-
-def longest_sequence(settings: ModelSettings) -> int | None:
-    """The most positions that a pretrained model was made for, from its config alone; None for the tiny model."""
-    if isinstance(settings, TinyModel):
-        return None
-    where, options = _source(settings)
-    try:
-        return getattr(AutoConfig.from_pretrained(where, **options), "max_position_embeddings", None)
-    except (OSError, ValueError) as error:
-        raise _cannot_load("config", where, error) from error

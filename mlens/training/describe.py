@@ -1,0 +1,50 @@
+"""What a run will do, before it does it: plan.json, the detailed log, and the banner."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from transformers import PreTrainedTokenizerBase
+
+from mlens.config import Settings
+from mlens.packing.dataset import RatingDataset
+from mlens.packing.lengths import measure_lengths
+from mlens.packing.plan import steps_per_epoch
+from mlens.training.detailed_log import detailed_log, judge
+from mlens.training.folder import RunFolder, write_json, write_text
+from mlens.training.journal import Journal
+from mlens.training.loop import total_steps
+
+
+def describe(
+    datasets: dict[str, RatingDataset],
+    tokenizer: PreTrainedTokenizerBase,
+    settings: Settings,
+    folder: RunFolder,
+    journal: Journal,
+) -> None:
+    """Measure every stage's prompts, write plan.json and the detailed log, and say the essentials."""
+    if not journal.speaks:
+        return
+    train = datasets["train"]
+    lengths = {name: measure_lengths(dataset) for name, dataset in datasets.items()}
+    steps = total_steps(settings.trainer, len(train))
+    per_epoch = steps_per_epoch(len(train), settings.trainer.targets_per_step)
+    stages = {name: asdict(stage) for name, stage in lengths.items()}
+    write_json(folder.plan, {"stages": stages, "steps": steps, "steps_per_epoch": per_epoch})
+    write_text(folder.detailed_log, "\n".join(detailed_log(lengths, train, tokenizer)))
+    table = train.table
+    if table.made_up:
+        journal.say("The data are made up (data=sample): results say how the program works, not how people rate.")
+    journal.say(
+        f"{len(table):,} ratings of {len(table.users):,} users; {type(train.strategy).__name__}; "
+        + ", ".join(f"{len(dataset):,} {name} targets" for name, dataset in datasets.items())
+    )
+    journal.say(
+        f"prompts of {lengths['train'].tokens_median} tokens (median; 99% {lengths['train'].tokens_p99}); "
+        f"{lengths['train'].trimmed:.0%} cut; {steps:,} steps, {per_epoch:,} an epoch"
+    )
+    for line in judge(lengths["train"], train):
+        if line.startswith("ATTENTION"):
+            journal.say(line)
+    journal.say(f"run folder: {folder.path}")

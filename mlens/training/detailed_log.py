@@ -1,0 +1,73 @@
+"""training_logs/detailed_training_log.txt: the model's input as it is, to be checked by eye."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from mlens.packing.dataset import RatingDataset
+from mlens.packing.lengths import Lengths
+
+SAMPLES = 3
+
+
+def detailed_log(
+    lengths: dict[str, Lengths], dataset: RatingDataset, tokenizer: PreTrainedTokenizerBase
+) -> Iterator[str]:
+    """Lines: first the prompt lengths of every stage and whether they are reasonable, then the first training samples
+    that have a history, with their raw fields, decoded input and decoded labels."""
+    style = dataset.renderer.style
+    yield f"Prompt lengths in tokens, answer included (prompt.max_tokens={style.max_tokens})"
+    for name, stage in lengths.items():
+        yield (
+            f"  {name}: {stage.targets} targets; min {stage.tokens_min}, median {stage.tokens_median}, "
+            f"99% {stage.tokens_p99}, max {stage.tokens_max}; history cut for {stage.trimmed:.1%} of them "
+            f"({stage.ratings_dropped:.1%} of the chosen ratings); {stage.without_history:.1%} without history"
+        )
+    yield from (f"  {line}" for line in judge(lengths["train"], dataset))
+    yield ""
+    shown = 0
+    for i in _with_history_first(dataset):
+        if shown == SAMPLES:
+            return
+        yield from _sample(dataset, i, tokenizer)
+        shown += 1
+
+
+def judge(train: Lengths, dataset: RatingDataset) -> list[str]:
+    """Whether the lengths are reasonable, in words."""
+    said = []
+    if train.trimmed > 0.5:
+        said.append(
+            f"ATTENTION: {train.trimmed:.0%} of the prompts are cut, so the strategy is mostly the budget's: raise "
+            "prompt.max_tokens, or choose a strategy that asks for fewer ratings"
+        )
+    shows = type(dataset.strategy).__name__ != "NoHistory" and dataset.renderer.ablation.history
+    if shows and train.without_history > 0.5:
+        said.append(f"ATTENTION: {train.without_history:.0%} of the targets see no history: the data may be too sparse")
+    return said or ["This is reasonable: most prompts hold all that the strategy chose."]
+
+
+def _with_history_first(dataset: RatingDataset) -> Iterator[int]:
+    """Targets that see at least three ratings, then (for strategies without history) any."""
+    yield from (i for i in range(len(dataset)) if len(dataset.selection.chosen(i)) >= 3)
+    yield from range(len(dataset))
+
+
+def _sample(dataset: RatingDataset, i: int, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    table, sample = dataset.table, dataset[i]
+    user, movie = int(table.user[sample.target]), int(table.movie[sample.target])
+    yield f"=== sample {i}: user {table.users['id'][user]}, movie {table.movies['id'][movie]} ==="
+    yield f"title: {table.movies['title'][movie]}"
+    yield f"genres: {table.movies['genres'][movie]}"
+    yield f"rating: {table.scale[table.rating_index[sample.target]]}, timestamp: {table.timestamp[sample.target]}"
+    yield f"visible ratings: {dataset.stage.count[i]}, shown: {len(sample.history)}, cut: {sample.dropped}"
+    yield f"prompt tokens: {len(sample.prompt)}, answer tokens: {len(sample.answer)}"
+    yield "--- input, decoded ---"
+    yield tokenizer.decode(sample.prompt)
+    yield "--- labels, decoded ---"
+    yield tokenizer.decode(np.asarray(sample.answer))
+    yield f"label ids: {sample.answer.tolist()}"
+    yield ""

@@ -1,0 +1,110 @@
+"""A run's folder: who makes it, what stands where, and when it is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from mlens.config import refuse_changes, resolved
+from mlens.engine.ranks import Ranks
+from mlens.errors import UserError
+from mlens.launch import folder_of
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The places in a run's folder. A run is finished when `summary` exists."""
+
+    path: Path
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def plan(self) -> Path:
+        return self.path / "plan.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def detailed_log(self) -> Path:
+        return self.path / "training_logs" / "detailed_training_log.txt"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "training_logs" / "metrics.jsonl"
+
+    def predictions(self, stage: str) -> Path:
+        return self.path / "predictions" / f"{stage}.parquet"
+
+    @property
+    def hydra(self) -> Path:
+        return self.path / ".hydra"
+
+
+def open_run(ranks: Ranks, config: DictConfig, hydra_config: DictConfig) -> RunFolder:
+    """The run's folder, the same on every rank: rank 0 names and makes it. Raises UserError as `claim` does."""
+    folder = RunFolder(ranks.tell(Path(folder_of(config) or _unused_folder())))
+    ranks.first(lambda: claim(folder, config, hydra_config) if ranks.main else None)
+    return folder
+
+
+def _unused_folder() -> Path:
+    """outputs/DATE/TIME, with a number where another run began in the same second."""
+    path = Path("outputs") / f"{datetime.now():%Y-%m-%d/%H-%M-%S}"
+    return next(p for p in (path.with_name(f"{path.name}{end}") for end in ("", *range(2, 1000))) if not p.exists())
+
+
+def claim(folder: RunFolder, config: DictConfig, hydra_config: DictConfig) -> None:
+    """Make the folder for a new run, or check that `resume=true` may go on in it. Rank 0 alone calls it.
+
+    Raises UserError where it holds a finished run, an unfinished one without `resume=true`, other files, or a run whose
+    config differs in more than a resume may change; warns where the schedule's horizon changes.
+    """
+    if folder.summary.exists():
+        raise UserError(f"{folder.path} holds a finished run: give another output_dir, or remove it to run it again")
+    if config.resume:
+        _check_resume(folder, config)
+    elif folder.path.exists() and any(folder.path.iterdir()):
+        what = "an unfinished run: resume=true goes on with it" if folder.hydra.exists() else "other files"
+        raise UserError(f"{folder.path} holds {what}; or give another output_dir")
+    for made in (folder.hydra, folder.checkpoints, folder.metrics.parent, folder.predictions("test").parent):
+        made.mkdir(parents=True, exist_ok=True)
+    write_text(folder.hydra / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+    write_text(folder.hydra / "overrides.yaml", OmegaConf.to_yaml(hydra_config.overrides.task))
+    write_text(folder.hydra / "hydra.yaml", OmegaConf.to_yaml(OmegaConf.create({"hydra": hydra_config})))
+
+
+def _check_resume(folder: RunFolder, config: DictConfig) -> None:
+    saved = folder.hydra / "config.yaml"
+    if not saved.is_file():
+        raise UserError(f"resume=true: {folder.path} holds no run (no .hydra/config.yaml): give its folder as output_dir")
+    before = OmegaConf.to_container(OmegaConf.load(saved), resolve=True)
+    assert isinstance(before, dict)
+    horizon = refuse_changes(before, resolved(config))
+    if horizon:
+        warnings.warn(f"{', '.join(horizon)} changed: the rate goes on along another schedule", stacklevel=2)
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write beside and rename: a reader sees the old file or the whole new one."""
+    beside = file.with_name(f".{file.name}.new")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, file)
+
+
+def write_json(file: Path, content: dict) -> None:
+    write_text(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

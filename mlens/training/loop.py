@@ -1,0 +1,232 @@
+"""The training loop: steps, validations, checkpoints, early stopping."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+
+import torch
+from torch.utils.data import DataLoader
+
+from mlens.config import Settings
+from mlens.engine.engine import Engine
+from mlens.engine.memory import peak_memory_bytes
+from mlens.errors import UserError
+from mlens.evaluation.evaluate import evaluate
+from mlens.packing.dataset import RatingDataset
+from mlens.packing.plan import Collator, PlannedRow, RowLoader, plan_epoch, steps_per_epoch
+from mlens.packing.row import Row
+from mlens.training.folder import RunFolder
+from mlens.training.journal import Journal
+from mlens.training.schedule import rate_factor
+from mlens.training.settings import EarlyStopping, Trainer
+
+
+@dataclass
+class Progress:
+    """Where a run stands: all that a resumed run needs beside parameters and optimizer.
+
+    step: updates done; epoch, step_in_epoch: where the next one is; best_rmse, best_step: of the best validation;
+    without_gain: validations since one bettered the best by the threshold; validated_step: of the last validation.
+    """
+
+    epoch: int = 0
+    step_in_epoch: int = 0
+    step: int = 0
+    targets: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    best_rmse: float | None = None
+    best_step: int = 0
+    without_gain: int = 0
+    validated_step: int = -1
+
+    def validated(self, rmse: float, stopping: EarlyStopping) -> bool:
+        """Take note of a validation; returns whether it is the best so far."""
+        best = math.inf if self.best_rmse is None else self.best_rmse
+        self.without_gain = 0 if rmse < best - stopping.threshold else self.without_gain + 1
+        self.validated_step = self.step
+        if rmse < best:
+            self.best_rmse, self.best_step = rmse, self.step
+        return rmse < best
+
+
+@dataclass
+class StepRecord:
+    """What one step did on this rank so far."""
+
+    loss: float = 0.0
+    tokens: int = 0
+    padded: int = 0
+    longest_row: int = 0
+    started: float = field(default_factory=time.perf_counter)
+
+    def add(self, loss: torch.Tensor, row: Row) -> None:
+        self.loss += float(loss)
+        self.tokens += row.useful
+        self.padded += row.input_ids.numel()
+        self.longest_row = max(self.longest_row, row.input_ids.shape[1])
+
+
+def total_steps(trainer: Trainer, targets: int) -> int:
+    """Updates of the whole run, should nothing stop it early."""
+    steps = trainer.max_epochs * steps_per_epoch(targets, trainer.targets_per_step)
+    return steps if trainer.max_steps is None else min(steps, trainer.max_steps)
+
+
+def fit(
+    engine: Engine,
+    datasets: dict[str, RatingDataset],
+    collator: Collator,
+    settings: Settings,
+    folder: RunFolder,
+    journal: Journal,
+) -> Progress:
+    """Train from the start, or with `resume` from `checkpoints/last`, to the last step or until patience ends.
+
+    Leaves `checkpoints/last`, and `checkpoints/best` where there are validation targets. Raises UserError on a loss that
+    isn't finite, naming step and targets; the checkpoints stay as they were.
+    """
+    trainer, dataset = settings.trainer, datasets["train"]
+    progress = Progress()
+    if settings.resume:
+        progress = Progress(**engine.load(folder.checkpoints, "last")["progress"])
+        journal.rewind(progress.step)
+
+    def validate() -> float | None:
+        if "val" not in datasets:
+            return None
+        return evaluate(engine, datasets["val"], collator, settings.evaluation.draws).metrics["rmse"]
+
+    total = total_steps(trainer, len(dataset))
+    bar = journal.begin("training", total, progress.step)
+    engine.train()
+    while progress.step < total and progress.without_gain < trainer.early_stopping.patience:
+        epoch = dataset.at(progress.epoch)
+        record = StepRecord()
+        for planned, row in _rows(engine, epoch, collator, trainer, progress):
+            rate = engine.set_learning_rate(rate_factor(trainer, progress.step, total))
+            record.add(engine.backward(row, planned.labels, planned.last), row)
+            if not planned.last:
+                continue
+            _finish_step(engine, epoch, planned, record, rate, trainer, progress, journal)
+            journal.advance(bar, progress.step, f"{progress.targets / max(progress.seconds, 1e-9):.0f} targets/s")
+            record = StepRecord()
+            ends = progress.step == total
+            if _is_due(trainer.validate_every_steps, progress.step) and not ends:
+                _validate(engine, validate, trainer, folder, journal, progress)
+            elif _is_due(trainer.checkpoint.every_steps, progress.step) and not ends:
+                engine.save(folder.checkpoints, "last", {"progress": asdict(progress)})
+            if ends or progress.without_gain >= trainer.early_stopping.patience:
+                break
+        else:
+            progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
+            if trainer.validate_every_steps is None and progress.step < total:
+                _validate(engine, validate, trainer, folder, journal, progress)
+    if progress.validated_step != progress.step:
+        _validate(engine, validate, trainer, folder, journal, progress)
+    journal.end(bar)
+    return progress
+
+
+def _rows(
+    engine: Engine, dataset: RatingDataset, collator: Collator, trainer: Trainer, progress: Progress
+) -> Iterator[tuple[PlannedRow, Row]]:
+    """This rank's rows from where `progress` stands to the end of the epoch, built ahead by worker processes."""
+    ranks = engine.ranks
+    planned = plan_epoch(
+        dataset,
+        collator,
+        trainer.targets_per_step,
+        dataset.seed,
+        progress.epoch,
+        ranks.rank,
+        ranks.world,
+        progress.step_in_epoch,
+    )
+    return iter(
+        DataLoader(
+            RowLoader(dataset, collator.train_row),  # type: ignore[arg-type]
+            sampler=planned,
+            batch_size=None,
+            num_workers=trainer.loader_workers,
+            prefetch_factor=4 if trainer.loader_workers else None,
+        )
+    )
+
+
+def _finish_step(
+    engine: Engine,
+    dataset: RatingDataset,
+    planned: PlannedRow,
+    record: StepRecord,
+    rate: float,
+    trainer: Trainer,
+    progress: Progress,
+    journal: Journal,
+) -> None:
+    """Count the step over all ranks, refuse a loss that isn't finite, and write the step's record."""
+    ranks = engine.ranks
+    counts = torch.tensor([record.loss, record.tokens, record.padded], dtype=torch.float64, device=ranks.device)
+    loss, tokens, padded = ranks.sum(counts).tolist()
+    seconds = time.perf_counter() - record.started
+    progress.step += 1
+    progress.step_in_epoch = planned.step + 1
+    progress.targets += planned.step_targets
+    progress.tokens += int(tokens)
+    progress.seconds += seconds
+    if not math.isfinite(loss):
+        raise UserError(
+            f"the loss of step {progress.step} is {loss}, from the targets {_names(dataset, planned.targets)} "
+            f"among others: lower trainer.learning_rate; the checkpoints are those before it"
+        )
+    journal.record(
+        "train",
+        progress.step,
+        epoch=progress.epoch,
+        loss=loss / planned.labels,
+        learning_rate=rate,
+        targets=planned.step_targets,
+        targets_per_second=planned.step_targets / seconds,
+        tokens_per_second=tokens / seconds,
+        useful_share=tokens / padded,
+        row_tokens=record.longest_row,
+        peak_memory_bytes=peak_memory_bytes(ranks.device),
+        seconds=seconds,
+    )
+
+
+def _names(dataset: RatingDataset, targets) -> str:
+    table, stage = dataset.table, dataset.stage
+    rows = stage.targets[targets[:3]]
+    users, movies = table.users["id"], table.movies["id"]
+    return ", ".join(f"user {users[int(table.user[i])]} movie {movies[int(table.movie[i])]}" for i in rows)
+
+
+def _is_due(every: int | None, step: int) -> bool:
+    return every is not None and step % every == 0
+
+
+def _validate(
+    engine: Engine,
+    validate: Callable[[], float | None],
+    trainer: Trainer,
+    folder: RunFolder,
+    journal: Journal,
+    progress: Progress,
+) -> None:
+    """Validate where there is something to validate on, and save: `best` if it is, and `last`."""
+    progress.validated_step = progress.step
+    rmse = validate()
+    if rmse is not None:
+        best = progress.validated(rmse, trainer.early_stopping)
+        journal.record("val", progress.step, rmse=rmse, best_rmse=progress.best_rmse, seconds=progress.seconds)
+        mark = " (best)" if best else ""
+        journal.say(
+            f"epoch {progress.epoch + 1}  step {progress.step}  {progress.seconds:,.0f} s  validation RMSE {rmse:.4f}{mark}"
+        )
+        if best:
+            engine.save(folder.checkpoints, "best", {"progress": asdict(progress)})
+    engine.save(folder.checkpoints, "last", {"progress": asdict(progress)})

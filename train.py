@@ -1,0 +1,83 @@
+"""Fine-tune a language model to predict the ratings that users give films, and measure how well it does.
+
+    python train.py --help
+"""
+
+from __future__ import annotations
+
+import sys
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from mlens.errors import UserError, exit_with
+from mlens.launch import drop_local_rank, refuse_sweep_under_torchrun, register_resolvers
+
+register_resolvers()
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(config: DictConfig) -> float | None:
+    """One run; returns its best validation RMSE, for sweepers."""
+    try:
+        refuse_sweep_under_torchrun(HydraConfig.get())
+        return run(config)
+    except UserError as error:
+        exit_with(error)
+
+
+def run(config: DictConfig) -> float | None:
+    # Imported here, so that --help and --cfg answer at once.
+    from mlens.config import check
+    from mlens.data.load import load_table
+    from mlens.data.split import assign_roles
+    from mlens.data.stage import make_stages
+    from mlens.engine.engine import uses_bf16_parameters
+    from mlens.engine.ranks import join_ranks
+    from mlens.model.load import build_model, load_tokenizer
+    from mlens.prompt.renderer import make_renderer
+    from mlens.training.conclude import conclude
+    from mlens.training.describe import describe
+    from mlens.training.folder import open_run
+    from mlens.training.journal import open_journal
+    from mlens.training.loop import fit
+
+    settings = check(config)
+    source, split, strategy = (instantiate(config[node]) for node in ("data", "split", "history"))
+    ranks = join_ranks()
+    table = ranks.first(lambda: load_table(source))
+    roles = assign_roles(table, split)
+    stages = make_stages(table, roles, split, settings.evaluation.max_users, settings.evaluation.seed)
+    tokenizer = ranks.first(lambda: load_tokenizer(settings.model, table, settings.prompt, settings.ablation))
+    renderer = make_renderer(table, settings.prompt, settings.ablation, tokenizer)
+    datasets = {
+        name: instantiate(config.dataset, table, stage, strategy, renderer, settings.seed_of(name))
+        for name, stage in stages.items()
+    }
+    collator = instantiate(config.packing)
+    folder = open_run(ranks, config, HydraConfig.get())
+    journal = open_journal(ranks, folder, settings, config)
+    describe(datasets, tokenizer, settings, folder, journal)
+    model = build_model(
+        settings.model,
+        settings.peft,
+        tokenizer,
+        longest=settings.prompt.max_tokens,
+        seed=settings.seed,
+        bf16_parameters=uses_bf16_parameters(settings.model.dtype, settings.deepspeed.zero_optimization.stage),
+    )
+    engine = instantiate(
+        config.deepspeed, model, ranks, settings.trainer.update_rule(), settings.model.dtype, _convert_="all"
+    )
+    progress = fit(engine, datasets, collator, settings, folder, journal)
+    overrides = list(HydraConfig.get().overrides.task)
+    return conclude(
+        engine, datasets, collator, roles, tokenizer, progress, settings, config, overrides, folder, journal
+    )
+
+
+if __name__ == "__main__":
+    sys.argv = drop_local_rank(sys.argv)
+    main()
