@@ -145,7 +145,10 @@ def _records(file: Path) -> Iterator[dict]:
                 number += 1
                 yield record
         except (ijson.JSONError, UnicodeDecodeError) as error:
-            reason = str(error).partition("\n")[0].strip()
+            reason = error.args[0] if isinstance(error, ijson.JSONError) else "invalid UTF-8"
+            # The parser hands on its text as bytes where it quotes bytes that are no UTF-8.
+            reason = reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)
+            reason = reason.partition("\n")[0].strip()
             raise UserError(f"{file}: not valid JSON after user {number} ({reason})") from error
 
 

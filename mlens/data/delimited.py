@@ -120,7 +120,10 @@ def _header(file: Path, separator: str, quote: str | None) -> list[str]:
         raise UserError(f"{file}:1: not valid UTF-8") from error
     if not line.strip():
         raise UserError(f"{file}:1: there is no header")
-    return next(_reader(io.StringIO(line, newline=""), separator, quote))
+    try:
+        return next(_reader([line], separator, quote))
+    except csv.Error as error:
+        raise UserError(f"{file}:1: broken quotes") from error
 
 
 def _reader(stream: Iterable[str], separator: str, quote: str | None):

@@ -19,7 +19,9 @@ READER_VERSION = 1
 class Source(Protocol):
     """A data source: one dataclass, one YAML in conf/data/."""
 
-    max_users: int | None
+    @property
+    def max_users(self) -> int | None:
+        """How many users to keep of it (null: all)."""
 
     def files(self) -> list[Path]:
         """The files it reads, downloaded or unpacked first. Raises UserError where one is missing."""
@@ -53,6 +55,6 @@ def _subset(raw: RawTables, max_users: int) -> RawTables:
     if len(users) <= max_users:
         return raw
     drawn = np.random.Generator(np.random.Philox(key=max_users)).permutation(len(users))[:max_users]
-    kept = users.gather(np.sort(drawn))
+    kept = users.gather(drawn)
     ratings = raw.ratings.filter(pl.col("user").is_in(kept.implode()))
     return RawTables(**{**vars(raw), "ratings": ratings})

@@ -157,4 +157,5 @@ def _refuse(place: str, file: Path, bad: pl.DataFrame, rule: str, shown: list[st
     row = bad.row(0, named=True)
     where = str(file) if row["line"] is None else place.format(file=file, line=row["line"])
     values = ", ".join(f"{'movie' if name == 'id' else name} {row[name]}" for name in shown)
+    values = " ".join(values.split())  # one line, whatever a title holds
     raise UserError(f"{where}: {rule} ({values})")

@@ -205,6 +205,11 @@ def test_what_is_not_json(source, refusal, content):
     assert refusal(bad).startswith((f"{bad.path}: not valid JSON after user 0 (", f"{bad.path}: user 1: must be an"))
 
 
+def test_another_encoding(source, refusal):
+    bad = source(json.dumps([user(A)]).encode("utf-16"))
+    assert refusal(bad) == f"{bad.path}: not valid JSON after user 0 (lexical error: invalid char in json text.)"
+
+
 def test_truncated_after_a_user(source, refusal):
     bad = source(json.dumps([user(A), user(A, user_hash="u2")])[:-20])
     assert refusal(bad).startswith(f"{bad.path}: not valid JSON after user 1 (")

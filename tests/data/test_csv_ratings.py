@@ -4,6 +4,7 @@ import csv
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -97,6 +98,12 @@ def test_a_scale_of_tenths(source):
     assert table.rating_index.tolist() == list(range(10))
 
 
+def test_a_rating_is_exactly_one_of_the_scale(source):
+    text = "user,movie,rating,timestamp,title,genres\n1,m,0.3000009,5,A,B\n"
+    table = load_table(source(text, rating_scale=[0.1, 0.3]))
+    assert table.rating.tolist() == np.array([0.3], dtype=np.float32).tolist()
+
+
 @pytest.mark.parametrize(
     ("text", "fields", "message"),
     [
@@ -114,6 +121,11 @@ def test_a_scale_of_tenths(source):
             ":5: movie m1 has another title or other genres on an earlier line",
         ),
         (ONE_FILE + "u,m3,x,5,A,B\n", {}, ":5: the rating must be a number, not 'x'"),
+        (
+            ONE_FILE + "u,m3,4.001,5,A,B\n",
+            {"rating_scale": [1.0, 3.5, 4.0, 5.0]},
+            ":5: the rating is not on the scale 1.0, 3.5, 4.0, 5.0 (user u, movie m3, rating 4.001, timestamp 5)",
+        ),
         (
             ONE_FILE,
             {"rating_scale": [1.0, 5.0]},

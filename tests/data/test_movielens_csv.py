@@ -54,6 +54,16 @@ def test_tags_may_be_absent(source):
     assert load_table(source(tags=None)).tags is None
 
 
+def test_tags_are_sorted_by_user_and_time_in_source_order(source):
+    tags = "userId,movieId,tag,timestamp\n7,20,c,9\n7,20,b,5\n3,10,d,99\n7,10,a,5\n"
+    assert load_table(source(tags=tags)).tags.rows() == [
+        (0, 0, "d", 99),
+        (1, 1, "b", 5),
+        (1, 0, "a", 5),
+        (1, 1, "c", 9),
+    ]
+
+
 def test_tags_of_unknown_users_and_movies_and_empty_ones_are_left_out(source):
     tags = "userId,movieId,tag,timestamp\n99,10,a,1\n7,99,b,1\n7,10,,1\n7,10,  ,1\n7,10, c ,2\n"
     assert load_table(source(tags=tags)).tags.rows() == [(1, 0, "c", 2)]
@@ -205,6 +215,7 @@ HEADER = "userId,movieId,rating,timestamp\n1,10,4.0,5\n"
         ),
         (HEADER + "2,10,4.0,5,6\n", "3: 5 fields, but the header has 4"),
         (HEADER + '2,10,"4.0,5\n1,20,4.0,6\n', "3: broken quotes"),
+        ('"userId,movieId,rating,timestamp\n1,10,4.0,5\n', "1: broken quotes"),
         (HEADER.encode() + b"2,10,4.0,5\n2,20,\xff,5\n", "4: not valid UTF-8"),
         (b"\xffuserId,movieId,rating,timestamp\n1,10,4.0,5\n", "1: not valid UTF-8"),
     ],
@@ -229,6 +240,10 @@ def test_no_ratings(source, refusal):
         (
             'movieId,title,genres\n10,"A\nB",Drama\n10,C,Drama\n',
             "movies.csv:4: the movie is listed on an earlier line too (movie 10, title C)",
+        ),
+        (
+            'movieId,title,genres\n10,"A\nB",Drama\n10,"C\nD",Drama\n',
+            "movies.csv:4: the movie is listed on an earlier line too (movie 10, title C D)",
         ),
         (b"movieId,title,genres\n10,A\n11\n12,\xe9,X\n", "movies.csv:4: not valid UTF-8"),
     ],

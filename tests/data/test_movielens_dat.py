@@ -54,6 +54,22 @@ def test_every_value_of_ml_10m(ml_10m, rows):
     assert table.scale[0] == 0.5
 
 
+def test_codes_in_words(ml_1m):
+    ages = {1: "Under 18", 18: "18-24", 25: "25-34", 35: "35-44", 45: "45-49", 50: "50-55", 56: "56+"}
+    occupations = [
+        "other or not specified, academic/educator, artist, clerical/admin, college/grad student, customer service",
+        "doctor/health care, executive/managerial, farmer, homemaker, K-12 student, lawyer, programmer, retired",
+        "sales/marketing, scientist, self-employed, technician/engineer, tradesman/craftsman, unemployed, writer",
+    ]
+    words = ", ".join(occupations).split(", ")
+    people = [(age, code) for age in ages for code in range(21)]
+    users = "".join(f"{i}::M::{age}::{code}::0\n" for i, (age, code) in enumerate(people))
+    table = load_table(ml_1m("".join(f"{i}::1::3::5\n" for i in range(len(people))), users=users))
+    assert table.users["profile"].to_list() == [
+        f"gender: M; age: {ages[age]}; occupation: {words[code]}" for age, code in people
+    ]
+
+
 def test_a_converted_ml_1m_is_not_garbled(ml_1m):
     assert load_table(ml_1m(movies=MOVIES)).movies["title"][1] == "Misérables, Les (1995)"
 
