@@ -30,6 +30,7 @@ def read_csv(file: Path, columns: Mapping[str, str], *, separator: str = ",", qu
             separator=separator,
             quote_char=quote,
             infer_schema=False,
+            glob=False,
             row_index_name="\0line",
             row_index_offset=2,
         )

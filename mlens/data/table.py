@@ -107,12 +107,12 @@ def open_table(folder: Path) -> RatingTable:
 
     def frame(name: str) -> pl.DataFrame | None:
         file = folder / f"{name}.parquet"
-        return pl.read_parquet(file) if file.exists() else None
+        return pl.read_parquet(file, glob=False) if file.exists() else None
 
     return RatingTable(
         **{name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in COLUMNS},
-        users=pl.read_parquet(folder / "users.parquet"),
-        movies=pl.read_parquet(folder / "movies.parquet"),
+        users=pl.read_parquet(folder / "users.parquet", glob=False),
+        movies=pl.read_parquet(folder / "movies.parquet", glob=False),
         tags=frame("tags"),
         contexts=frame("contexts"),
         scale=tuple(meta["scale"]),

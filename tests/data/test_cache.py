@@ -44,6 +44,12 @@ def test_the_folder_does_not_matter(source, tmp_path):
     assert load_table(MovieLensCsv("ml-25m", path=str(moved))).path == first.path
 
 
+def test_odd_characters_in_paths(source, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLENS_CACHE", str(tmp_path / "cache [1]* {a,b} ü"))
+    moved = (tmp_path.parent / source().path).rename(tmp_path / "data [12]* ?")
+    assert load_table(MovieLensCsv("ml-25m", path=str(moved))).rating.tolist() == [4.0, 3.0]
+
+
 def test_columns_are_mapped_and_typed(source):
     table = load_table(source())
     dtypes = {"user": "int32", "movie": "int32", "rating": "float32", "timestamp": "int64", "user_offsets": "int64"}
