@@ -1,6 +1,6 @@
 """Fine-tune a language model to predict the ratings that users give films, and measure how well it does.
 
-    python train.py --help
+python train.py --help
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ def main(config: DictConfig) -> float | None:
 
 
 def run(config: DictConfig) -> float | None:
-    # Imported here, so that --help and --cfg answer at once.
+    # Imported here, so that --help and --cfg answer at once, and a wrong setting soon.
     from mlens.config import check
+
+    settings = check(config)
     from mlens.data.load import load_table
     from mlens.data.split import assign_roles
     from mlens.data.stage import make_stages
@@ -44,7 +46,6 @@ def run(config: DictConfig) -> float | None:
     from mlens.training.journal import open_journal
     from mlens.training.loop import fit
 
-    settings = check(config)
     source, split, strategy = (instantiate(config[node]) for node in ("data", "split", "history"))
     ranks = join_ranks()
     table = ranks.first(lambda: load_table(source))

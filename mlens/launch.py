@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -29,7 +30,7 @@ def drop_local_rank(arguments: list[str]) -> list[str]:
     return [argument for argument in arguments if not argument.startswith(("--local_rank", "--local-rank"))]
 
 
-def refuse_sweep_under_torchrun(hydra_config: DictConfig) -> None:
+def refuse_sweep_under_torchrun(hydra_config: HydraConf) -> None:
     """Raises UserError for a sweep whose every rank would sweep for itself: when one of them failed, the next jobs'
     ranks would add up each other's gradients."""
     if hydra_config.mode == RunMode.MULTIRUN and "TORCHELASTIC_RUN_ID" in os.environ:
@@ -45,4 +46,4 @@ def folder_of(config: DictConfig) -> str | None:
     if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
         return config.output_dir
     sweep = HydraConfig.get().sweep
-    return os.path.join(sweep.dir, sweep.subdir)
+    return f"{sweep.dir}/{sweep.subdir}"

@@ -35,7 +35,7 @@ class Ranks:
         box = [value]
         if self.world > 1:
             dist.broadcast_object_list(box, src=0)
-        return box[0]  # type: ignore[return-value]
+        return box[0]
 
     def first(self, act: Callable[[], Value]) -> Value:
         """`act()` on every rank, but on rank 0 before the others (it fills caches). A UserError of rank 0 is raised on

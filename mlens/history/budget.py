@@ -9,6 +9,8 @@ import numpy as np
 from mlens.data.stage import Stage
 from mlens.errors import UserError
 
+Places = np.ndarray | int
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -33,7 +35,7 @@ class Budget:
         start = stage.visible_offsets[stage.user[t]]
         return np.diff(self.line_ends[start : start + stage.count[t] + 1])
 
-    def section(self, base: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+    def section(self, base: Places, start: Places, stop: Places) -> np.ndarray:
         """Tokens of the section that shows lines start:stop of the lists that begin at `base` in `Stage.visible`."""
         lines = self.line_ends[base + stop] - self.line_ends[base + start]
         return np.where(stop > start, self.header + lines + self.number_ends[stop - start], 0)
@@ -48,7 +50,7 @@ class Budget:
         return low
 
 
-def chosen_count(ratio: float, count: np.ndarray) -> np.ndarray:
+def chosen_count(ratio: float, count: Places) -> np.ndarray:
     """k(c): how many of c visible ratings a ratio chooses: 0 of none, else max(1, floor(ratio·c + 1e-9))."""
     k = np.floor(ratio * np.asarray(count) + 1e-9).astype(np.int64)
     return np.where(np.asarray(count) > 0, np.maximum(1, k), 0)

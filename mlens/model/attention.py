@@ -33,29 +33,68 @@ def row_attention(
     if layout is None:
         raise ValueError("row attention needs the row's layout: model(..., layout=row.layout)")
     repeat = query.shape[1] // key.shape[1]
-    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-    results = []
+    q, k, v = (_Spread.apply(x[0].transpose(0, 1), layout.source, layout.place) for x in (query, key, value))
+    repeat = query.shape[1] // key.shape[1]
+    results, first = [], 0
     for group in layout.groups:
-        trunk_k, trunk_v = _take(k, group.trunk, repeat), _take(v, group.trunk, repeat)
+        trunk_q, trunk_k, trunk_v = (_cut(x, first, group.trunk) for x in (q, k, v))
+        trunk_k, trunk_v = _repeat(trunk_k, repeat), _repeat(trunk_v, repeat)
+        first += group.trunk.numel()
         # Padding stands behind each segment, where causal attention doesn't look.
         attended = scaled_dot_product_attention(
-            _take(q, group.trunk), trunk_k, trunk_v, is_causal=True, scale=scaling, dropout_p=dropout
+            trunk_q, trunk_k, trunk_v, is_causal=True, scale=scaling, dropout_p=dropout
         )
         results.append(attended.transpose(1, 2).flatten(0, 1))
         if group.tail is not None:
-            seen_k = torch.cat([trunk_k, _take(k, group.tail, repeat)], dim=2)
-            seen_v = torch.cat([trunk_v, _take(v, group.tail, repeat)], dim=2)
+            tail_q, tail_k, tail_v = (_cut(x, first, group.tail) for x in (q, k, v))
+            seen_k = torch.cat([trunk_k, _repeat(tail_k, repeat)], dim=2)
+            seen_v = torch.cat([trunk_v, _repeat(tail_v, repeat)], dim=2)
+            first += group.tail.numel()
             attended = scaled_dot_product_attention(
-                _take(q, group.tail), seen_k, seen_v, attn_mask=group.tail_mask, scale=scaling, dropout_p=dropout
+                tail_q, seen_k, seen_v, attn_mask=group.tail_mask, scale=scaling, dropout_p=dropout
             )
             results.append(attended.transpose(1, 2).flatten(0, 1))
-    return torch.cat(results)[layout.place][None], None
+    return _Collect.apply(torch.cat(results), layout.source, layout.place)[None], None
 
 
-def _take(x: torch.Tensor, index: torch.Tensor, repeat: int = 1) -> torch.Tensor:
-    """x [tokens, heads, d] at index [n, m] -> [n, heads * repeat, m, d]."""
-    taken = x.index_select(0, index.flatten()).unflatten(0, index.shape).transpose(1, 2)
-    return taken if repeat == 1 else taken.repeat_interleave(repeat, dim=1)
+class _Spread(torch.autograd.Function):
+    """x [tokens, ...] -> the groups' places [places, ...]. A token's gradient is that of its one place: torch's own
+    backward of an index would add up all places one by one, padding too, and took an eighth of a step."""
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, source: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(place)
+        return x.index_select(0, source)
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (place,) = ctx.saved_tensors
+        return grad.index_select(0, place), None, None
+
+
+class _Collect(torch.autograd.Function):
+    """The groups' places [places, ...] -> tokens [tokens, ...]; padding gets no gradient."""
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, source: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(place)
+        ctx.places = len(source)
+        return x.index_select(0, place)
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (place,) = ctx.saved_tensors
+        spread = grad.new_zeros((ctx.places, *grad.shape[1:]))
+        return spread.index_copy_(0, place, grad), None, None
+
+
+def _cut(x: torch.Tensor, first: int, index: torch.Tensor) -> torch.Tensor:
+    """A group's part of x [places, heads, d] -> [n, heads, m, d]."""
+    return x[first : first + index.numel()].unflatten(0, index.shape).transpose(1, 2)
+
+
+def _repeat(x: torch.Tensor, repeat: int) -> torch.Tensor:
+    return x if repeat == 1 else x.repeat_interleave(repeat, dim=1)
 
 
 AttentionInterface.register(ROW_ATTENTION, row_attention)

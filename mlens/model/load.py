@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, Qwen3Config
@@ -19,6 +20,9 @@ from mlens.prompt.tokens import tiny_tokenizer
 
 # Bars of loading and saving would stand between the run's own lines, once a rank.
 disable_progress_bar()
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 ModelSettings = TinyModel | PretrainedModel
 
@@ -46,7 +50,7 @@ def build_model(
     longest: int,
     seed: int,
     bf16_parameters: bool,
-) -> PreTrainedModel:
+) -> PreTrainedModel | PeftModel:
     """The model in training form: no cache, the chosen attention, adapters where `peft` asks for them.
 
     longest: the most tokens of a sequence; seed: of the tiny model's random weights; bf16_parameters: hold the
@@ -55,7 +59,8 @@ def build_model(
     dtype = torch.bfloat16 if bf16_parameters else torch.float32
     attention = ROW_ATTENTION if settings.attention == ROWS else settings.attention
     if isinstance(settings, TinyModel):
-        model = _random_model(settings, len(tokenizer), tokenizer.eos_token_id, longest, seed, attention).to(dtype)
+        model = _random_model(settings, len(tokenizer), tokenizer.eos_token_id, longest, seed, attention)
+        model.to(dtype=dtype)
     else:
         where, options = _source(settings)
         try:
@@ -97,7 +102,7 @@ def _random_model(
         return AutoModelForCausalLM.from_config(config, attn_implementation=attention)
 
 
-def _with_lora(model: PreTrainedModel, peft: Lora, checkpointing: bool) -> PreTrainedModel:
+def _with_lora(model: PreTrainedModel, peft: Lora, checkpointing: bool) -> PeftModel:
     from peft import LoraConfig, get_peft_model
 
     if checkpointing:

@@ -26,10 +26,12 @@ class Group:
 class Layout:
     """How attention goes over a row: its groups, and where each token's result stands among theirs.
 
-    place [tokens] int64: the token's place in the groups' flattened trunks and tails, joined in order.
+    source [places] int64: the groups' flattened trunks and tails, joined in order; place [tokens] int64: where in
+    `source` each token stands (the padding's places are no token's).
     """
 
     groups: tuple[Group, ...]
+    source: torch.Tensor
     place: torch.Tensor
 
 
@@ -101,7 +103,8 @@ def segment_layout(starts: np.ndarray, trunks: np.ndarray, tails: np.ndarray, ch
             done += group.tail.numel()
         groups.append(group)
         first = last
-    return Layout(tuple(groups), torch.from_numpy(place))
+    parts = [part.flatten() for group in groups for part in (group.trunk, group.tail) if part is not None]
+    return Layout(tuple(groups), torch.cat(parts), torch.from_numpy(place))
 
 
 def _group(starts: np.ndarray, trunks: np.ndarray, tail: int, chains: list[int]) -> Group:

@@ -36,7 +36,8 @@ def rating_texts(table: RatingTable) -> list[str]:
 
 def head_texts(table: RatingTable, style: Style, ablation: Ablation) -> list[str]:
     """The first piece for every user: the task and, where the ablation has it, the user's profile."""
-    tasks = table.users["task"].fill_null(style.task) if "task" in table.users.columns else [style.task] * len(table.users)
+    own = "task" in table.users.columns
+    tasks = table.users["task"].fill_null(style.task) if own else [style.task] * len(table.users)
     heads = [f"[TASK]\n{task}" for task in tasks]
     if not ablation.profile:
         return heads

@@ -147,9 +147,7 @@ def _fitting(costs: np.ndarray, room: int) -> int:
     return int(np.searchsorted(np.cumsum(costs[::-1]), room, side="right"))
 
 
-def make_renderer(
-    table: RatingTable, style: Style, ablation: Ablation, tokenizer: PreTrainedTokenizerBase
-) -> Renderer:
+def make_renderer(table: RatingTable, style: Style, ablation: Ablation, tokenizer: PreTrainedTokenizerBase) -> Renderer:
     """Tokenise every piece once. Raises UserError where the data can't serve the ablation.
 
     Warns where the joined pieces of a sample of prompts differ from the tokens of the whole prompts: then whole
@@ -216,7 +214,9 @@ def _make_pieces(
         "closing": [closing],
         "answer": ratings,
     }
-    ids, places, texts = [], {}, []
+    ids: list[np.ndarray] = []
+    places: dict[str, np.ndarray] = {}
+    texts: list[str] = []
     for kind, kind_texts in kinds.items():
         places[kind] = np.arange(len(texts), len(texts) + len(kind_texts))
         texts += kind_texts

@@ -13,7 +13,7 @@ class Style:
 
     task: the text under [TASK]; question: the prompt's last line; chat: wrap it in the tokenizer's chat template;
     max_tokens: the most tokens of prompt and answer together; history_tokens: the most of the history section alone
-    (null: no bound of its own); trim: how a window is cut, `strided` or `exact`; max_context: the most turns of context.
+    (null: no bound of its own); trim: how a window is cut, `strided` or `exact`; max_context: the most context turns.
     """
 
     task: str

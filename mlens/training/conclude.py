@@ -41,8 +41,8 @@ def conclude(
     if progress.best_rmse is not None and progress.best_step != progress.step:
         engine.load(folder.checkpoints, "best", weights_only=True)
     engine.export(folder.model, tokenizer)
-    stages = [name for name in ("val", "test") if name in datasets]
-    evaluated = {}
+    stages = [name for name in datasets if name != "train"]
+    evaluated: dict[str, Evaluated] = {}
     started = time.perf_counter()
     for name in stages:
         bar = journal.begin(f"evaluating {name}", len(datasets[name]) * settings.evaluation.draws)

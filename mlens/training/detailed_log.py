@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
-import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from mlens.packing.dataset import RatingDataset
@@ -28,12 +28,8 @@ def detailed_log(
         )
     yield from (f"  {line}" for line in judge(lengths["train"], dataset))
     yield ""
-    shown = 0
-    for i in _with_history_first(dataset):
-        if shown == SAMPLES:
-            return
+    for i in islice(_with_history_first(dataset), SAMPLES):
         yield from _sample(dataset, i, tokenizer)
-        shown += 1
 
 
 def judge(train: Lengths, dataset: RatingDataset) -> list[str]:
@@ -66,8 +62,8 @@ def _sample(dataset: RatingDataset, i: int, tokenizer: PreTrainedTokenizerBase) 
     yield f"visible ratings: {dataset.stage.count[i]}, shown: {len(sample.history)}, cut: {sample.dropped}"
     yield f"prompt tokens: {len(sample.prompt)}, answer tokens: {len(sample.answer)}"
     yield "--- input, decoded ---"
-    yield tokenizer.decode(sample.prompt)
+    yield str(tokenizer.decode(sample.prompt.tolist()))
     yield "--- labels, decoded ---"
-    yield tokenizer.decode(np.asarray(sample.answer))
+    yield str(tokenizer.decode(sample.answer.tolist()))
     yield f"label ids: {sample.answer.tolist()}"
     yield ""

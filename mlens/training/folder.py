@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from hydra.conf import HydraConf
 from omegaconf import DictConfig, OmegaConf
 
 from mlens.config import refuse_changes, resolved
@@ -55,7 +55,7 @@ class RunFolder:
         return self.path / ".hydra"
 
 
-def open_run(ranks: Ranks, config: DictConfig, hydra_config: DictConfig) -> RunFolder:
+def open_run(ranks: Ranks, config: DictConfig, hydra_config: HydraConf) -> RunFolder:
     """The run's folder, the same on every rank: rank 0 names and makes it. Raises UserError as `claim` does."""
     folder = RunFolder(ranks.tell(Path(folder_of(config) or _unused_folder())))
     ranks.first(lambda: claim(folder, config, hydra_config) if ranks.main else None)
@@ -68,7 +68,7 @@ def _unused_folder() -> Path:
     return next(p for p in (path.with_name(f"{path.name}{end}") for end in ("", *range(2, 1000))) if not p.exists())
 
 
-def claim(folder: RunFolder, config: DictConfig, hydra_config: DictConfig) -> None:
+def claim(folder: RunFolder, config: DictConfig, hydra_config: HydraConf) -> None:
     """Make the folder for a new run, or check that `resume=true` may go on in it. Rank 0 alone calls it.
 
     Raises UserError where it holds a finished run, an unfinished one without `resume=true`, other files, or a run whose
@@ -91,7 +91,7 @@ def claim(folder: RunFolder, config: DictConfig, hydra_config: DictConfig) -> No
 def _check_resume(folder: RunFolder, config: DictConfig) -> None:
     saved = folder.hydra / "config.yaml"
     if not saved.is_file():
-        raise UserError(f"resume=true: {folder.path} holds no run (no .hydra/config.yaml): give its folder as output_dir")
+        raise UserError(f"resume=true: {folder.path} holds no run (no .hydra/config.yaml): give output_dir=ITS_FOLDER")
     before = OmegaConf.to_container(OmegaConf.load(saved), resolve=True)
     assert isinstance(before, dict)
     horizon = refuse_changes(before, resolved(config))
@@ -103,7 +103,7 @@ def write_text(file: Path, text: str) -> None:
     """Write beside and rename: a reader sees the old file or the whole new one."""
     beside = file.with_name(f".{file.name}.new")
     beside.write_text(text, encoding="utf-8")
-    os.replace(beside, file)
+    beside.replace(file)
 
 
 def write_json(file: Path, content: dict) -> None:

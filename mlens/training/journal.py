@@ -6,11 +6,11 @@ import json
 import secrets
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from mlens.config import Settings, resolved
 from mlens.engine.ranks import Ranks
@@ -56,18 +56,18 @@ class Journal:
         write_text(self._path, "".join(kept))
         self._file = self._path.open("a", encoding="utf-8")
 
-    def begin(self, what: str, total: int, done: int = 0) -> int:
+    def begin(self, what: str, total: int, done: int = 0) -> TaskID:
         """Show a progress bar; returns its number for `advance` and `end`."""
         if not self.speaks:
-            return 0
+            return TaskID(0)
         self._progress.start()
         return self._progress.add_task(what, total=total, completed=done, note="")
 
-    def advance(self, bar: int, done: int, note: str = "") -> None:
+    def advance(self, bar: TaskID, done: int, note: str = "") -> None:
         if self.speaks:
             self._progress.update(bar, completed=done, note=note)
 
-    def end(self, bar: int) -> None:
+    def end(self, bar: TaskID) -> None:
         if self.speaks:
             self._progress.remove_task(bar)
 
@@ -105,7 +105,7 @@ def _start_wandb(settings: Wandb, config: dict, folder: Path) -> Any:
     if not name_file.exists():
         name_file.write_text(secrets.token_hex(4))
     return wandb.init(
-        mode=settings.mode,
+        mode=cast(Literal["online", "offline"], settings.mode),
         project=settings.project,
         name=settings.name,
         group=settings.group,

@@ -86,8 +86,8 @@ def fit(
 ) -> Progress:
     """Train from the start, or with `resume` from `checkpoints/last`, to the last step or until patience ends.
 
-    Leaves `checkpoints/last`, and `checkpoints/best` where there are validation targets. Raises UserError on a loss that
-    isn't finite, naming step and targets; the checkpoints stay as they were.
+    Leaves `checkpoints/last`, and `checkpoints/best` where there are validation targets. Raises UserError on a loss
+    that isn't finite, naming step and targets; the checkpoints stay as they were.
     """
     trainer, dataset = settings.trainer, datasets["train"]
     progress = Progress()
@@ -224,9 +224,8 @@ def _validate(
         best = progress.validated(rmse, trainer.early_stopping)
         journal.record("val", progress.step, rmse=rmse, best_rmse=progress.best_rmse, seconds=progress.seconds)
         mark = " (best)" if best else ""
-        journal.say(
-            f"epoch {progress.epoch + 1}  step {progress.step}  {progress.seconds:,.0f} s  validation RMSE {rmse:.4f}{mark}"
-        )
+        where = f"epoch {progress.epoch + 1}  step {progress.step}  {progress.seconds:,.0f} s"
+        journal.say(f"{where}  validation RMSE {rmse:.4f}{mark}")
         if best:
             engine.save(folder.checkpoints, "best", {"progress": asdict(progress)})
     engine.save(folder.checkpoints, "last", {"progress": asdict(progress)})
