@@ -1,0 +1,125 @@
+"""The targets of a stage and what each may see, against a loop over each user's ratings."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from reference import make_table, naive_visible, own_ratings, stage_of, tables
+
+from mlens.data.split import METHODS, STAGES, TEST, TRAIN, VAL, Split, assign_roles
+from mlens.data.stage import make_stage, make_stages, sample_users
+from mlens.errors import UserError
+
+
+@st.composite
+def splits(draw):
+    method = draw(st.sampled_from(METHODS))
+    return Split(
+        method,
+        val_ratio=draw(st.sampled_from([0.0, 0.1, 0.3])),
+        test_ratio=draw(st.sampled_from([0.0, 0.1, 0.4])),
+        min_ratings=draw(st.integers(1, 5)),
+        eval_history="all" if method == "user" else draw(st.sampled_from(["all", "train"])),
+        ties=draw(st.sampled_from(["order", "strict"])),
+        seed=draw(st.integers(0, 2)),
+    )
+
+
+def shown(stage):
+    return {int(target): stage.visible_to(t).tolist() for t, target in enumerate(stage.targets)}
+
+
+@given(tables(), splits())
+def test_every_target_sees_exactly_what_the_split_lets_it_see_in_order(table, split):
+    roles = assign_roles(table, split)
+    for role, name in enumerate(STAGES):
+        targets = [i for i in range(len(table)) if roles[i] == role]
+        expected = {i: naive_visible(table, roles, i, split.eval_history, split.ties) for i in targets}
+        stage = make_stage(table, roles, split, name)
+        assert shown(stage) == expected
+        assert stage.targets.tolist() == targets
+        assert stage.user.tolist() == [table.user[i] for i in targets]
+
+
+@given(tables(), splits())
+def test_no_held_out_rating_reaches_training_and_no_test_rating_reaches_validation(table, split):
+    roles = assign_roles(table, split)
+    for target, history in shown(make_stage(table, roles, split, "train")).items():
+        assert all(roles[i] == TRAIN and i < target for i in history)
+    for target, history in shown(make_stage(table, roles, split, "val")).items():
+        assert all(roles[i] in (TRAIN, VAL) and i < target for i in history)
+
+
+@given(tables(), splits(), st.integers(1, 6))
+def test_capped_training_targets_see_what_they_would_see_without_the_cap(table, split, most):
+    capped = Split(**{**vars(split), "max_train_targets_per_user": most})
+    whole, part = (shown(stage_of(table, s, "train")) for s in (split, capped))
+    assert part.items() <= whole.items()
+    for user in range(len(table.users)):
+        own = own_ratings(table, user)
+        assert len(part.keys() & own) == min(most, len(whole.keys() & own))
+    assert list(part) == sorted(part)
+
+
+def test_the_cap_leaves_held_out_targets_alone():
+    table = make_table([[(m, 3.0, m) for m in range(40)]])
+    split = Split("temporal", 0.2, 0.3, max_train_targets_per_user=2)
+    assert [len(stage_of(table, split, name)) for name in STAGES] == [2, 8, 12]
+
+
+def test_the_cap_draws_by_the_splits_seed_and_each_user_alone():
+    table = make_table([[(m, 3.0, m) for m in range(50)]] * 40)
+    draws = {}
+    for seed in (1, 2):
+        stage = stage_of(table, Split("leave_last", max_train_targets_per_user=3, seed=seed), "train")
+        draws[seed] = stage.targets.reshape(40, 3) % 50
+    assert draws[1].tolist() != draws[2].tolist()
+    assert len({tuple(row) for row in draws[1].tolist()}) > 35
+    alone = make_table([[(m, 3.0, m) for m in range(50)]], user_ids=[7])
+    stage = stage_of(alone, Split("leave_last", max_train_targets_per_user=3, seed=1), "train")
+    assert stage.targets.tolist() == draws[1][6].tolist()
+
+
+def test_strict_ties_hide_the_targets_own_second():
+    table = make_table([[(0, 3.0, 1), (1, 3.0, 2), (2, 3.0, 2), (3, 3.0, 2), (4, 3.0, 3)]])
+    order, strict = (
+        shown(stage_of(table, Split("temporal", 0, 0.4, ties=ties), "test")) for ties in ("order", "strict")
+    )
+    assert order == {3: [0, 1, 2], 4: [0, 1, 2, 3]}
+    assert strict == {3: [0], 4: [0, 1, 2, 3]}
+
+
+def test_the_same_second_of_another_user_is_no_tie():
+    table = make_table([[(0, 3.0, 5)], [(1, 3.0, 5), (2, 3.0, 6)]])
+    stage = stage_of(table, Split("temporal", 0, 0, ties="strict"), "train")
+    assert shown(stage) == {0: [], 1: [], 2: [1]}
+
+
+def test_eval_history_train_hides_all_held_out_ratings():
+    table = make_table([[(m, 3.0, m) for m in range(10)]])
+    split = Split("temporal", 0.2, 0.2, eval_history="train")
+    assert shown(stage_of(table, split, "test")) == {8: [0, 1, 2, 3, 4, 5], 9: [0, 1, 2, 3, 4, 5]}
+
+
+def test_cold_start_users_see_their_own_earlier_held_out_ratings():
+    table = make_table([[(m, 3.0, m) for m in range(6)]] * 10)
+    stage = stage_of(table, Split("user", 0, 0.1), "test")
+    assert [stage.visible_to(t).tolist() for t in range(6)] == [stage.targets[:t].tolist() for t in range(6)]
+
+
+def test_keep_and_sampled_users_change_nothing_for_the_targets_that_stay():
+    table = make_table([[(m, 3.0, m) for m in range(10 + u)] for u in range(12)])
+    stage = stage_of(table, Split("temporal"), "test")
+    sampled = sample_users(stage, 5, seed=3)
+    assert len(np.unique(sampled.user)) == 5
+    assert shown(sampled).items() <= shown(stage).items()
+    assert shown(sample_users(stage, 5, seed=3)) == shown(sampled)
+    assert len({tuple(sample_users(stage, 5, seed).targets) for seed in range(8)}) > 1
+    assert shown(sample_users(stage, None, 3)) == shown(sample_users(stage, 12, 3)) == shown(stage)
+
+
+def test_a_split_without_training_or_test_ratings_is_refused():
+    table = make_table([[(m, 3.0, m) for m in range(3)]])
+    for roles, name in (([TEST] * 3, "train"), ([TRAIN] * 3, "test")):
+        with pytest.raises(UserError, match=f"no {name} rating"):
+            make_stages(table, np.array(roles, dtype=np.int8), Split("temporal"))
