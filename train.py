@@ -72,11 +72,8 @@ def run(config: DictConfig) -> float | None:
     engine = instantiate(
         config.deepspeed, model, ranks, settings.trainer.update_rule(), settings.model.dtype, _convert_="all"
     )
-    progress = fit(engine, datasets, collator, settings, folder, journal)
-    overrides = list(HydraConfig.get().overrides.task)
-    return conclude(
-        engine, datasets, collator, roles, tokenizer, progress, settings, config, overrides, folder, journal
-    )
+    training = fit(engine, datasets, collator, settings, folder, journal)
+    return conclude(training, roles, tokenizer, config, HydraConfig.get())
 
 
 if __name__ == "__main__":

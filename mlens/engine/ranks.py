@@ -30,8 +30,8 @@ class Ranks:
         """Whether this is rank 0, the one that writes and speaks."""
         return self.rank == 0
 
-    def tell(self, value: Value | None) -> Value:
-        """What rank 0 gave as `value`, on every rank."""
+    def tell(self, value: Value) -> Value:
+        """What rank 0 gave as `value`, on every rank; what the others give doesn't matter."""
         box = [value]
         if self.world > 1:
             dist.broadcast_object_list(box, src=0)
@@ -40,7 +40,7 @@ class Ranks:
     def first(self, act: Callable[[], Value]) -> Value:
         """`act()` on every rank, but on rank 0 before the others (it fills caches). A UserError of rank 0 is raised on
         all of them."""
-        value, error = None, None
+        error: UserError | None = None
         if self.main:
             try:
                 value = act()
@@ -49,7 +49,7 @@ class Ranks:
         error = self.tell(error)
         if error is not None:
             raise error
-        return value if self.main else act()  # type: ignore[return-value]
+        return value if self.main else act()
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """The sum of all ranks' tensors (in place)."""

@@ -25,16 +25,14 @@ class Predictions:
 def predict(
     engine: Engine, dataset: RatingDataset, collator: Collator, progress: Callable[[int], None] = lambda _: None
 ) -> Predictions:
-    """Score the dataset; every rank gets the whole result. `progress` is told how many targets this rank has done."""
+    """Score the dataset; every rank gets the whole result. `progress` is told of each row's targets."""
     ranks, answers = engine.ranks, dataset.renderer.answers
     scores = torch.zeros(len(dataset), len(answers), dtype=torch.float64)
     engine.train(False)
-    done = 0
     for targets in plan_scoring(dataset, collator, ranks.rank, ranks.world):
         row = collator.score_row([dataset[int(i)] for i in targets], answers)
         scores[torch.from_numpy(targets)] = engine.score(row).double().view(len(targets), len(answers))
-        done += len(targets)
-        progress(done)
+        progress(len(targets))
     engine.train(True)
     # Every target was scored by one rank; the others hold zeros.
     scores = ranks.sum(scores.to(ranks.device)).cpu()

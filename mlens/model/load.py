@@ -59,8 +59,7 @@ def build_model(
     dtype = torch.bfloat16 if bf16_parameters else torch.float32
     attention = ROW_ATTENTION if settings.attention == ROWS else settings.attention
     if isinstance(settings, TinyModel):
-        model = _random_model(settings, len(tokenizer), tokenizer.eos_token_id, longest, seed, attention)
-        model.to(dtype=dtype)
+        model = _random_model(settings, len(tokenizer), tokenizer.eos_token_id, longest, seed, attention, dtype)
     else:
         where, options = _source(settings)
         try:
@@ -76,12 +75,12 @@ def build_model(
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if isinstance(peft, Lora):
-        model = _with_lora(model, peft, settings.gradient_checkpointing)
+        return _with_lora(model, peft, settings.gradient_checkpointing)
     return model
 
 
 def _random_model(
-    settings: TinyModel, vocab_size: int, eos_token_id: int, longest: int, seed: int, attention: str
+    settings: TinyModel, vocab_size: int, eos_token_id: int, longest: int, seed: int, attention: str, dtype: torch.dtype
 ) -> PreTrainedModel:
     config = Qwen3Config(
         vocab_size=vocab_size,
@@ -99,7 +98,7 @@ def _random_model(
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+        return AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype)
 
 
 def _with_lora(model: PreTrainedModel, peft: Lora, checkpointing: bool) -> PeftModel:

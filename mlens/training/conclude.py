@@ -2,80 +2,75 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import asdict
 
 import numpy as np
+from hydra.conf import HydraConf
 from omegaconf import DictConfig
 from transformers import PreTrainedTokenizerBase
 
-from mlens.config import Settings, fingerprint, resolved
-from mlens.engine.engine import Engine
+from mlens.config import fingerprint, resolved
 from mlens.engine.memory import peak_memory_bytes
 from mlens.evaluation.baselines import measure_baselines
 from mlens.evaluation.evaluate import Evaluated, by_activity, evaluate
-from mlens.packing.dataset import RatingDataset
-from mlens.packing.plan import Collator
-from mlens.training.folder import RunFolder, write_json
-from mlens.training.journal import Journal
-from mlens.training.loop import Progress
+from mlens.training.folder import write_beside, write_json
+from mlens.training.loop import Training
 from mlens.training.report import print_table, versions
 
 
 def conclude(
-    engine: Engine,
-    datasets: dict[str, RatingDataset],
-    collator: Collator,
+    training: Training,
     roles: np.ndarray,
     tokenizer: PreTrainedTokenizerBase,
-    progress: Progress,
-    settings: Settings,
     config: DictConfig,
-    overrides: list[str],
-    folder: RunFolder,
-    journal: Journal,
+    hydra_config: HydraConf,
 ) -> float | None:
     """Take the model that was best on validation, export it, evaluate it on validation and test, and write predictions
     and, last of all, summary.json. Returns the validation RMSE (None without validation targets)."""
+    engine, folder, journal, progress = training.engine, training.folder, training.journal, training.progress
     if progress.best_rmse is not None and progress.best_step != progress.step:
         engine.load(folder.checkpoints, "best", weights_only=True)
     engine.export(folder.model, tokenizer)
-    stages = [name for name in datasets if name != "train"]
-    evaluated: dict[str, Evaluated] = {}
     started = time.perf_counter()
-    for name in stages:
-        bar = journal.begin(f"evaluating {name}", len(datasets[name]) * settings.evaluation.draws)
-        evaluated[name] = evaluate(engine, datasets[name], collator, settings.evaluation.draws)
-        journal.end(bar)
-    evaluation_seconds = time.perf_counter() - started
+    evaluated = {name: _evaluate(training, name) for name in training.datasets if name != "train"}
+    seconds = {"training": progress.seconds, "evaluation": time.perf_counter() - started}
     rmse = evaluated["val"].metrics["rmse"] if "val" in evaluated else None
-    if not journal.speaks:
+    if not engine.ranks.main:
         return rmse
-    summary = _summary(engine, datasets, roles, evaluated, progress, settings, config, overrides)
-    summary["seconds"] = {"training": progress.seconds, "evaluation": evaluation_seconds}
+    overrides = list(hydra_config.overrides.task)
+    summary = _summary(training, roles, evaluated, config, overrides) | {"seconds": seconds}
     for name, stage in evaluated.items():
-        _write_parquet(stage, folder, name)
+        write_beside(folder.predictions(name), stage.frame.write_parquet)
     write_json(folder.summary, summary)
     journal.close(summary["metrics"])
-    made_up = " (made-up data)" if datasets["train"].table.made_up else ""
-    title = f"{' '.join(overrides) or 'defaults'}{made_up}: {progress.step} steps, best at {progress.best_step}"
-    print_table(title, {name: stage.metrics for name, stage in evaluated.items()}, summary["baselines"])
-    print(folder.summary)
-    sys.stdout.flush()
+    choices = hydra_config.runtime.choices
+    print_table(
+        f"history={choices['history']} data={choices['data']} model={choices['model']}: {progress.step} steps, "
+        f"{progress.seconds / 60:.1f} minutes, best at step {progress.best_step}",
+        {name: stage.metrics for name, stage in evaluated.items()},
+        summary["baselines"],
+        made_up=summary["made_up_data"],
+    )
+    print(folder.summary, flush=True)
     return rmse
 
 
+def _evaluate(training: Training, stage: str) -> Evaluated:
+    """The best model on `stage`; its validation was evaluated when it was found, unless another process found it."""
+    if stage == "val" and training.best is not None:
+        return training.best
+    draws, journal, dataset = training.settings.evaluation.draws, training.journal, training.datasets[stage]
+    bar = journal.begin(f"evaluating {stage}", len(dataset) * draws)
+    evaluated = evaluate(training.engine, dataset, training.collator, draws, journal.follow(bar))
+    journal.end(bar)
+    return evaluated
+
+
 def _summary(
-    engine: Engine,
-    datasets: dict[str, RatingDataset],
-    roles: np.ndarray,
-    evaluated: dict[str, Evaluated],
-    progress: Progress,
-    settings: Settings,
-    config: DictConfig,
-    overrides: list[str],
+    training: Training, roles: np.ndarray, evaluated: dict[str, Evaluated], config: DictConfig, overrides: list[str]
 ) -> dict:
+    datasets, engine = training.datasets, training.engine
     table = datasets["train"].table
     metrics = {
         name: stage.metrics | by_activity(datasets[name], roles, stage.frame) for name, stage in evaluated.items()
@@ -93,15 +88,8 @@ def _summary(
             "parameters": engine.parameters,
             "ranks": engine.ranks.world,
         },
-        "training": asdict(progress),
+        "training": asdict(training.progress),
         "made_up_data": table.made_up,
         "peak_memory_bytes": peak_memory_bytes(engine.ranks.device),
         "versions": versions(),
     }
-
-
-def _write_parquet(stage: Evaluated, folder: RunFolder, name: str) -> None:
-    file = folder.predictions(name)
-    beside = file.with_name(f".{file.name}.new")
-    stage.frame.write_parquet(beside)
-    beside.replace(file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -99,11 +100,15 @@ def _check_resume(folder: RunFolder, config: DictConfig) -> None:
         warnings.warn(f"{', '.join(horizon)} changed: the rate goes on along another schedule", stacklevel=2)
 
 
-def write_text(file: Path, text: str) -> None:
-    """Write beside and rename: a reader sees the old file or the whole new one."""
+def write_beside(file: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a file beside and rename it: a reader sees the old file or the whole new one."""
     beside = file.with_name(f".{file.name}.new")
-    beside.write_text(text, encoding="utf-8")
+    write(beside)
     beside.replace(file)
+
+
+def write_text(file: Path, text: str) -> None:
+    write_beside(file, lambda beside: beside.write_text(text, encoding="utf-8"))
 
 
 def write_json(file: Path, content: dict) -> None:

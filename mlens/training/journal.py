@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -67,6 +68,10 @@ class Journal:
         if self.speaks:
             self._progress.update(bar, completed=done, note=note)
 
+    def follow(self, bar: TaskID) -> Callable[[int], None]:
+        """What moves the bar on by as many as it is told."""
+        return lambda done: self._progress.advance(bar, done) if self.speaks else None
+
     def end(self, bar: TaskID) -> None:
         if self.speaks:
             self._progress.remove_task(bar)
@@ -82,7 +87,7 @@ class Journal:
 
     def say(self, text: str) -> None:
         """A line on the terminal (stderr), above the progress bar. `text` is plain text, not markup."""
-        self.console.print(text, markup=False, highlight=False)
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def close(self, summary: dict | None = None) -> None:
         """Stop the bar and finish the tracked run, with `summary` where the run came to its end."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 
 import torch
@@ -14,7 +14,7 @@ from mlens.config import Settings
 from mlens.engine.engine import Engine
 from mlens.engine.memory import peak_memory_bytes
 from mlens.errors import UserError
-from mlens.evaluation.evaluate import evaluate
+from mlens.evaluation.evaluate import Evaluated, evaluate
 from mlens.packing.dataset import RatingDataset
 from mlens.packing.plan import Collator, PlannedRow, RowLoader, plan_epoch, steps_per_epoch
 from mlens.packing.row import Row
@@ -76,6 +76,91 @@ def total_steps(trainer: Trainer, targets: int) -> int:
     return steps if trainer.max_steps is None else min(steps, trainer.max_steps)
 
 
+@dataclass
+class Training:
+    """A run's training: what it works with, where it stands, and the evaluation of the best model so far (None before
+    the first validation of this process)."""
+
+    engine: Engine
+    datasets: dict[str, RatingDataset]
+    collator: Collator
+    settings: Settings
+    folder: RunFolder
+    journal: Journal
+    progress: Progress = field(default_factory=Progress)
+    best: Evaluated | None = None
+
+    def resume(self) -> None:
+        """Go on from `checkpoints/last`."""
+        self.progress = Progress(**self.engine.load(self.folder.checkpoints, "last")["progress"])
+        self.journal.rewind(self.progress.step)
+
+    def run(self) -> None:
+        """Train to the last step or until patience ends.
+
+        Leaves `checkpoints/last`, and `checkpoints/best` where there are validation targets. Raises UserError on a loss
+        that isn't finite, naming step and targets; the checkpoints stay as they were.
+        """
+        trainer, progress = self.settings.trainer, self.progress
+        total = total_steps(trainer, len(self.datasets["train"]))
+        bar = self.journal.begin("training", total, progress.step)
+        while not self._done(total):
+            dataset = self.datasets["train"].at(progress.epoch)
+            record = StepRecord()
+            for planned, row in _rows(self.engine, dataset, self.collator, trainer, progress):
+                rate = self.engine.set_learning_rate(rate_factor(trainer, progress.step, total))
+                record.add(self.engine.backward(row, planned.labels, planned.last), row)
+                if not planned.last:
+                    continue
+                finish_step(self.engine, dataset, planned, record, rate, progress, self.journal)
+                self.journal.advance(bar, progress.step, f"{progress.targets / progress.seconds:.0f} targets/s")
+                if progress.step < total:
+                    self._between_steps()
+                if self._done(total):
+                    break
+                record = StepRecord()
+            else:
+                progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
+                if trainer.validate_every_steps is None and progress.step < total:
+                    self._validate()
+        if progress.validated_step != progress.step:
+            self._validate()
+        self.journal.end(bar)
+
+    def _done(self, total: int) -> bool:
+        return (
+            self.progress.step >= total or self.progress.without_gain >= self.settings.trainer.early_stopping.patience
+        )
+
+    def _between_steps(self) -> None:
+        trainer = self.settings.trainer
+        if _is_due(trainer.validate_every_steps, self.progress.step):
+            self._validate()
+        elif _is_due(trainer.checkpoint.every_steps, self.progress.step):
+            self._save("last")
+
+    def _validate(self) -> None:
+        """Validate where there is something to validate on, and save: `best` if it is, and `last`."""
+        progress, draws = self.progress, self.settings.evaluation.draws
+        progress.validated_step = progress.step
+        if "val" in self.datasets:
+            bar = self.journal.begin("validating", len(self.datasets["val"]) * draws)
+            evaluated = evaluate(self.engine, self.datasets["val"], self.collator, draws, self.journal.follow(bar))
+            self.journal.end(bar)
+            rmse = evaluated.metrics["rmse"]
+            best = progress.validated(rmse, self.settings.trainer.early_stopping)
+            self.journal.record("val", progress.step, rmse=rmse, best_rmse=progress.best_rmse, seconds=progress.seconds)
+            where = f"epoch {progress.epoch + 1}  step {progress.step}  {progress.seconds:,.0f} s"
+            self.journal.say(f"{where}  validation RMSE {rmse:.4f}{' (best)' if best else ''}")
+            if best:
+                self.best = evaluated
+                self._save("best")
+        self._save("last")
+
+    def _save(self, tag: str) -> None:
+        self.engine.save(self.folder.checkpoints, tag, {"progress": asdict(self.progress)})
+
+
 def fit(
     engine: Engine,
     datasets: dict[str, RatingDataset],
@@ -83,52 +168,13 @@ def fit(
     settings: Settings,
     folder: RunFolder,
     journal: Journal,
-) -> Progress:
-    """Train from the start, or with `resume` from `checkpoints/last`, to the last step or until patience ends.
-
-    Leaves `checkpoints/last`, and `checkpoints/best` where there are validation targets. Raises UserError on a loss
-    that isn't finite, naming step and targets; the checkpoints stay as they were.
-    """
-    trainer, dataset = settings.trainer, datasets["train"]
-    progress = Progress()
+) -> Training:
+    """Train from the start, or with `resume` from where the run's folder stands; returns the finished training."""
+    training = Training(engine, datasets, collator, settings, folder, journal)
     if settings.resume:
-        progress = Progress(**engine.load(folder.checkpoints, "last")["progress"])
-        journal.rewind(progress.step)
-
-    def validate() -> float | None:
-        if "val" not in datasets:
-            return None
-        return evaluate(engine, datasets["val"], collator, settings.evaluation.draws).metrics["rmse"]
-
-    total = total_steps(trainer, len(dataset))
-    bar = journal.begin("training", total, progress.step)
-    engine.train()
-    while progress.step < total and progress.without_gain < trainer.early_stopping.patience:
-        epoch = dataset.at(progress.epoch)
-        record = StepRecord()
-        for planned, row in _rows(engine, epoch, collator, trainer, progress):
-            rate = engine.set_learning_rate(rate_factor(trainer, progress.step, total))
-            record.add(engine.backward(row, planned.labels, planned.last), row)
-            if not planned.last:
-                continue
-            _finish_step(engine, epoch, planned, record, rate, trainer, progress, journal)
-            journal.advance(bar, progress.step, f"{progress.targets / max(progress.seconds, 1e-9):.0f} targets/s")
-            record = StepRecord()
-            ends = progress.step == total
-            if _is_due(trainer.validate_every_steps, progress.step) and not ends:
-                _validate(engine, validate, trainer, folder, journal, progress)
-            elif _is_due(trainer.checkpoint.every_steps, progress.step) and not ends:
-                engine.save(folder.checkpoints, "last", {"progress": asdict(progress)})
-            if ends or progress.without_gain >= trainer.early_stopping.patience:
-                break
-        else:
-            progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
-            if trainer.validate_every_steps is None and progress.step < total:
-                _validate(engine, validate, trainer, folder, journal, progress)
-    if progress.validated_step != progress.step:
-        _validate(engine, validate, trainer, folder, journal, progress)
-    journal.end(bar)
-    return progress
+        training.resume()
+    training.run()
+    return training
 
 
 def _rows(
@@ -157,13 +203,12 @@ def _rows(
     )
 
 
-def _finish_step(
+def finish_step(
     engine: Engine,
     dataset: RatingDataset,
     planned: PlannedRow,
     record: StepRecord,
     rate: float,
-    trainer: Trainer,
     progress: Progress,
     journal: Journal,
 ) -> None:
@@ -207,25 +252,3 @@ def _names(dataset: RatingDataset, targets) -> str:
 
 def _is_due(every: int | None, step: int) -> bool:
     return every is not None and step % every == 0
-
-
-def _validate(
-    engine: Engine,
-    validate: Callable[[], float | None],
-    trainer: Trainer,
-    folder: RunFolder,
-    journal: Journal,
-    progress: Progress,
-) -> None:
-    """Validate where there is something to validate on, and save: `best` if it is, and `last`."""
-    progress.validated_step = progress.step
-    rmse = validate()
-    if rmse is not None:
-        best = progress.validated(rmse, trainer.early_stopping)
-        journal.record("val", progress.step, rmse=rmse, best_rmse=progress.best_rmse, seconds=progress.seconds)
-        mark = " (best)" if best else ""
-        where = f"epoch {progress.epoch + 1}  step {progress.step}  {progress.seconds:,.0f} s"
-        journal.say(f"{where}  validation RMSE {rmse:.4f}{mark}")
-        if best:
-            engine.save(folder.checkpoints, "best", {"progress": asdict(progress)})
-    engine.save(folder.checkpoints, "last", {"progress": asdict(progress)})

@@ -15,10 +15,10 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}}
 
 
-def print_table(title: str, metrics: dict, baselines: dict) -> None:
+def print_table(title: str, metrics: dict, baselines: dict, made_up: bool) -> None:
     """The run's RMSE and MAE beside the baselines, on stdout."""
     stages = list(metrics)
-    table = Table(title=title, title_justify="left", caption_justify="left")
+    table = Table()
     table.add_column("")
     for stage in stages:
         table.add_column(f"{stage} RMSE", justify="right")
@@ -29,6 +29,7 @@ def print_table(title: str, metrics: dict, baselines: dict) -> None:
         cells = [f"{values[stage][metric]:.4f}" for stage in stages for metric in ("rmse", "mae")]
         table.add_row(name, *cells, style="bold" if name == "this model" else None)
     console = Console()
-    # A table that wraps is unreadable in a log.
-    console.width = max(console.width, 100)
+    console.print(title, markup=False, highlight=False, soft_wrap=True)
     console.print(table)
+    if made_up:
+        console.print("The data are made up: this says how the program works, not how people rate.", soft_wrap=True)
