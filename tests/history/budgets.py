@@ -1,0 +1,65 @@
+"""Random stages with random token prices."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from hypothesis import strategies as st
+from reference import stage_of, tables
+
+from mlens.data.split import METHODS, STAGES, Split
+from mlens.data.stage import Stage
+from mlens.data.table import RatingTable
+from mlens.history.budget import Budget
+
+
+@dataclass(frozen=True)
+class Case:
+    """A stage under a budget; lines: tokens of each visible line; numbers: tokens of line number 1, 2, …"""
+
+    table: RatingTable
+    stage: Stage
+    budget: Budget
+    lines: list[int]
+    numbers: list[int]
+
+
+def section(case: Case, t: int, chosen: list[int]) -> int:
+    """Tokens of the history section that shows these lines of target t's list."""
+    if not chosen:
+        return 0
+    first = int(case.stage.visible_offsets[case.stage.user[t]])
+    return case.budget.header + sum(case.lines[first + i] + case.numbers[k] for k, i in enumerate(chosen))
+
+
+@st.composite
+def budgets(draw, room=None, name=None):
+    table = draw(tables(most_users=4, most_ratings=25))
+    split = Split(
+        draw(st.sampled_from(METHODS)), 0.2, 0.3, min_ratings=2, ties=draw(st.sampled_from(["order", "strict"]))
+    )
+    stage = stage_of(table, split, name or draw(st.sampled_from(STAGES)))
+    case = price(draw, table, stage)
+    return case if room is None else Case(table, stage, with_room(case.budget, room), case.lines, case.numbers)
+
+
+def price(draw, table: RatingTable, stage: Stage) -> Case:
+    costs = np.random.default_rng(draw(st.integers(0, 10**6)))
+    lines = costs.integers(1, draw(st.sampled_from([2, 12])), len(stage.visible)).tolist()
+    numbers = sorted(costs.integers(1, 4, int(np.diff(table.user_offsets).max())).tolist())
+    most = draw(st.sampled_from([3, 15, 40, 200]))
+    left = costs.integers(0, most, len(stage))
+    context = (left * costs.random(len(stage)) * draw(st.sampled_from([0, 1]))).astype(np.int64)
+    bound = draw(st.sampled_from([10**9, most // 2]))
+    budget = Budget(
+        line_ends=np.cumsum([0, *lines]),
+        number_ends=np.cumsum([0, *numbers]),
+        header=draw(st.integers(0, 5)),
+        room=np.minimum(left, bound),
+        stride_room=np.minimum(left - context, bound) // 2,
+    )
+    return Case(table, stage, budget, lines, numbers)
+
+
+def with_room(budget: Budget, room: int) -> Budget:
+    rooms = np.full_like(budget.room, room)
+    return Budget(budget.line_ends, budget.number_ends, budget.header, rooms, rooms // 2)

@@ -1,0 +1,254 @@
+"""Random histories: how many, which, how they are cut, and that a draw depends on its names alone."""
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from itertools import combinations
+
+import numpy as np
+import pytest
+from budgets import Case, budgets, section, with_room
+from hypothesis import given
+from hypothesis import strategies as st
+from reference import make_table, naive_k, stage_of
+from scipy.stats import chisquare
+
+from mlens.data import draws
+from mlens.data.split import Split
+from mlens.errors import UserError
+from mlens.history.budget import Budget
+from mlens.history.random import Random
+
+ratios = st.sampled_from([0.05, 0.3, 0.5, 0.8, 1.0])
+FREE = 10**6
+
+
+def select(case, strategy, seed=3, epoch=0):
+    return strategy.select(case.table, case.stage, case.budget, "exact", seed, epoch)
+
+
+def roomy(table, stage, room=FREE):
+    """A case whose every line and number costs one token."""
+    most = int(np.diff(table.user_offsets).max())
+    rooms = np.full(len(stage), room)
+    budget = Budget(np.arange(len(stage.visible) + 1), np.arange(most + 1), 0, rooms, rooms // 2)
+    return Case(table, stage, budget, [1] * len(stage.visible), [1] * most)
+
+
+def all_chosen(selection):
+    return [selection.chosen(t).tolist() for t in range(len(selection.stage))]
+
+
+def last_targets(users, n, **ids):
+    """A stage of one target a user, each of which sees n ratings."""
+    table = make_table([[(m, 3.0, m) for m in range(n + 1)]] * users, **ids)
+    return roomy(table, stage_of(table, Split("leave_last", min_ratings=1), "test"))
+
+
+# per target
+
+
+def permutations(case, seed, epoch):
+    """The order in which each target's permutation brings its visible ratings, read off growing shares."""
+    free = Case(case.table, case.stage, with_room(case.budget, FREE), case.lines, case.numbers)
+    orders = []
+    for t, c in enumerate(case.stage.count.tolist()):
+        order = []
+        for k in range(1, c + 1):
+            shown = set(select(free, Random((k + 0.5) / c if k < c else 1.0), seed, epoch).chosen(t).tolist())
+            (new,) = shown - set(order)
+            order.append(new)
+        orders.append(order)
+    return orders
+
+
+@given(budgets(), ratios, st.integers(0, 2), st.integers(0, 2))
+def test_what_does_not_fit_is_dropped_from_the_end_of_the_permutation(case, ratio, seed, epoch):
+    selection = select(case, Random(ratio), seed, epoch)
+    for t, order in enumerate(permutations(case, seed, epoch)):
+        kept = order[: naive_k(ratio, len(order))]
+        while kept and section(case, t, sorted(kept)) > case.budget.room[t]:
+            kept.pop()
+        assert selection.chosen(t).tolist() == sorted(kept)
+
+
+@given(budgets(), ratios, st.sampled_from(["per_target", "per_user"]))
+def test_sections_are_what_the_chosen_cost_and_never_more_than_the_room(case, ratio, draw):
+    selection = select(case, Random(ratio, draw))
+    everyone = np.arange(len(case.stage))
+    costs = [section(case, t, selection.chosen(t).tolist()) for t in everyone]
+    assert selection.sections(everyone).tolist() == costs
+    assert all(cost <= room for cost, room in zip(costs, case.budget.room, strict=True))
+    assert selection.sections(everyone[::-2]).tolist() == costs[::-2]
+
+
+@given(budgets(room=FREE), ratios)
+def test_per_target_shows_exactly_k_of_c_in_time_order(case, ratio):
+    selection = select(case, Random(ratio))
+    counts = [naive_k(ratio, c) for c in case.stage.count.tolist()]
+    assert selection.wanted(np.arange(len(counts))).tolist() == counts
+    for chosen, k, c in zip(all_chosen(selection), counts, case.stage.count, strict=True):
+        assert len(chosen) == k
+        assert chosen == sorted(set(chosen))
+        assert all(0 <= place < c for place in chosen)
+
+
+@given(budgets())
+def test_thirty_percent_is_a_subset_of_fifty_percent(case):
+    free = Case(case.table, case.stage, with_room(case.budget, FREE), case.lines, case.numbers)
+    smaller, larger = (all_chosen(select(free, Random(ratio))) for ratio in (0.3, 0.5))
+    assert all(set(s) <= set(x) for s, x in zip(smaller, larger, strict=True))
+
+
+def test_per_target_is_uniform_over_subsets_for_many_users():
+    shown = Counter(tuple(chosen) for chosen in all_chosen(select(last_targets(6000, 5), Random(0.4))))
+    assert chisquare([shown[subset] for subset in combinations(range(5), 2)]).pvalue > 1e-4
+
+
+def test_per_target_is_uniform_over_subsets_for_many_epochs():
+    case = last_targets(1, 5)
+    shown = Counter(tuple(select(case, Random(0.4), epoch=epoch).chosen(0)) for epoch in range(6000))
+    assert chisquare([shown[subset] for subset in combinations(range(5), 2)]).pvalue > 1e-4
+
+
+def test_per_target_is_uniform_over_subsets_for_many_targets_of_one_user():
+    orders = [draws.permutation(4, draws.HISTORY, 1, 7, 0, movie) for movie in range(9600)]
+    shown = Counter(tuple(order.tolist()) for order in orders)
+    assert len(shown) == 24
+    assert chisquare(list(shown.values())).pvalue > 1e-4
+
+
+def test_draws_of_neighbouring_seeds_epochs_users_and_movies_are_independent():
+    words = {
+        axis: [draws.uniforms(1, draws.HISTORY, **{"seed": 0, axis: i})[0] for i in range(4000)]
+        for axis in ("seed", "user", "epoch", "movie")
+    }
+    for numbers in words.values():
+        cells = np.histogram2d(numbers[:-1:2], numbers[1::2], bins=4, range=[[0, 1], [0, 1]])[0]
+        assert chisquare(cells.ravel()).pvalue > 1e-4
+    assert len({tuple(numbers[1:]) for numbers in words.values()}) == 4
+
+
+@given(budgets(), ratios, st.randoms(use_true_random=False))
+def test_per_target_depends_neither_on_the_order_of_calls_nor_on_the_other_targets(case, ratio, order):
+    expected = all_chosen(select(case, Random(ratio)))
+    calls = list(range(len(case.stage)))
+    order.shuffle(calls)
+    selection = select(case, Random(ratio))
+    assert [selection.chosen(t).tolist() for t in calls] == [expected[t] for t in calls]
+    kept = np.array(sorted(calls[: len(calls) // 2]), dtype=np.int64)
+    rooms = {"room": case.budget.room[kept], "stride_room": case.budget.stride_room[kept]}
+    part = Case(case.table, case.stage.keep(kept), Budget(**{**vars(case.budget), **rooms}), case.lines, case.numbers)
+    assert all_chosen(select(part, Random(ratio))) == [expected[t] for t in kept]
+
+
+def test_a_draw_is_keyed_by_raw_ids_and_not_by_places_in_the_table():
+    rows = [(m, 3.0, m) for m in range(20)]
+    titles = [f"Movie {m}" for m in range(20)]
+    whole = make_table([rows, rows, rows], titles=titles, user_ids=["x", "y", "z"])
+    alone = make_table([rows], titles=titles, user_ids=["z"])
+    of_whole, of_alone = (
+        all_chosen(select(roomy(t, stage_of(t, Split("leave_last"), "train")), Random(0.5))) for t in (whole, alone)
+    )
+    assert of_whole[-18:] == of_alone
+    assert of_whole[:18] != of_whole[18:36]
+
+
+@pytest.mark.parametrize("draw", ["per_target", "per_user"])
+def test_a_draw_is_the_same_in_a_process_with_another_hash_seed(draw):
+    program = (
+        "from test_history_random import *;"
+        f"print([all_chosen(select(last_targets(4, 30, user_ids=list('abcd')), Random(0.5, {draw!r}), 5, 2))])"
+    )
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    outputs = set()
+    for hash_seed in ("1", "2"):
+        env |= {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(sys.path)}
+        outputs.add(subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, check=True).stdout)
+    here = all_chosen(select(last_targets(4, 30, user_ids=list("abcd")), Random(0.5, draw), 5, 2))
+    assert outputs == {f"{[here]}\n".encode()}
+
+
+# per user
+
+
+def naive_per_user(case, ratio, u):
+    """chosen and cut-off of each target: the cut-off is halved while the prompt doesn't fit, and kept halved."""
+    chosen, cuts, user, cut = [], [], None, ratio
+    for t in range(len(case.stage)):
+        if case.stage.user[t] != user:
+            user, cut = case.stage.user[t], ratio
+        first = int(case.stage.visible_offsets[user])
+        own = u[first : first + int(case.stage.count[t])]
+        while section(case, t, [i for i, number in enumerate(own) if number < cut]) > case.budget.room[t]:
+            cut = cut / 2
+        chosen.append([i for i, number in enumerate(own) if number < cut])
+        cuts.append(cut)
+    return chosen, cuts
+
+
+@given(budgets(), ratios)
+def test_per_user_shows_what_is_below_a_cut_off_that_halves_and_stays_halved(case, ratio):
+    selection = select(case, Random(ratio, "per_user"))
+    chosen, cuts = naive_per_user(case, ratio, selection.u.tolist())
+    assert all_chosen(selection) == chosen
+    assert selection.cut.tolist() == cuts
+    free = Case(case.table, case.stage, with_room(case.budget, FREE), case.lines, case.numbers)
+    wanted = [len(places) for places in all_chosen(select(free, Random(ratio, "per_user")))]
+    assert selection.wanted(np.arange(len(case.stage))).tolist() == wanted
+
+
+@given(budgets(room=FREE), ratios)
+def test_per_user_histories_only_grow(case, ratio):
+    chosen = all_chosen(select(case, Random(ratio, "per_user")))
+    for t in range(1, len(chosen)):
+        if case.stage.user[t] == case.stage.user[t - 1]:
+            assert chosen[t][: len(chosen[t - 1])] == chosen[t - 1]
+            assert all(place >= case.stage.count[t - 1] for place in chosen[t][len(chosen[t - 1]) :])
+
+
+@given(budgets(room=FREE))
+def test_per_user_thirty_percent_is_a_subset_of_fifty_percent(case):
+    smaller, larger = (all_chosen(select(case, Random(ratio, "per_user"))) for ratio in (0.3, 0.5))
+    assert all(set(s) <= set(x) for s, x in zip(smaller, larger, strict=True))
+
+
+def test_per_user_shows_each_rating_independently():
+    case = last_targets(8000, 2)
+    shown = Counter(tuple(chosen) for chosen in all_chosen(select(case, Random(0.3, "per_user"))))
+    expected = {(): 0.49, (0,): 0.21, (1,): 0.21, (0, 1): 0.09}
+    assert chisquare([shown[s] for s in expected], [8000 * p for p in expected.values()]).pvalue > 1e-4
+
+
+# epochs and seeds
+
+
+@pytest.mark.parametrize("draw", ["per_target", "per_user"])
+@pytest.mark.parametrize("redraw", ["epoch", "once"])
+@pytest.mark.parametrize("stage", ["train", "val", "test"])
+def test_training_draws_each_epoch_unless_once_and_evaluation_always(draw, redraw, stage):
+    table = make_table([[(m, 3.0, m) for m in range(60)]])
+    case = roomy(table, stage_of(table, Split("temporal", 0.3, 0.3), stage))
+    first, again, next_epoch = (all_chosen(select(case, Random(0.5, draw, redraw), epoch=e)) for e in (0, 0, 1))
+    assert first == again
+    assert (first == next_epoch) == (redraw == "once" and stage == "train")
+
+
+@pytest.mark.parametrize("draw", ["per_target", "per_user"])
+def test_another_seed_draws_another_history(draw):
+    case = last_targets(3, 40)
+    one, other = (all_chosen(select(case, Random(0.5, draw), seed)) for seed in (1, 2))
+    assert all(a != b for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("ratio", [0, -0.5, 1.5, float("nan"), float("inf")])
+def test_a_ratio_outside_0_to_1_is_refused(ratio):
+    with pytest.raises(UserError, match=r"history\.ratio"):
+        Random(ratio)
+
+
+@pytest.mark.parametrize(("fields", "name"), [({"draw": "per_row"}, "draw"), ({"redraw": "step"}, "redraw")])
+def test_an_unknown_way_to_draw_is_refused(fields, name):
+    with pytest.raises(UserError, match=rf"history\.{name}"):
+        Random(**fields)

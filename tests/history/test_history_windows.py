@@ -1,0 +1,121 @@
+"""Histories that are windows of the most recent ratings, with exact and strided trims, against a loop over targets."""
+
+import numpy as np
+import pytest
+from budgets import budgets, section
+from hypothesis import given
+from hypothesis import strategies as st
+from reference import naive_k
+
+from mlens.errors import UserError
+from mlens.history.all_previous import AllPrevious
+from mlens.history.budget import chosen_count
+from mlens.history.fixed_count import FixedCount
+from mlens.history.fixed_ratio import FixedRatio
+from mlens.history.none import NoHistory
+
+ratios = st.sampled_from([0.01, 0.1, 0.29, 0.3, 0.5, 0.7, 0.9, 1.0])
+# Every strategy with how many of c visible ratings it wants.
+strategies = st.one_of(
+    st.just((NoHistory(), lambda c: 0)),
+    st.just((AllPrevious(), lambda c: c)),
+    ratios.map(lambda ratio: (FixedRatio(ratio), lambda c: naive_k(ratio, c))),
+    st.integers(1, 9).map(lambda count: (FixedCount(count), lambda c: min(count, c))),
+)
+
+
+def select(case, strategy, trim):
+    return strategy.select(case.table, case.stage, case.budget, trim, seed=0, epoch=0)
+
+
+def naive_exact(case, t, wanted):
+    """The most recent `wanted` lines, the oldest dropped until the section fits."""
+    window = list(range(case.stage.count[t]))[case.stage.count[t] - wanted :]
+    while window and section(case, t, window) > case.budget.room[t]:
+        window = window[1:]
+    return window
+
+
+def naive_strided(case, wanted_of):
+    """The strided sentence, target by target: s stays while the prompt fits, else it jumps."""
+    windows, s, user = [], 0, None
+    for t in range(len(case.stage)):
+        if case.stage.user[t] != user:
+            s, user = 0, case.stage.user[t]
+        c = int(case.stage.count[t])
+        own_start = c - wanted_of(c)
+        if section(case, t, list(range(max(own_start, s), c))) > case.budget.room[t]:
+            starts = [i for i in range(c + 1) if section(case, t, list(range(i, c))) <= case.budget.stride_room[t]]
+            s = starts[0]
+            if s == c and section(case, t, [c - 1]) <= case.budget.room[t]:
+                s = c - 1
+        windows.append(list(range(max(own_start, s), c)))
+    return windows
+
+
+@given(budgets(), strategies)
+def test_exact_drops_just_enough_of_the_oldest_for_each_target(case, strategy):
+    strategy, wanted_of = strategy
+    selection = select(case, strategy, "exact")
+    counts = case.stage.count.tolist()
+    expected = [naive_exact(case, t, wanted_of(c)) for t, c in enumerate(counts)]
+    assert [selection.chosen(t).tolist() for t in range(len(counts))] == expected
+
+
+@given(budgets(), strategies)
+def test_strided_keeps_a_users_start_until_the_prompt_is_full_and_then_halves(case, strategy):
+    strategy, wanted_of = strategy
+    selection = select(case, strategy, "strided")
+    assert [selection.chosen(t).tolist() for t in range(len(case.stage))] == naive_strided(case, wanted_of)
+
+
+@given(budgets(), strategies, st.sampled_from(["exact", "strided"]))
+def test_sections_are_what_the_chosen_cost_and_never_more_than_the_room(case, strategy, trim):
+    strategy, wanted_of = strategy
+    selection = select(case, strategy, trim)
+    everyone = np.arange(len(case.stage))
+    costs = [section(case, t, selection.chosen(t).tolist()) for t in everyone]
+    assert selection.sections(everyone).tolist() == costs
+    assert all(cost <= room for cost, room in zip(costs, case.budget.room, strict=True))
+    assert selection.wanted(everyone).tolist() == [wanted_of(int(c)) for c in case.stage.count]
+    some = everyone[::-2]
+    assert selection.sections(some).tolist() == [costs[t] for t in some]
+    assert selection.wanted(some).tolist() == [wanted_of(int(case.stage.count[t])) for t in some]
+
+
+@given(budgets(room=10**6))
+def test_with_room_for_all_nothing_is_dropped_under_either_trim(case):
+    for strategy, wanted_of in ((AllPrevious(), lambda c: c), (FixedCount(3), lambda c: min(3, c))):
+        for trim in ("exact", "strided"):
+            selection = select(case, strategy, trim)
+            for t, c in enumerate(case.stage.count.tolist()):
+                assert selection.chosen(t).tolist() == list(range(c - wanted_of(c), c))
+
+
+@given(budgets())
+def test_a_share_of_one_is_all_previous(case):
+    for trim in ("exact", "strided"):
+        whole, one = select(case, AllPrevious(), trim), select(case, FixedRatio(1.0), trim)
+        assert all(np.array_equal(whole.chosen(t), one.chosen(t)) for t in range(len(case.stage)))
+
+
+@pytest.mark.parametrize(("ratio", "c", "k"), [(0.3, 0, 0), (0.3, 1, 1), (0.3, 10, 3), (0.29, 100, 29), (0.7, 10, 7)])
+def test_k_of_c_is_exact_and_at_least_one(ratio, c, k):
+    assert chosen_count(ratio, np.array([c])).tolist() == [k]
+
+
+@given(st.integers(1, 100), st.integers(0, 3000))
+def test_k_of_c_is_exact_for_ratios_in_hundredths(hundredths, c):
+    assert chosen_count(hundredths / 100, np.array([c])).tolist() == [naive_k(hundredths / 100, c)]
+
+
+@pytest.mark.parametrize("ratio", [0, 0.0, -0.3, 1.5, 1.0000001, float("nan"), float("inf"), float("-inf")])
+def test_a_ratio_outside_0_to_1_is_refused(ratio):
+    with pytest.raises(UserError, match=r"history\.ratio"):
+        FixedRatio(ratio)
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_a_count_below_one_is_refused(count):
+    with pytest.raises(UserError, match=r"history\.count"):
+        FixedCount(count)
