@@ -70,16 +70,29 @@ def make_stage(table: RatingTable, roles: np.ndarray, split: Split, name: str) -
     )
 
 
-def make_stages(table: RatingTable, roles: np.ndarray, split: Split) -> dict[str, Stage]:
-    """All three stages. Raises UserError where no rating is left for training, or none is held out for testing."""
+def make_stages(
+    table: RatingTable, roles: np.ndarray, split: Split, max_eval_users: int | None = None, eval_seed: int = 0
+) -> dict[str, Stage]:
+    """The stages that have targets: train and test, and val unless the split holds nothing out for it.
+
+    Validation and test are of at most `max_eval_users` users, drawn by `eval_seed`. Raises UserError where no rating is
+    left for training, or none is held out for testing.
+    """
     for role, advice in ((TRAIN, "lower split.val_ratio and split.test_ratio"), (TEST, "lower split.min_ratings")):
         if not (roles == role).any():
             counts = f"{len(table)} ratings of {len(table.users)} users"
             raise UserError(f"the split leaves no {STAGES[role]} rating among {counts}: {advice}")
-    return {STAGES[role]: make_stage(table, roles, split, STAGES[role]) for role in (TRAIN, VAL, TEST)}
+    stages = {}
+    for role in (TRAIN, VAL, TEST):
+        stage = make_stage(table, roles, split, STAGES[role])
+        if role != TRAIN:
+            stage = sample_users(stage, max_eval_users, eval_seed)
+        if len(stage):
+            stages[stage.name] = stage
+    return stages
 
 
-def sample_users(stage: Stage, table: RatingTable, max_users: int | None, seed: int) -> Stage:
+def sample_users(stage: Stage, max_users: int | None, seed: int) -> Stage:
     """The targets of `max_users` users that have targets in this stage, drawn by `seed` (all with null)."""
     users = np.unique(stage.user)
     if max_users is None or max_users >= len(users):
