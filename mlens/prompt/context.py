@@ -42,7 +42,7 @@ def make_context(table: RatingTable, movie_texts: list[str]) -> Context:
     if table.contexts is not None:
         lists = table.contexts["context"].fill_null([])
         turns = lists.explode(empty_as_null=False)
-        offsets = np.concatenate([[0], np.cumsum(lists.list.len().to_numpy())])
+        offsets = np.concatenate([[0], np.cumsum(lists.list.len().to_numpy(), dtype=np.int64)])
         return Context(*_distinct(turns), offsets)
     if table.tags is None:
         raise UserError("the data have no tags and no context for an ablation with context: choose another ablation")
