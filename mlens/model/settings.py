@@ -25,12 +25,12 @@ class TinyModel:
     """
 
     vocab_size: int = 4096
-    hidden_size: int = 128
-    layers: int = 4
+    hidden_size: int = 64
+    layers: int = 3
     heads: int = 2
     kv_heads: int = 1
-    head_size: int = 64
-    intermediate_size: int = 384
+    head_size: int = 32
+    intermediate_size: int = 192
     dtype: str = "float32"
     attention: str = ROWS
     gradient_checkpointing: bool = False
