@@ -5,15 +5,13 @@ python train.py --help
 
 from __future__ import annotations
 
-import sys
-
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from mlens.errors import UserError, exit_with
-from mlens.launch import drop_local_rank, refuse_sweep_under_torchrun, register_resolvers
+from mlens.errors import told_in_one_line
+from mlens.launch import refuse_sweep_under_torchrun, register_resolvers, start
 
 register_resolvers()
 
@@ -21,11 +19,9 @@ register_resolvers()
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(config: DictConfig) -> float | None:
     """One run; returns its best validation RMSE, for sweepers."""
-    try:
+    with told_in_one_line():
         refuse_sweep_under_torchrun(HydraConfig.get())
         return run(config)
-    except UserError as error:
-        exit_with(error)
 
 
 def run(config: DictConfig) -> float | None:
@@ -42,12 +38,13 @@ def run(config: DictConfig) -> float | None:
     from mlens.prompt.renderer import make_renderer
     from mlens.training.conclude import conclude
     from mlens.training.describe import describe
-    from mlens.training.folder import open_run
+    from mlens.training.folder import find_folder, make_folder
     from mlens.training.journal import open_journal
     from mlens.training.loop import fit
 
     source, split, strategy = (instantiate(config[node]) for node in ("data", "split", "history"))
     ranks = join_ranks()
+    folder = find_folder(ranks, config)
     table = ranks.first(lambda: load_table(source))
     roles = assign_roles(table, split)
     stages = make_stages(table, roles, split, settings.evaluation.max_users, settings.evaluation.seed)
@@ -58,9 +55,6 @@ def run(config: DictConfig) -> float | None:
         for name, stage in stages.items()
     }
     collator = instantiate(config.packing)
-    folder = open_run(ranks, config, HydraConfig.get())
-    journal = open_journal(ranks, folder, settings, config)
-    describe(datasets, tokenizer, settings, folder, journal)
     model = build_model(
         settings.model,
         settings.peft,
@@ -72,10 +66,12 @@ def run(config: DictConfig) -> float | None:
     engine = instantiate(
         config.deepspeed, model, ranks, settings.trainer.update_rule(), settings.model.dtype, _convert_="all"
     )
-    training = fit(engine, datasets, collator, settings, folder, journal)
-    return conclude(training, roles, tokenizer, config, HydraConfig.get())
+    make_folder(ranks, folder, config, HydraConfig.get())
+    with open_journal(ranks, folder, settings, config) as journal:
+        describe(datasets, tokenizer, settings, folder, journal)
+        training = fit(engine, datasets, collator, settings, folder, journal)
+        return conclude(training, roles, tokenizer, config, HydraConfig.get())
 
 
 if __name__ == "__main__":
-    sys.argv = drop_local_rank(sys.argv)
-    main()
+    start(main)

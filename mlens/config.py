@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
+from pkgutil import resolve_name
 from typing import Any
 
-from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -87,21 +87,31 @@ def check(config: DictConfig) -> Settings:
     unknown = [str(key) for key in config if key not in known]
     if unknown:
         raise UserError(f"unknown key {unknown[0]}: the config's keys are {', '.join(sorted(known))}")
-    root = _strictly("", Root, {key: config[key] for key in Root.__dataclass_fields__})
+    missing = [key for key in sorted(known) if key not in config]
+    if missing:
+        raise UserError(f"{missing[0]} is missing: the config needs it")
+    root = _strictly("", Root, {key: _value(config, key) for key in Root.__dataclass_fields__})
     nodes = {name: _strictly(name, form, _plain(config, name)) for name, form in ONE_FORM.items()}
     for name in CHOSEN:
         node = _plain(config, name)
         nodes[name] = _strictly(name, _chosen_class(name, config), node)
+    for key in _plain(config, "dataset"):
+        raise UserError(f"dataset.{key}: unknown key; dataset holds _target_ alone")
     settings = Settings(**vars(root), **nodes)
     _check_together(settings)
     return settings
 
 
-def _plain(config: DictConfig, name: str) -> dict:
+def _value(config: DictConfig, name: str) -> Any:
     try:
-        node = OmegaConf.to_container(config[name], resolve=True)
+        value = config[name]
+        return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
     except OmegaConfBaseException as error:
-        raise UserError(f"{name}: {_first_line(error)}") from error
+        raise UserError(f"{error.full_key or name}: {_first_line(error)}") from error
+
+
+def _plain(config: DictConfig, name: str) -> dict:
+    node = _value(config, name)
     if not isinstance(node, dict):
         raise UserError(f"{name} must be a choice of conf/{name}/, not {node!r}")
     return {key: value for key, value in node.items() if key != "_target_"}
@@ -110,10 +120,12 @@ def _plain(config: DictConfig, name: str) -> dict:
 def _chosen_class(name: str, config: DictConfig) -> type:
     target = config[name].get("_target_")
     try:
-        return get_class(target)
-    except Exception as error:
-        message = f"{name}._target_={target} is not a class that can be imported: {_first_line(error)}"
-        raise UserError(message) from error
+        found = resolve_name(str(target))
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{name}._target_={target} can't be imported: {_first_line(error)}") from error
+    if not (isinstance(found, type) and is_dataclass(found)):
+        raise UserError(f"{name}._target_={target} is no dataclass: choose one of conf/{name}/")
+    return found
 
 
 def _strictly(name: str, form: type, node: dict) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 
@@ -20,3 +22,15 @@ def exit_with(error: UserError) -> NoReturn:
     if os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"error: {error}", file=sys.stderr, flush=True)
     sys.exit(2)
+
+
+@contextmanager
+def told_in_one_line() -> Iterator[None]:
+    """End the process as `exit_with` does where a UserError is raised inside, or was while Hydra made an object."""
+    try:
+        yield
+    except Exception as error:
+        given = error if isinstance(error, UserError) else error.__cause__
+        if isinstance(given, UserError):
+            exit_with(given)
+        raise

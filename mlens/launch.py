@@ -3,13 +3,43 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable
 
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from mlens.errors import UserError
+from mlens.errors import UserError, exit_with
+
+
+def start(main: Callable[[], object]) -> None:
+    """Call Hydra's `main` with the command line; what Hydra refuses in it is one line and exit code 2 too."""
+    sys.argv = drop_local_rank(sys.argv)
+    # Else Hydra prints its refusals itself, over many lines, and cuts the traceback of anything else.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    try:
+        main()
+    except (ConfigCompositionException, OverrideParseException) as error:
+        exit_with(UserError(_one_line(error)))
+    except ValueError as error:
+        if not str(error).startswith("Config group override"):  # of `group=null`, which has no class of its own
+            raise
+        exit_with(UserError(_one_line(error)))
+
+
+def _one_line(error: Exception) -> str:
+    """Hydra's message without its search path, and without the advice to add a key: an added one is refused too.
+
+    >>> _one_line(ValueError("Could not find 'history/x'\\nAvailable options in 'history':\\n\\tnone\\n\\trandom"))
+    "Could not find 'history/x' Available options in 'history': none, random"
+    """
+    message = str(error).partition("Config search path:")[0]
+    lines = [line for line in message.splitlines() if line.strip() and not line.startswith("To append to your config")]
+    text = " ".join(line.strip() + "," * line.startswith("\t") for line in lines).rstrip(",")
+    return text if error.__cause__ is None else f"{text} {str(error.__cause__).splitlines()[0]}"
 
 
 def register_resolvers() -> None:
