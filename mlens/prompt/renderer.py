@@ -172,8 +172,13 @@ def make_renderer(table: RatingTable, style: Style, ablation: Ablation, tokenize
 
 def check_borders(renderer: Renderer, sample: int = 64) -> bool:
     """Whether the joined ids of prompt and answer equal those of the whole text, on targets spread over the table,
-    each with up to 12 earlier ratings of its user as history."""
+    each with up to 12 earlier ratings of its user as history; and for every head, which may end in any character."""
     table, pieces = renderer.table, renderer.pieces
+    for header in (pieces.header, pieces.dialogue):
+        begins = [[head, header] for head in np.unique(pieces.head)]
+        for begin, ids in zip(begins, renderer.plain.encode([pieces.text(b) for b in begins]), strict=True):
+            if not np.array_equal(ids, pieces.tokens(begin)):
+                return False
     for target in np.unique(np.linspace(0, len(table) - 1, sample).astype(np.int64)):
         history = np.arange(max(table.user_offsets[table.user[target]], target - 12), target)
         prompt = renderer.prompt(target, history)
