@@ -66,6 +66,9 @@ def build_model(
             model = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, attn_implementation=attention, **options)
         except (OSError, ValueError) as error:
             raise _cannot_load("model", where, error) from error
+        most = getattr(model.config, "max_position_embeddings", longest)
+        if most < longest:
+            raise UserError(f"prompt.max_tokens={longest} is more than {where} was made for: at most {most}")
     if attention == ROW_ATTENTION and not getattr(model, "_supports_attention_backend", False):
         raise UserError(
             f"{type(model).__name__} can't use packed rows: choose packing=reference model.attention=sdpa instead"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -49,8 +50,8 @@ class RatingDataset:
 
     def at(self, epoch: int) -> RatingDataset:
         """The same targets with the histories of another epoch (in evaluation: of another draw)."""
-        other = object.__new__(RatingDataset)
-        other.__dict__.update(self.__dict__, epoch=epoch)
+        other = copy.copy(self)
+        other.epoch = epoch
         other._draw()
         return other
 

@@ -43,7 +43,7 @@ def conclude(
     for name, stage in evaluated.items():
         write_beside(folder.predictions(name), stage.frame.write_parquet)
     write_json(folder.summary, summary)
-    journal.close(summary["metrics"])
+    journal.summarise(summary["metrics"])
     choices = hydra_config.runtime.choices
     print_table(
         f"history={choices['history']} data={choices['data']} model={choices['model']}: {progress.step} steps, "

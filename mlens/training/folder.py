@@ -56,10 +56,14 @@ class RunFolder:
         return self.path / ".hydra"
 
 
-def open_run(ranks: Ranks, config: DictConfig, hydra_config: HydraConf) -> RunFolder:
-    """The run's folder, the same on every rank: rank 0 names and makes it. Raises UserError as `claim` does."""
+def find_folder(ranks: Ranks, config: DictConfig) -> RunFolder:
+    """The run's folder, named by rank 0 for all; nothing is written yet.
+
+    Raises UserError where it holds a finished run, an unfinished one without `resume=true`, other files, or a run whose
+    config differs in more than a resume may change; warns where the schedule's horizon changes.
+    """
     folder = RunFolder(ranks.tell(Path(folder_of(config) or _unused_folder())))
-    ranks.first(lambda: claim(folder, config, hydra_config) if ranks.main else None)
+    ranks.first(lambda: _check(folder, config) if ranks.main else None)
     return folder
 
 
@@ -69,12 +73,7 @@ def _unused_folder() -> Path:
     return next(p for p in (path.with_name(f"{path.name}{end}") for end in ("", *range(2, 1000))) if not p.exists())
 
 
-def claim(folder: RunFolder, config: DictConfig, hydra_config: HydraConf) -> None:
-    """Make the folder for a new run, or check that `resume=true` may go on in it. Rank 0 alone calls it.
-
-    Raises UserError where it holds a finished run, an unfinished one without `resume=true`, other files, or a run whose
-    config differs in more than a resume may change; warns where the schedule's horizon changes.
-    """
+def _check(folder: RunFolder, config: DictConfig) -> None:
     if folder.summary.exists():
         raise UserError(f"{folder.path} holds a finished run: give another output_dir, or remove it to run it again")
     if config.resume:
@@ -82,6 +81,12 @@ def claim(folder: RunFolder, config: DictConfig, hydra_config: HydraConf) -> Non
     elif folder.path.exists() and any(folder.path.iterdir()):
         what = "an unfinished run: resume=true goes on with it" if folder.hydra.exists() else "other files"
         raise UserError(f"{folder.path} holds {what}; or give another output_dir")
+
+
+def make_folder(ranks: Ranks, folder: RunFolder, config: DictConfig, hydra_config: HydraConf) -> None:
+    """Make the folder and write .hydra/ into it: rank 0 alone, when all that can be wrong has been checked."""
+    if not ranks.main:
+        return
     for made in (folder.hydra, folder.checkpoints, folder.metrics.parent, folder.predictions("test").parent):
         made.mkdir(parents=True, exist_ok=True)
     write_text(folder.hydra / "config.yaml", OmegaConf.to_yaml(config, resolve=True))

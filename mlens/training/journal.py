@@ -89,16 +89,22 @@ class Journal:
         """A line on the terminal (stderr), above the progress bar. `text` is plain text, not markup."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def close(self, summary: dict | None = None) -> None:
-        """Stop the bar and finish the tracked run, with `summary` where the run came to its end."""
+    def summarise(self, metrics: dict) -> None:
+        """Tell the tracked run its final metrics."""
+        if self._run is not None:
+            self._run.summary.update(metrics)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Stop the bars and finish the tracked run, as failed where an exception ends it."""
         if not self.speaks:
             return
         self._progress.stop()
         self._file.close()
         if self._run is not None:
-            if summary is not None:
-                self._run.summary.update(summary)
-            self._run.finish(exit_code=0 if summary is not None else 1)
+            self._run.finish(exit_code=0 if kind is None else 1)
 
 
 def _start_wandb(settings: Wandb, config: dict, folder: Path) -> Any:

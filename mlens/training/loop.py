@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 
+import psutil
 import torch
 from torch.utils.data import DataLoader
 
@@ -240,6 +241,7 @@ def finish_step(
         row_tokens=record.longest_row,
         peak_memory_bytes=peak_memory_bytes(ranks.device),
         seconds=seconds,
+        process_seconds=time.time() - psutil.Process().create_time(),
     )
 
 
