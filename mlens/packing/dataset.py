@@ -70,7 +70,8 @@ class RatingDataset:
 
     def history(self, i: int) -> np.ndarray:
         """[h] the chosen ratings of target i, as indices into the table, in time order."""
-        return self.stage.visible_to(i)[self.selection.chosen(i)]
+        chosen = self.stage.visible_to(i)[self.selection.chosen(i)]
+        return self.renderer.fitting(int(self.stage.targets[i]), chosen)
 
     def text(self, i: int) -> str:
         """The prompt of target i as it reads."""

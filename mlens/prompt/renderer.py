@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -60,7 +61,16 @@ class Renderer:
         if len(turns):
             used = pieces.lengths[[*before, pieces.dialogue, *after]].sum() + self.longest_answer
             turns = turns[len(turns) - _fitting(pieces.lengths[turns], self.style.max_tokens - used) :]
+        while len(turns) and not self.joins and not self._whole_fits([*before, pieces.dialogue, *turns, *after]):
+            turns = turns[1:]
         return np.array([*before, pieces.dialogue, *turns, *after])
+
+    def fitting(self, target: int, history: np.ndarray) -> np.ndarray:
+        """[≤ h] the newest of `history` that fits. Where pieces join, the budget has made it fit; else it was priced by
+        its pieces, and the whole prompt may be a little longer."""
+        while len(history) and not self.joins and not self._whole_fits(self.prompt(target, history)):
+            history = history[1:]
+        return history
 
     def turns(self, target: int) -> np.ndarray:
         """[turns] the pieces of all context turns of `target`, before any budget."""
@@ -74,15 +84,12 @@ class Renderer:
     def tokens(self, target: int, history: np.ndarray) -> np.ndarray:
         """[tokens] int32: the ids of the prompt, without the answer."""
         prompt = self.prompt(target, history)
-        if self.joins:
-            return self.pieces.tokens(prompt)
-        ids = self._tokens_of_whole(prompt)
-        while len(history) and len(ids) + self.longest_answer > self.style.max_tokens:
-            history = history[1:]
-            ids = self._tokens_of_whole(self.prompt(target, history))
-        return ids
+        return self.pieces.tokens(prompt) if self.joins else self._tokens_of_whole(prompt)
 
-    def _tokens_of_whole(self, prompt: np.ndarray) -> np.ndarray:
+    def _whole_fits(self, prompt: Sequence[int] | np.ndarray) -> bool:
+        return len(self._tokens_of_whole(prompt)) + self.longest_answer <= self.style.max_tokens
+
+    def _tokens_of_whole(self, prompt: Sequence[int] | np.ndarray) -> np.ndarray:
         pieces = self.pieces
         body = self.plain.encode([pieces.text(prompt[1:-1])])[0]
         return np.concatenate([pieces.tokens(prompt[:1]), body, pieces.tokens(prompt[-1:])])
@@ -103,6 +110,11 @@ class Renderer:
     def bare_lengths(self, targets: np.ndarray) -> np.ndarray:
         """[n] tokens of each prompt without history and context, and without the answer."""
         pieces, lengths = self.pieces, self.pieces.lengths
+        if not self.joins:
+            pairs = np.stack([pieces.head[self.table.user[targets]], pieces.target[self.table.movie[targets]]], axis=1)
+            distinct, place = np.unique(pairs, axis=0, return_inverse=True)
+            bare = [[pieces.opening, head, pieces.dialogue, target, pieces.closing] for head, target in distinct]
+            return np.array([len(self._tokens_of_whole(prompt)) for prompt in bare], dtype=np.int64)[place.reshape(-1)]
         fixed = lengths[[pieces.opening, pieces.dialogue, pieces.closing]].sum()
         head = lengths[pieces.head[self.table.user[targets]]]
         return fixed + head + lengths[pieces.target[self.table.movie[targets]]]
