@@ -40,11 +40,13 @@ def make_table(users, *, titles=None, genres=None, user_ids=None, movie_ids=None
         rating=np.array([row[2] for row in flat], dtype=np.float32),
         timestamp=np.array([row[3] for row in flat], dtype=np.int64),
         user_offsets=np.cumsum([0] + [len(rows) for rows in users]),
-        users=pl.DataFrame({"id": user_ids or list(range(1, len(users) + 1)), **told}),
+        users=pl.DataFrame(
+            {"id": user_ids or list(range(1, len(users) + 1)), **told}, schema_overrides=dict.fromkeys(told, pl.String)
+        ),
         movies=pl.DataFrame({"id": movie_ids or list(range(10, 10 + len(titles))), "title": titles, "genres": genres}),
         scale=HALF_STARS,
         tags=None if tags is None else pl.DataFrame(tags, schema=["user", "movie", "tag", "timestamp"], orient="row"),
-        contexts=None if contexts is None else pl.DataFrame({"context": contexts}),
+        contexts=contexts and pl.DataFrame({"context": contexts}, schema={"context": pl.List(pl.String)}),
         **frames,
     )
 
@@ -130,7 +132,7 @@ def naive_movie(table: RatingTable, movie: int) -> str:
 def naive_turns(table: RatingTable, target: int, most: int) -> list[str]:
     """The last turns of context: the record's own, else the user's tags before the target's time on other movies."""
     if table.contexts is not None:
-        turns = list(table.contexts["context"][target] or [])
+        turns = list(table.contexts["context"].to_list()[target] or [])
     else:
         turns = []
         for user, movie, tag, timestamp in table.tags.iter_rows():

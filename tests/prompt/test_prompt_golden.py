@@ -83,7 +83,9 @@ def test_tags_before_the_targets_second_on_other_movies_stand_above_it(table):
 
 def test_max_context_keeps_the_last_turns(table):
     renderer = make_renderer(table, style(max_context=1), ABLATIONS["context_only"], tiny())
-    assert renderer.text(3, np.array([], dtype=int)) == WITH_CONTEXT.replace("User: Movie A (2020) (Action): loud\n", "")
+    assert renderer.text(3, np.array([], dtype=int)) == WITH_CONTEXT.replace(
+        "User: Movie A (2020) (Action): loud\n", ""
+    )
     renderer = make_renderer(table, style(max_context=0), ABLATIONS["context_only"], tiny())
     assert "loud" not in renderer.text(3, np.array([], dtype=int))
 

@@ -1,0 +1,274 @@
+"""What a prompt may cost: prompt and answer within max_tokens, the target whole, context cut before history."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import HALF_STARS, make_table, naive_k, naive_movie, naive_prompt, stage_of
+from tokenizers_for_tests import ABLATIONS, EVERYTHING, HISTORY, growing, metaspace, plain_ids, style, tiny
+
+from mlens.data.split import Split
+from mlens.errors import UserError
+from mlens.history.all_previous import AllPrevious
+from mlens.history.fixed_count import FixedCount
+from mlens.history.fixed_ratio import FixedRatio
+from mlens.history.none import NoHistory
+from mlens.history.random import Random
+from mlens.packing.dataset import RatingDataset
+from mlens.packing.lengths import measure_lengths
+from mlens.prompt.renderer import make_renderer
+
+STRATEGIES = {
+    "none": NoHistory(),
+    "all": AllPrevious(),
+    "ratio": FixedRatio(0.7),
+    "count": FixedCount(6),
+    "per_target": Random(0.8),
+    "per_user": Random(0.8, "per_user"),
+}
+
+
+def world(seed=0, users=3, most=25):
+    """Users with many ratings, titles of very different lengths, and tags."""
+    random = np.random.default_rng(seed)
+    sizes = [int(n) for n in random.integers(5, most, users)]
+    movies = 12
+    rows = [
+        [
+            (int(random.integers(movies)), HALF_STARS[random.integers(10)], int(t))
+            for t in sorted(random.integers(0, 50, n))
+        ]
+        for n in sizes
+    ]
+    tags = [
+        (int(random.integers(users)), int(random.integers(movies)), "tag " * int(random.integers(1, 6)) + "x", int(t))
+        for t in random.integers(0, 50, 20)
+    ]
+    return make_table(
+        rows,
+        titles=[f"Movie {m} " + "long " * (m % 5) + f"({1980 + m})" for m in range(movies)],
+        profile=[f"age: {20 + u}; occupation: {'other' * u}x" for u in range(users)],
+        tags=sorted(tags, key=lambda tag: (tag[0], tag[3])),
+    )
+
+
+class Naive:
+    """Lengths by tokenising whole texts."""
+
+    def __init__(self, table, ablation, style, tokenizer):
+        self.table, self.ablation, self.style, self.tokenizer = table, ablation, style, tokenizer
+        self.longest = 1 + max(len(plain_ids(tokenizer, str(rating))) for rating in table.scale)
+
+    def length(self, target, history, turns=()):
+        """Of prompt and longest answer."""
+        naive = naive_prompt(self.table, target, history, self.ablation, self.style)
+        text = type(naive)(**{**vars(naive), "turns": list(turns)}).text()
+        return len(plain_ids(self.tokenizer, text)) + self.longest
+
+    def fits(self, target, history):
+        section = self.length(target, history) - self.length(target, [])
+        bound = self.style.history_tokens
+        return self.length(target, history) <= self.style.max_tokens and (bound is None or section <= bound)
+
+    def turns(self, target, history):
+        """The newest turns that fit beside the history."""
+        turns = naive_prompt(self.table, target, [], self.ablation, self.style).turns
+        while turns and self.length(target, history, turns) > self.style.max_tokens:
+            turns = turns[1:]
+        return turns
+
+    def text(self, target, history):
+        naive = naive_prompt(self.table, target, history, self.ablation, self.style)
+        return type(naive)(**{**vars(naive), "turns": self.turns(target, history)}).text()
+
+    def exact(self, target, visible, wanted):
+        window = visible[len(visible) - wanted :]
+        while window and not self.fits(target, window):
+            window = window[1:]
+        return window
+
+    def strided(self, stage, wanted_of):
+        """Section 3's sentence, on texts."""
+        windows, s, user = [], 0, None
+        for t, target in enumerate(stage.targets):
+            if stage.user[t] != user:
+                user, s = stage.user[t], 0
+            visible = stage.visible_to(t).tolist()
+            c = len(visible)
+            own = c - wanted_of(c)
+            if not self.fits(target, visible[max(own, s) :]):
+                left = self.style.max_tokens - self.length(target, [], self.turns(target, []))
+                if self.style.history_tokens is not None:
+                    left = min(left, self.style.history_tokens)
+                bare = self.length(target, [])
+                s = next(i for i in range(c + 1) if self.length(target, visible[i:]) - bare <= left // 2)
+                if s == c and self.fits(target, visible[c - 1 :]):
+                    s = c - 1
+            windows.append(visible[max(own, s) :])
+        return windows
+
+
+@pytest.mark.parametrize("ablation", ["history_only", "profile_and_history_and_context"])
+@pytest.mark.parametrize("bounds", [(150, None), (190, None), (400, 60)])
+@pytest.mark.parametrize("stage", ["train", "test"])
+def test_windows_are_cut_as_whole_texts_tell(ablation, bounds, stage):
+    table = world()
+    chosen_style = {"max_tokens": bounds[0], "history_tokens": bounds[1], "max_context": 3}
+    targets = stage_of(table, Split("temporal", 0.2, 0.3), stage)
+    wanted_of = {
+        "none": lambda c: 0,
+        "all": lambda c: c,
+        "ratio": lambda c: naive_k(0.7, c),
+        "count": lambda c: min(6, c),
+    }
+    for trim in ("exact", "strided"):
+        one_style = style(trim=trim, **chosen_style)
+        naive = Naive(table, ABLATIONS[ablation], one_style, tiny())
+        renderer = make_renderer(table, one_style, ABLATIONS[ablation], tiny())
+        assert renderer.joins
+        for name, wanted in wanted_of.items():
+            dataset = RatingDataset(table, targets, STRATEGIES[name], renderer, seed=1)
+            strided = naive.strided(targets, wanted)
+            for t, target in enumerate(targets.targets):
+                visible = targets.visible_to(t).tolist()
+                expected = naive.exact(target, visible, wanted(len(visible))) if trim == "exact" else strided[t]
+                assert dataset.history(t).tolist() == expected
+                assert dataset.text(t) == naive.text(target, expected)
+
+
+@settings(max_examples=40)
+@given(
+    st.sampled_from(list(STRATEGIES)),
+    st.integers(115, 400),
+    st.sampled_from([None, 0, 30]),
+    st.integers(0, 5),
+    st.sampled_from(list(ABLATIONS)),
+)
+def test_prompt_and_longest_answer_never_pass_max_tokens_and_the_target_is_whole(name, most, bound, seed, ablation):
+    table = world(seed, users=2, most=12)
+    chosen = style(max_tokens=most, history_tokens=bound)
+    renderer = make_renderer(table, chosen, ABLATIONS[ablation], tiny())
+    dataset = RatingDataset(table, stage_of(table, Split("temporal"), "train"), STRATEGIES[name], renderer, seed)
+    longest = max(len(answer) for answer in renderer.answers)
+    lengths = dataset.prompt_lengths(np.arange(len(dataset)))
+    for i, sample in enumerate(dataset):
+        assert len(sample.prompt) == lengths[i]
+        assert len(sample.prompt) + longest <= most
+        assert tiny().decode(sample.prompt) == dataset.text(i)
+        movie = naive_movie(table, table.movie[sample.target])
+        assert dataset.text(i).endswith(f"User: {movie}:\n\n{chosen.question}")
+        assert sample.dropped == dataset.selection.wanted(np.array([i]))[0] - len(sample.history)
+        if bound is not None and ABLATIONS[ablation].history:
+            without = naive_prompt(table, sample.target, [], HISTORY, chosen).text()
+            shown = naive_prompt(table, sample.target, sample.history, HISTORY, chosen).text()
+            assert len(plain_ids(tiny(), shown)) - len(plain_ids(tiny(), without)) <= bound
+        if not ABLATIONS[ablation].history:
+            assert len(sample.history) == sample.dropped == 0
+
+
+def test_context_takes_what_history_leaves_and_is_dropped_oldest_first():
+    table = make_table([[(m, 3.0, 10 * m) for m in range(6)]], tags=[(0, m, f"tag{m}", 10 * m + 1) for m in range(5)])
+    stage = stage_of(table, Split("leave_last"), "test")
+    bare = make_renderer(table, style(), HISTORY, tiny())
+    least = int(bare.bare_lengths(stage.targets)[0]) + bare.longest_answer
+    seen = set()
+    for most in range(least, least + 250, 7):
+        chosen = style(max_tokens=most, trim="exact")
+        without, with_context = (
+            RatingDataset(table, stage, AllPrevious(), make_renderer(table, chosen, ablation, tiny()), 0)
+            for ablation in (HISTORY, ABLATIONS["history_and_context"])
+        )
+        assert with_context.history(0).tolist() == without.history(0).tolist()
+        shown = [m for m in range(5) if f"tag{m}" in with_context.text(0)]
+        assert shown == list(range(5 - len(shown), 5))
+        seen.add((len(with_context.history(0)), len(shown)))
+    assert {(0, 0), (5, 0), (5, 3), (5, 5)} <= seen
+
+
+def test_a_target_that_does_not_fit_alone_is_named_with_what_it_takes():
+    table = make_table(
+        [[(0, 3.0, 1), (1, 3.0, 2)]], titles=["Short", "Rather " + "long " * 50 + "title"], user_ids=["jo"]
+    )
+    stage = stage_of(table, Split("temporal"), "train")
+    needed = len(plain_ids(tiny(), naive_prompt(table, 1, [], HISTORY, style()).text() + "5.0")) + 1
+    fitting = make_renderer(table, style(max_tokens=needed), HISTORY, tiny())
+    assert len(RatingDataset(table, stage, AllPrevious(), fitting, 0)) == 2
+    renderer = make_renderer(table, style(max_tokens=needed - 1), HISTORY, tiny())
+    with pytest.raises(UserError, match=rf"user jo's target 'Rather long .*takes {needed} tokens"):
+        RatingDataset(table, stage, AllPrevious(), renderer, 0)
+
+
+def test_what_is_cut_does_not_depend_on_the_targets_own_rating():
+    """Also where the answer's own length would decide, since legal answers differ in length."""
+    table = world(3)
+    other = type(table)(
+        **{**{name: getattr(table, name) for name in table.__dataclass_fields__}, "scale": (0.5, 1.0, 1.5, 2.0, 10.25)}
+    )
+    stage = stage_of(other, Split("temporal"), "test")
+    renderer = make_renderer(other, style(max_tokens=170), HISTORY, tiny())
+    assert len({len(answer) for answer in renderer.answers}) > 1
+    for t in range(len(stage)):
+        shown = set()
+        for rating in other.scale:
+            changed = np.array(other.rating)
+            changed[stage.targets[t]] = rating
+            fields = {name: getattr(other, name) for name in other.__dataclass_fields__}
+            again = type(other)(**{**fields, "rating": changed})
+            renderer = make_renderer(again, style(max_tokens=170), HISTORY, tiny())
+            shown.add(RatingDataset(again, stage, AllPrevious(), renderer, 0).text(t))
+        assert len(shown) == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*pieces of a prompt don't join")
+@pytest.mark.parametrize("tokenizer", [metaspace, growing])
+@pytest.mark.parametrize("name", list(STRATEGIES))
+def test_whole_prompts_of_pieces_that_do_not_join_keep_the_budget_too(tokenizer, name):
+    """`growing` makes a whole prompt longer than its pieces, so that the prices are too low."""
+    table = world(1, users=2)
+    stage = stage_of(table, Split("temporal"), "train")
+    for ablation in (HISTORY, EVERYTHING):
+        bare = make_renderer(table, style(max_tokens=10**6), ablation, tokenizer())
+        longest = max(len(bare.tokens(int(target), np.arange(0))) for target in stage.targets)
+        chosen = style(max_tokens=longest + 120)
+        dataset = RatingDataset(table, stage, STRATEGIES[name], make_renderer(table, chosen, ablation, tokenizer()), 0)
+        assert not dataset.renderer.joins
+        for i, sample in enumerate(dataset):
+            assert len(sample.prompt) + dataset.renderer.longest_answer <= chosen.max_tokens
+            assert sample.prompt.tolist() == plain_ids(tokenizer(), dataset.text(i))
+            assert sample.history.tolist() == dataset.history(i).tolist()
+            text = naive_prompt(table, sample.target, sample.history, ablation, chosen)
+            start = type(text)(**{**vars(text), "turns": []}).text().split("[RECENT_DIALOGUE]")[0]
+            assert dataset.text(i).startswith(start)
+            assert sample.dropped == dataset.selection.wanted(np.array([i]))[0] - len(sample.history)
+
+
+@pytest.mark.filterwarnings("ignore:.*pieces of a prompt don't join")
+def test_a_whole_prompt_that_does_not_fit_alone_is_refused_too():
+    table = world(1, users=1)
+    stage = stage_of(table, Split("temporal"), "train")
+    naive = Naive(table, HISTORY, style(), growing())
+    needed = max(naive.length(target, []) for target in stage.targets)
+    assert len(list(RatingDataset(table, stage, NoHistory(), renderer_of(table, needed), 0))) == len(stage)
+    with pytest.raises(UserError, match=f"prompt.max_tokens={needed - 1} is too small"):
+        RatingDataset(table, stage, NoHistory(), renderer_of(table, needed - 1), 0)
+
+
+def renderer_of(table, most):
+    return make_renderer(table, style(max_tokens=most), HISTORY, growing())
+
+
+def test_measured_lengths_are_those_of_the_samples():
+    table = world(2)
+    stage = stage_of(table, Split("temporal"), "train")
+    renderer = make_renderer(table, style(max_tokens=180), HISTORY, tiny())
+    dataset = RatingDataset(table, stage, AllPrevious(), renderer, 0)
+    lengths = measure_lengths(dataset)
+    samples = list(dataset)
+    tokens = [len(sample.prompt) + renderer.longest_answer for sample in samples]
+    assert (lengths.tokens_min, lengths.tokens_max) == (min(tokens), max(tokens))
+    assert lengths.tokens_total == sum(tokens)
+    assert lengths.trimmed == np.mean([sample.dropped > 0 for sample in samples])
+    assert 0 < lengths.trimmed < 1
+    dropped = sum(sample.dropped for sample in samples)
+    assert lengths.ratings_dropped == pytest.approx(dropped / (dropped + sum(len(s.history) for s in samples)))
+    assert lengths.without_history == np.mean([len(sample.history) == 0 for sample in samples])
