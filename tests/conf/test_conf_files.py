@@ -1,0 +1,280 @@
+"""Every file in conf/: it composes, its values are its dataclass's fields, and it starts with its command."""
+
+import dataclasses
+import os
+import re
+import shlex
+from functools import cache
+from itertools import cycle, product
+from pathlib import Path
+from pkgutil import resolve_name
+
+import pytest
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+from runs import CONF, command, composed, train
+
+from mlens.config import CHOSEN, ONE_FORM, check
+
+FILES = sorted(CONF.rglob("*.yaml"))
+GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
+OPTIONS = {group: sorted(file.stem for file in (CONF / group).glob("*.yaml")) for group in GROUPS}
+LISTS = [file for file in FILES if file.parent.name in ("experiment", "debug")]
+NODES = [file for file in FILES if file not in LISTS and file.parent != CONF]
+# What users' scripts may rely on.
+FIELDS = """
+output_dir resume seed split.seed evaluation.seed data.path data.max_users data.rating_scale split.val_ratio
+split.test_ratio split.min_ratings split.eval_history split.ties split.max_train_targets_per_user prompt.max_tokens
+prompt.history_tokens prompt.trim prompt.max_context packing.row_tokens model.path trainer.max_epochs
+trainer.max_steps trainer.targets_per_step trainer.learning_rate trainer.optimizer trainer.early_stopping.patience
+trainer.early_stopping.threshold trainer.checkpoint.every_steps evaluation.max_users evaluation.draws wandb.mode
+wandb.project wandb.name
+"""
+
+
+once = cache(composed)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A folder that looks like a saved model's."""
+    folder = tmp_path_factory.mktemp("model")
+    for name in ("config.json", "tokenizer.json"):
+        (folder / name).write_text("{}")
+    return folder
+
+
+@pytest.fixture
+def choose(saved):
+    """choose(file) -> the config with that choice, and what it can't do without."""
+
+    def choose(file):
+        group, option = file.parent.name, file.stem
+        more = [f"model.path={saved}"] if option == "hf" else []
+        more += ["model.attention=sdpa"] if option == "reference" else []
+        return once(f"+{group}={option}" if file in LISTS else f"{group}={option}", *more)
+
+    return choose
+
+
+@cache
+def default_choices() -> dict:
+    composed()
+    return dict(HydraConfig.get().runtime.choices)
+
+
+def name_of(file: Path) -> str:
+    return str(file.relative_to(CONF))
+
+
+def commands(file: Path) -> list[str]:
+    """The commands in the comment that a file starts with."""
+    lines = file.read_text().splitlines()
+    if lines[0].startswith("# @package"):
+        lines = lines[1:]
+    return [line.removeprefix("# ") for line in lines[:2] if re.match(r"# (python|torchrun .*)\s?train\.py", line)]
+
+
+def form_of(group: str, node) -> type:
+    return ONE_FORM[group] if group in ONE_FORM else resolve_name(node["_target_"])
+
+
+def fields_of(form: type) -> dict:
+    """The dataclass's fields as nested names."""
+    nested = {}
+    for field in dataclasses.fields(form):
+        is_node = isinstance(field.default_factory, type) and dataclasses.is_dataclass(field.default_factory)
+        nested[field.name] = fields_of(field.default_factory) if is_node else None
+    return nested
+
+
+@pytest.mark.parametrize("file", NODES + LISTS, ids=name_of)
+def test_every_choice_composes_and_passes_the_strict_check(file, choose):
+    check(choose(file))
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_every_file_starts_with_a_command(file):
+    assert commands(file)
+
+
+@pytest.mark.parametrize("file", NODES + LISTS, ids=name_of)
+def test_the_command_of_a_file_chooses_it_and_passes_the_strict_check(file, saved, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    words = shlex.split(os.path.expandvars(commands(file)[0].partition("   ")[0]))
+    overrides = [word for word in words[words.index("train.py") + 1 :] if not word.startswith("--")]
+    overrides = [re.sub("model.path=.*", f"model.path={saved}", word) for word in overrides]
+    jobs = [overrides]
+    if "--multirun" in words:
+        jobs = list(product(*([f"{key}={value}" for value in values.split(",")] for key, values in split(overrides))))
+    for job in jobs:
+        check(once(*job))
+    group, option = file.parent.name, file.stem
+    chosen = {(key.lstrip("+"), value) for job in jobs for key, value in split(job)}
+    assert (group, option) in chosen or default_choices()[group] == option
+
+
+def split(overrides) -> list[tuple[str, str]]:
+    return [(key, value) for key, _, value in (word.partition("=") for word in overrides)]
+
+
+def test_every_history_and_ablation_go_together_under_each_deepspeed_in_turn():
+    groups = ("history", "ablation", "deepspeed")
+    nodes = {group: {option: once(f"{group}={option}")[group] for option in OPTIONS[group]} for group in groups}
+    config = composed()
+    pairs = product(OPTIONS["history"], OPTIONS["ablation"])
+    for (history, ablation), deepspeed in zip(pairs, cycle(OPTIONS["deepspeed"]), strict=False):
+        for group, option in zip(groups, (history, ablation, deepspeed), strict=True):
+            config[group] = nodes[group][option]
+        settings = check(config)
+        assert settings.deepspeed.zero_optimization.stage == int(deepspeed[4])
+        assert settings.history == check_once(history).history
+        shown = (settings.ablation.profile, settings.ablation.history, settings.ablation.context)
+        assert shown == ("profile" in ablation, "history" in ablation, "context" in ablation)
+
+
+@cache
+def check_once(history: str):
+    return check(once(f"history={history}"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("history", OPTIONS["history"])
+def test_every_history_ablation_and_deepspeed_compose(history):
+    for ablation, deepspeed in product(OPTIONS["ablation"], OPTIONS["deepspeed"]):
+        config = composed(f"history={history}", f"ablation={ablation}", f"deepspeed={deepspeed}")
+        check(config)
+        assert config.history == once(f"history={history}").history
+        assert config.ablation == once(f"ablation={ablation}").ablation
+        assert config.deepspeed == once(f"deepspeed={deepspeed}").deepspeed
+
+
+@pytest.mark.parametrize("file", [file for file in NODES if file.parent.name != "deepspeed"], ids=name_of)
+def test_a_choice_sets_every_field_of_its_dataclass_and_no_other(file, choose):
+    group = file.parent.name
+    node = choose(file)[group]
+
+    def nested(node):
+        return {key: nested(value) if OmegaConf.is_dict(value) else None for key, value in node.items()}
+
+    keys = nested(node)
+    keys.pop("_target_", None)
+    assert keys == fields_of(form_of(group, node))
+
+
+@pytest.mark.parametrize("option", OPTIONS["deepspeed"])
+def test_a_deepspeed_choice_sets_only_fields_that_exist(option):
+    # Its nulls are left out of the files: they stand for DeepSpeed's own defaults.
+    node = once(f"deepspeed={option}").deepspeed
+    known = fields_of(ONE_FORM["deepspeed"])
+    assert set(node) - {"_target_"} <= set(known)
+    assert set(node.zero_optimization) <= set(known["zero_optimization"])
+
+
+def test_every_group_is_a_node_of_the_config():
+    assert {*GROUPS} - {"experiment", "debug"} == {*ONE_FORM, *CHOSEN}
+
+
+@pytest.mark.parametrize("field", FIELDS.split())
+def test_a_field_that_scripts_rely_on_exists(field):
+    parent, _, key = field.rpartition(".")
+    config = once("data=ml_1m", "model=qwen3_0_6b")
+    assert key in (OmegaConf.select(config, parent) if parent else config)
+
+
+@pytest.mark.parametrize(
+    "history, fields",
+    [("random", {"ratio", "draw", "redraw"}), ("fixed_ratio", {"ratio"}), ("fixed_count", {"count"}), ("none", set())],
+)
+def test_a_strategy_has_its_own_fields(history, fields):
+    assert set(once(f"history={history}").history) - {"_target_"} == fields
+
+
+def test_the_defaults_are_the_guides():
+    settings = check(once())
+    assert (
+        default_choices()
+        | {
+            "history": "all_previous",
+            "ablation": "history_only",
+            "prompt": "simple",
+            "deepspeed": "zero2",
+            "data": "sample",
+            "model": "tiny",
+            "split": "temporal",
+        }
+        == default_choices()
+    )
+    assert settings.prompt.max_tokens == 2048 and settings.split.val_ratio == 0.1 and settings.split.min_ratings == 5
+    assert settings.trainer.max_epochs == 50
+    assert (settings.trainer.early_stopping.patience, settings.trainer.early_stopping.threshold) == (3, 0.001)
+    assert (settings.wandb.project, settings.wandb.mode) == ("Qwen3-MovieLens", "offline")
+
+
+def test_a_ready_strategy_is_the_strategy_with_its_parameter():
+    for ready, full in {
+        "random_50": ("history=random", "history.ratio=0.5"),
+        "random_30": ("history=random", "history.ratio=0.3"),
+        "count_10": ("history=fixed_count", "history.count=10"),
+        "count_20": ("history=fixed_count", "history.count=20"),
+    }.items():
+        assert once(f"history={ready}").history == once(*full).history
+
+
+def test_the_guides_qwen3_settings():
+    settings = check(once("+experiment=guide_qwen3"))
+    trainer = settings.trainer
+    assert settings.model.name == "Qwen/Qwen3-8B" and settings.model.dtype == "bfloat16"
+    assert (trainer.targets_per_step, trainer.learning_rate) == (512, 1e-5)
+    assert (trainer.weight_decay, trainer.warmup_steps, trainer.optimizer) == (0.1, 100, "adamw")
+    assert settings.prompt.max_tokens == 2048 and settings.deepspeed.zero_optimization.stage == 2
+
+
+@pytest.mark.parametrize(
+    "experiment, strategies",
+    [
+        ("five_way", "none,all_previous,random,fixed_ratio,fixed_count"),
+        ("guide", "none,all_previous,random_50,random_30,count_10"),
+        ("recommended", "random_50,count_20,none"),
+    ],
+)
+def test_an_experiment_sweeps_its_strategies(experiment, strategies):
+    composed(f"+experiment={experiment}")
+    assert HydraConfig.get().mode.name == "MULTIRUN"
+    assert dict(HydraConfig.get().sweeper.params) == {"history": strategies}
+
+
+def test_cfg_job_prints_the_whole_config():
+    result = train("--cfg", "job", "history=fixed_count", "history.count=7")
+    assert result.returncode == 0, result.stderr
+    printed = OmegaConf.create(result.stdout)
+    assert printed.history.count == 7
+    assert printed == composed("history=fixed_count", "history.count=7")
+
+
+def imported_by(*arguments: str) -> set[str]:
+    """What train.py with these arguments imports."""
+    result = command("-X", "importtime", "train.py", *arguments)
+    return {line.rpartition("|")[2].strip() for line in result.stderr.splitlines() if line.startswith("import time:")}
+
+
+HEAVY = {"torch", "transformers", "deepspeed", "wandb"}
+
+
+def test_cfg_imports_nothing_heavy():
+    assert "mlens.launch" in imported_by("--cfg", "job") and not HEAVY & imported_by("--cfg", "job")
+
+
+def test_a_wrong_value_is_refused_before_anything_heavy_is_imported():
+    imported = imported_by("history=random", "history.ratio=7")
+    assert "mlens.history.budget" in imported and not HEAVY & imported
+
+
+def test_help_names_every_group_with_its_options_and_five_commands():
+    result = train("--help")
+    assert result.returncode == 0
+    for group in GROUPS:
+        options = ", ".join(OPTIONS[group])
+        assert f"{group}: {options}" in result.stdout
+    shown = [line for line in result.stdout.splitlines() if re.match(r"\s+(python|torchrun .*) train\.py", line)]
+    assert len(shown) == 5
