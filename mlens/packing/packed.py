@@ -34,14 +34,14 @@ class PackedRows:
         """
         if len(lengths) == 0:
             return [[] for _ in range(world)]
-        capacity = max(self.row_tokens, int(lengths.max()))
-        rows = -(-int(lengths.sum()) // capacity)
+        rows = -(-int(np.minimum(lengths, self.row_tokens).sum()) // self.row_tokens)
         while True:
             rows = -(-rows // world) * world
-            packed = _fill(lengths, rows, capacity)
+            packed = _fill(lengths, rows, self.row_tokens)
             if packed is not None:
                 return [packed[rank::world] for rank in range(world)]
-            rows += world
+            # One more at a time would be thousands of tries where rows can't be filled well.
+            rows += max(world, rows // 100)
 
     def train_row(self, samples: Sequence[Sample]) -> Row:
         """A row whose labels are the answers of `samples`; score i is the log-probability of answer i."""
@@ -120,13 +120,13 @@ class PackedRows:
 
 
 def _fill(lengths: np.ndarray, rows: int, capacity: int) -> list[np.ndarray] | None:
-    """The samples of each row, or None where a row would pass its capacity."""
+    """The samples of each row, or None where a row of several samples would pass its capacity."""
     shortest = [(0, row) for row in range(rows)]
     members: list[list[int]] = [[] for _ in range(rows)]
     for i in np.argsort(-lengths, kind="stable"):
         used, row = heapq.heappop(shortest)
         used += int(lengths[i])
-        if used > capacity:
+        if used > capacity and members[row]:
             return None
         members[row].append(int(i))
         heapq.heappush(shortest, (used, row))
