@@ -1,6 +1,11 @@
 """What all tests share."""
 
 import pytest
+from hypothesis import settings
+
+# A slow example is no failure on a busy machine.
+settings.register_profile("mlens", deadline=None)
+settings.load_profile("mlens")
 
 
 @pytest.fixture(autouse=True)

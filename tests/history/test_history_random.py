@@ -5,15 +5,18 @@ import subprocess
 import sys
 from collections import Counter
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
 from budgets import Case, budgets, section, with_room
+from hydra import compose, initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import make_table, naive_k, stage_of
 from scipy.stats import chisquare
 
+from mlens.config import check
 from mlens.data import draws
 from mlens.data.split import Split
 from mlens.errors import UserError
@@ -252,3 +255,14 @@ def test_a_ratio_outside_0_to_1_is_refused(ratio):
 def test_an_unknown_way_to_draw_is_refused(fields, name):
     with pytest.raises(UserError, match=rf"history\.{name}"):
         Random(**fields)
+
+
+def test_histories_of_evaluation_do_not_depend_on_the_runs_seed():
+    """Runs that are compared train under several seeds and see the same histories in evaluation."""
+    conf = Path(__file__).parents[2] / "conf"
+    seeds = {}
+    for seed, evaluation in ((1, 5), (2, 5), (1, 6)):
+        with initialize_config_dir(str(conf), version_base=None):
+            settings = check(compose("config", [f"seed={seed}", f"evaluation.seed={evaluation}"]))
+        seeds[seed, evaluation] = [settings.seed_of(stage) for stage in ("train", "val", "test")]
+    assert seeds == {(1, 5): [1, 5, 5], (2, 5): [2, 5, 5], (1, 6): [1, 6, 6]}
