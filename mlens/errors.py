@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
@@ -17,10 +18,16 @@ class UserError(ValueError):
     """
 
 
+# A launcher ends all ranks when the first one fails: the others leave rank 0 so many seconds to fail first.
+GRACE = 20.0
+
+
 def exit_with(error: UserError) -> NoReturn:
-    """End the process with exit code 2 and the error's one line on stderr; on several ranks, once a machine."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"error: {error}", file=sys.stderr, flush=True)
+    """End the process with exit code 2 and the error's one line on stderr; on several ranks, once a machine: another
+    rank speaks only where rank 0 didn't meet the same error."""
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        time.sleep(GRACE)
+    print(f"error: {error}", file=sys.stderr, flush=True)
     sys.exit(2)
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlens.data.table import RatingTable
+from mlens.errors import UserError
 from mlens.prompt.settings import Ablation, Style
 
 HISTORY_HEADER = "\n\n[HISTORICAL_RATINGS]\n"
@@ -35,7 +36,12 @@ def rating_texts(table: RatingTable) -> list[str]:
 
 
 def head_texts(table: RatingTable, style: Style, ablation: Ablation) -> list[str]:
-    """The first piece for every user: the task and, where the ablation has it, the user's profile."""
+    """The first piece for every user: the task and, where the ablation has it, the user's profile.
+
+    Raises UserError where the data have no profiles for it.
+    """
+    if ablation.profile and "profile" not in table.users.columns:
+        raise UserError("the data have no user profiles for an ablation with profile: choose another ablation")
     own = "task" in table.users.columns
     tasks = table.users["task"].fill_null(style.task) if own else [style.task] * len(table.users)
     heads = [f"[TASK]\n{task}" for task in tasks]

@@ -165,8 +165,6 @@ def make_renderer(table: RatingTable, style: Style, ablation: Ablation, tokenize
     Warns where the joined pieces of a sample of prompts differ from the tokens of the whole prompts: then whole
     prompts are tokenised.
     """
-    if ablation.profile and "profile" not in table.users.columns:
-        raise UserError("the data have no user profiles for an ablation with profile: choose another ablation")
     movies = movie_texts(table)
     context = make_context(table, movies) if ablation.context else None
     plain = PlainText(tokenizer)

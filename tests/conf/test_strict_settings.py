@@ -1,0 +1,235 @@
+"""A setting that can't be used is refused in one line that names it, before anything is trained or made."""
+
+import pytest
+from runs import FAST, checked, composed, train, train_module
+
+from mlens.config import check, fingerprint, flatten, resolved
+from mlens.errors import UserError, told_in_one_line
+
+# What is wrong, and what the line must name.
+WRONG = {
+    "+history.foo=1": "history.foo",
+    "++history.foo=1": "history.foo",
+    "+deepspeed.fp16.enabled=true": "deepspeed.fp16",
+    "++deepspeed.zero_optimization.foo=1": "deepspeed.zero_optimization.foo",
+    "+trainer.early_stopping.foo=1": "trainer.early_stopping.foo",
+    "+dataset.foo=1": "dataset.foo",
+    "+foo=1": "foo",
+    "~split": "split",
+    "~seed": "seed",
+    "history=random history.ratio=0": "history.ratio",
+    "history=random history.ratio=1.5": "history.ratio",
+    "history=random history.ratio=nan": "history.ratio",
+    "history=random history.ratio=-0.5": "history.ratio",
+    "history=fixed_ratio history.ratio=0": "history.ratio",
+    "history=fixed_ratio history.ratio=1.5": "history.ratio",
+    "history=fixed_ratio history.ratio=nan": "history.ratio",
+    "history=random history.draw=sometimes": "history.draw",
+    "history=random history.redraw=never": "history.redraw",
+    "history=fixed_count history.count=0": "history.count",
+    "history=fixed_count history.count=-3": "history.count",
+    "history=fixed_count history.count=many": "history.count",
+    "history=fixed_count history.count=2.5": "history.count",
+    "history=fixed_count history.count=null": "history.count",
+    "split.val_ratio=0.6 split.test_ratio=0.4": "split.val_ratio",
+    "split.val_ratio=nan": "split.val_ratio",
+    "split.ties=loose": "split.ties",
+    "split.eval_history=none": "split.eval_history",
+    "split=user split.eval_history=train": "split.eval_history",
+    "split.method=lucky": "split.method",
+    "data.max_users=0": "data.max_users",
+    "prompt.trim=some": "prompt.trim",
+    "prompt.max_tokens=0": "prompt.max_tokens",
+    "packing.row_tokens=100": "packing.row_tokens",
+    "packing=reference": "model.attention",
+    "model.attention=sdpa": "model.attention",
+    "model.dtype=float16": "model.dtype",
+    "model.heads=3 model.kv_heads=2": "model.heads",
+    "model=hf": "model.path",
+    "trainer.optimizer=muon trainer.gradient_clipping=1": "trainer.gradient_clipping",
+    "trainer.optimizer=sgd": "trainer.optimizer",
+    "trainer.schedule=wavy": "trainer.schedule",
+    "trainer.learning_rate=0": "trainer.learning_rate",
+    "trainer.learning_rate=inf": "trainer.learning_rate",
+    "trainer.targets_per_step=0": "trainer.targets_per_step",
+    "trainer.max_steps=-1": "trainer.max_steps",
+    "trainer.warmup_ratio=1.5": "trainer.warmup_ratio",
+    "trainer.early_stopping.patience=0": "trainer.early_stopping.patience",
+    "trainer.early_stopping.threshold=-1": "trainer.early_stopping.threshold",
+    "trainer.checkpoint.every_steps=0": "trainer.checkpoint.every_steps",
+    "evaluation.draws=0": "evaluation.draws",
+    "evaluation.max_users=0": "evaluation.max_users",
+    "deepspeed.zero_optimization.stage=4": "deepspeed.zero_optimization.stage",
+    "deepspeed=zero0 +deepspeed.zero_optimization.offload_optimizer.device=cpu": "offload_optimizer",
+    "deepspeed=zero2 +deepspeed.zero_optimization.offload_param.device=cpu": "offload_param",
+    "peft=lora peft.r=0": "peft.r",
+    "wandb.mode=loud": "wandb.mode",
+    "seed=x": "seed",
+    "seed=null": "seed",
+    "resume=maybe": "resume",
+    "output_dir=[a]": "output_dir",
+    "seed=${nowhere}": "seed",
+    "history._target_=mlens.nowhere.Thing": "history._target_",
+    "data._target_=os.getcwd": "data._target_",
+}
+
+
+def refusal(*overrides: str) -> str:
+    with pytest.raises(UserError) as caught:
+        checked(*overrides)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_setting_is_refused_by_name_in_one_line(wrong):
+    line = refusal(*wrong.split())
+    assert WRONG[wrong] in line and "\n" not in line
+
+
+@pytest.mark.parametrize("missing, named", [("config.json", "config.json"), ("tokenizer.json", "tokenizer")])
+def test_a_model_folder_lacks_nothing(tmp_path, missing, named):
+    for name in {"config.json", "tokenizer.json"} - {missing}:
+        (tmp_path / name).write_text("{}")
+    line = refusal("model=hf", f"model.path={tmp_path}")
+    assert "model.path" in line and named in line
+
+
+def test_row_tokens_may_equal_the_longest_prompt():
+    assert checked("packing.row_tokens=2048").packing.row_tokens == 2048
+
+
+@pytest.fixture
+def refused_run(tmp_path, monkeypatch, capsys):
+    """refused_run(overrides) -> the line with which a run in this process ends; it leaves nothing behind."""
+
+    def refused_run(*overrides):
+        (tmp_path / "empty").mkdir()
+        monkeypatch.chdir(tmp_path / "empty")
+        with pytest.raises(SystemExit) as caught, told_in_one_line():
+            train_module().run(composed(*FAST, *overrides))
+        assert caught.value.code == 2
+        assert not list((tmp_path / "empty").iterdir())
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ")
+        return line
+
+    return refused_run
+
+
+def test_a_missing_data_file(refused_run, tmp_path):
+    path = tmp_path / "nowhere.csv"
+    assert f"data.path={path}" in refused_run("data=csv", f"data.path={path}")
+
+
+def test_a_source_that_must_have_a_path(refused_run):
+    assert "data.path" in refused_run("data=behaviour_json")
+
+
+def test_a_budget_that_a_bare_prompt_does_not_fit_into_names_the_target(refused_run):
+    line = refused_run("prompt.max_tokens=20")
+    assert "prompt.max_tokens=20" in line and "user" in line
+
+
+@pytest.mark.parametrize("ablation, lacks", [("profile_only", "profile"), ("history_and_context", "context")])
+def test_an_ablation_that_the_data_can_not_serve(refused_run, tmp_path, ablation, lacks):
+    rows = [f"{user},{movie},4.0,{movie},Movie {movie}" for user in range(9) for movie in range(9)]
+    (tmp_path / "ratings.csv").write_text("\n".join(["user,movie,rating,timestamp,title", *rows]))
+    line = refused_run(
+        "data=csv", f"data.path={tmp_path}/ratings.csv", "data.genres_column=null", f"ablation={ablation}"
+    )
+    assert "ablation" in line and lacks in line
+
+
+@pytest.mark.parametrize(
+    "holds, says", [("summary.json", "finished"), (".hydra/config.yaml", "resume=true"), ("notes.txt", "other files")]
+)
+def test_a_folder_that_holds_something(refused_run, tmp_path, holds, says):
+    file = tmp_path / "taken" / holds
+    file.parent.mkdir(parents=True)
+    file.write_text("mine")
+    line = refused_run(f"output_dir={tmp_path}/taken")
+    assert str(tmp_path / "taken") in line and says in line
+    assert [path for path in (tmp_path / "taken").rglob("*") if path.is_file()] == [file]
+    assert file.read_text() == "mine"
+
+
+def test_resume_where_there_is_no_run(refused_run, tmp_path):
+    line = refused_run(f"output_dir={tmp_path}/nothing", "resume=true")
+    assert "resume=true" in line and not (tmp_path / "nothing").exists()
+
+
+def test_resume_without_a_folder(refused_run):
+    assert "output_dir" in refused_run("resume=true")
+
+
+@pytest.mark.parametrize(
+    "wrong, named",
+    [
+        ("history=oldest", "history/oldest"),
+        ("history.foo=1", "history.foo"),
+        ("trainer=null", "group"),
+        ("history.ratio=7 history=random", "history.ratio"),
+        ("seed==1", "seed==1"),
+        ("data.users=1,2", "--multirun"),
+    ],
+)
+def test_the_command_ends_with_one_line_and_code_2(tmp_path, wrong, named):
+    result = train(*wrong.split(), cwd=tmp_path)
+    (line,) = result.stderr.splitlines()
+    assert (result.returncode, result.stdout) == (2, "")
+    assert line.startswith("error: ") and named in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_of_the_program_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError), told_in_one_line():
+        _ = 1 / 0
+
+
+@pytest.mark.parametrize("wrong", ["history=random history.ratio=7", "history=oldest"])
+def test_two_ranks_say_it_once(tmp_path, wrong):
+    result = train(*wrong.split(), ranks=2, cwd=tmp_path)
+    assert result.returncode != 0
+    assert len([line for line in result.stderr.splitlines() if line.startswith("error: ")]) == 1
+    assert 'train.py", line' not in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wrong", ["data=ml_1m data.path=nowhere", "+debug=fast prompt.max_tokens=20"])
+def test_two_ranks_say_once_what_is_found_after_they_met(tmp_path, wrong):
+    test_two_ranks_say_it_once(tmp_path, wrong)
+
+
+def test_a_rank_speaks_where_rank_0_did_not_fail(monkeypatch, capsys):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr("mlens.errors.GRACE", 0.01)
+    with pytest.raises(SystemExit), told_in_one_line():
+        raise UserError("only here")
+    assert capsys.readouterr().err == "error: only here\n"
+
+
+def test_the_fingerprint_is_of_what_the_result_depends_on():
+    config = resolved(composed())
+
+    def of(*overrides):
+        return fingerprint(resolved(composed(*overrides)), "data")
+
+    base = fingerprint(config, "data")
+    free = ["output_dir=x", "resume=true", "wandb.name=x", "trainer.loader_workers=3", "data=sample"]
+    assert all(of(override) == base for override in free)
+    bound = ["seed=1", "history=none", "split.seed=1", "evaluation.seed=1", "trainer.max_epochs=2", "prompt.trim=exact"]
+    prints = [base, fingerprint(config, "other data"), *map(of, bound)]
+    assert len(set(prints)) == len(prints)
+
+
+def test_flatten_names_leaves_by_their_whole_path():
+    flat = flatten(resolved(composed("history=random")))
+    assert flat["trainer.early_stopping.patience"] == 3 and flat["history.ratio"] == 0.5
+    assert not any(isinstance(value, dict) for value in flat.values())
+
+
+def test_check_gives_every_node_as_its_object():
+    settings = check(composed("history=fixed_count", "history.count=3"))
+    assert settings.history.count == 3 and type(settings.history).__name__ == "FixedCount"
+    assert (settings.seed_of("train"), settings.seed_of("val"), settings.seed_of("test")) == (0, 1234, 1234)
