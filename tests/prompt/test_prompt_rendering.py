@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import HALF_STARS, make_table, naive_prompt, own_ratings
 from tokenizers_for_tests import (
@@ -14,6 +14,7 @@ from tokenizers_for_tests import (
     HISTORY,
     metaspace,
     needs_qwen3,
+    plain,
     plain_ids,
     qwen3,
     style,
@@ -24,7 +25,6 @@ from tokenizers_for_tests import (
 from mlens.data.load import load_table
 from mlens.data.movielens_csv import MovieLensCsv
 from mlens.prompt.renderer import check_borders, make_renderer
-from mlens.prompt.tokens import PlainText
 
 ML = Path(__file__).parents[3] / "shared" / "data" / "ml-latest-small"
 # Data are text: these are titles, tags and profiles like any other.
@@ -86,6 +86,7 @@ def render(world, ablation, tokenizer, **fields):
     return renderer, target, given_history, expected
 
 
+@settings(max_examples=60)
 @given(worlds(), st.sampled_from(list(ABLATIONS.values())), st.integers(0, 4))
 @pytest.mark.filterwarnings("ignore:.*pieces of a prompt don't join")
 def test_text_and_ids_are_those_of_the_whole_prompt(world, ablation, max_context):
@@ -136,9 +137,10 @@ def test_in_chat_only_the_template_has_special_tokens():
 @needs_qwen3
 def test_plain_text_equals_the_tokenizer_where_no_added_token_occurs():
     texts = [text for text in ODD if "<" not in text] + ["", " ", "\n\n[X]\n", "a. b: c"]
-    assert [ids.tolist() for ids in PlainText(qwen3()).encode(texts)] == [plain_ids(qwen3(), text) for text in texts]
+    assert [ids.tolist() for ids in plain(qwen3()).encode(texts)] == [plain_ids(qwen3(), text) for text in texts]
 
 
+@settings(max_examples=30)
 @given(worlds())
 @pytest.mark.filterwarnings("ignore:.*pieces of a prompt don't join")
 def test_the_prompt_does_not_depend_on_the_targets_own_rating(world):
