@@ -36,9 +36,9 @@ from mlens.data.sample_words import ADJECTIVES, AGES, GENRE_TAGS, GENRES, NOUNS,
 from mlens.errors import UserError
 
 MEAN = 3.25
-MOVIE_SPREAD = 0.4
-OFFSET_SPREAD = 0.8
-TASTE_SPREAD = 0.5
+MOVIE_SPREAD = 0.3
+OFFSET_SPREAD = 1.0
+TASTE_SPREAD = 0.4
 # Standard deviation of each part of a user's state: offset, then one taste per genre.
 SPREAD = np.array([OFFSET_SPREAD] + [TASTE_SPREAD] * len(GENRES))
 

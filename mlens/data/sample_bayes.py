@@ -8,12 +8,12 @@ rounding and clipping. A model that learns from a finite training set can't be e
 takes a quarter of a minute and prints, for the default sample with each user's last tenth as targets (1,210 of them):
 
     drift  RMSE    none   all_previous  random 0.5  fixed_ratio 0.3  fixed_count 10  noise floor
-    0      Bayes   1.020  0.540         0.571       0.613            0.618           0.500
-    0      static  1.020  0.543         0.573       0.614            0.619           0.500
-    0.1    Bayes   1.040  0.593         0.628       0.636            0.640           0.501
-    0.1    static  1.040  0.620         0.644       0.639            0.644           0.501
-    0.3    Bayes   0.997  0.723         0.777       0.730            0.730           0.503
-    0.3    static  0.997  0.891         0.896       0.791            0.775           0.503
+    0      Bayes   1.119  0.530         0.553       0.584            0.590           0.493
+    0      static  1.119  0.533         0.555       0.586            0.592           0.493
+    0.1    Bayes   1.144  0.585         0.618       0.613            0.616           0.494
+    0.1    static  1.144  0.631         0.649       0.622            0.623           0.494
+    0.3    Bayes   1.087  0.717         0.780       0.722            0.722           0.498
+    0.3    static  1.087  0.956         0.958       0.818            0.794           0.498
 
 Why the static estimator is there. A posterior given more ratings is never worse, on average, than one given some of
 them: with the Bayes prediction all_previous is the best strategy at *every* drift, and drift only makes what is old

@@ -35,7 +35,7 @@ def test_the_draws_are_pinned():
     assert ratings.head(4).select("user", "movie", "rating", "timestamp").rows() == [
         (1001, 203, 3.0, 1014186696),
         (1001, 101, 2.5, 1014186788),
-        (1001, 50, 2.0, 1014186890),
+        (1001, 50, 1.5, 1014186890),
         (1001, 239, 3.0, 1014186947),
     ]
     assert movies["title"].head(2).to_list() == ["The Lonely City (1975)", "The Lost Moon (2013)"]
