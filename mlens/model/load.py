@@ -75,6 +75,7 @@ def build_model(
         )
     # With its default cache, transformers builds a mask that ignores the rows' positions.
     model.config.use_cache = False
+    model.train()  # from_pretrained leaves it in evaluation, where nothing is recomputed and no dropout is done
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if isinstance(peft, Lora):
