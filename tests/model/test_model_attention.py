@@ -1,0 +1,83 @@
+"""Row attention: what a packed row computes is what the unmodified model computes of each sample alone."""
+
+import pytest
+import torch
+from steps import answer_log_probabilities, parts
+
+from mlens.model.attention import row_attention
+from mlens.packing.packed import PackedRows
+
+SHAPES = [(), ("model.heads=4", "model.kv_heads=2"), ("model.gradient_checkpointing=true",)]
+
+
+@pytest.fixture(params=SHAPES, ids=lambda shape: " ".join(shape) or "as it is")
+def pair(request):
+    """(parts with row attention, the same weights under the model's own attention)."""
+    rows = parts(*request.param)
+    plain = parts("packing=reference", "model.attention=sdpa", *request.param)
+    plain.model.load_state_dict(rows.model.state_dict())
+    return rows, plain.model
+
+
+def scores(model, row):
+    logits = model(
+        input_ids=row.input_ids, position_ids=row.position_ids, logits_to_keep=row.keep, layout=row.layout
+    ).logits[0]
+    token = logits.log_softmax(-1)[row.slot, row.label]
+    return torch.zeros(row.scores).index_add(0, row.owner, token)
+
+
+def test_a_training_rows_scores_and_gradients_are_the_samples_own(pair):
+    rows, plain = pair
+    samples = [rows.datasets["train"][i] for i in (0, 3, 40, 41, 100)]
+    packed = scores(rows.model, PackedRows().train_row(samples))
+    alone = torch.stack([answer_log_probabilities(plain, s.prompt, s.answer).sum() for s in samples])
+    assert torch.allclose(packed, alone, atol=2e-5)
+    weight = torch.linspace(0.5, 2.0, len(samples))
+    (packed * weight).sum().backward()
+    (alone * weight).sum().backward()
+    for (name, a), (_, b) in zip(rows.model.named_parameters(), plain.named_parameters(), strict=True):
+        assert torch.allclose(a.grad, b.grad, atol=1e-5 * float(b.grad.abs().max()) + 1e-7, rtol=1e-3), name
+
+
+def test_a_scoring_rows_scores_are_those_of_whole_sequences(pair):
+    rows, plain = pair
+    samples = [rows.datasets["test"][i] for i in (0, 2, 5)]
+    answers = rows.datasets["test"].renderer.answers
+    with torch.no_grad():
+        packed = scores(rows.model, PackedRows().score_row(samples, answers)).view(len(samples), len(answers))
+        alone = [
+            [float(answer_log_probabilities(plain, s.prompt, answer).sum()) for answer in answers] for s in samples
+        ]
+    assert packed.tolist() == [pytest.approx(row, abs=5e-5) for row in alone]
+
+
+def test_another_sample_in_the_row_changes_nothing():
+    made = parts()
+    first, second, third = (made.datasets["train"][i] for i in (10, 50, 90))
+    with torch.no_grad():
+        together = scores(made.model, PackedRows().train_row([first, second]))
+        exchanged = scores(made.model, PackedRows().train_row([first, third]))
+    assert float(together[0]) == pytest.approx(float(exchanged[0]), abs=1e-6)
+    assert float(together[1]) != float(exchanged[1])
+
+
+def test_a_row_without_its_layout_is_refused():
+    made = parts()
+    row = PackedRows().train_row([made.datasets["train"][0]])
+    with pytest.raises(ValueError, match="layout"):
+        made.model(input_ids=row.input_ids, position_ids=row.position_ids)
+    with pytest.raises(ValueError, match="layout"):
+        row_attention(None, *(torch.zeros(1, 1, 2, 4) for _ in range(3)), None, 1.0)
+
+
+def test_a_filler_row_has_no_scores_and_a_gradient_of_zero():
+    made = parts()
+    engine = made.engine()
+    row = PackedRows().train_row([])
+    assert row.scores == 0
+    before = {name: tensor.clone() for name, tensor in made.model.state_dict().items()}
+    assert float(engine.backward(row, labels=1, last=False)) == 0
+    engine.set_learning_rate(1.0)
+    assert engine.score(row).tolist() == []
+    assert all(torch.equal(before[name], tensor) for name, tensor in made.model.state_dict().items())

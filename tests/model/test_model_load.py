@@ -1,0 +1,128 @@
+"""From settings to a model: random or saved, with the attention that was asked for."""
+
+import re
+
+import pytest
+import torch
+from steps import parts
+from transformers import Qwen3ForCausalLM
+
+from mlens.errors import UserError
+from mlens.model.attention import ROW_ATTENTION
+from mlens.model.load import build_model, load_tokenizer
+from mlens.model.settings import Lora, NoPeft, PretrainedModel, TinyModel
+
+
+def weights(made):
+    return made.model.state_dict()
+
+
+def test_a_random_model_depends_on_the_seed_alone():
+    torch.manual_seed(1)
+    first = weights(parts())
+    torch.manual_seed(2)
+    state = torch.random.get_rng_state()
+    again, other = weights(parts()), weights(parts("seed=1"))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_the_tiny_model_has_the_sizes_that_were_asked_for():
+    made = parts("model.layers=3", "model.heads=4", "model.kv_heads=2", "model.hidden_size=48")
+    config = made.model.config
+    assert isinstance(made.model, Qwen3ForCausalLM)
+    assert (config.num_hidden_layers, config.num_attention_heads, config.num_key_value_heads) == (3, 4, 2)
+    assert (config.hidden_size, config.head_dim, config.intermediate_size) == (48, 16, 64)
+    assert config.vocab_size == len(made.tokenizer) <= 512
+    assert config.eos_token_id == made.tokenizer.eos_token_id
+    assert config.max_position_embeddings == 256
+    assert not config.use_cache
+
+
+@pytest.mark.parametrize("attention, name", [("rows", ROW_ATTENTION), ("sdpa", "sdpa"), ("eager", "eager")])
+def test_the_attention_is_the_one_asked_for(attention, name):
+    packing = () if attention == "rows" else ("packing=reference",)
+    assert parts(f"model.attention={attention}", *packing).model.config._attn_implementation == name
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    made = parts()
+    made.model.save_pretrained(folder)
+    made.tokenizer.save_pretrained(folder)
+    return made, folder
+
+
+def build(settings, made, bf16=False, peft=None):
+    return build_model(settings, peft or NoPeft(), made.tokenizer, longest=256, seed=0, bf16_parameters=bf16)
+
+
+def test_a_saved_model_is_loaded_with_row_attention(saved):
+    made, folder = saved
+    settings = PretrainedModel(name=None, path=str(folder), dtype="float32")
+    model = build(settings, made)
+    assert model.config._attn_implementation == ROW_ATTENTION and not model.config.use_cache
+    assert model.is_gradient_checkpointing
+    loaded = model.state_dict()
+    assert all(torch.equal(tensor, loaded[name]) for name, tensor in made.model.state_dict().items())
+    tokenizer = load_tokenizer(settings, made.table, made.settings.prompt, made.settings.ablation)
+    assert tokenizer.get_vocab() == made.tokenizer.get_vocab()
+
+
+def test_parameters_are_held_in_bfloat16_where_it_is_asked_for(saved):
+    made, folder = saved
+    for settings in (PretrainedModel(name=None, path=str(folder)), TinyModel(vocab_size=512, dtype="bfloat16")):
+        assert {p.dtype for p in build(settings, made, bf16=True).parameters()} == {torch.bfloat16}
+        assert {p.dtype for p in build(settings, made).parameters()} == {torch.float32}
+
+
+def test_adapters_are_all_that_is_trained(saved):
+    made, _ = saved
+    model = build(TinyModel(vocab_size=512, hidden_size=32), made, peft=Lora(r=2, target_modules=["q_proj"]))
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert trained and all("q_proj.lora_" in name for name in trained)
+
+
+def test_all_linear_is_every_linear_layer_but_the_output(saved):
+    made, _ = saved
+    model = build(TinyModel(vocab_size=512, layers=1), made, peft=Lora())
+    adapted = {re.search(r"\.(\w+)\.lora_A", name)[1] for name, _ in model.named_parameters() if "lora_A" in name}
+    assert adapted == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+
+
+def test_a_folder_that_holds_no_model_is_refused_in_one_line(saved, tmp_path):
+    made, _ = saved
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "tokenizer.json").write_text("{")
+    settings = PretrainedModel(name=None, path=str(tmp_path))
+    with pytest.raises(UserError) as caught:
+        build(settings, made)
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(UserError) as caught:
+        load_tokenizer(settings, made.table, made.settings.prompt, made.settings.ablation)
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_hub_model_that_is_out_of_reach_is_refused_in_one_line(saved, monkeypatch):
+    made, _ = saved
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    settings = PretrainedModel(name="mlens/there-is-no-such-model")
+    with pytest.raises(UserError, match=r"model\.path") as caught:
+        load_tokenizer(settings, made.table, made.settings.prompt, made.settings.ablation)
+    assert "mlens/there-is-no-such-model" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_model_that_can_not_take_row_attention_is_told_what_to_choose(saved, tmp_path, monkeypatch):
+    made, folder = saved
+    monkeypatch.setattr(Qwen3ForCausalLM, "_supports_attention_backend", False)
+    with pytest.raises(UserError, match="packing=reference"):
+        build(PretrainedModel(name=None, path=str(folder)), made)
+
+
+def test_a_loaded_model_is_in_training_mode(saved):
+    # Checkpointing and dropout do nothing outside of it.
+    made, folder = saved
+    assert build(PretrainedModel(name=None, path=str(folder)), made).training
+    assert build(TinyModel(vocab_size=512), made).training

@@ -1,0 +1,146 @@
+"""What a run works with, without its loop; and a few plain steps, by the engine and by plain PyTorch.
+
+`torchrun … tests/steps.py FOLDER OVERRIDES` exports what the engine's steps lead to as FOLDER/stageN, for every stage.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from runs import composed
+from safetensors.torch import load_file
+
+from mlens.config import Settings, check
+from mlens.data.load import load_table
+from mlens.data.split import assign_roles
+from mlens.data.stage import make_stages
+from mlens.engine.engine import Engine, uses_bf16_parameters
+from mlens.engine.ranks import Ranks, join_ranks
+from mlens.model.load import build_model, load_tokenizer
+from mlens.packing.dataset import RatingDataset
+from mlens.packing.plan import plan_epoch
+from mlens.packing.reference import ReferenceRows
+from mlens.prompt.renderer import make_renderer
+
+SMALL = (
+    "+debug=fast",
+    "data.max_users=8",
+    "prompt.max_tokens=256",
+    "trainer.targets_per_step=6",
+    "trainer.optimizer=adamw",
+    "trainer.learning_rate=0.001",
+    "trainer.weight_decay=0.1",
+)
+STEPS = 3
+
+
+@dataclass(frozen=True)
+class Parts:
+    settings: Settings
+    ranks: Ranks
+    table: object
+    roles: object
+    datasets: dict[str, RatingDataset]
+    tokenizer: object
+    collator: object
+    model: torch.nn.Module
+    config: object
+
+    def engine(self) -> Engine:
+        rule, dtype = self.settings.trainer.update_rule(), self.settings.model.dtype
+        return instantiate(self.config.deepspeed, self.model, self.ranks, rule, dtype, _convert_="all")
+
+
+def parts(*overrides: str) -> Parts:
+    """What train.py makes before it trains."""
+    # Reference rows have no row_tokens, which debug=fast sets.
+    rows = "~packing.row_tokens" if "packing=reference" in overrides else "packing.row_tokens=512"
+    config = composed(*SMALL, rows, *overrides)
+    settings = check(config)
+    source, split, strategy = (instantiate(config[node]) for node in ("data", "split", "history"))
+    ranks = join_ranks()
+    table = ranks.first(lambda: load_table(source))
+    roles = assign_roles(table, split)
+    stages = make_stages(table, roles, split, settings.evaluation.max_users, settings.evaluation.seed)
+    tokenizer = ranks.first(lambda: load_tokenizer(settings.model, table, settings.prompt, settings.ablation))
+    renderer = make_renderer(table, settings.prompt, settings.ablation, tokenizer)
+    datasets = {
+        name: RatingDataset(table, stage, strategy, renderer, settings.seed_of(name)) for name, stage in stages.items()
+    }
+    model = build_model(
+        settings.model,
+        settings.peft,
+        tokenizer,
+        longest=settings.prompt.max_tokens,
+        seed=settings.seed,
+        bf16_parameters=uses_bf16_parameters(settings.model.dtype, settings.deepspeed.zero_optimization.stage),
+    )
+    collator = instantiate(config.packing)
+    return Parts(settings, ranks, table, roles, datasets, tokenizer, collator, model, config)
+
+
+def engine_steps(made: Parts, engine: Engine, steps: int = STEPS, first: int = 0) -> list[float]:
+    """Steps `first` … `steps` - 1 of the first epoch; returns each step's loss over all ranks."""
+    dataset, size, losses = made.datasets["train"], made.settings.trainer.targets_per_step, []
+    loss = 0.0
+    for planned in plan_epoch(dataset, made.collator, size, dataset.seed, 0, made.ranks.rank, made.ranks.world, first):
+        if planned.step == steps:
+            break
+        row = made.collator.train_row([dataset[int(i)] for i in planned.targets])
+        loss += float(engine.backward(row, planned.labels, planned.last)) / planned.labels
+        if planned.last:
+            losses.append(float(made.ranks.sum(torch.tensor(loss, dtype=torch.float64))))
+            loss = 0.0
+    return losses
+
+
+def plain_steps(made: Parts, model: torch.nn.Module, steps: int = STEPS) -> list[float]:
+    """The same steps in plain PyTorch: one sample at a time, the mean of the step's answer-token losses, AdamW."""
+    rule = made.settings.trainer.update_rule()
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=rule.learning_rate, betas=(0.9, 0.95), eps=1e-8, weight_decay=rule.weight_decay
+    )
+    dataset, size, losses = made.datasets["train"], made.settings.trainer.targets_per_step, []
+    planned = list(plan_epoch(dataset, ReferenceRows(), size, dataset.seed, 0, rank=0, world=1))
+    for step in range(steps):
+        samples = [dataset[int(i)] for row in planned if row.step == step for i in row.targets]
+        labels = sum(len(sample.answer) for sample in samples)
+        optimizer.zero_grad()
+        loss = 0.0
+        for sample in samples:
+            part = -answer_log_probabilities(model, sample.prompt, sample.answer).sum() / labels
+            part.backward()
+            loss += part.item()
+        if rule.gradient_clipping:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), rule.gradient_clipping)
+        optimizer.step()
+        losses.append(loss)
+    return losses
+
+
+def answer_log_probabilities(model: torch.nn.Module, prompt, answer) -> torch.Tensor:
+    """[answer] the log-probability of each answer token after the prompt, by an ordinary forward pass."""
+    ids = torch.tensor([[*map(int, prompt), *map(int, answer)]])
+    logits = model(input_ids=ids).logits[0, len(prompt) - 1 : -1].float()
+    return logits.log_softmax(-1).gather(1, ids[0, len(prompt) :, None])[:, 0]
+
+
+def exported(made: Parts, engine: Engine, folder: Path) -> dict[str, torch.Tensor]:
+    """The weights that the engine exports."""
+    engine.export(folder, made.tokenizer)
+    file = next(folder.glob("*.safetensors"))
+    return load_file(file)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for stage in range(4):
+        given = parts(f"deepspeed=zero{stage}", *sys.argv[2:])
+        losses = engine_steps(given, made_engine := given.engine())
+        made_engine.export(Path(sys.argv[1]) / f"stage{stage}", given.tokenizer)
+        if given.ranks.main:
+            print(f"stage{stage}", *losses, flush=True)
