@@ -133,6 +133,14 @@ def test_draws_of_neighbouring_seeds_epochs_users_and_movies_are_independent():
     assert len({tuple(numbers[1:]) for numbers in words.values()}) == 4
 
 
+@pytest.mark.parametrize("axis", ["purpose", "seed", "user", "epoch", "movie"])
+def test_draws_of_neighbouring_names_share_no_numbers(axis):
+    """Also not shifted: a counter that counts words and names in one place would repeat them."""
+    names = {"purpose": draws.HISTORY, "seed": 0}
+    words = [draws.words(100, **(names | {axis: i})).tolist() for i in range(50)]
+    assert len({word for own in words for word in own}) == 50 * 100
+
+
 @given(budgets(), ratios, st.randoms(use_true_random=False))
 def test_per_target_depends_neither_on_the_order_of_calls_nor_on_the_other_targets(case, ratio, order):
     expected = all_chosen(select(case, Random(ratio)))
