@@ -8,6 +8,14 @@ settings.register_profile("mlens", deadline=None)
 settings.load_profile("mlens")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def shared_cache(tmp_path_factory):
+    """What fixtures of a whole module make isn't left in the user's own cache."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("MLENS_CACHE", str(tmp_path_factory.mktemp("shared_cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory, monkeypatch):
     """Every test fills a cache of its own."""

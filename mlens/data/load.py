@@ -13,7 +13,7 @@ from mlens.data.raw import RawTables, build_table
 from mlens.data.table import RatingTable, open_table, save_table
 
 # Part of every cache key: a change in what a reader or `build_table` makes of the same files must change it.
-READER_VERSION = 1
+READER_VERSION = 2
 
 
 class Source(Protocol):
