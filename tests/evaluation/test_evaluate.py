@@ -1,0 +1,116 @@
+"""Scoring a stage: every target once, every legal rating, over draws; and the rows of predictions."""
+
+import numpy as np
+import pytest
+from steps import parts
+
+from mlens.evaluation.evaluate import by_activity, evaluate
+from mlens.evaluation.metrics import measure
+from mlens.evaluation.score import predict
+from mlens.packing.reference import ReferenceRows
+
+
+@pytest.fixture(scope="module")
+def random_history():
+    made = parts("history=random", "history.ratio=0.5")
+    return made, made.engine()
+
+
+def test_a_row_of_predictions_holds_what_the_design_names(random_history):
+    made, engine = random_history
+    dataset = made.datasets["test"]
+    frame = evaluate(engine, dataset, made.collator).frame
+    scale = [f"p_{rating}" for rating in (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0)]
+    assert frame.columns == [
+        *("user", "movie", "t", "rating", "expected", "argmax"),
+        *scale,
+        *("history_used", "history_dropped", "history_hash"),
+    ]
+    probability = frame.select(scale).to_numpy()
+    assert len(frame) == len(dataset) and probability.min() >= 0
+    assert probability.sum(axis=1) == pytest.approx(np.ones(len(frame)))
+    table = made.table
+    values = np.array(table.scale)
+    assert frame["expected"].to_numpy() == pytest.approx(probability @ values)
+    assert frame["argmax"].to_list() == [float(values[row.argmax()]) for row in probability]
+    for i, row in enumerate(frame.iter_rows(named=True)):
+        target = int(dataset.stage.targets[i])
+        own = [k for k in range(len(table)) if table.user[k] == table.user[target]]
+        assert row["user"] == table.users["id"][int(table.user[target])]
+        assert row["movie"] == table.movies["id"][int(table.movie[target])]
+        assert own[row["t"]] == target and row["rating"] == table.rating[target]
+        assert row["history_used"] == len(dataset.history(i))
+        wanted = max(1, int(0.5 * dataset.stage.count[i])) if dataset.stage.count[i] else 0
+        assert row["history_used"] + row["history_dropped"] == wanted
+
+
+def test_the_hash_names_the_history():
+    made = [parts("data.max_users=4", *more) for more in (("history=random",), ("history=random",), ("history=none",))]
+    frames = [evaluate(one.engine(), one.datasets["test"], one.collator).frame for one in made]
+    assert frames[0].equals(frames[1])
+    assert frames[2]["history_hash"].n_unique() == 1 and frames[2]["history_used"].sum() == 0
+    assert not set(frames[0]["history_hash"]) & set(frames[2]["history_hash"])
+    assert frames[0]["history_hash"].n_unique() == len(frames[0])
+
+
+def test_packed_rows_predict_what_whole_sequences_do():
+    packed = parts("history=fixed_count")
+    plain = parts("history=fixed_count", "packing=reference", "model.attention=sdpa")
+    a = predict(packed.engine(), packed.datasets["test"], packed.collator)
+    b = predict(plain.engine(), plain.datasets["test"], ReferenceRows())
+    assert a.probability == pytest.approx(b.probability, abs=1e-5)
+    assert a.legal == pytest.approx(b.legal, rel=1e-4)
+
+
+def test_draws_are_averaged_and_their_spread_is_told(random_history):
+    made, engine = random_history
+    dataset = made.datasets["test"]
+    evaluated = evaluate(engine, dataset, made.collator, draws=3)
+    drawn = [predict(engine, dataset.at(draw), made.collator) for draw in range(3)]
+    index, user, scale = made.table.rating_index[dataset.stage.targets], dataset.stage.user, made.table.scale
+    assert not np.array_equal(drawn[0].probability, drawn[1].probability)
+    measured = [measure(one, index, user, scale) for one in drawn]
+    for name in measured[0]:
+        values = [one[name] for one in measured]
+        assert evaluated.metrics[name] == pytest.approx(sum(values) / 3)
+        spread = (sum((value - sum(values) / 3) ** 2 for value in values) / 2) ** 0.5
+        assert evaluated.metrics["spread"][name] == pytest.approx(spread, abs=1e-12)
+    mean = sum(one.probability for one in drawn) / 3
+    rating = np.array(scale)[index]
+    assert evaluated.metrics["averaged"]["rmse"] == pytest.approx(
+        np.sqrt(np.mean((mean @ np.array(scale) - rating) ** 2))
+    )
+    assert evaluated.frame["p_3.5"].to_numpy() == pytest.approx(mean[:, 6])
+    first = evaluate(engine, dataset, made.collator)
+    assert evaluated.frame["history_hash"].equals(first.frame["history_hash"])
+    assert "spread" not in first.metrics and first.metrics["rmse"] == pytest.approx(measured[0]["rmse"])
+
+
+def test_progress_is_told_of_every_target_of_every_draw(random_history):
+    made, engine = random_history
+    told = []
+    evaluate(engine, made.datasets["val"], made.collator, 2, told.append)
+    assert sum(told) == 2 * len(made.datasets["val"])
+
+
+def test_groups_count_training_ratings(random_history):
+    made, engine = random_history
+    dataset = made.datasets["test"]
+    evaluated = evaluate(engine, dataset, made.collator)
+    groups = by_activity(dataset, made.roles, evaluated.frame)
+    table, trained = made.table, made.roles == 0
+    activity = [int((trained & (table.user == u)).sum()) for u in dataset.stage.user]
+    popularity = [int((trained & (table.movie == table.movie[t])).sum()) for t in dataset.stage.targets]
+    unseen = groups["by_movie_popularity"].get("0", {"targets": 0})
+    assert unseen["targets"] == sum(n == 0 for n in popularity)
+    assert groups["by_user_activity"]["20-49"]["targets"] == sum(20 <= n < 50 for n in activity)
+    for of in (*groups.values(), evaluated.metrics["by_history_length"]):
+        assert sum(group["targets"] for group in of.values()) == len(dataset) == evaluated.metrics["targets"]
+
+
+def test_scoring_leaves_the_model_in_training_mode_and_its_weights_alone(random_history):
+    made, engine = random_history
+    before = {name: tensor.clone() for name, tensor in made.model.state_dict().items()}
+    predict(engine, made.datasets["val"], made.collator)
+    assert made.model.training
+    assert all((before[name] == tensor).all() for name, tensor in made.model.state_dict().items())

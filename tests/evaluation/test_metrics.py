@@ -1,0 +1,107 @@
+"""Metrics against loops, and against values worked out by hand."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlens.evaluation.metrics import by_group, calibration_error, expected, mae, measure, rmse, user_rmse
+from mlens.evaluation.score import Predictions
+
+SCALE = (1.0, 2.0, 3.0)
+BY_HAND = Predictions(np.array([[0.7, 0.2, 0.1], [0.0, 0.5, 0.5], [0.25, 0.25, 0.5]]), np.array([1.0, 0.5, 0.75]))
+RATING = np.array([0, 2, 1])
+USER = np.array([4, 4, 9])
+
+
+def test_worked_out_by_hand():
+    measured = measure(BY_HAND, RATING, USER, SCALE)
+    # Expected ratings 1.4, 2.5, 2.25 for 1, 3, 2.
+    assert expected(BY_HAND, SCALE).tolist() == pytest.approx([1.4, 2.5, 2.25])
+    assert measured["rmse"] == pytest.approx(math.sqrt((0.16 + 0.25 + 0.0625) / 3))
+    assert measured["mae"] == pytest.approx((0.4 + 0.5 + 0.25) / 3)
+    assert measured["user_rmse"] == pytest.approx((math.sqrt((0.16 + 0.25) / 2) + 0.25) / 2)
+    # Of equal probabilities the lower rating is the most probable one: 1, 2, 3.
+    assert measured["accuracy"] == pytest.approx(1 / 3)
+    assert measured["argmax_rmse"] == pytest.approx(math.sqrt((0 + 1 + 1) / 3))
+    assert measured["nll"] == pytest.approx(-(math.log(0.7) + math.log(0.5) + math.log(0.25)) / 3)
+    assert measured["illegal_mass"] == pytest.approx(0.25)
+    # Bin 7 holds one right at 0.7, bin 5 two wrong at 0.5.
+    assert measured["calibration_error"] == pytest.approx((0.3 + 1.0) / 3)
+
+
+def test_a_certain_mistake_has_a_large_but_finite_nll():
+    sure = Predictions(np.array([[1.0, 0.0, 0.0]]), np.ones(1))
+    nll = measure(sure, np.array([2]), np.array([0]), SCALE)["nll"]
+    assert 700 < nll < math.inf
+
+
+def test_certainty_falls_into_the_last_bin():
+    assert calibration_error(np.array([[1.0, 0.0], [0.95, 0.05]]), np.array([True, False])) == pytest.approx(
+        abs((1 - 1.0) + (0 - 0.95)) / 2
+    )
+
+
+def naive_calibration(probability, correct):
+    total = 0.0
+    for number in range(10):
+        members = [
+            (max(row), right)
+            for row, right in zip(probability, correct, strict=True)
+            if number == min(int(max(row) * 10), 9)
+        ]
+        total += abs(sum(right - confidence for confidence, right in members))
+    return total / len(probability)
+
+
+@given(st.integers(0, 2**32), st.integers(1, 40), st.integers(2, 6))
+def test_metrics_equal_loops(seed, targets, ratings):
+    random = np.random.default_rng(seed)
+    scale = tuple(np.arange(1, ratings + 1) / 2)
+    probability = random.dirichlet(np.full(ratings, 0.5), targets)
+    predictions = Predictions(probability, random.uniform(size=targets))
+    rating_index, user = random.integers(0, ratings, targets), random.integers(0, 4, targets)
+    measured = measure(predictions, rating_index, user, scale)
+    means = [sum(p * r for p, r in zip(row, scale, strict=True)) for row in probability]
+    true = [scale[i] for i in rating_index]
+    errors = [a - b for a, b in zip(means, true, strict=True)]
+    assert measured["rmse"] == pytest.approx(math.sqrt(sum(e * e for e in errors) / targets))
+    assert measured["mae"] == pytest.approx(sum(map(abs, errors)) / targets)
+    own = [[e for e, u in zip(errors, user, strict=True) if u == one] for one in sorted(set(user.tolist()))]
+    assert measured["user_rmse"] == pytest.approx(
+        sum(math.sqrt(sum(e * e for e in o) / len(o)) for o in own) / len(own)
+    )
+    correct = [max(row) == row[i] for row, i in zip(probability, rating_index, strict=True)]
+    assert measured["accuracy"] == pytest.approx(sum(correct) / targets)
+    assert measured["calibration_error"] == pytest.approx(naive_calibration(probability, correct))
+    nll = [-math.log(row[i]) for row, i in zip(probability, rating_index, strict=True) if row[i] > 0]
+    if len(nll) == targets:
+        assert measured["nll"] == pytest.approx(sum(nll) / targets)
+
+
+def test_perfect_predictions():
+    perfect = Predictions(np.eye(3)[RATING], np.ones(3))
+    measured = measure(perfect, RATING, USER, SCALE)
+    assert measured.pop("accuracy") == 1.0
+    assert set(measured.values()) == {0.0}
+
+
+def test_groups_reach_from_one_edge_to_below_the_next():
+    value = np.array([0, 1, 4, 5, 9, 10, 99])
+    rating = np.zeros(7)
+    predicted = np.array([1.0, 2.0, 4.0, 1.0, 1.0, 3.0, 3.0])
+    groups = by_group(predicted, rating, value, (0, 1, 5, 10))
+    assert {name: group["targets"] for name, group in groups.items()} == {"0": 1, "1-4": 2, "5-9": 2, "10+": 2}
+    assert groups["1-4"] == {"targets": 2, "rmse": pytest.approx(math.sqrt(10)), "mae": pytest.approx(3.0)}
+    assert groups["10+"]["rmse"] == 3.0
+
+
+def test_an_empty_group_is_left_out():
+    assert list(by_group(np.ones(2), np.ones(2), np.array([0, 6]), (0, 1, 5))) == ["0", "5+"]
+
+
+def test_rmse_and_mae_of_one_error():
+    assert rmse(np.array([3.0]), np.array([5.0])) == mae(np.array([3.0]), np.array([5.0])) == 2.0
+    assert user_rmse(np.array([3.0, 1.0]), np.array([5.0, 1.0]), np.array([7, 8])) == 1.0
