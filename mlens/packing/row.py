@@ -44,7 +44,7 @@ class Row:
     for the attention, or None where rows are ordinary causal sequences (then spans is None too);
     keep [k] int64: the places along `tokens` whose logits are needed; they come out as [b * k, vocabulary];
     slot, label, owner [m] int64: label[i] is a token to predict from logits[slot[i]], and counts for score owner[i];
-    scores: how many scores the row gives; useful: how many tokens are no padding; targets [s]: the dataset's samples.
+    scores: how many scores the row gives; useful: how many tokens are no padding.
     """
 
     input_ids: torch.Tensor
