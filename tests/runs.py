@@ -86,3 +86,8 @@ def command(*arguments: str, ranks: int = 0, cwd: Path = ROOT, **more: str) -> s
 def train(*overrides: str, ranks: int = 0, cwd: Path = ROOT, **more: str) -> subprocess.CompletedProcess[str]:
     """train.py as a command, started in `cwd`."""
     return command(str(ROOT / "train.py"), *overrides, ranks=ranks, cwd=cwd, **more)
+
+
+def hydra_config():
+    """Hydra's own part of the config composed last."""
+    return HydraConfig.get()

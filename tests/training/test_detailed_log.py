@@ -1,0 +1,66 @@
+"""The detailed log: what the model reads, to be checked by eye."""
+
+import pytest
+from steps import parts
+
+from mlens.packing.lengths import measure_lengths
+from mlens.training.detailed_log import detailed_log, judge
+
+
+def log_of(made) -> list[str]:
+    lengths = {name: measure_lengths(dataset) for name, dataset in made.datasets.items()}
+    return "\n".join(detailed_log(lengths, made.datasets["train"], made.tokenizer)).splitlines()
+
+
+@pytest.fixture(scope="module")
+def random_history():
+    made = parts("history=random")
+    return made, log_of(made)
+
+
+def test_it_begins_with_the_lengths_of_every_stage(random_history):
+    made, lines = random_history
+    train = measure_lengths(made.datasets["train"])
+    assert "prompt.max_tokens=256" in lines[0]
+    for line, name in zip(lines[1:4], ("train", "val", "test"), strict=True):
+        assert line.strip().startswith(f"{name}: {len(made.datasets[name])} targets; min ")
+    assert f"min {train.tokens_min}, median {train.tokens_median}" in lines[1] and f"max {train.tokens_max}" in lines[1]
+    assert "history cut for" in lines[1] and "without history" in lines[1]
+
+
+def test_its_first_hundred_lines_show_a_history(random_history):
+    _, lines = random_history
+    assert "[HISTORICAL_RATINGS]" in lines[:100]
+
+
+def test_its_samples_are_the_models_own_input(random_history):
+    made, lines = random_history
+    text = "\n".join(lines)
+    dataset = made.datasets["train"]
+    first = next(i for i in range(len(dataset)) if len(dataset.history(i)) >= 3)
+    assert f"=== sample {first}: " in text
+    assert made.tokenizer.decode(dataset[first].prompt.tolist()) in text and dataset.text(first) in text
+    assert f"label ids: {dataset[first].answer.tolist()}" in text
+    assert text.count("=== sample ") == 3 and text.count("--- labels, decoded ---") == 3
+    target = int(dataset.stage.targets[first])
+    rating = float(made.table.rating[target])
+    assert f"rating: {rating}, timestamp: {made.table.timestamp[target]}" in text
+    assert f"{rating}{made.tokenizer.eos_token}" in text
+
+
+def test_without_history_it_shows_samples_too():
+    lines = log_of(parts("history=none"))
+    assert sum(line.startswith("=== sample ") for line in lines) == 3
+    assert "[HISTORICAL_RATINGS]" not in lines
+
+
+def test_a_strategy_that_the_budget_decides_is_pointed_out():
+    made = parts("history=all_previous", "prompt.max_tokens=100")
+    (line, *_) = judge(measure_lengths(made.datasets["train"]), made.datasets["train"])
+    assert line.startswith("ATTENTION") and "prompt.max_tokens" in line
+
+
+def test_reasonable_lengths_are_called_so(random_history):
+    made, _ = random_history
+    (line,) = judge(measure_lengths(made.datasets["train"]), made.datasets["train"])
+    assert line.startswith("This is reasonable")

@@ -1,0 +1,168 @@
+"""What is written into a run's folder, by whom, and what a resume may change."""
+
+import json
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from runs import composed, hydra_config
+
+from mlens.config import refuse_changes, resolved
+from mlens.engine.ranks import Ranks
+from mlens.errors import UserError
+from mlens.training.folder import RunFolder, find_folder, make_folder, write_beside, write_json, write_text
+from mlens.training.journal import Journal
+from mlens.training.settings import Wandb
+
+
+def rank(number: int) -> Ranks:
+    return Ranks(number, 1, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("before", [None, "old"])
+def test_a_write_that_breaks_off_leaves_the_file_as_it_was(tmp_path, before):
+    file = tmp_path / "summary.json"
+    if before:
+        file.write_text(before)
+
+    def broken(beside):
+        beside.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError):
+        write_beside(file, broken)
+    assert (file.read_text() if file.exists() else None) == before
+
+
+def test_a_file_is_whole_and_alone(tmp_path):
+    write_json(tmp_path / "a.json", {"title": "评分"})
+    write_text(tmp_path / "b.txt", "é\n")
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"title": "评分"}
+    assert "评分" in (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.json", "b.txt"}
+
+
+def test_rank_0_alone_makes_the_folder(tmp_path):
+    config = composed(f"output_dir={tmp_path}/run")
+    folder = find_folder(rank(0), config)
+    assert folder.path == tmp_path / "run" and not folder.path.exists()
+    make_folder(rank(1), folder, config, hydra_config())
+    assert not folder.path.exists()
+    make_folder(rank(0), folder, config, hydra_config())
+    assert OmegaConf.load(folder.hydra / "config.yaml") == OmegaConf.create(resolved(config))
+    assert list(OmegaConf.load(folder.hydra / "overrides.yaml")) == [f"output_dir={tmp_path}/run"]
+    assert "hydra" in OmegaConf.load(folder.hydra / "hydra.yaml")
+
+
+def test_without_output_dir_each_run_has_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config, made = composed(), set()
+    for _ in range(3):
+        folder = find_folder(rank(0), config)
+        make_folder(rank(0), folder, config, hydra_config())
+        made.add(str(folder.path))
+    assert len(made) == 3 and all(path.startswith("outputs/") for path in made)
+
+
+def test_an_empty_folder_is_taken(tmp_path):
+    assert find_folder(rank(0), composed(f"output_dir={tmp_path}")).path == tmp_path
+
+
+def changed(*overrides):
+    return refuse_changes(resolved(composed("history=random")), resolved(composed("history=random", *overrides)))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("seed=1", "history.ratio=0.4", "history=none", "split.seed=3", "data.users=200", "prompt.max_tokens=1024"),
+        *("trainer.learning_rate=0.5", "trainer.early_stopping.threshold=0.1", "evaluation.draws=2"),
+        *("deepspeed=zero0", "packing.row_tokens=4096", "model.layers=1"),
+    ],
+)
+def test_a_resume_refuses_what_changes_the_run_by_name(override):
+    with pytest.raises(UserError) as caught:
+        changed(override)
+    key, _, value = override.partition("=")
+    assert key in str(caught.value) and "\n" not in str(caught.value)
+    assert "." not in key or f"now {value}" in str(caught.value)
+
+
+def test_every_changed_key_is_named_with_both_values():
+    with pytest.raises(UserError, match=r"history\.ratio \(was 0\.5, now 0\.4\), seed \(was 0, now 1\)"):
+        changed("seed=1", "history.ratio=0.4")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("trainer.early_stopping.patience=9", "trainer.checkpoint.every_steps=5", "wandb.name=x", "wandb=default"),
+        *("output_dir=x", "resume=true", "trainer.loader_workers=0"),
+    ],
+)
+def test_a_resume_may_change_what_leaves_the_run_as_it_is(override):
+    assert changed(override) == []
+
+
+@pytest.mark.parametrize("key", ["trainer.max_epochs", "trainer.max_steps"])
+def test_another_horizon_is_allowed_and_told(key):
+    assert changed(f"{key}=99") == [key]
+
+
+def test_a_config_read_back_is_no_change(tmp_path):
+    config = composed("+debug=fast", "trainer.learning_rate=1e-5", "peft=lora")
+    OmegaConf.save(config, tmp_path / "config.yaml", resolve=True)
+    before = OmegaConf.to_container(OmegaConf.load(tmp_path / "config.yaml"))
+    assert refuse_changes(before, resolved(config)) == []
+
+
+@pytest.fixture
+def journal(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.metrics.parent.mkdir()
+    with Journal(folder.metrics, True, Wandb(mode="disabled"), {}) as journal:
+        yield journal, folder.metrics
+
+
+def steps(file):
+    return [json.loads(line)["step"] for line in file.read_text().splitlines()]
+
+
+def test_a_record_is_a_line_at_once(journal):
+    journal, file = journal
+    journal.record("train", 1, loss=0.5)
+    assert json.loads(file.read_text()) == {"kind": "train", "step": 1, "loss": 0.5}
+
+
+def test_rewind_drops_what_came_after_the_checkpoint(journal):
+    journal, file = journal
+    for step in range(1, 6):
+        journal.record("train", step, loss=1.0)
+        journal.record("val", step, rmse=1.0)
+    journal.rewind(3)
+    assert steps(file) == [1, 1, 2, 2, 3, 3]
+    journal.record("train", 4, loss=2.0)
+    assert steps(file) == [1, 1, 2, 2, 3, 3, 4]
+
+
+def test_rewind_drops_a_line_that_was_cut_off(journal):
+    journal, file = journal
+    journal.record("train", 1, loss=1.0)
+    with file.open("a") as more:
+        more.write('{"kind": "train", "st')
+    journal.rewind(5)
+    assert steps(file) == [1]
+
+
+def test_a_silent_journal_writes_nothing(tmp_path, capsys):
+    with Journal(tmp_path / "metrics.jsonl", False, Wandb(mode="offline"), {}) as journal:
+        bar = journal.begin("training", 3)
+        journal.follow(bar)(1)
+        journal.advance(bar, 1)
+        journal.record("train", 1, loss=1.0)
+        journal.say("hello")
+        journal.rewind(0)
+        journal.end(bar)
+        journal.summarise({"rmse": 1.0})
+    assert not list(tmp_path.iterdir())
+    assert capsys.readouterr() == ("", "")

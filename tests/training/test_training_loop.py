@@ -1,0 +1,215 @@
+"""When the loop validates, saves and stops, with an engine that only counts and validations that are scripted."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from steps import parts
+
+import mlens.training.loop as loop
+from mlens.errors import UserError
+from mlens.evaluation.evaluate import Evaluated
+from mlens.training.loop import Progress, Training
+from mlens.training.settings import Checkpoint, EarlyStopping, Trainer
+
+
+class CountingEngine:
+    """Remembers what it was told."""
+
+    def __init__(self, ranks, loss=1.0):
+        self.ranks, self.loss = ranks, loss
+        self.rates, self.saved, self.rows = [], [], 0
+
+    def set_learning_rate(self, factor):
+        self.rates.append(factor)
+        return factor
+
+    def backward(self, row, labels, last):
+        self.rows += 1
+        return torch.tensor(self.loss(self.rows) if callable(self.loss) else self.loss)
+
+    def save(self, folder, tag, state):
+        self.saved.append((tag, state["progress"]["step"]))
+
+
+class Notes:
+    """A journal that keeps records."""
+
+    speaks = True
+
+    def __init__(self):
+        self.records = []
+
+    def begin(self, *_):
+        return 0
+
+    advance = end = say = begin
+
+    def follow(self, _):
+        return lambda done: None
+
+    def record(self, kind, step, **values):
+        self.records.append((kind, step, values))
+
+
+@pytest.fixture(scope="module")
+def made():
+    return parts("history=fixed_count", "data.max_users=4")
+
+
+@pytest.fixture
+def run(made, monkeypatch):
+    """run(rmses, trainer fields) -> (training, steps at which it validated)."""
+
+    def run(rmses, loss=1.0, progress=None, without=(), **fields):
+        rmses, validated = iter(rmses), []
+        defaults = {"targets_per_step": 8, "loader_workers": 0, "warmup_steps": 0, "max_epochs": 1000}
+        trainer = Trainer(**defaults | fields)
+        datasets = {name: dataset for name, dataset in made.datasets.items() if name not in without}
+        training = Training(
+            CountingEngine(made.ranks, loss),
+            datasets,
+            made.collator,
+            replace(made.settings, trainer=trainer),
+            folder=type("Folder", (), {"checkpoints": None})(),
+            journal=Notes(),
+            progress=progress or Progress(),
+        )
+
+        def scripted(*_):
+            validated.append(training.progress.step)
+            return Evaluated({"rmse": next(rmses)}, None)
+
+        monkeypatch.setattr(loop, "evaluate", scripted)
+        training.run()
+        return training, validated
+
+    return run
+
+
+def stopping(patience, threshold=0.001):
+    return {"early_stopping": EarlyStopping(patience, threshold), "validate_every_steps": 1}
+
+
+def test_patience_counts_validations_in_a_row_without_gain(run):
+    training, validated = run([1.0, 0.9, 0.95, 0.89, 0.9, 0.9, 0.9, 0.1], **stopping(3))
+    assert validated == [1, 2, 3, 4, 5, 6, 7]
+    assert (training.progress.best_rmse, training.progress.best_step) == (0.89, 4)
+
+
+def test_a_gain_below_the_threshold_is_the_best_but_does_not_hold_off_the_end(run):
+    training, validated = run([1.0, 0.9995, 0.999, 0.5], **stopping(2))
+    assert validated == [1, 2, 3]
+    assert (training.progress.best_rmse, training.progress.best_step) == (0.999, 3)
+
+
+def test_a_gain_of_just_the_threshold_does_not_count(run):
+    _, validated = run([1.0, 0.5, 0.0], **stopping(1, threshold=0.5))
+    assert validated == [1, 2]
+    _, validated = run([1.0, 0.4375, 0.4375], **stopping(1, threshold=0.5))
+    assert validated == [1, 2, 3]
+
+
+def test_the_best_checkpoint_is_saved_before_the_last_and_only_when_better(run):
+    training, _ = run([1.0, 1.2, 0.9, 0.9], max_steps=4, **stopping(9))
+    assert training.engine.saved == [
+        *(("best", 1), ("last", 1), ("last", 2)),
+        *(("best", 3), ("last", 3), ("last", 4)),
+    ]
+
+
+def test_a_validation_that_is_no_number_is_never_the_best(run):
+    nan = float("nan")
+    training, validated = run([nan, 1.0, nan, nan], **stopping(2))
+    assert validated == [1, 2, 3, 4] and training.progress.best_rmse == 1.0
+
+
+def test_steps_are_validated_when_due_and_once_at_the_end(run):
+    training, validated = run([1.0] * 9, max_steps=5, validate_every_steps=2)
+    assert validated == [2, 4, 5] and training.progress.step == 5
+    _, validated = run([1.0] * 9, max_steps=4, validate_every_steps=2)
+    assert validated == [2, 4]
+
+
+def test_epochs_are_validated_at_their_ends(run, made):
+    per_epoch = -(-len(made.datasets["train"]) // 8)
+    training, validated = run([1.0, 0.9, 0.8], max_epochs=3)
+    assert validated == [per_epoch, 2 * per_epoch, 3 * per_epoch]
+    assert training.progress.targets == 3 * len(made.datasets["train"])
+
+
+def test_every_epoch_visits_every_target_once(run, made, monkeypatch):
+    seen, true = Counter(), made.collator.train_row.__func__
+
+    def counted(self, samples):
+        seen.update(sample.target for sample in samples)
+        return true(self, samples)
+
+    monkeypatch.setattr(type(made.collator), "train_row", counted)
+    run([1.0, 0.9], max_epochs=2)
+    assert seen == Counter({int(target): 2 for target in made.datasets["train"].stage.targets})
+
+
+def test_checkpoints_are_written_when_due_besides(run):
+    training, _ = run([1.0] * 9, max_steps=5, validate_every_steps=4, checkpoint=Checkpoint(2))
+    assert training.engine.saved == [("last", 2), ("best", 4), ("last", 4), ("last", 5)]
+
+
+def test_without_steps_the_model_is_validated_as_it_is(run):
+    training, validated = run([1.0], max_steps=0)
+    assert validated == [0] and training.engine.rows == 0
+    assert training.engine.saved == [("best", 0), ("last", 0)]
+
+
+def test_without_validation_targets_it_trains_to_the_end(run):
+    training, validated = run([], max_steps=3, validate_every_steps=1, without=("val",))
+    assert validated == [] and training.progress.step == 3 and training.progress.best_rmse is None
+    assert {tag for tag, _ in training.engine.saved} == {"last"}
+
+
+def test_the_rate_of_a_step_is_that_of_the_whole_runs_schedule(run):
+    training, _ = run([1.0] * 9, max_steps=4, schedule="linear", warmup_steps=2, validate_every_steps=4)
+    steps = [values["learning_rate"] for kind, _, values in training.journal.records if kind == "train"]
+    assert steps == [0.5, 1.0, 1.0, 0.5]
+
+
+def test_a_resumed_loop_goes_on_inside_its_epoch(run, made):
+    whole, _ = run([1.0] * 9, max_steps=9, validate_every_steps=9)
+    half = Progress(step=5, step_in_epoch=5, targets=40, seconds=1.0, validated_step=-1)
+    rest, _ = run([1.0] * 9, max_steps=9, validate_every_steps=9, progress=half)
+    kept = ("epoch", "targets", "row_tokens", "learning_rate", "loss")
+
+    def told(training):
+        return [(step, [values[k] for k in kept]) for kind, step, values in training.journal.records if kind == "train"]
+
+    assert told(rest) == told(whole)[5:]
+
+
+@pytest.mark.parametrize("epochs_done", [0, 1])
+def test_a_checkpoint_at_the_end_of_an_epoch_resumes_with_the_next(run, made, epochs_done):
+    per_epoch = -(-len(made.datasets["train"]) // 8)
+    inside = {"epoch": 1} if epochs_done else {"step_in_epoch": per_epoch}
+    training, validated = run(
+        [1.0] * 9, max_steps=per_epoch + 1, progress=Progress(step=per_epoch, seconds=1.0, **inside)
+    )
+    records = [(step, values["epoch"]) for kind, step, values in training.journal.records if kind == "train"]
+    assert records == [(per_epoch + 1, 1)]
+    # Saved before its epoch's validation, the run still owes it.
+    assert validated == ([per_epoch + 1] if epochs_done else [per_epoch, per_epoch + 1])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_with_step_and_targets(run, made, value):
+    with pytest.raises(UserError) as caught:
+        run([1.0] * 9, loss=lambda row: value if row > 5 else 1.0, max_steps=20, validate_every_steps=2)
+    line = str(caught.value)
+    assert "step" in line and "user" in line and "movie" in line and "learning_rate" in line and "\n" not in line
+
+
+def test_a_runs_own_numbers_are_recorded_for_each_step(run):
+    training, _ = run([1.0], max_steps=2)
+    (_, step, values), *_ = training.journal.records
+    assert step == 1 and values["targets"] == 8
+    assert 0 < values["useful_share"] <= 1 and values["row_tokens"] > 0 and values["peak_memory_bytes"] > 0
+    assert values["targets_per_second"] == pytest.approx(values["targets"] / values["seconds"])
