@@ -91,8 +91,8 @@ class Engine:
             shutil.rmtree(old, ignore_errors=True)
         self.ranks.wait()
 
-    def load(self, folder: Path, tag: str, weights_only: bool = False) -> dict:
-        """Take parameters (and, without `weights_only`, the optimizer) back from `folder/tag`; returns its `state`.
+    def load(self, folder: Path, tag: str) -> dict:
+        """Take parameters and optimizer back from `folder/tag`; returns its `state`.
 
         Raises UserError where it isn't there or was written by another number of ranks.
         """
@@ -100,9 +100,7 @@ class Engine:
             tag = f"{tag}.old"  # the run was killed between two renames
         if not (folder / tag).is_dir():
             raise UserError(f"{folder / tag} is missing: there is no checkpoint to go on from")
-        loaded, state = self._engine.load_checkpoint(
-            str(folder), tag=tag, load_module_only=weights_only, load_optimizer_states=not weights_only
-        )
+        loaded, state = self._engine.load_checkpoint(str(folder), tag=tag)
         if loaded is None:
             raise UserError(f"{folder / tag} can't be loaded: was it written by another number of ranks?")
         return state

@@ -30,7 +30,7 @@ def conclude(
     and, last of all, summary.json. Returns the validation RMSE (None without validation targets)."""
     engine, folder, journal, progress = training.engine, training.folder, training.journal, training.progress
     if progress.best_rmse is not None and progress.best_step != progress.step:
-        engine.load(folder.checkpoints, "best", weights_only=True)
+        engine.load(folder.checkpoints, "best")
     engine.export(folder.model, tokenizer)
     started = time.perf_counter()
     evaluated = {name: _evaluate(training, name) for name in training.datasets if name != "train"}
@@ -47,7 +47,7 @@ def conclude(
     choices = hydra_config.runtime.choices
     print_table(
         f"history={choices['history']} data={choices['data']} model={choices['model']}: {progress.step} steps, "
-        f"{progress.seconds / 60:.1f} minutes, best at step {progress.best_step}",
+        f"{progress.seconds / 60:.1f} minutes" + (f", best at step {progress.best_step}" if "val" in evaluated else ""),
         {name: stage.metrics for name, stage in evaluated.items()},
         summary["baselines"],
         made_up=summary["made_up_data"],

@@ -44,7 +44,8 @@ def describe(
         f"prompts of {lengths['train'].tokens_median} tokens (median; 99% {lengths['train'].tokens_p99}); "
         f"{lengths['train'].trimmed:.0%} cut; {steps:,} steps, {per_epoch:,} an epoch"
     )
-    for line in judge(lengths["train"], train):
-        if line.startswith("ATTENTION"):
-            journal.say(line)
+    for name, stage_lengths in lengths.items():
+        for line in judge(stage_lengths, train):
+            if line.startswith("ATTENTION"):
+                journal.say(f"{name}: {line}")
     journal.say(f"run folder: {folder.path}")

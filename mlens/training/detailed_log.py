@@ -26,24 +26,25 @@ def detailed_log(
             f"99% {stage.tokens_p99}, max {stage.tokens_max}; history cut for {stage.trimmed:.1%} of them "
             f"({stage.ratings_dropped:.1%} of the chosen ratings); {stage.without_history:.1%} without history"
         )
-    yield from (f"  {line}" for line in judge(lengths["train"], dataset))
+    for name, stage in lengths.items():
+        yield from (f"  {name}: {line}" for line in judge(stage, dataset))
     yield ""
     for i in islice(_with_history_first(dataset), SAMPLES):
         yield from _sample(dataset, i, tokenizer)
 
 
-def judge(train: Lengths, dataset: RatingDataset) -> list[str]:
-    """Whether the lengths are reasonable, in words."""
+def judge(stage: Lengths, dataset: RatingDataset) -> list[str]:
+    """Whether a stage's lengths are reasonable, in words; `dataset` tells the strategy."""
     said = []
-    if train.trimmed > 0.5:
+    if stage.trimmed > 0.5:
         said.append(
-            f"ATTENTION: {train.trimmed:.0%} of the prompts are cut, so the strategy is mostly the budget's: raise "
+            f"ATTENTION: {stage.trimmed:.0%} of the prompts are cut, so the strategy is mostly the budget's: raise "
             "prompt.max_tokens, or choose a strategy that asks for fewer ratings"
         )
     shows = type(dataset.strategy).__name__ != "NoHistory" and dataset.renderer.ablation.history
-    if shows and train.without_history > 0.5:
-        said.append(f"ATTENTION: {train.without_history:.0%} of the targets see no history: the data may be too sparse")
-    return said or ["This is reasonable: most prompts hold all that the strategy chose."]
+    if shows and stage.without_history > 0.5:
+        said.append(f"ATTENTION: {stage.without_history:.0%} of the targets see no history: the data may be too sparse")
+    return said or [f"This is reasonable: {1 - stage.trimmed:.0%} of the prompts hold all that the strategy chose."]
 
 
 def _with_history_first(dataset: RatingDataset) -> Iterator[int]:
