@@ -51,6 +51,13 @@ class Ranks:
             raise error
         return value if self.main else act()
 
+    def gather(self, value: Value) -> list[Value]:
+        """What every rank gave, in the order of ranks."""
+        values = [value] * self.world
+        if self.world > 1:
+            dist.all_gather_object(values, value)
+        return values
+
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """The sum of all ranks' tensors (in place)."""
         if self.world > 1:

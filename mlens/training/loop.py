@@ -56,16 +56,19 @@ class Progress:
 
 @dataclass
 class StepRecord:
-    """What one step did on this rank so far."""
+    """What one step did on this rank so far; not_finite: the targets of rows whose loss isn't a finite number."""
 
     loss: float = 0.0
+    not_finite: list[int] = field(default_factory=list)
     tokens: int = 0
     padded: int = 0
     longest_row: int = 0
     started: float = field(default_factory=time.perf_counter)
 
-    def add(self, loss: torch.Tensor, row: Row) -> None:
+    def add(self, planned: PlannedRow, loss: torch.Tensor, row: Row) -> None:
         self.loss += float(loss)
+        if not math.isfinite(self.loss) and not self.not_finite:
+            self.not_finite = planned.targets.tolist()
         self.tokens += row.useful
         self.padded += row.input_ids.numel()
         self.longest_row = max(self.longest_row, row.input_ids.shape[1])
@@ -110,11 +113,12 @@ class Training:
             record = StepRecord()
             for planned, row in _rows(self.engine, dataset, self.collator, trainer, progress):
                 rate = self.engine.set_learning_rate(rate_factor(trainer, progress.step, total))
-                record.add(self.engine.backward(row, planned.labels, planned.last), row)
+                record.add(planned, self.engine.backward(row, planned.labels, planned.last), row)
                 if not planned.last:
                     continue
-                finish_step(self.engine, dataset, planned, record, rate, progress, self.journal)
-                self.journal.advance(bar, progress.step, f"{progress.targets / progress.seconds:.0f} targets/s")
+                done = finish_step(self.engine, dataset, planned, record, rate, progress)
+                self.journal.record("train", progress.step, **done)
+                self.journal.advance(bar, progress.step, in_short(done))
                 if progress.step < total:
                     self._between_steps()
                 if self._done(total):
@@ -211,9 +215,8 @@ def finish_step(
     record: StepRecord,
     rate: float,
     progress: Progress,
-    journal: Journal,
-) -> None:
-    """Count the step over all ranks, refuse a loss that isn't finite, and write the step's record."""
+) -> dict:
+    """Count the step over all ranks; returns its record. Raises UserError on a loss that isn't finite."""
     ranks = engine.ranks
     counts = torch.tensor([record.loss, record.tokens, record.padded], dtype=torch.float64, device=ranks.device)
     loss, tokens, padded = ranks.sum(counts).tolist()
@@ -224,32 +227,41 @@ def finish_step(
     progress.tokens += int(tokens)
     progress.seconds += seconds
     if not math.isfinite(loss):
+        targets = [target for rank in ranks.gather(record.not_finite) for target in rank]
         raise UserError(
-            f"the loss of step {progress.step} is {loss}, from the targets {_names(dataset, planned.targets)} "
-            f"among others: lower trainer.learning_rate; the checkpoints are those before it"
+            f"the loss of step {progress.step} is {loss}, in the row of {_names(dataset, targets)}: "
+            "lower trainer.learning_rate; the checkpoints are those before it"
         )
-    journal.record(
-        "train",
-        progress.step,
-        epoch=progress.epoch,
-        loss=loss / planned.labels,
-        learning_rate=rate,
-        targets=planned.step_targets,
-        targets_per_second=planned.step_targets / seconds,
-        tokens_per_second=tokens / seconds,
-        useful_share=tokens / padded,
-        row_tokens=record.longest_row,
-        peak_memory_bytes=peak_memory_bytes(ranks.device),
-        seconds=seconds,
-        process_seconds=time.time() - psutil.Process().create_time(),
+    return {
+        "epoch": progress.epoch,
+        "loss": loss / planned.labels,
+        "learning_rate": rate,
+        "targets": planned.step_targets,
+        "targets_per_second": planned.step_targets / seconds,
+        "tokens_per_second": tokens / seconds,
+        "useful_share": tokens / padded,
+        "row_tokens": record.longest_row,
+        "peak_memory_bytes": peak_memory_bytes(ranks.device),
+        "seconds": seconds,
+        "process_seconds": time.time() - psutil.Process().create_time(),
+    }
+
+
+def in_short(step: dict) -> str:
+    """A step's record beside its progress bar."""
+    return (
+        f"loss {step['loss']:.3f}  {step['targets_per_second']:,.0f} targets/s  "
+        f"{step['tokens_per_second']:,.0f} tokens/s  {step['useful_share']:.0%} useful  "
+        f"{step['peak_memory_bytes'] / 1e9:.1f} GB"
     )
 
 
-def _names(dataset: RatingDataset, targets) -> str:
-    table, stage = dataset.table, dataset.stage
-    rows = stage.targets[targets[:3]]
+def _names(dataset: RatingDataset, targets: list[int]) -> str:
+    """The first few of these targets, by raw ids."""
+    table, rows = dataset.table, dataset.stage.targets[targets[:5]]
     users, movies = table.users["id"], table.movies["id"]
-    return ", ".join(f"user {users[int(table.user[i])]} movie {movies[int(table.movie[i])]}" for i in rows)
+    names = [f"user {users[int(table.user[i])]} movie {movies[int(table.movie[i])]}" for i in rows]
+    return ", ".join(names) + (f" and {len(targets) - len(names)} more" if len(targets) > len(names) else "")
 
 
 def _is_due(every: int | None, step: int) -> bool:
