@@ -20,7 +20,7 @@ from mlens.launch import register_resolvers
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
-FAST = ("+debug=fast",)
+FAST = ("debug=fast",)
 # What a process group of this process, or of a launcher around it, would tell a child.
 PROCESS_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "DS_ACCELERATOR")
 

@@ -27,7 +27,7 @@ from mlens.packing.reference import ReferenceRows
 from mlens.prompt.renderer import make_renderer
 
 SMALL = (
-    "+debug=fast",
+    "debug=fast",
     "data.max_users=8",
     "prompt.max_tokens=256",
     "trainer.targets_per_step=6",

@@ -52,7 +52,7 @@ def choose(saved):
         group, option = file.parent.name, file.stem
         more = [f"model.path={saved}"] if option == "hf" else []
         more += ["model.attention=sdpa"] if option == "reference" else []
-        return once(f"+{group}={option}" if file in LISTS else f"{group}={option}", *more)
+        return once(f"+{group}={option}" if group == "experiment" else f"{group}={option}", *more)
 
     return choose
 

@@ -110,7 +110,7 @@ def test_another_horizon_is_allowed_and_told(key):
 
 
 def test_a_config_read_back_is_no_change(tmp_path):
-    config = composed("+debug=fast", "trainer.learning_rate=1e-5", "peft=lora")
+    config = composed("debug=fast", "trainer.learning_rate=1e-5", "peft=lora")
     OmegaConf.save(config, tmp_path / "config.yaml", resolve=True)
     before = OmegaConf.to_container(OmegaConf.load(tmp_path / "config.yaml"))
     assert refuse_changes(before, resolved(config)) == []
