@@ -100,9 +100,13 @@ class Engine:
             tag = f"{tag}.old"  # the run was killed between two renames
         if not (folder / tag).is_dir():
             raise UserError(f"{folder / tag} is missing: there is no checkpoint to go on from")
+        # Under ZeRO every rank writes its own part of the optimizer, and needs it back.
+        parts = len(list((folder / tag).glob("*optim_states.pt"))) if self._engine.zero_optimization_stage() else 0
+        if parts and parts != self.ranks.world:
+            raise UserError(f"{folder / tag} was written by {parts} ranks: go on with as many, not {self.ranks.world}")
         loaded, state = self._engine.load_checkpoint(str(folder), tag=tag)
         if loaded is None:
-            raise UserError(f"{folder / tag} can't be loaded: was it written by another number of ranks?")
+            raise UserError(f"{folder / tag} can't be loaded: it is not whole")
         return state
 
     def export(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
