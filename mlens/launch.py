@@ -63,11 +63,12 @@ def drop_local_rank(arguments: list[str]) -> list[str]:
 def refuse_sweep_under_torchrun(hydra_config: HydraConf) -> None:
     """Raises UserError for a sweep whose every rank would sweep for itself: when one of them failed, the next jobs'
     ranks would add up each other's gradients."""
-    if hydra_config.mode == RunMode.MULTIRUN and "TORCHELASTIC_RUN_ID" in os.environ:
+    launched = "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if hydra_config.mode == RunMode.MULTIRUN and launched:
         overrides = " ".join(hydra_config.overrides.task)
         raise UserError(
-            "a sweep doesn't run under torchrun: start it as `python train.py --multirun …`, or start each of its "
-            f"jobs by itself: `torchrun … train.py {overrides}`"
+            "a sweep doesn't run under torchrun or another launcher: start it as `python train.py --multirun …`, or "
+            f"start each of its jobs by itself: `torchrun … train.py {overrides}`"
         )
 
 

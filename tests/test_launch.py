@@ -1,11 +1,12 @@
 """How train.py is started: sweeps, launchers and their arguments."""
 
 import pytest
+from hydra.types import RunMode
 from omegaconf import OmegaConf
-from runs import FAST, summary_of, train
+from runs import FAST, composed, hydra_config, summary_of, train
 
 from mlens.errors import UserError
-from mlens.launch import _one_line, drop_local_rank, register_resolvers, start
+from mlens.launch import _one_line, drop_local_rank, refuse_sweep_under_torchrun, register_resolvers, start
 
 
 @pytest.mark.slow
@@ -29,6 +30,21 @@ def test_a_sweep_under_torchrun_is_refused_with_the_command_to_use(tmp_path):
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert "python train.py --multirun" in line and "torchrun" in line
     assert not [path for path in tmp_path.rglob("*") if path.name in (".hydra", "checkpoints", "summary.json")]
+
+
+def test_a_sweep_is_refused_under_any_launcher_and_only_there(monkeypatch):
+    for name in ("TORCHELASTIC_RUN_ID", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    composed("history=none")
+    job = hydra_config()
+    sweep = OmegaConf.merge(job, {"mode": RunMode.MULTIRUN})
+    refuse_sweep_under_torchrun(sweep)
+    for name, value in (("WORLD_SIZE", "2"), ("TORCHELASTIC_RUN_ID", "none")):
+        with monkeypatch.context() as launched:
+            launched.setenv(name, value)
+            refuse_sweep_under_torchrun(job)
+            with pytest.raises(UserError, match="history=none"):
+                refuse_sweep_under_torchrun(sweep)
 
 
 @pytest.mark.parametrize("flag", ["--local_rank=1", "--local-rank=0"])
