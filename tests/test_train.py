@@ -151,6 +151,7 @@ def test_without_validation_a_run_ends_with_its_last_model(tmp_path):
     assert set(summary["metrics"]) == {"test"} and not (tmp_path / "run" / "predictions" / "val.parquet").exists()
 
 
+@pytest.mark.slow
 def test_reference_rows_end_where_packed_ones_do(tmp_path):
     packed = run_here(tmp_path / "packed", *RANDOM, "trainer.optimizer=adamw", "trainer.learning_rate=1e-3")
     plain = run_here(
