@@ -24,7 +24,7 @@ demo: $(STAMP)  ## train and evaluate on the made-up sample: two to three minute
 	$(BIN)/python train.py +experiment=demo
 
 test: check  ## format, lint and type checks, then the tests that CI runs
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-slow: $(STAMP)  ## the tests that take minutes
 	$(BIN)/python -m pytest -q -m slow

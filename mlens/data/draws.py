@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 # What a draw is for; a seed that is used for two purposes gives independent draws.
-SPLIT, TRAIN_TARGETS, HISTORY, ORDER, EVAL_USERS, INIT = range(1, 7)
+SPLIT, TRAIN_TARGETS, HISTORY, ORDER, EVAL_USERS, DATA_USERS = range(1, 7)
 MASK = (1 << 64) - 1
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import polars as pl
 
+from mlens.data import draws
 from mlens.data.cache import cached_folder, content_key
 from mlens.data.raw import RawTables, build_table
 from mlens.data.table import RatingTable, open_table, save_table
 
 # Part of every cache key: a change in what a reader or `build_table` makes of the same files must change it.
-READER_VERSION = 2
+READER_VERSION = 3
 
 
 class Source(Protocol):
@@ -50,11 +50,10 @@ def _settings(source: Source) -> dict:
 
 
 def _subset(raw: RawTables, max_users: int) -> RawTables:
-    """`max_users` users drawn once, by a fixed seed: the same subset in every run that asks for as many."""
+    """`max_users` users drawn by a fixed seed: the same in every run, and more users hold those of fewer."""
     users = raw.ratings["user"].unique().sort()
     if len(users) <= max_users:
         return raw
-    drawn = np.random.Generator(np.random.Philox(key=max_users)).permutation(len(users))[:max_users]
-    kept = users.gather(drawn)
+    kept = users.gather(draws.permutation(len(users), draws.DATA_USERS, seed=0)[:max_users])
     ratings = raw.ratings.filter(pl.col("user").is_in(kept.implode()))
     return RawTables(**{**vars(raw), "ratings": ratings})

@@ -11,7 +11,7 @@ import torch
 
 from mlens.errors import UserError
 from mlens.packing.dataset import Sample
-from mlens.packing.row import Row, segment_layout
+from mlens.packing.row import Layout, Row, segment_layout
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def make_row(
     ids: np.ndarray,
     positions: np.ndarray,
     spans: np.ndarray,
-    layout,
+    layout: Layout,
     keep: np.ndarray,
     slot: np.ndarray,
     label: np.ndarray,
@@ -166,13 +166,13 @@ def make_row(
 
 def filler_row() -> Row:
     """A row without labels, for a rank that has none left: under ZeRO-3 a missing forward would hang the others."""
-    one, none = np.zeros(1, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    zero, none = np.zeros(1, dtype=np.int64), np.zeros(0, dtype=np.int64)
     return make_row(
-        ids=one,
-        positions=one,
+        ids=zero,
+        positions=zero,
         spans=np.array([[[0, 0], [0, 0], [0, 1]]], dtype=np.int32),
-        layout=segment_layout(one, one + 1, one, []),
-        keep=one,
+        layout=segment_layout(starts=zero, trunks=zero + 1, tails=zero, chains=[]),
+        keep=zero,
         slot=none,
         label=none,
         owner=none,

@@ -95,7 +95,12 @@ class Training:
     best: Evaluated | None = None
 
     def resume(self) -> None:
-        """Go on from `checkpoints/last`."""
+        """Go on from `checkpoints/last`; a run that was stopped before it wrote one starts over."""
+        places = (self.folder.checkpoints / tag for tag in ("last", "last.old"))
+        if not self.engine.ranks.tell(any(place.is_dir() for place in places)):
+            self.journal.say("no checkpoint was written yet: the run starts over")
+            self.journal.rewind(0)
+            return
         self.progress = Progress(**self.engine.load(self.folder.checkpoints, "last")["progress"])
         self.journal.rewind(self.progress.step)
 
