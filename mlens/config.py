@@ -10,7 +10,7 @@ import hashlib
 import json
 from dataclasses import dataclass, is_dataclass
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -171,7 +171,7 @@ def _check_together(settings: Settings) -> None:
 
 def resolved(config: DictConfig) -> dict:
     """The config as plain data."""
-    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+    return cast(dict, OmegaConf.to_container(config, resolve=True))
 
 
 def fingerprint(config: dict, data_hash: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from torch.utils.data import Dataset
 
 from mlens.data.stage import Stage
 from mlens.data.table import RatingTable
@@ -28,7 +29,7 @@ class Sample:
     answer: np.ndarray
 
 
-class RatingDataset:
+class RatingDataset(Dataset[Sample]):
     """The targets of `stage`, each with the history that `strategy` chooses for it under (seed, epoch).
 
     `dataset[i]` only joins pieces: nothing is tokenised here (unless the renderer says that pieces don't join).

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from torch.utils.data import Dataset
 
 from mlens.data import draws
 from mlens.packing.dataset import RatingDataset, Sample
@@ -78,7 +79,7 @@ def plan_scoring(dataset: RatingDataset, collator: Collator, rank: int, world: i
     return collator.deal(lengths, world)[rank]
 
 
-class RowLoader:
+class RowLoader(Dataset):
     """A map from a planned row to it and its tensors, for torch's DataLoader with batch_size=None."""
 
     def __init__(self, dataset: RatingDataset, make_row: Callable[[list[Sample]], Row]) -> None:

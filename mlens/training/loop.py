@@ -204,7 +204,7 @@ def _rows(
     )
     return iter(
         DataLoader(
-            RowLoader(dataset, collator.train_row),  # type: ignore[arg-type]
+            RowLoader(dataset, collator.train_row),
             sampler=planned,
             batch_size=None,
             num_workers=trainer.loader_workers,
