@@ -160,7 +160,8 @@ class Training:
             rmse = evaluated.metrics["rmse"]
             best = progress.validated(rmse, self.settings.trainer.early_stopping)
             self.journal.record("val", progress.step, rmse=rmse, best_rmse=progress.best_rmse, seconds=progress.seconds)
-            where = f"epoch {progress.epoch + 1}  step {progress.step}  {progress.seconds:,.0f} s"
+            begun = progress.epoch + (progress.step_in_epoch > 0)
+            where = f"epoch {begun}  step {progress.step}  {progress.seconds:,.0f} s"
             self.journal.say(f"{where}  validation RMSE {rmse:.4f}{' (best)' if best else ''}")
             if best:
                 self.best = evaluated
