@@ -65,6 +65,9 @@ class PerTarget:
     def sections(self, targets: np.ndarray) -> np.ndarray:
         return np.array([self._draw(t)[1] for t in targets], dtype=np.int64)
 
+    def trunks(self, targets: np.ndarray) -> np.ndarray:
+        return np.full(len(targets), -1, dtype=np.int64)
+
     def _draw(self, t: int) -> tuple[np.ndarray, int]:
         count = int(self.stage.count[t])
         user, movie = self.user_key[t], self.movie_key[t]
@@ -79,16 +82,22 @@ class PerTarget:
 @dataclass(frozen=True)
 class PerUser:
     """Target t sees the visible ratings whose number u (one a rating and epoch, in `Stage.visible`'s order) is below
-    cut[t]: all targets of a user share one growing history."""
+    cut[t], the ratio halved halvings[t] [t] int16 times: the targets of a user with one cut share one growing
+    history."""
 
     stage: Stage
     budget: Budget
     ratio: float
     u: np.ndarray
-    cut: np.ndarray
+    halvings: np.ndarray
+
+    @property
+    def cut(self) -> np.ndarray:
+        """[t] float64."""
+        return np.ldexp(self.ratio, -self.halvings)
 
     def chosen(self, t: int) -> np.ndarray:
-        return np.flatnonzero(self._numbers(t) < self.cut[t])
+        return np.flatnonzero(self._numbers(t) < np.ldexp(self.ratio, -self.halvings[t]))
 
     def wanted(self, targets: np.ndarray) -> np.ndarray:
         return np.array([np.count_nonzero(self._numbers(t) < self.ratio) for t in targets], dtype=np.int64)
@@ -101,6 +110,10 @@ class PerUser:
                 sections[i] = self.budget.header + lines.sum() + self.budget.number_ends[len(lines)]
         return sections
 
+    def trunks(self, targets: np.ndarray) -> np.ndarray:
+        # A float64 can't be halved 2,048 times before it is 0, and then nothing is shown.
+        return self.stage.user[targets].astype(np.int64) * 2048 + self.halvings[targets]
+
     def _numbers(self, t: int) -> np.ndarray:
         start = self.stage.visible_offsets[self.stage.user[t]]
         return self.u[start : start + self.stage.count[t]]
@@ -109,7 +122,7 @@ class PerUser:
 def _per_user(stage: Stage, budget: Budget, ratio: float, user_keys: np.ndarray, seed: int, epoch: int) -> PerUser:
     """Draw u for every user with targets, and halve a user's cut from the first target that doesn't fit onwards."""
     u = np.ones(len(stage.visible))
-    cut = np.full(len(stage), ratio)
+    halvings = np.zeros(len(stage), dtype=np.int16)
     borders = np.flatnonzero(np.diff(stage.user)) + 1
     for first, last in zip([0, *borders], [*borders, len(stage)], strict=True):
         user = stage.user[first] if last > first else None
@@ -117,15 +130,17 @@ def _per_user(stage: Stage, budget: Budget, ratio: float, user_keys: np.ndarray,
             continue
         own = slice(stage.visible_offsets[user], stage.visible_offsets[user + 1])
         u[own] = draws.uniforms(own.stop - own.start, draws.HISTORY, seed, user_keys[user], epoch)
-        _halve(stage, budget, u[own], own, slice(first, last), cut)
-    return PerUser(stage, budget, ratio, u, cut)
+        _halve(stage, budget, ratio, u[own], own, slice(first, last), halvings)
+    return PerUser(stage, budget, ratio, u, halvings)
 
 
-def _halve(stage: Stage, budget: Budget, u: np.ndarray, own: slice, user: slice, cut: np.ndarray) -> None:
+def _halve(
+    stage: Stage, budget: Budget, ratio: float, u: np.ndarray, own: slice, user: slice, halvings: np.ndarray
+) -> None:
     lines = np.diff(budget.line_ends[own.start : own.stop + 1])
     t, last = user.start, user.stop
     while t < last:
-        shown = np.flatnonzero(u < cut[t])
+        shown = np.flatnonzero(u < np.ldexp(ratio, -halvings[t]))
         ends = np.concatenate([[0], np.cumsum(lines[shown])])
         n = np.searchsorted(shown, stage.count[t:last])
         section = np.where(n > 0, budget.header + ends[n] + budget.number_ends[n], 0)
@@ -133,4 +148,4 @@ def _halve(stage: Stage, budget: Budget, u: np.ndarray, own: slice, user: slice,
         if not full.any():
             return
         t += int(np.argmax(full))
-        cut[t:last] /= 2
+        halvings[t:last] += 1

@@ -23,6 +23,10 @@ class Selection(Protocol):
     def sections(self, targets: np.ndarray) -> np.ndarray:
         """[n] tokens of each target's history section."""
 
+    def trunks(self, targets: np.ndarray) -> np.ndarray:
+        """[n] int64: targets of one user with equal numbers have histories that are beginnings of one another, so they
+        can share one trunk; different users never have equal numbers. -1 shares with none."""
+
 
 class Strategy(Protocol):
     """A history strategy: a frozen dataclass of its parameters."""

@@ -29,6 +29,12 @@ class Windows:
         base = self.stage.visible_offsets[self.stage.user[targets]]
         return self.budget.section(base, self.start[targets], self.stage.count[targets])
 
+    def trunks(self, targets: np.ndarray) -> np.ndarray:
+        """Named by the place of the first shown rating in `Stage.visible`; an empty history shares with none."""
+        start = self.start[targets]
+        first = self.stage.visible_offsets[self.stage.user[targets]] + start
+        return np.where(start < self.stage.count[targets], first, -1)
+
 
 def recent_windows(stage: Stage, budget: Budget, wanted: np.ndarray, trim: str) -> Windows:
     """Show the `wanted` [t] most recent visible ratings, dropping the oldest where they don't fit.

@@ -1,6 +1,7 @@
 """Random stages with random token prices."""
 
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from hypothesis import strategies as st
@@ -29,6 +30,21 @@ def section(case: Case, t: int, chosen: list[int]) -> int:
         return 0
     first = int(case.stage.visible_offsets[case.stage.user[t]])
     return case.budget.header + sum(case.lines[first + i] + case.numbers[k] for k, i in enumerate(chosen))
+
+
+def assert_trunks(case: Case, selection, keys: list) -> None:
+    """Two targets share a trunk exactly where `keys` has equal keys for them, None being nobody's equal; and whoever
+    shares a trunk is of one user, one history the beginning of the other."""
+    trunks = selection.trunks(np.arange(len(keys)))
+    assert trunks.dtype == np.int64
+    for a, b in combinations(range(len(keys)), 2):
+        assert (trunks[a] == trunks[b] != -1) == (keys[a] == keys[b] is not None)
+        if trunks[a] == trunks[b] != -1:
+            shorter, longer = sorted((selection.chosen(a).tolist(), selection.chosen(b).tolist()), key=len)
+            assert case.stage.user[a] == case.stage.user[b]
+            assert longer[: len(shorter)] == shorter
+    assert ((trunks == -1) == [key is None for key in keys]).all()
+    assert selection.trunks(np.arange(len(keys))[::-2]).tolist() == trunks[::-2].tolist()
 
 
 @st.composite

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from budgets import Case, budgets, section, with_room
+from budgets import Case, assert_trunks, budgets, section, with_room
 from hydra import compose, initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
@@ -206,6 +206,17 @@ def test_per_user_shows_what_is_below_a_cut_off_that_halves_and_stays_halved(cas
     free = Case(case.table, case.stage, with_room(case.budget, FREE), case.lines, case.numbers)
     wanted = [len(places) for places in all_chosen(select(free, Random(ratio, "per_user")))]
     assert selection.wanted(np.arange(len(case.stage))).tolist() == wanted
+
+
+@given(budgets(), ratios)
+def test_per_user_targets_with_one_cut_off_share_a_trunk(case, ratio):
+    selection = select(case, Random(ratio, "per_user"))
+    assert_trunks(case, selection, list(zip(case.stage.user, selection.cut, strict=True)))
+
+
+@given(budgets(), ratios)
+def test_per_target_histories_share_no_trunk(case, ratio):
+    assert_trunks(case, select(case, Random(ratio)), [None] * len(case.stage))
 
 
 @given(budgets(room=FREE), ratios)

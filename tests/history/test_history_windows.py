@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from budgets import budgets, section
+from budgets import assert_trunks, budgets, section
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import naive_k
@@ -81,6 +81,14 @@ def test_sections_are_what_the_chosen_cost_and_never_more_than_the_room(case, st
     some = everyone[::-2]
     assert selection.sections(some).tolist() == [costs[t] for t in some]
     assert selection.wanted(some).tolist() == [wanted_of(int(case.stage.count[t])) for t in some]
+
+
+@given(budgets(), strategies, st.sampled_from(["exact", "strided"]))
+def test_targets_of_a_user_whose_windows_start_at_one_rating_share_a_trunk(case, strategy, trim):
+    selection = select(case, strategy[0], trim)
+    histories = [selection.chosen(t).tolist() for t in range(len(case.stage))]
+    keys = [(case.stage.user[t], history[0]) if history else None for t, history in enumerate(histories)]
+    assert_trunks(case, selection, keys)
 
 
 @given(budgets(room=10**6))
