@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -85,12 +86,13 @@ def parts(*overrides: str) -> Parts:
 
 def engine_steps(made: Parts, engine: Engine, steps: int = STEPS, first: int = 0) -> list[float]:
     """Steps `first` … `steps` - 1 of the first epoch; returns each step's loss over all ranks."""
-    dataset, size, losses = made.datasets["train"], made.settings.trainer.targets_per_step, []
-    loss = 0.0
-    for planned in plan_epoch(dataset, made.collator, size, dataset.seed, 0, made.ranks.rank, made.ranks.world, first):
+    dataset, losses, loss = made.datasets["train"], [], 0.0
+    per_step = made.settings.trainer.steps()
+    make_row = partial(made.collator.train_row, history_loss_weight=per_step.history_loss_weight)
+    for planned in plan_epoch(dataset, made.collator, per_step, dataset.seed, 0, made.ranks.rank, made.ranks.world, first):
         if planned.step == steps:
             break
-        row = made.collator.train_row([dataset[int(i)] for i in planned.targets])
+        row = make_row([dataset.tree(tree) for tree in planned.trees])
         loss += float(engine.backward(row, planned.labels, planned.last)) / planned.labels
         if planned.last:
             losses.append(float(made.ranks.sum(torch.tensor(loss, dtype=torch.float64))))
@@ -104,8 +106,8 @@ def plain_steps(made: Parts, model: torch.nn.Module, steps: int = STEPS) -> list
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=rule.learning_rate, betas=(0.9, 0.95), eps=1e-8, weight_decay=rule.weight_decay
     )
-    dataset, size, losses = made.datasets["train"], made.settings.trainer.targets_per_step, []
-    planned = list(plan_epoch(dataset, ReferenceRows(), size, dataset.seed, 0, rank=0, world=1))
+    dataset, losses = made.datasets["train"], []
+    planned = list(plan_epoch(dataset, ReferenceRows(), made.settings.trainer.steps(), dataset.seed, 0, rank=0, world=1))
     for step in range(steps):
         samples = [dataset[int(i)] for row in planned if row.step == step for i in row.targets]
         labels = sum(len(sample.answer) for sample in samples)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -34,6 +35,15 @@ class Stage:
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    @cached_property
+    def first_new(self) -> np.ndarray:
+        """[t] int64: how many ratings the target before it, of the same user, sees (0 for a user's first target): those
+        from there on are new to target t."""
+        first = np.zeros_like(self.count)
+        same = self.user[1:] == self.user[:-1]
+        first[1:][same] = self.count[:-1][same]
+        return first
 
     def visible_to(self, t: int) -> np.ndarray:
         """[c] indices into the table of the ratings visible to target t of this stage."""

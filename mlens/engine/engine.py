@@ -32,11 +32,13 @@ class Engine:
         """How many parameters the model has, counted whole under ZeRO-3 too."""
         return sum(getattr(p, "ds_numel", p.numel()) for p in self._engine.module.parameters())
 
-    def backward(self, row: Row, labels: int, last: bool) -> torch.Tensor:
-        """Add the gradient of one row; with `last`, update the parameters. labels: those of the whole step, over all
-        rows and ranks. Returns the sum of the row's label losses (nats, detached)."""
+    def backward(self, row: Row, labels: float, last: bool) -> torch.Tensor:
+        """Add the gradient of one row; with `last`, update the parameters. labels: the weights of all label tokens of
+        the whole step, over all rows and ranks. Returns the weighted sum of the row's label losses (nats, detached)."""
         self._engine.set_gradient_accumulation_boundary(last)
-        loss = -self._scores(row).sum()
+        row = row.to(self.ranks.device)
+        scores = self._scores(row)
+        loss = -(scores * row.weight).sum() if row.scores else scores.sum()
         # DeepSpeed averages over ranks, and would divide by the accumulation count; the step's loss is one mean.
         self._engine.backward(loss * (self.ranks.world / labels), scale_wrt_gas=False)
         self._engine.step()
@@ -45,10 +47,9 @@ class Engine:
     @torch.no_grad()
     def score(self, row: Row) -> torch.Tensor:
         """[row.scores] float32 on the CPU: the log-probabilities that the row asks for."""
-        return self._scores(row).cpu()[: row.scores]
+        return self._scores(row.to(self.ranks.device)).cpu()[: row.scores]
 
     def _scores(self, row: Row) -> torch.Tensor:
-        row = row.to(self.ranks.device)
         layout = {} if row.layout is None else {"layout": row.layout}
         with torch.autocast(self.ranks.device.type, dtype=torch.bfloat16, enabled=self._autocast):
             output = self._engine(

@@ -29,8 +29,9 @@ def predict(
     ranks, answers = engine.ranks, dataset.renderer.answers
     scores = torch.zeros(len(dataset), len(answers), dtype=torch.float64)
     engine.train(False)
-    for targets in plan_scoring(dataset, collator, ranks.rank, ranks.world):
-        row = collator.score_row([dataset[int(i)] for i in targets], answers)
+    for trees in plan_scoring(dataset, collator, ranks.rank, ranks.world):
+        row = collator.score_row([dataset.tree(tree) for tree in trees], answers)
+        targets = np.concatenate([np.zeros(0, dtype=np.int64), *trees])
         scores[torch.from_numpy(targets)] = engine.score(row).double().view(len(targets), len(answers))
         progress(len(targets))
     engine.train(True)

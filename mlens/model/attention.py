@@ -1,4 +1,4 @@
-"""Attention over rows: every segment sees itself alone, every answer chain its prompt and itself.
+"""Attention over rows on a CPU: every token sees its part of a trunk, of its branch, and its own segment.
 
 Registered through transformers' AttentionInterface, so the model's own code is used as it is.
 """
@@ -6,10 +6,9 @@ Registered through transformers' AttentionInterface, so the model's own code is 
 from __future__ import annotations
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from mlens.packing.row import Layout
+from mlens.packing.layout import Layout, Places
 
 ROW_ATTENTION = "mlens_rows"
 
@@ -28,73 +27,117 @@ def row_attention(
     """Attention of one row: query [1, heads, tokens, d], key and value [1, kv heads, tokens, d] give
     [1, tokens, heads, d].
 
-    Raises ValueError without a layout: the samples of a row would see one another.
+    Raises ValueError without a layout: the samples of a row would see one another; and with dropout, which it lacks.
     """
     if layout is None:
         raise ValueError("row attention needs the row's layout: model(..., layout=row.layout)")
-    repeat = query.shape[1] // key.shape[1]
-    q, k, v = (_Spread.apply(x[0].transpose(0, 1), layout.source, layout.place) for x in (query, key, value))
-    repeat = query.shape[1] // key.shape[1]
-    results, first = [], 0
-    for group in layout.groups:
-        trunk_q, trunk_k, trunk_v = (_cut(x, first, group.trunk) for x in (q, k, v))
-        trunk_k, trunk_v = _repeat(trunk_k, repeat), _repeat(trunk_v, repeat)
-        first += group.trunk.numel()
-        # Padding stands behind each segment, where causal attention doesn't look.
-        attended = scaled_dot_product_attention(
-            trunk_q, trunk_k, trunk_v, is_causal=True, scale=scaling, dropout_p=dropout
-        )
-        results.append(attended.transpose(1, 2).flatten(0, 1))
-        if group.tail is not None:
-            tail_q, tail_k, tail_v = (_cut(x, first, group.tail) for x in (q, k, v))
-            seen_k = torch.cat([trunk_k, _repeat(tail_k, repeat)], dim=2)
-            seen_v = torch.cat([trunk_v, _repeat(tail_v, repeat)], dim=2)
-            first += group.tail.numel()
-            attended = scaled_dot_product_attention(
-                tail_q, seen_k, seen_v, attn_mask=group.tail_mask, scale=scaling, dropout_p=dropout
-            )
-            results.append(attended.transpose(1, 2).flatten(0, 1))
-    return _Collect.apply(torch.cat(results), layout.source, layout.place)[None], None
+    if dropout:
+        raise ValueError(f"row attention has no dropout: the model's config asks for {dropout}")
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    return _RowAttention.apply(q, k, v, scaling, layout)[None], None
 
 
-class _Spread(torch.autograd.Function):
-    """x [tokens, ...] -> the groups' places [places, ...]. A token's gradient is that of its one place: torch's own
-    backward of an index would add up all places one by one, padding too, and took an eighth of a step."""
+# What scaled_dot_product_attention itself runs on a CPU; only here does it tell the log of each softmax's sum, with
+# which two products over different keys are joined, and lets gradients be added up in place.
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+class _RowAttention(torch.autograd.Function):
+    """q [tokens, heads, d], k and v [tokens, kv heads, d] -> [tokens, heads, d].
+
+    Two partial results o₁, o₂ over different keys, with logarithms l₁, l₂ of their softmax sums, join to
+    l = log(exp l₁ + exp l₂), o = exp(l₁ - l) o₁ + exp(l₂ - l) o₂; with the joint o and l, each part's own backward pass
+    gives its share of the gradients (Dao et al., "FlashAttention", NeurIPS 2022; Liu et al., "Ring Attention", 2023).
+    """
 
     @staticmethod
-    def forward(ctx, x: torch.Tensor, source: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(place)
-        return x.index_select(0, source)
+    def forward(ctx, q, k, v, scale: float, layout: Layout) -> torch.Tensor:
+        result = q.new_empty((len(q) + 1, *q.shape[1:]))  # the last one takes what padding gives
+        saved = []
+        for product in layout.products:
+            parts = list(_parts(product, q.shape[1], q.dtype, k, v))
+            own = _take(q, product.query)
+            o, l = _flash(own, *parts[0][1:3], is_causal=product.mask is None, attn_mask=parts[0][3], scale=scale)
+            for _, part_k, part_v, mask in parts[1:]:
+                o2, l2 = _flash(own, part_k, part_v, attn_mask=mask, scale=scale)
+                joint = torch.logaddexp(l, l2)
+                o = o * (l - joint).exp()[..., None].to(o.dtype) + o2 * (l2 - joint).exp()[..., None].to(o.dtype)
+                l = joint
+            _put(result, product.query, o)
+            saved += [o, l]
+        ctx.save_for_backward(q, k, v, *saved)
+        ctx.scale, ctx.layout = scale, layout
+        return result[:-1]
 
     @staticmethod
-    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        (place,) = ctx.saved_tensors
-        return grad.index_select(0, place), None, None
+    def backward(ctx, grad):
+        q, k, v, *saved = ctx.saved_tensors
+        # Padding's gradient is zero, or it would flow into the keys that it sees.
+        grad = torch.cat([grad, grad.new_zeros((1, *grad.shape[1:]))])
+        grad_q = q.new_empty((len(q) + 1, *q.shape[1:]))
+        grad_k, grad_v = (x.new_zeros((len(x) + 1, *x.shape[1:])) for x in (k, v))
+        for product, o, l in zip(ctx.layout.products, saved[::2], saved[1::2], strict=True):
+            own, own_grad, total = _take(q, product.query), _take(grad, product.query), None
+            for places, part_k, part_v, mask in _parts(product, q.shape[1], q.dtype, k, v):
+                one_q, one_k, one_v = _flash_backward(
+                    own_grad, own, part_k, part_v, o, l, 0.0, product.mask is None, attn_mask=mask, scale=ctx.scale
+                )
+                total = one_q if total is None else total + one_q
+                _add(grad_k, places, one_k)
+                _add(grad_v, places, one_v)
+            _put(grad_q, product.query, total)
+        return grad_q[:-1], grad_k[:-1], grad_v[:-1], None, None
 
 
-class _Collect(torch.autograd.Function):
-    """The groups' places [places, ...] -> tokens [tokens, ...]; padding gets no gradient."""
-
-    @staticmethod
-    def forward(ctx, x: torch.Tensor, source: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(place)
-        ctx.places = len(source)
-        return x.index_select(0, place)
-
-    @staticmethod
-    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        (place,) = ctx.saved_tensors
-        spread = grad.new_zeros((ctx.places, *grad.shape[1:]))
-        return spread.index_copy_(0, place, grad), None, None
+def _parts(product, heads: int, dtype: torch.dtype, k: torch.Tensor, v: torch.Tensor):
+    """The stretches of keys that a product looks at: their places, keys, values [n, heads, k, d], and the mask as the
+    kernel wants it."""
+    if product.common is not None and product.common.stop > product.common.start:
+        places = (product.common,)
+        yield places, _keys(k, places, heads), _keys(v, places, heads), None
+    mask = None
+    if product.mask is not None:
+        mask = torch.zeros(product.mask.shape, dtype=dtype).masked_fill_(~product.mask, -torch.inf)
+    places = product.key or (product.query,)
+    yield places, _keys(k, places, heads), _keys(v, places, heads), mask
 
 
-def _cut(x: torch.Tensor, first: int, index: torch.Tensor) -> torch.Tensor:
-    """A group's part of x [places, heads, d] -> [n, heads, m, d]."""
-    return x[first : first + index.numel()].unflatten(0, index.shape).transpose(1, 2)
+def _keys(x: torch.Tensor, places: tuple[Places, ...], heads: int) -> torch.Tensor:
+    """[n, heads, k, d]: each key head stands for a group of query heads, without a copy."""
+    taken = torch.cat([_take(x, place) for place in places], dim=2) if len(places) > 1 else _take(x, places[0])
+    n, kv_heads, length, d = taken.shape
+    return taken[:, :, None].expand(n, kv_heads, heads // kv_heads, length, d).reshape(n, heads, length, d)
 
 
-def _repeat(x: torch.Tensor, repeat: int) -> torch.Tensor:
-    return x if repeat == 1 else x.repeat_interleave(repeat, dim=1)
+def _take(x: torch.Tensor, places: Places) -> torch.Tensor:
+    """x [tokens, heads, d] at these places -> [n, heads, m, d]."""
+    if isinstance(places, slice):
+        return x[places].transpose(0, 1)[None]
+    return x.index_select(0, places.flatten().clamp(max=len(x) - 1)).unflatten(0, places.shape).transpose(1, 2)
+
+
+def _put(x: torch.Tensor, places: Places, value: torch.Tensor) -> None:
+    """Write value [n, heads, m, d] to these places of x [tokens + 1, heads, d]."""
+    if isinstance(places, slice):
+        x[places] = value[0].transpose(0, 1)
+    else:
+        x.index_copy_(0, places.flatten(), value.transpose(1, 2).flatten(0, 1))
+
+
+def _add(x: torch.Tensor, places: tuple[Places, ...], grad: torch.Tensor) -> None:
+    """Add grad [n, heads, k, d], the heads of a group together, at these places of x [tokens + 1, kv heads, d]."""
+    grad = grad.unflatten(1, (x.shape[1], -1)).sum(dim=2)
+    first = 0
+    for place in places:
+        if isinstance(place, slice):
+            last = first + place.stop - place.start
+            x[place] += grad[0, :, first:last].transpose(0, 1)
+            first = last
+        else:
+            # index_add_ goes one place at a time; no place but the padding's stands here twice.
+            index = place.flatten()
+            x.index_copy_(0, index, x.index_select(0, index) + grad.transpose(1, 2).flatten(0, 1))
 
 
 AttentionInterface.register(ROW_ATTENTION, row_attention)

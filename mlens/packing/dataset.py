@@ -1,4 +1,4 @@
-"""The dataset: target i of a stage -> its prompt and answer as tokens."""
+"""The dataset: target i of a stage -> its prompt and answer as tokens; and targets that share a beginning, together."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from mlens.data.table import RatingTable
 from mlens.history.budget import Budget
 from mlens.history.none import NoHistory
 from mlens.history.selection import Strategy
+from mlens.packing.tree import Branch, Shapes, Tree
 from mlens.prompt.renderer import Renderer
 
 
@@ -80,7 +81,67 @@ class RatingDataset(Dataset[Sample]):
 
     def prompt_lengths(self, targets: np.ndarray) -> np.ndarray:
         """[n] tokens of the prompts of these targets, without their answers."""
-        renderer = self.renderer
-        if not renderer.joins or renderer.context is not None:
-            return np.array([len(self[i].prompt) for i in targets], dtype=np.int64)
-        return renderer.bare_lengths(self.stage.targets[targets]) + self.selection.sections(targets)
+        return self.shapes(targets).prompts
+
+    def trunks(self, targets: np.ndarray) -> np.ndarray:
+        """[n] which of one user's targets share a growing history: equal numbers do, -1 shares with none."""
+        return self.selection.trunks(targets) if self.renderer.joins else np.full(len(targets), -1)
+
+    def shapes(self, targets: np.ndarray) -> Shapes:
+        """Which beginnings these targets share, and how long they are.
+
+        Targets without history share the task (and the profile, where they have the same) with every other such target,
+        of whatever user.
+        """
+        renderer, stage = self.renderer, self.stage
+        alone = -1 - np.arange(len(targets))
+        if not renderer.joins:
+            prompts = np.array([len(self[i].prompt) for i in targets], dtype=np.int64)
+            return Shapes(alone, prompts, np.zeros_like(prompts))
+        heads = renderer.head_lengths(stage.user[targets])
+        sections = self.selection.sections(targets)
+        rests = renderer.bare_lengths(stage.targets[targets]) - heads
+        if renderer.context is not None:
+            shown = zip(stage.targets[targets], heads + sections, strict=True)
+            rests = np.array([renderer.pieces.lengths[renderer.branch(t, used)].sum() for t, used in shown], np.int64)
+        trunks = self.trunks(targets)
+        bare = alone.min(initial=0) - 1 - renderer.pieces.head[stage.user[targets]]
+        keys = np.where(sections == 0, bare, np.where(trunks < 0, alone, trunks))
+        return Shapes(keys, heads + sections, rests)
+
+    def tree(self, targets: np.ndarray) -> Tree:
+        """The tokens of targets [b] that share a beginning (equal keys in `shapes`; in their user's order)."""
+        renderer, stage = self.renderer, self.stage
+        if not renderer.joins:
+            (sample,) = (self[i] for i in targets)
+            nothing = np.zeros(0, dtype=np.int64)
+            branch = Branch(len(sample.prompt), nothing, sample.answer)
+            return Tree(sample.prompt, nothing, (branch,))
+        last = int(targets[-1])
+        places = self.selection.chosen(last)
+        trunk = renderer.trunk(stage.user[last], stage.visible_to(last)[places])
+        seen = renderer.head_lengths(stage.user[targets]) + self.selection.sections(targets)
+        branches = []
+        for i, tokens in zip(targets, seen, strict=True):
+            target = int(stage.targets[i])
+            rest = renderer.pieces.tokens(renderer.branch(target, int(tokens)))
+            branches.append(Branch(int(tokens), rest, renderer.answer(target)))
+        lines = np.flatnonzero(self._first_shown(targets, places))
+        return Tree(renderer.pieces.tokens(trunk), renderer.rating_places(trunk, lines), tuple(branches))
+
+    def history_labels(self, targets: np.ndarray) -> int:
+        """How many tokens of ratings in the histories of these targets can carry loss (`Tree.lines`)."""
+        total, pieces, renderer = 0, self.renderer.pieces, self.renderer
+        for i in targets if renderer.joins else ():
+            places = self.selection.chosen(int(i))
+            shown = self.stage.visible_to(i)[places[self._first_shown(np.array([i]), places)]]
+            total += int(pieces.lengths[pieces.rating[self.table.rating_index[shown]]].sum())
+        return total
+
+    def _first_shown(self, targets: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """[h] bool: which of these places (in the user's visible list) are new to one of `targets`: visible to it, and
+        to no target of its user before it. So a rating is new to one target of the stage at most."""
+        first, count = self.stage.first_new[targets], self.stage.count[targets]
+        within = np.searchsorted(count, places, side="right")
+        inside = within < len(targets)
+        return inside & (places >= first[np.minimum(within, len(targets) - 1)])

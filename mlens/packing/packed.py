@@ -1,180 +1,294 @@
-"""packing=rows: several samples to a row, none of which sees another."""
+"""packing=rows: trees of targets to a row of tokens, none of which sees another."""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from mlens.errors import UserError
-from mlens.packing.dataset import Sample
-from mlens.packing.row import Layout, Row, segment_layout
+from mlens.packing.layout import Segments, arrange
+from mlens.packing.row import Row
+from mlens.packing.tree import Shapes, Tree
 
 
 @dataclass(frozen=True)
 class PackedRows:
-    """row_tokens: the most tokens of a row, unless one sample alone is longer."""
+    """row_tokens: the most tokens of a row, unless one sample alone is longer; share: `auto` (targets with a common
+    beginning are branches on one trunk) or `never`; pair_cost: what one pair of tokens costs in attention, measured in
+    tokens of all else: rows are cut and dealt to cost alike."""
 
     row_tokens: int = 8192
+    share: str = "auto"
+    pair_cost: float = 0.001
 
     def __post_init__(self) -> None:
         if self.row_tokens < 1:
             raise UserError(f"packing.row_tokens must be at least 1, not {self.row_tokens}")
+        if self.share not in ("auto", "never"):
+            raise UserError(f"packing.share must be auto or never, not {self.share}")
+        if not self.pair_cost >= 0:
+            raise UserError(f"packing.pair_cost must be at least 0, not {self.pair_cost}")
 
-    def deal(self, lengths: np.ndarray, world: int) -> list[list[np.ndarray]]:
-        """Cut samples of these lengths [n] into rows of equal cost, and deal the rows to `world` ranks: for each
-        rank its rows, each an ascending array of indices into `lengths`. All ranks get as many rows; some of them may
-        be empty. The longest samples are placed first, each into the row that is shortest so far.
+    def deal(self, shapes: Shapes, world: int) -> list[list[tuple[np.ndarray, ...]]]:
+        """Cut targets of these shapes [n] into rows, and deal the rows to `world` ranks: for each rank its rows, each a
+        tuple of trees, each an ascending array of indices into `shapes`. All ranks get as many rows; some of them may
+        be empty. Trees that don't fit into a row, or cost much more than a rank's share, are cut; each piece repeats
+        its trunk. The most expensive trees are placed first, each into the row that is cheapest so far.
 
-        >>> PackedRows(row_tokens=10).deal(np.array([6, 5, 4, 4]), world=2)
-        [[array([0, 3])], [array([1, 2])]]
+        >>> shapes = Shapes(key=np.array([7, 7, 8, 9]), trunk=np.array([4, 5, 2, 2]), rest=np.array([1, 1, 2, 2]))
+        >>> PackedRows(row_tokens=10).deal(shapes, world=2)
+        [[(array([0, 1]),)], [(array([2]), array([3]))]]
         """
-        if len(lengths) == 0:
+        trees = list(self._trees(shapes))
+        if not trees:
             return [[] for _ in range(world)]
-        rows = -(-int(np.minimum(lengths, self.row_tokens).sum()) // self.row_tokens)
+        tokens, cost = self._prices(shapes, trees)
+        rows = -(-int(np.minimum(tokens, self.row_tokens).sum()) // self.row_tokens)
+        rows = -(-rows // world) * world
+        share = cost.sum() / world
+        if world > 1 and (cost > 1.5 * share).any():
+            trees = [part for tree, one in zip(trees, cost, strict=True) for part in self._cut(shapes, tree, one / share)]
+            tokens, cost = self._prices(shapes, trees)
         while True:
-            rows = -(-rows // world) * world
-            packed = _fill(lengths, rows, self.row_tokens)
+            packed = _fill(tokens, cost, rows, self.row_tokens)
             if packed is not None:
-                return [packed[rank::world] for rank in range(world)]
+                dealt = [tuple(trees[i] for i in row) for row in packed]
+                return [dealt[rank::world] for rank in range(world)]
             # One more at a time would be thousands of tries where rows can't be filled well.
-            rows += max(world, rows // 100)
+            rows += max(world, rows // 100 // world * world)
 
-    def train_row(self, samples: Sequence[Sample]) -> Row:
-        """A row whose labels are the answers of `samples`; score i is the log-probability of answer i."""
-        if not samples:
+    def _trees(self, shapes: Shapes) -> Iterator[np.ndarray]:
+        """The targets of each key, cut where they pass row_tokens."""
+        if self.share == "never":
+            yield from np.arange(len(shapes.key))[:, None]
+            return
+        order = np.argsort(shapes.key, kind="stable")
+        borders = np.flatnonzero(np.diff(shapes.key[order])) + 1
+        for tree in np.split(order, borders) if len(order) else ():
+            yield from self._cut(shapes, tree, 1)
+
+    def _cut(self, shapes: Shapes, tree: np.ndarray, pieces: float) -> Iterator[np.ndarray]:
+        """Cut a tree into at least about `pieces` stretches of equal cost, each within row_tokens."""
+        trunk, rest = shapes.trunk[tree], shapes.rest[tree]
+        tokens = np.concatenate([[0], np.cumsum(rest)])
+        costs = np.concatenate([[0], np.cumsum(rest * (1 + self.pair_cost * (trunk + rest / 2)))])
+        # A piece first:last costs tops[last] - costs[first], and takes trunk[last] + the tokens of its rests.
+        tops, heights = _trunk_cost(trunk, self.pair_cost) + costs[1:], trunk + tokens[1:]
+        fair = tops[-1] / round(pieces) if pieces >= 1.5 else np.inf
+
+        def stretches(most: float) -> list[slice]:
+            cut, first = [], 0
+            while first < len(tree):
+                affordable = np.searchsorted(tops, most + costs[first], side="right")
+                fitting = np.searchsorted(heights, self.row_tokens + tokens[first], side="right")
+                last = max(first + 1, int(min(affordable, fitting)))
+                cut.append(slice(first, last))
+                first = last
+            return cut
+
+        cut = stretches(fair)
+        if len(cut) > 1:
+            low, high = 0.0, min(fair, tops[-1])
+            for _ in range(20):  # the lowest price at which there are no more pieces
+                middle = (low + high) / 2
+                low, high = (low, middle) if len(stretches(middle)) <= len(cut) else (middle, high)
+            cut = stretches(high)
+        yield from (tree[stretch] for stretch in cut)
+
+    def _prices(self, shapes: Shapes, trees: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and cost of each tree."""
+        sizes = np.array([len(tree) for tree in trees])
+        members, ends = np.concatenate(trees), np.cumsum(sizes)
+        trunk, rest = shapes.trunk[members], shapes.rest[members]
+        longest = trunk[ends - 1]
+        first = ends - sizes
+        branch = rest * (1 + self.pair_cost * (trunk + rest / 2))
+        cost = _trunk_cost(longest, self.pair_cost) + np.add.reduceat(branch, first)
+        return longest + np.add.reduceat(rest, first), cost
+
+    def train_row(self, trees: Sequence[Tree], history_loss_weight: float = 0.0) -> Row:
+        """A row whose labels are the answers of the trees' targets; score i is the log-probability of answer i. With
+        history_loss_weight, one more score is that of all ratings that `Tree.lines` name, and counts so much."""
+        if not trees:
             return filler_row()
-        # The end token is predicted, never read.
-        read = [np.concatenate([sample.prompt, sample.answer[:-1]]) for sample in samples]
-        trunks = np.array([len(ids) for ids in read])
-        starts = np.concatenate([[0], np.cumsum(trunks)[:-1]])
+        segments: list[_Segment] = []
+        for tree in trees:
+            if len(tree.branches) > 1:
+                segments.append(_Segment(tree.trunk, lines=tree.lines))
+                for branch in tree.branches:
+                    ids = np.concatenate([branch.ids, branch.answer[:-1]])
+                    segments.append(_Segment(ids, branch.seen, answer=branch.answer))
+            else:
+                ids = [part for branch in tree.branches for part in (branch.ids, branch.answer[:-1])]
+                answer = tree.branches[0].answer if tree.branches else _NOTHING
+                segments.append(_Segment(np.concatenate([tree.trunk, *ids]), answer=answer, lines=tree.lines))
+        starts = _starts([len(segment.ids) for segment in segments])
+        answers = [segment.answer for segment in segments if len(segment.answer)]
+        # The end token is predicted, never read: the last of what a segment reads predicts it.
         keep = [
-            start + len(sample.prompt) - 1 + np.arange(len(sample.answer))
-            for start, sample in zip(starts, samples, strict=True)
+            start + len(segment.ids) - len(segment.answer) + np.arange(len(segment.answer))
+            for start, segment in zip(starts, segments, strict=True)
         ]
-        spans = np.zeros((trunks.sum(), 3, 2), dtype=np.int32)
-        spans[:, 2, 0] = np.repeat(starts, trunks)
-        spans[:, 2, 1] = np.arange(len(spans)) + 1
-        positions = np.arange(len(spans)) - np.repeat(starts, trunks)
-        labels = np.concatenate([sample.answer for sample in samples])
-        answers = np.array([len(sample.answer) for sample in samples])
-        return make_row(
-            ids=np.concatenate(read),
-            positions=positions,
-            spans=spans,
-            layout=segment_layout(starts, trunks, np.zeros_like(trunks), []),
+        labels = [*answers]
+        owner = [np.repeat(np.arange(len(answers)), [len(answer) for answer in answers])]
+        weight = np.ones(len(answers))
+        lines = [start + segment.lines for start, segment in zip(starts, segments, strict=True)]
+        if history_loss_weight and sum(map(len, lines)):
+            keep += [place - 1 for place in lines]
+            labels += [segment.ids[segment.lines] for segment in segments]
+            owner.append(np.full(sum(map(len, lines)), len(answers)))
+            weight = np.append(weight, history_loss_weight)
+        return _make_row(
+            segments,
+            chains=[],
             keep=np.concatenate(keep),
-            slot=np.arange(len(labels)),
-            label=labels,
-            owner=np.repeat(np.arange(len(samples)), answers),
-            scores=len(samples),
+            slot=np.arange(sum(map(len, labels))),
+            label=np.concatenate(labels),
+            owner=np.concatenate(owner),
+            weight=weight,
         )
 
-    def score_row(self, samples: Sequence[Sample], answers: Sequence[np.ndarray]) -> Row:
-        """A row that scores every one of the r legal `answers` for every sample: score i * r + j is the
-        log-probability of answer j, its end token included, after prompt i. Each answer is a short chain of tokens
-        that sees its prompt and itself."""
-        if not samples:
+    def score_row(self, trees: Sequence[Tree], answers: Sequence[np.ndarray]) -> Row:
+        """A row that scores every one of the r legal `answers` for every target: score i * r + j is the
+        log-probability of answer j, its end token included, after the prompt of the i-th target of the trees in order.
+        Each answer is a short chain of tokens that sees its prompt and itself."""
+        if not trees:
             return filler_row()
         chains = [len(answer) - 1 for answer in answers]
         chain_ids = np.concatenate([answer[:-1] for answer in answers])
-        within = np.concatenate([np.arange(length) for length in chains])
-        chain_starts = np.concatenate([[0], np.cumsum(chains)[:-1]])
-        tail = len(chain_ids)
-        trunks = np.array([len(sample.prompt) for sample in samples])
-        starts = np.concatenate([[0], np.cumsum(trunks + tail)[:-1]])
-        tokens = int((trunks + tail).sum())
-        ids, positions = np.empty(tokens, dtype=np.int64), np.empty(tokens, dtype=np.int64)
-        spans = np.zeros((tokens, 3, 2), dtype=np.int32)
-        keep, slot = [], []
-        # Logits are kept once for a prompt's last token, which all chains start from, and once a chain token.
-        first_slot = [0] * len(answers)
-        own_slots = [1 + start + np.arange(length) for start, length in zip(chain_starts, chains, strict=True)]
-        slots = np.concatenate([[first, *own] for first, own in zip(first_slot, own_slots, strict=True)])
-        for i, (start, trunk, sample) in enumerate(zip(starts, trunks, samples, strict=True)):
-            middle, stop = start + trunk, start + trunk + tail
-            ids[start:middle], ids[middle:stop] = sample.prompt, chain_ids
-            positions[start:middle], positions[middle:stop] = np.arange(trunk), trunk + within
-            spans[start:middle, 2, 0], spans[start:middle, 2, 1] = start, np.arange(start, middle) + 1
-            spans[middle:stop, 0] = start, middle
-            spans[middle:stop, 2, 0] = middle + np.arange(tail) - within
-            spans[middle:stop, 2, 1] = np.arange(middle, stop) + 1
-            keep.append(np.arange(middle - 1, stop))
-            slot.append(i * (tail + 1) + slots)
-        labels = np.concatenate(list(answers))
+        segments: list[_Segment] = []
+        for tree in trees:
+            if len(tree.branches) > 1:
+                segments.append(_Segment(tree.trunk))
+                for branch in tree.branches:
+                    segments.append(_Segment(np.concatenate([branch.ids, chain_ids]), branch.seen, len(branch.ids)))
+            else:
+                (branch,) = tree.branches
+                prompt = np.concatenate([tree.trunk, branch.ids])
+                segments += [_Segment(prompt), _Segment(chain_ids, len(prompt), 0)]
+        starts = _starts([len(segment.ids) for segment in segments])
+        # A prompt's last token stands before its chains, and all of them start from it; then each token of a chain.
+        begins = np.array([start + s.own for start, s in zip(starts, segments, strict=True) if s.seen is not None]) - 1
+        kept = 1 + len(chain_ids)
+        before = np.cumsum(chains) - chains
+        slots = np.concatenate([[0, *(1 + start + np.arange(n))] for start, n in zip(before, chains, strict=True)])
         owner = np.repeat(np.arange(len(answers)), [len(answer) for answer in answers])
-        return make_row(
-            ids=ids,
-            positions=positions,
-            spans=spans,
-            layout=segment_layout(starts, trunks, np.full_like(trunks, tail), chains),
-            keep=np.concatenate(keep),
-            slot=np.concatenate(slot),
-            label=np.tile(labels, len(samples)),
-            owner=(np.arange(len(samples))[:, None] * len(answers) + owner).ravel(),
-            scores=len(samples) * len(answers),
+        targets = np.arange(len(begins))[:, None]
+        return _make_row(
+            segments,
+            chains,
+            keep=(begins[:, None] + np.arange(kept)).ravel(),
+            slot=(targets * kept + slots).ravel(),
+            label=np.tile(np.concatenate(list(answers)), len(begins)),
+            owner=(targets * len(answers) + owner).ravel(),
+            weight=np.ones(len(begins) * len(answers)),
         )
 
 
-def _fill(lengths: np.ndarray, rows: int, capacity: int) -> list[np.ndarray] | None:
-    """The samples of each row, or None where a row of several samples would pass its capacity."""
-    shortest = [(0, row) for row in range(rows)]
-    members: list[list[int]] = [[] for _ in range(rows)]
-    for i in np.argsort(-lengths, kind="stable"):
-        used, row = heapq.heappop(shortest)
-        used += int(lengths[i])
-        if used > capacity and members[row]:
-            return None
-        members[row].append(int(i))
-        heapq.heappush(shortest, (used, row))
-    return [np.array(sorted(row), dtype=np.int64) for row in members]
+_NOTHING = np.zeros(0, dtype=np.int64)
 
 
-def make_row(
-    *,
-    ids: np.ndarray,
-    positions: np.ndarray,
-    spans: np.ndarray,
-    layout: Layout,
+@dataclass(frozen=True)
+class _Segment:
+    """ids: what is read; seen: of a tail, how many tokens of the trunk before it its tokens see (None: a trunk); own: how
+    many of a tail's tokens stand before its chains; answer, lines: the labels, as in Branch and Tree."""
+
+    ids: np.ndarray
+    seen: int | None = None
+    own: int = -1
+    answer: np.ndarray = field(default_factory=lambda: _NOTHING)
+    lines: np.ndarray = field(default_factory=lambda: _NOTHING)
+
+
+def _starts(lengths: Sequence[int]) -> np.ndarray:
+    return np.cumsum(lengths) - lengths
+
+
+def _make_row(
+    segments: list[_Segment],
+    chains: list[int],
     keep: np.ndarray,
     slot: np.ndarray,
     label: np.ndarray,
     owner: np.ndarray,
-    scores: int,
+    weight: np.ndarray,
 ) -> Row:
-    """One row (batch size 1) from NumPy columns."""
+    """The row of these segments, each trunk with its tails behind it; every tail ends in `chains`, where it has any."""
+    lengths = np.array([len(segment.ids) for segment in segments])
+    starts = _starts(lengths)
+    is_tail = np.array([segment.seen is not None for segment in segments])
+    trunk = np.maximum.accumulate(np.where(is_tail, 0, np.arange(len(segments))))
+    seen = np.array([segment.seen or 0 for segment in segments])
+    # Per token: its segment, and its place there.
+    of = np.repeat(np.arange(len(segments)), lengths)
+    place = np.arange(len(of)) - starts[of]
+    positions = seen[of] + place
+    spans = np.zeros((len(of), 3, 2), dtype=np.int32)
+    spans[:, 0, 0] = np.where(is_tail, starts[trunk], 0)[of]
+    spans[:, 0, 1] = np.where(is_tail, starts[trunk] + seen, 0)[of]
+    spans[:, 2, 0] = starts[of]
+    spans[:, 2, 1] = np.arange(len(of)) + 1
+    if chains:
+        own = np.array([segment.own for segment in segments])
+        within = np.concatenate([np.arange(n) for n in chains])
+        # The last tokens of each tail, chain after chain.
+        at = (starts + own)[is_tail][:, None] + np.arange(len(within))
+        spans[at, 1, 0] = starts[is_tail][:, None]
+        spans[at, 1, 1] = (starts + own)[is_tail][:, None]
+        spans[at, 2, 0] = at - within
+        positions[at] = (seen + own)[is_tail][:, None] + within
+    placed = Segments(
+        start=starts[~is_tail],
+        length=lengths[~is_tail],
+        tail_start=starts[is_tail],
+        tail_length=lengths[is_tail],
+        tail_seen=seen[is_tail],
+        tail_trunk=(np.cumsum(~is_tail) - 1)[trunk[is_tail]],
+    )
 
     def tensor(column: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(column, dtype=np.int64))
 
     return Row(
-        input_ids=tensor(ids)[None],
+        input_ids=tensor(np.concatenate([segment.ids for segment in segments]))[None],
         position_ids=tensor(positions)[None],
         spans=torch.from_numpy(spans),
-        layout=layout,
+        layout=arrange(placed, spans),
         keep=tensor(keep),
         slot=tensor(slot),
         label=tensor(label),
         owner=tensor(owner),
-        scores=scores,
-        useful=len(ids),
+        weight=torch.from_numpy(weight.astype(np.float32)),
+        useful=len(of),
     )
+
+
+def _trunk_cost(length: np.ndarray, pair_cost: float) -> np.ndarray:
+    """A trunk costs its tokens, and its causal attention."""
+    return length * (1 + pair_cost * length / 2)
+
+
+def _fill(tokens: np.ndarray, cost: np.ndarray, rows: int, capacity: int) -> list[list[int]] | None:
+    """The trees of each row, or None where a row of several trees would pass its capacity."""
+    cheapest = [(0.0, row) for row in range(rows)]
+    members: list[list[int]] = [[] for _ in range(rows)]
+    used = [0] * rows
+    for i in np.argsort(-cost, kind="stable"):
+        spent, row = heapq.heappop(cheapest)
+        used[row] += int(tokens[i])
+        if used[row] > capacity and members[row]:
+            return None
+        members[row].append(int(i))
+        heapq.heappush(cheapest, (spent + float(cost[i]), row))
+    return [sorted(row) for row in members]
 
 
 def filler_row() -> Row:
     """A row without labels, for a rank that has none left: under ZeRO-3 a missing forward would hang the others."""
-    zero, none = np.zeros(1, dtype=np.int64), np.zeros(0, dtype=np.int64)
-    return make_row(
-        ids=zero,
-        positions=zero,
-        spans=np.array([[[0, 0], [0, 0], [0, 1]]], dtype=np.int32),
-        layout=segment_layout(starts=zero, trunks=zero + 1, tails=zero, chains=[]),
-        keep=zero,
-        slot=none,
-        label=none,
-        owner=none,
-        scores=0,
-    )
+    none = _NOTHING
+    token = _Segment(np.zeros(1, dtype=np.int64))
+    return _make_row([token], [], keep=np.zeros(1), slot=none, label=none, owner=none, weight=none)

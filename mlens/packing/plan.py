@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,43 +10,67 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from mlens.data import draws
-from mlens.packing.dataset import RatingDataset, Sample
+from mlens.packing.dataset import RatingDataset
 from mlens.packing.row import Row
+from mlens.packing.steps import Steps
+from mlens.packing.tree import Shapes, Tree
 
 
 @dataclass(frozen=True)
 class PlannedRow:
-    """One row of one rank. step: counts from 0 within the epoch; targets [s]: indices into the dataset, maybe none;
-    last: the step's last row; labels: answer tokens of the whole step, over all ranks; step_targets: its targets."""
+    """One row of one rank. step: counts from 0 within the epoch; trees: indices into the dataset, maybe none: those of
+    one array share a trunk; last: the step's last row; labels: the weights of all label tokens of the whole step, over
+    all ranks; step_targets: its targets."""
 
     step: int
-    targets: np.ndarray
+    trees: tuple[np.ndarray, ...]
     last: bool
-    labels: int
+    labels: float
     step_targets: int
+
+    @property
+    def targets(self) -> list[int]:
+        return [int(target) for tree in self.trees for target in tree]
 
 
 class Collator(Protocol):
-    """How samples become rows: a choice of conf/packing/."""
+    """How trees of targets become rows: a choice of conf/packing/."""
 
-    def deal(self, lengths: np.ndarray, world: int) -> list[list[np.ndarray]]: ...
-    def train_row(self, samples: list[Sample]) -> Row: ...
-    def score_row(self, samples: list[Sample], answers: list[np.ndarray]) -> Row: ...
+    def deal(self, shapes: Shapes, world: int) -> list[list[tuple[np.ndarray, ...]]]: ...
+    def train_row(self, trees: Sequence[Tree], history_loss_weight: float = 0.0) -> Row: ...
+    def score_row(self, trees: Sequence[Tree], answers: Sequence[np.ndarray]) -> Row: ...
 
 
 def steps_per_epoch(targets: int, targets_per_step: int) -> int:
     return -(-targets // targets_per_step)
 
 
-def epoch_order(targets: int, seed: int, epoch: int) -> np.ndarray:
-    """[targets] the order in which an epoch visits its targets; equal for every world size."""
-    return draws.permutation(targets, draws.ORDER, seed, epoch=epoch)
+def epoch_order(dataset: RatingDataset, steps: Steps, seed: int, epoch: int) -> np.ndarray:
+    """[targets] the order in which an epoch visits its targets; equal for every world size.
+
+    Neighbouring targets of a user that share a trunk stay together in pieces of at most `steps.targets` /
+    `steps.pieces`, and the pieces are permuted. So the order follows from the histories, not from how rows are packed.
+    """
+    most = max(1, steps.targets // steps.pieces)
+    trunks = dataset.trunks(np.arange(len(dataset)))
+    new = np.ones(len(dataset), dtype=bool)
+    new[1:] = (trunks[1:] != trunks[:-1]) | (trunks[1:] < 0)
+    start = np.flatnonzero(new)
+    size = np.diff([*start, len(dataset)])
+    # A trunk's targets are cut into as few pieces as can be, about as long.
+    pieces = -(-size // most)
+    place = np.arange(len(dataset)) - np.repeat(start, size)
+    piece = place * np.repeat(pieces, size) // np.repeat(size, size)
+    piece += np.repeat(np.cumsum(pieces) - pieces, size)
+    rank = np.empty(int(pieces.sum()), dtype=np.int64)
+    rank[draws.permutation(len(rank), draws.ORDER, seed, epoch=epoch)] = np.arange(len(rank))
+    return np.argsort(rank[piece], kind="stable")
 
 
 def plan_epoch(
     dataset: RatingDataset,
     collator: Collator,
-    targets_per_step: int,
+    steps: Steps,
     seed: int,
     epoch: int,
     rank: int,
@@ -57,14 +81,18 @@ def plan_epoch(
 
     Steps are planned one by one, so random histories are drawn when their step comes.
     """
-    order = epoch_order(len(dataset), seed, epoch)
-    for step in range(first_step, steps_per_epoch(len(order), targets_per_step)):
-        targets = order[step * targets_per_step : (step + 1) * targets_per_step]
-        answers = answer_lengths(dataset)[dataset.table.rating_index[dataset.stage.targets[targets]]]
+    order = epoch_order(dataset, steps, seed, epoch)
+    lengths = answer_lengths(dataset)
+    for step in range(first_step, steps_per_epoch(len(order), steps.targets)):
+        targets = np.sort(order[step * steps.targets : (step + 1) * steps.targets])
+        answers = lengths[dataset.table.rating_index[dataset.stage.targets[targets]]]
         # A row reads a prompt and its answer without the end token.
-        rows = collator.deal(dataset.prompt_lengths(targets) + answers - 1, world)[rank]
+        rows = collator.deal(dataset.shapes(targets).longer_by(answers - 1), world)[rank]
+        labels = float(answers.sum())
+        if steps.history_loss_weight:
+            labels += steps.history_loss_weight * dataset.history_labels(targets)
         for i, row in enumerate(rows):
-            yield PlannedRow(step, targets[row], i == len(rows) - 1, int(answers.sum()), len(targets))
+            yield PlannedRow(step, tuple(targets[tree] for tree in row), i == len(rows) - 1, labels, len(targets))
 
 
 def answer_lengths(dataset: RatingDataset) -> np.ndarray:
@@ -72,18 +100,19 @@ def answer_lengths(dataset: RatingDataset) -> np.ndarray:
     return np.array([len(answer) for answer in dataset.renderer.answers])
 
 
-def plan_scoring(dataset: RatingDataset, collator: Collator, rank: int, world: int) -> list[np.ndarray]:
-    """The rows of `rank` that together with the other ranks' score every target of the dataset once."""
+def plan_scoring(
+    dataset: RatingDataset, collator: Collator, rank: int, world: int
+) -> list[tuple[np.ndarray, ...]]:
+    """The rows of `rank`, each a tuple of trees, that together with the other ranks' score every target once."""
     chains = int((answer_lengths(dataset) - 1).sum())
-    lengths = dataset.prompt_lengths(np.arange(len(dataset))) + chains
-    return collator.deal(lengths, world)[rank]
+    return collator.deal(dataset.shapes(np.arange(len(dataset))).longer_by(chains), world)[rank]
 
 
 class RowLoader(Dataset):
     """A map from a planned row to it and its tensors, for torch's DataLoader with batch_size=None."""
 
-    def __init__(self, dataset: RatingDataset, make_row: Callable[[list[Sample]], Row]) -> None:
+    def __init__(self, dataset: RatingDataset, make_row: Callable[[list[Tree]], Row]) -> None:
         self.dataset, self.make_row = dataset, make_row
 
     def __getitem__(self, planned: PlannedRow) -> tuple[PlannedRow, Row]:
-        return planned, self.make_row([self.dataset[int(i)] for i in planned.targets])
+        return planned, self.make_row([self.dataset.tree(tree) for tree in planned.trees])

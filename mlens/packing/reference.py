@@ -8,34 +8,53 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mlens.packing.dataset import Sample
 from mlens.packing.row import Row
+from mlens.packing.tree import Shapes, Tree
 
 
 @dataclass(frozen=True)
 class ReferenceRows:
     """Rows are ordinary causal sequences, for any attention of the model's own."""
 
-    def deal(self, lengths: np.ndarray, world: int) -> list[list[np.ndarray]]:
+    def deal(self, shapes: Shapes, world: int) -> list[list[tuple[np.ndarray, ...]]]:
         """One sample a row, dealt in turn; the last rows may be empty."""
-        rows = [np.array([i]) for i in range(len(lengths))]
-        rows += [np.array([], dtype=np.int64)] * (-len(rows) % world)
+        rows: list[tuple[np.ndarray, ...]] = [(np.array([i]),) for i in range(len(shapes.key))]
+        rows += [()] * (-len(rows) % world)
         return [rows[rank::world] for rank in range(world)]
 
-    def train_row(self, samples: Sequence[Sample]) -> Row:
-        """The prompt and its answer as one sequence; score 0 is the answer's log-probability."""
-        if not samples:
+    def train_row(self, trees: Sequence[Tree], history_loss_weight: float = 0.0) -> Row:
+        """The prompt and its answer as one sequence; score 0 is the answer's log-probability, and with
+        history_loss_weight score 1 that of the ratings that `Tree.lines` names."""
+        if not trees:
             return _sequences([np.zeros(1, dtype=np.int64)], prompt=1, answers=[], useful=1)
-        (sample,) = samples
-        return self.score_row(samples, [sample.answer])
+        (tree,) = trees
+        (branch,) = tree.branches
+        row = self.score_row(trees, [branch.answer])
+        if not (history_loss_weight and len(tree.lines)):
+            return row
+        kept, lines = len(row.keep), torch.from_numpy(tree.lines)
+        return Row(
+            input_ids=row.input_ids,
+            position_ids=row.position_ids,
+            spans=None,
+            layout=None,
+            keep=torch.cat([row.keep, lines - 1]),
+            slot=torch.cat([row.slot, kept + torch.arange(len(lines))]),
+            label=torch.cat([row.label, row.input_ids[0, lines]]),
+            owner=torch.cat([row.owner, torch.ones_like(lines)]),
+            weight=torch.tensor([1.0, history_loss_weight]),
+            useful=row.useful,
+        )
 
-    def score_row(self, samples: Sequence[Sample], answers: Sequence[np.ndarray]) -> Row:
+    def score_row(self, trees: Sequence[Tree], answers: Sequence[np.ndarray]) -> Row:
         """One whole sequence for every legal answer, padded at the end; score j is the log-probability of answer j."""
-        if not samples:
+        if not trees:
             return self.train_row([])
-        (sample,) = samples
-        ids = [np.concatenate([sample.prompt, answer[:-1]]) for answer in answers]
-        return _sequences(ids, len(sample.prompt), list(answers), useful=sum(len(sequence) for sequence in ids))
+        (tree,) = trees
+        (branch,) = tree.branches
+        prompt = np.concatenate([tree.trunk[: branch.seen], branch.ids])
+        ids = [np.concatenate([prompt, answer[:-1]]) for answer in answers]
+        return _sequences(ids, len(prompt), list(answers), useful=sum(len(sequence) for sequence in ids))
 
 
 def _sequences(ids: list[np.ndarray], prompt: int, answers: list[np.ndarray], useful: int) -> Row:
@@ -56,6 +75,6 @@ def _sequences(ids: list[np.ndarray], prompt: int, answers: list[np.ndarray], us
         slot=torch.from_numpy(np.concatenate([empty, *slots])),
         label=torch.from_numpy(np.concatenate([empty, *(answer.astype(np.int64) for answer in answers)])),
         owner=torch.from_numpy(np.repeat(np.arange(len(answers)), lengths)),
-        scores=len(answers),
+        weight=torch.ones(len(answers)),
         useful=useful,
     )

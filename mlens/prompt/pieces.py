@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -78,7 +79,7 @@ class Pieces:
     closing: int
     answer: np.ndarray
 
-    @property
+    @cached_property
     def lengths(self) -> np.ndarray:
         return np.diff(self.offsets)
 
@@ -87,4 +88,6 @@ class Pieces:
 
     def tokens(self, prompt: Sequence[int] | np.ndarray) -> np.ndarray:
         """[tokens] int32: the pieces' ids joined."""
-        return np.concatenate([self.ids[self.offsets[piece] : self.offsets[piece + 1]] for piece in prompt])
+        lengths = self.lengths[prompt]
+        before = np.cumsum(lengths) - lengths
+        return self.ids[np.repeat(self.offsets[prompt] - before, lengths) + np.arange(lengths.sum())]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,23 +48,46 @@ class Renderer:
     def prompt(self, target: int, history: np.ndarray) -> np.ndarray:
         """[pieces] the piece numbers of the prompt for the rating `target` of the table, whose chosen history is
         `history` [h] (ratings of the table in time order). Context takes what the budget leaves, newest first."""
+        trunk = self.trunk(self.table.user[target], history)
+        branch = self.branch(target, int(self.pieces.lengths[trunk].sum()))
+        while len(branch) > 3 and not self.joins and not self._whole_fits(np.concatenate([trunk, branch])):
+            branch = np.delete(branch, 1)
+        return np.concatenate([trunk, branch])
+
+    def trunk(self, user: int, history: np.ndarray) -> np.ndarray:
+        """[pieces] the beginning of a prompt: all that doesn't depend on its target but through the history. That of a
+        longer history begins with it."""
         pieces, table = self.pieces, self.table
-        movie = table.movie[target]
-        before = [pieces.opening, pieces.head[table.user[target]]]
-        after = [pieces.target[movie], pieces.closing]
-        if len(history):
-            lines = np.empty((len(history), 3), dtype=np.int64)
-            lines[:, 0] = pieces.number[: len(history)]
-            lines[:, 1] = pieces.movie[table.movie[history]]
-            lines[:, 2] = pieces.rating[table.rating_index[history]]
-            before += [pieces.header, *lines.ravel()]
+        if not len(history):
+            return np.array([pieces.opening, pieces.head[user]])
+        lines = np.empty((len(history), 3), dtype=np.int64)
+        lines[:, 0] = pieces.number[: len(history)]
+        lines[:, 1] = pieces.movie[table.movie[history]]
+        lines[:, 2] = pieces.rating[table.rating_index[history]]
+        return np.concatenate([[pieces.opening, pieces.head[user], pieces.header], lines.ravel()])
+
+    def branch(self, target: int, trunk_tokens: int) -> np.ndarray:
+        """[pieces] the rest of a prompt, behind a trunk of so many tokens."""
+        pieces, movie = self.pieces, self.table.movie[target]
+        ends = [pieces.target[movie], pieces.closing]
         turns = self.turns(target)
         if len(turns):
-            used = pieces.lengths[[*before, pieces.dialogue, *after]].sum() + self.longest_answer
+            used = trunk_tokens + pieces.lengths[[pieces.dialogue, *ends]].sum() + self.longest_answer
             turns = turns[len(turns) - _fitting(pieces.lengths[turns], self.style.max_tokens - used) :]
-        while len(turns) and not self.joins and not self._whole_fits([*before, pieces.dialogue, *turns, *after]):
-            turns = turns[1:]
-        return np.array([*before, pieces.dialogue, *turns, *after])
+        return np.array([pieces.dialogue, *turns, *ends])
+
+    def head_lengths(self, users: np.ndarray) -> np.ndarray:
+        """[n] tokens of the trunk of each user without any history."""
+        lengths = self.pieces.lengths
+        return lengths[self.pieces.opening] + lengths[self.pieces.head[users]]
+
+    def rating_places(self, trunk: np.ndarray, lines: np.ndarray) -> np.ndarray:
+        """[tokens] where the tokens of the ratings of these `lines` (from 0) stand in the tokens of `trunk` [pieces]."""
+        ends = np.cumsum(self.pieces.lengths[trunk])
+        pieces = 5 + 3 * lines
+        lengths = ends[pieces] - ends[pieces - 1]
+        before = np.cumsum(lengths) - lengths
+        return np.repeat(ends[pieces - 1] - before, lengths) + np.arange(lengths.sum())
 
     def fitting(self, target: int, history: np.ndarray) -> np.ndarray:
         """[≤ h] the newest of `history` that fits. Where pieces join, the budget has made it fit; else it was priced by
@@ -98,12 +122,12 @@ class Renderer:
         """[tokens] int32: the ids of the rating itself and the end token."""
         return self.answers[self.table.rating_index[target]]
 
-    @property
+    @cached_property
     def answers(self) -> list[np.ndarray]:
         """The ids of every legal rating, each with the end token, in the order of the scale."""
         return [self.pieces.tokens([piece]) for piece in self.pieces.answer]
 
-    @property
+    @cached_property
     def longest_answer(self) -> int:
         return int(self.pieces.lengths[self.pieces.answer].max())
 

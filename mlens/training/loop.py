@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 
 import psutil
 import torch
@@ -68,7 +69,7 @@ class StepRecord:
     def add(self, planned: PlannedRow, loss: torch.Tensor, row: Row) -> None:
         self.loss += float(loss)
         if not math.isfinite(self.loss) and not self.not_finite:
-            self.not_finite = planned.targets.tolist()
+            self.not_finite = planned.targets
         self.tokens += row.useful
         self.padded += row.input_ids.numel()
         self.longest_row = max(self.longest_row, row.input_ids.shape[1])
@@ -196,7 +197,7 @@ def _rows(
     planned = plan_epoch(
         dataset,
         collator,
-        trainer.targets_per_step,
+        trainer.steps(),
         dataset.seed,
         progress.epoch,
         ranks.rank,
@@ -205,10 +206,11 @@ def _rows(
     )
     return iter(
         DataLoader(
-            RowLoader(dataset, collator.train_row),
+            RowLoader(dataset, partial(collator.train_row, history_loss_weight=trainer.history_loss_weight)),
             sampler=planned,
             batch_size=None,
             num_workers=trainer.loader_workers,
+            pin_memory=ranks.device.type == "cuda",
             prefetch_factor=4 if trainer.loader_workers else None,
         )
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from mlens.engine.settings import Optimizer
 from mlens.errors import UserError
+from mlens.packing.steps import Steps
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,9 @@ class Checkpoint:
 @dataclass(frozen=True)
 class Trainer:
     """max_epochs, max_steps: whichever comes first (max_steps=0: evaluate the model as it is);
-    targets_per_step: targets of one update, over all ranks; optimizer: `adamw` or `muon` (on matrices, AdamW with
+    targets_per_step: targets of one update, over all ranks; users_per_step: a step is made of at least so many pieces,
+    each of one user's neighbouring targets on one history; history_loss_weight: what a rating's token in a history counts
+    beside an answer's (0: answers alone carry loss; else each rating does once an epoch as a line too); optimizer: `adamw` or `muon` (on matrices, AdamW with
     adam_learning_rate on the rest); schedule: `constant`, `linear` or `cosine`, after a warm-up of warmup_steps, or of
     warmup_ratio of all steps; gradient_clipping: of the global norm, 0 for none; validate_every_steps: null for once
     an epoch; loader_workers: processes that build rows ahead of time."""
@@ -45,6 +48,8 @@ class Trainer:
     max_epochs: int = 50
     max_steps: int | None = None
     targets_per_step: int = 512
+    users_per_step: int = 8
+    history_loss_weight: float = 0.0
     optimizer: str = "adamw"
     learning_rate: float = 1e-5
     adam_learning_rate: float | None = None
@@ -59,7 +64,7 @@ class Trainer:
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
 
     def __post_init__(self) -> None:
-        at_least = {"max_epochs": 1, "targets_per_step": 1, "warmup_steps": 0, "loader_workers": 0}
+        at_least = {"max_epochs": 1, "targets_per_step": 1, "users_per_step": 1, "warmup_steps": 0, "loader_workers": 0}
         at_least |= {"max_steps": 0, "validate_every_steps": 1}
         for name, least in at_least.items():
             value = getattr(self, name)
@@ -73,7 +78,7 @@ class Trainer:
             rate = getattr(self, name)
             if rate is not None and not (math.isfinite(rate) and rate > 0):
                 raise UserError(f"trainer.{name} must be above 0, not {rate}")
-        for name in ("weight_decay", "gradient_clipping"):
+        for name in ("weight_decay", "gradient_clipping", "history_loss_weight"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise UserError(f"trainer.{name} must be at least 0, not {getattr(self, name)}")
         if self.warmup_ratio is not None and not 0 <= self.warmup_ratio <= 1:
@@ -81,6 +86,10 @@ class Trainer:
         if self.optimizer == "muon" and self.gradient_clipping:
             # At ZeRO stages 1 to 3 the clip would scale the orthogonalised update, at stage 0 the gradient.
             raise UserError("trainer.optimizer=muon needs trainer.gradient_clipping=0: its update has a fixed norm")
+
+    def steps(self) -> Steps:
+        """What the plan of an epoch needs of these settings."""
+        return Steps(self.targets_per_step, self.users_per_step, self.history_loss_weight)
 
     def update_rule(self) -> Optimizer:
         """What the engine needs of these settings."""

@@ -1,0 +1,103 @@
+"""A row's spans as blocks: what FlexAttention needs to pass over the parts of a row that no token sees.
+
+The tables come from the spans by counting, in time and memory of tokens + blocks x blocks, never tokens x tokens; loader
+workers make them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch.nn.attention.flex_attention import BlockMask
+
+# The side of FlexAttention's own blocks; its CUDA kernels take blocks that divide this one.
+BLOCK = 128
+
+
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """What each token of a row sees, by blocks of `block` tokens: n = ceil(tokens / block) of them along each side.
+
+    spans [tokens, 3, 2] int32: the stretches start:stop that each token sees; kv_num_blocks [1, 1, n] int32: how many
+    partial blocks each block of queries has, those with pairs that are seen and pairs that aren't; kv_indices
+    [1, 1, n, n] int32: which they are, ascending, in the first places of the last axis; full_kv_num_blocks,
+    full_kv_indices: the same of the full blocks, whose every pair is seen. A last block that stands out over the row
+    is never full.
+    """
+
+    spans: torch.Tensor
+    kv_num_blocks: torch.Tensor
+    kv_indices: torch.Tensor
+    full_kv_num_blocks: torch.Tensor
+    full_kv_indices: torch.Tensor
+    block: int = BLOCK
+
+    @cached_property
+    def mask(self) -> BlockMask:
+        """The BlockMask, on the device of the tables.
+
+        Made once, at the first layer, and kept as long as these tables: all layers, the backward pass and whatever
+        checkpointing recomputes share it. The tables of the backward pass are made here from those of the forward
+        pass, on blocks x blocks alone. Workers send the tables and not the mask: its function can't be pickled.
+        """
+        tokens = len(self.spans)
+        return BlockMask.from_kv_blocks(
+            self.kv_num_blocks,
+            self.kv_indices,
+            self.full_kv_num_blocks,
+            self.full_kv_indices,
+            BLOCK_SIZE=self.block,
+            mask_mod=_sees(self.spans),
+            seq_lengths=(tokens, tokens),
+        )
+
+
+def _sees(spans: torch.Tensor):
+    """FlexAttention's mask_mod: whether token q sees token k."""
+
+    def sees(batch: torch.Tensor, head: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        first = (spans[q, 0, 0] <= k) & (k < spans[q, 0, 1])
+        second = (spans[q, 1, 0] <= k) & (k < spans[q, 1, 1])
+        third = (spans[q, 2, 0] <= k) & (k < spans[q, 2, 1])
+        return first | second | third
+
+    return sees
+
+
+def block_tables(spans: torch.Tensor, block: int = BLOCK) -> Blocks:
+    """The tables of a row whose tokens see `spans` [tokens, 3, 2] int32, which may touch or overlap. CPU only."""
+    seen = _seen_pairs(spans.numpy(), block)
+    full = seen == block * block
+    partial = (seen > 0) & ~full
+    return Blocks(spans, *_table(partial), *_table(full), block)
+
+
+def _table(chosen: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """chosen [n, n] bool -> how many of each line are chosen [1, 1, n], and which, before the others [1, 1, n, n]."""
+    indices = np.argsort(~chosen, axis=1, kind="stable").astype(np.int32)
+    return torch.from_numpy(chosen.sum(axis=1, dtype=np.int32)[None, None]), torch.from_numpy(indices[None, None])
+
+
+def _seen_pairs(spans: np.ndarray, block: int) -> np.ndarray:
+    """[n, n] int64: how many pairs (query, key) of each block are seen, from spans [tokens, 3, 2]."""
+    order = np.argsort(spans[:, :, 0], axis=1)[:, :, None]
+    starts, stops = np.moveaxis(np.take_along_axis(spans, order, axis=1), 2, 0)
+    # Where spans overlap, a pair counts once: each begins where those before it have ended.
+    ends = np.maximum.accumulate(stops, axis=1)
+    starts = np.maximum(starts, np.pad(ends[:, :-1], ((0, 0), (1, 0))))
+    return _pairs_below(np.maximum(starts, stops), block) - _pairs_below(starts, block)
+
+
+def _pairs_below(bounds: np.ndarray, block: int) -> np.ndarray:
+    """[n, n] int64: how many pairs (query, key) of each block have key < bound, summed over the bounds [tokens, 3]."""
+    n = -(-len(bounds) // block)
+    column, rest = np.divmod(bounds, block)
+    cell = (np.arange(len(bounds))[:, None] // block * (n + 1) + column).ravel()
+    # A bound has all of the keys in the columns before its own, and `rest` in its own.
+    inside = np.bincount(cell, weights=rest.ravel(), minlength=n * (n + 1)).reshape(n, n + 1)
+    there = np.bincount(cell, minlength=n * (n + 1)).reshape(n, n + 1)
+    beyond = there[:, ::-1].cumsum(axis=1)[:, ::-1]
+    return inside[:, :-1].astype(np.int64) + block * beyond[:, 1:]
