@@ -1,11 +1,12 @@
 """A row's spans as blocks: what FlexAttention needs to pass over the parts of a row that no token sees.
 
-The tables come from the spans by counting, in time and memory of tokens + blocks x blocks, never tokens x tokens; loader
-workers make them.
+The tables come from the spans by counting, in time and memory of tokens + blocks x blocks, never tokens x tokens;
+loader workers make them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -55,13 +56,17 @@ class Blocks:
         )
 
 
-def _sees(spans: torch.Tensor):
+def _sees(spans: torch.Tensor) -> Callable[..., torch.Tensor]:
     """FlexAttention's mask_mod: whether token q sees token k."""
+    # Six columns and not one tensor: a kernel reads each as a whole, and compiled code doesn't take sizes of a row that
+    # happen to be 2 or 3 for those of the spans, which would make the next row compile anew.
+    columns = (column.clone(memory_format=torch.contiguous_format) for column in spans.flatten(1).unbind(1))
+    first_start, first_stop, second_start, second_stop, third_start, third_stop = columns
 
     def sees(batch: torch.Tensor, head: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-        first = (spans[q, 0, 0] <= k) & (k < spans[q, 0, 1])
-        second = (spans[q, 1, 0] <= k) & (k < spans[q, 1, 1])
-        third = (spans[q, 2, 0] <= k) & (k < spans[q, 2, 1])
+        first = (first_start[q] <= k) & (k < first_stop[q])
+        second = (second_start[q] <= k) & (k < second_stop[q])
+        third = (third_start[q] <= k) & (k < third_stop[q])
         return first | second | third
 
     return sees
@@ -78,7 +83,7 @@ def block_tables(spans: torch.Tensor, block: int = BLOCK) -> Blocks:
 def _table(chosen: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     """chosen [n, n] bool -> how many of each line are chosen [1, 1, n], and which, before the others [1, 1, n, n]."""
     indices = np.argsort(~chosen, axis=1, kind="stable").astype(np.int32)
-    return torch.from_numpy(chosen.sum(axis=1, dtype=np.int32)[None, None]), torch.from_numpy(indices[None, None])
+    return torch.from_numpy(chosen.sum(axis=1, dtype=np.int32))[None, None], torch.from_numpy(indices)[None, None]
 
 
 def _seen_pairs(spans: np.ndarray, block: int) -> np.ndarray:
