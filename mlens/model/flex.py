@@ -6,17 +6,27 @@ Registered through transformers' AttentionInterface, so the model's own code is 
 from __future__ import annotations
 
 import torch
-from torch.nn.attention.flex_attention import flex_attention
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from transformers import AttentionInterface
 
-from mlens.packing.blocks import Blocks
+from mlens.packing.blocks import BLOCK, Blocks
 
 FLEX_ATTENTION = "mlens_flex"
 
-# dynamic: one compilation serves rows of every length, with and without gradients one each, and one more for rows of a
-# single block; by default the first length would be compiled for itself alone. fullgraph: where a compilation fails
-# or there were too many, this is an error; by default the eager form would run in silence, which is tokens x tokens.
-_compiled = torch.compile(flex_attention, dynamic=True, fullgraph=True)
+
+def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: BlockMask, scale: float) -> torch.Tensor:
+    tokens = query.shape[2]
+    if tokens % BLOCK == 0:
+        # Said to the compiler, whose kernels then don't check at each block whether the row ends within it.
+        torch._check(tokens % BLOCK == 0)
+    return flex_attention(query, key, value, block_mask=mask, scale=scale, enable_gqa=True)
+
+
+# dynamic: one compilation serves rows of all lengths, where by default the first length would get one for itself; only
+# rows of a single block, rows that aren't whole blocks, and forward passes without gradients have others.
+# fullgraph: a compilation that fails, or one too many, is an error, where by default the eager form would run in
+# silence, on tokens x tokens.
+_attend_compiled = torch.compile(_attend, dynamic=True, fullgraph=True)
 
 
 def flex_row_attention(
@@ -33,8 +43,8 @@ def flex_row_attention(
     """Attention of one row: query [1, heads, tokens, d], key and value [1, kv heads, tokens, d] give
     [1, tokens, heads, d]. A token that sees nothing gets 0.
 
-    On CUDA d is at least 16, and rows of a multiple of layout.block tokens spare the kernels checks of their ends;
-    elsewhere it runs uncompiled, without a backward pass: for tests.
+    On CUDA d is at least 16, and rows are best padded to whole blocks: their kernels are simpler and compiled less
+    often. Elsewhere it runs uncompiled, on tokens x tokens and without a backward pass: for tests.
 
     Raises ValueError without the row's blocks: the samples of a row would see one another; and with dropout, which
     FlexAttention lacks.
@@ -47,9 +57,8 @@ def flex_row_attention(
     if torch.is_autocast_enabled(kind):
         # Normed queries and keys come in float32 then, values don't, and FlexAttention takes one type alone.
         query, key, value = (x.to(torch.get_autocast_dtype(kind)) for x in (query, key, value))
-    attend = _compiled if query.is_cuda else flex_attention
-    attended = attend(query, key, value, block_mask=layout.mask, scale=scaling, enable_gqa=True)
-    return attended.transpose(1, 2), None
+    attend = _attend_compiled if query.is_cuda else _attend
+    return attend(query, key, value, layout.mask, scaling).transpose(1, 2), None
 
 
 AttentionInterface.register(FLEX_ATTENTION, flex_row_attention)

@@ -153,21 +153,20 @@ def test_what_it_cannot_do_is_refused():
         flex_row_attention(None, q, k, v, None, SCALE, dropout=0.1, layout=block_tables(ROWS[1].spans))
 
 
-def test_one_compilation_serves_rows_of_every_length():
+@pytest.mark.parametrize("lengths", [(640, 768, 1024, 1280), (641, 1000, 650, 1279)], ids=["whole blocks", "others"])
+def test_one_compilation_serves_rows_of_every_length(lengths):
     compiled = []
 
     def count(graph, _):
         compiled.append(1)
         return graph.forward
 
-    # Lengths of four blocks and more: a dimension that happens to equal the number of heads would be taken for it.
+    # Five blocks and more: a size of the first row that happens to equal a number of heads would be taken for it.
     with torch.compiler.set_stance(force_backend=count):
-        for tokens in (640, 641, 1000, 1024, 600, 200, 300):
+        for tokens in lengths:
             row = naive_row([(tokens, [])])
             q, k, v = inputs(tokens)
-            attended = flex._compiled(
-                q, k, v, block_mask=block_tables(row.spans).mask, scale=SCALE, enable_gqa=True
-            ).transpose(1, 2)
+            attended = flex._attend_compiled(q, k, v, block_tables(row.spans).mask, SCALE).transpose(1, 2)
             assert torch.allclose(attended, attend_densely(q, k, v, row.spans), atol=2e-6)
     assert len(compiled) == 1
 
