@@ -36,6 +36,7 @@ def run(config: DictConfig) -> float | None:
     from mlens.engine.ranks import join_ranks
     from mlens.model.load import build_model, load_tokenizer
     from mlens.prompt.renderer import make_renderer
+    from mlens.training.base import base_weights
     from mlens.training.conclude import conclude
     from mlens.training.describe import describe
     from mlens.training.folder import find_folder, make_folder
@@ -59,6 +60,7 @@ def run(config: DictConfig) -> float | None:
         settings.model,
         settings.peft,
         tokenizer,
+        weights=base_weights(settings, config, renderer, stages["train"], tokenizer, ranks),
         longest=settings.prompt.max_tokens,
         seed=settings.seed,
         bf16_parameters=uses_bf16_parameters(settings.model.dtype, settings.deepspeed.zero_optimization.stage),

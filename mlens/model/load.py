@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors.torch import load_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, Qwen3Config
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
@@ -50,16 +51,19 @@ def build_model(
     longest: int,
     seed: int,
     bf16_parameters: bool,
+    weights: Path | None = None,
 ) -> PreTrainedModel | PeftModel:
     """The model in training form: no cache, the chosen attention, adapters where `peft` asks for them.
 
     longest: the most tokens of a sequence; seed: of the tiny model's random weights; bf16_parameters: hold the
-    parameters in bfloat16. Raises UserError where it can't be loaded or its attention can't be used.
+    parameters in bfloat16; weights: the folder of a saved tiny model of the same sizes to take them from. Raises UserError where it can't be loaded or its attention can't be used.
     """
     dtype = torch.bfloat16 if bf16_parameters else torch.float32
     attention = ROW_ATTENTION if settings.attention == ROWS else settings.attention
     if isinstance(settings, TinyModel):
         model = _random_model(settings, len(tokenizer), tokenizer.eos_token_id, longest, seed, attention, dtype)
+        if weights is not None:
+            load_model(model, weights / "model.safetensors", strict=False)  # the tied output layer is stored once
     else:
         where, options = _source(settings)
         try:

@@ -17,8 +17,35 @@ def _require_dtype(dtype: str) -> None:
 
 
 @dataclass(frozen=True)
+class Base:
+    """How the base model of model=tiny_base is trained, once for all strategies: on stretches of `lines` ratings of a
+    user's history, one length after another (none: there is no base model), `steps` steps each, in which every rating is
+    predicted from those before it; ratings_per_step, learning_rate (of Muon, on matrices), adam_learning_rate (on the
+    rest), row_tokens and seed as in trainer, packing and the root."""
+
+    lines: list[int] = field(default_factory=list)
+    steps: int = 3000
+    ratings_per_step: int = 192
+    learning_rate: float = 0.02
+    adam_learning_rate: float = 0.003
+    row_tokens: int = 8192
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.lines, default=2) < 2:
+            raise UserError(f"model.base.lines must be lengths of at least 2, not {self.lines}")
+        for name in ("steps", "ratings_per_step", "row_tokens"):
+            if getattr(self, name) < 1:
+                raise UserError(f"model.base.{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("learning_rate", "adam_learning_rate"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"model.base.{name} must be above 0, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
 class TinyModel:
-    """A random Qwen3 of these sizes, with a tokenizer made from the data's titles.
+    """A random Qwen3 of these sizes, with a tokenizer made from the data's titles; with `base`, one that was trained on
+    the training ratings first.
 
     dtype: float32 or bfloat16; attention: `rows` (packed rows) or one of transformers' (with packing=reference);
     gradient_checkpointing: recompute activations in the backward pass to save memory.
@@ -34,6 +61,7 @@ class TinyModel:
     dtype: str = "float32"
     attention: str = ROWS
     gradient_checkpointing: bool = False
+    base: Base = field(default_factory=Base)
 
     def __post_init__(self) -> None:
         _require_dtype(self.dtype)

@@ -1,0 +1,161 @@
+"""The base model of model=tiny_base: what a pretrained model is to a real user, for a laptop.
+
+A tiny Qwen3 is trained once on the training ratings alone: short stretches of each user's history, in which every rating
+is predicted from the lines before it. Every strategy of a comparison then starts from the same competent model, and is
+trained with its own objective alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.progress import Progress
+from transformers import PreTrainedTokenizerBase
+
+from mlens.config import Settings, resolved
+from mlens.data import draws
+from mlens.data.cache import cache_root, content_key
+from mlens.data.stage import Stage
+from mlens.engine.engine import uses_bf16_parameters
+from mlens.engine.ranks import Ranks
+from mlens.engine.settings import Optimizer
+from mlens.model.load import build_model
+from mlens.model.settings import Base, TinyModel
+from mlens.packing.packed import PackedRows
+from mlens.packing.tree import Shapes, Tree
+from mlens.prompt.renderer import Renderer
+from mlens.training.schedule import rate_factor
+from mlens.training.settings import Trainer
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Stretches:
+    """Stretches of at most `lines` neighbouring training ratings of a user, each rating in exactly one of them.
+
+    start, stop [n]: places in `stage.visible`, of one user each; user [n].
+    """
+
+    renderer: Renderer
+    stage: Stage
+    user: np.ndarray
+    start: np.ndarray
+    stop: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def tree(self, i: int) -> Tree:
+        """A trunk alone, whose every rating carries loss."""
+        history = self.stage.visible[self.start[i] : self.stop[i]]
+        trunk = self.renderer.trunk(self.user[i], history)
+        places = self.renderer.rating_places(trunk, np.arange(len(history)))
+        return Tree(self.renderer.pieces.tokens(trunk), places, ())
+
+
+def cut_stretches(renderer: Renderer, stage: Stage, lines: int, seed: int, epoch: int) -> Stretches:
+    """Cut every user's training ratings every `lines` ratings, from a place that differs by user and epoch, so that each
+    rating comes to stand at every place of a stretch."""
+    user, start, stop = [], [], []
+    for number, key in enumerate(renderer.table.user_keys):
+        first, last = stage.visible_offsets[number : number + 2]
+        shift = int(draws.words(1, draws.STRETCHES, seed, key, epoch)[0] % np.uint64(lines))
+        borders = np.unique(np.clip([first, *range(first + shift, last, lines), last], first, last))
+        start.append(borders[:-1])
+        stop.append(borders[1:])
+        user.append(np.full(len(borders) - 1, number))
+    return Stretches(renderer, stage, *(np.concatenate(parts) for parts in (user, start, stop)))
+
+
+def plan_stretches(
+    stretches: Stretches, collator: PackedRows, ratings_per_step: int, seed: int, epoch: int, rank: int, world: int
+) -> Iterator[list[tuple[list[Tree], float, bool]]]:
+    """The steps of an epoch: for each the rows of `rank`, each with its trees, the step's label tokens over all ranks,
+    and whether it is the last."""
+    order = draws.permutation(len(stretches), draws.ORDER, seed, epoch=epoch)
+    ends = np.cumsum((stretches.stop - stretches.start)[order])
+    step = (ends - 1) // ratings_per_step
+    for members in np.split(order, np.flatnonzero(np.diff(step)) + 1):
+        trees = [stretches.tree(i) for i in members]
+        lengths = np.array([len(tree.trunk) for tree in trees])
+        rows = collator.deal(Shapes(np.arange(len(trees)), lengths, np.zeros_like(lengths)), world)[rank]
+        labels = float(sum(len(tree.lines) for tree in trees))
+        yield [([trees[i] for (i,) in row], labels, row is rows[-1]) for row in rows]
+
+
+def base_weights(
+    settings: Settings,
+    config: DictConfig,
+    renderer: Renderer,
+    stage: Stage,
+    tokenizer: PreTrainedTokenizerBase,
+    ranks: Ranks,
+) -> Path | None:
+    """The folder of the base model that the config node `model` asks for (None: it asks for none), trained now by all
+    ranks if it isn't cached yet: by the data, the training ratings, the prompt's form, and the model's own settings."""
+    model = settings.model
+    if not (isinstance(model, TinyModel) and model.base.lines):
+        return None
+    plain = resolved(config)
+    form = {name: plain[name] for name in ("ablation", "model")}
+    form["prompt"] = {name: plain["prompt"][name] for name in ("task", "question", "chat")}
+    key = content_key("base", VERSION, renderer.table.content_hash(), stage.visible.tobytes(), form)
+    folder = cache_root() / "bases" / key
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Of several runs that want the same model at once, one trains it and the others wait.
+    with FileLock(f"{folder}.lock") if ranks.main else nullcontext():
+        if not ranks.tell(folder.is_dir()):
+            _train(settings, config, model.base, renderer, stage, tokenizer, ranks, folder)
+    return folder
+
+
+def _train(
+    settings: Settings,
+    config: DictConfig,
+    base: Base,
+    renderer: Renderer,
+    stage: Stage,
+    tokenizer: PreTrainedTokenizerBase,
+    ranks: Ranks,
+    folder: Path,
+) -> None:
+    bf16 = uses_bf16_parameters(settings.model.dtype, settings.deepspeed.zero_optimization.stage)
+    longest = settings.prompt.max_tokens
+    fresh = build_model(settings.model, settings.peft, tokenizer, longest, base.seed, bf16)
+    rule = Optimizer("muon", base.learning_rate, base.adam_learning_rate, weight_decay=0.0, gradient_clipping=0.0)
+    engine = instantiate(config.deepspeed, fresh, ranks, rule, settings.model.dtype, _convert_="all")
+    total = base.steps * len(base.lines)
+    horizon = Trainer(schedule="cosine", warmup_steps=20)
+    collator = PackedRows(row_tokens=base.row_tokens)
+    with Progress(disable=not ranks.main, transient=True) as bar:
+        task = bar.add_task("training the base model (once)", total=total)
+        for done, rows in enumerate(_steps(base, renderer, stage, collator, ranks)):
+            engine.set_learning_rate(rate_factor(horizon, done, total))
+            for trees, labels, last in rows:
+                engine.backward(collator.train_row(trees, history_loss_weight=1.0), labels, last)
+            bar.advance(task)
+    engine.export(folder, tokenizer)
+
+
+def _steps(base: Base, renderer: Renderer, stage: Stage, collator: PackedRows, ranks: Ranks) -> Iterator[list]:
+    """`base.steps` steps of each length in turn, epoch after epoch."""
+    epoch = 0
+    for lines in base.lines:
+        left = base.steps
+        while left:
+            stretches = cut_stretches(renderer, stage, lines, base.seed, epoch)
+            per_step = base.ratings_per_step
+            for rows in plan_stretches(stretches, collator, per_step, base.seed, epoch, ranks.rank, ranks.world):
+                yield rows
+                left -= 1
+                if not left:
+                    break
+            epoch += 1
