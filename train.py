@@ -60,9 +60,10 @@ def run(config: DictConfig) -> float | None:
         settings.model,
         settings.peft,
         tokenizer,
+        settings.prompt.max_tokens,
+        settings.seed,
+        device=ranks.device.type,
         weights=base_weights(settings, config, renderer, stages["train"], tokenizer, ranks),
-        longest=settings.prompt.max_tokens,
-        seed=settings.seed,
         bf16_parameters=uses_bf16_parameters(settings.model.dtype, settings.deepspeed.zero_optimization.stage),
     )
     engine = instantiate(

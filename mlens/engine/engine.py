@@ -13,6 +13,7 @@ from transformers.modeling_utils import PreTrainedModel
 from mlens.engine.ranks import Ranks
 from mlens.engine.settings import DeepSpeed, Optimizer
 from mlens.errors import UserError
+from mlens.packing.blocks import with_blocks
 from mlens.packing.row import Row
 
 
@@ -36,7 +37,7 @@ class Engine:
         """Add the gradient of one row; with `last`, update the parameters. labels: the weights of all label tokens of
         the whole step, over all rows and ranks. Returns the weighted sum of the row's label losses (nats, detached)."""
         self._engine.set_gradient_accumulation_boundary(last)
-        row = row.to(self.ranks.device)
+        row = self._placed(row)
         scores = self._scores(row)
         loss = -(scores * row.weight).sum() if row.scores else scores.sum()
         # DeepSpeed averages over ranks, and would divide by the accumulation count; the step's loss is one mean.
@@ -47,7 +48,11 @@ class Engine:
     @torch.no_grad()
     def score(self, row: Row) -> torch.Tensor:
         """[row.scores] float32 on the CPU: the log-probabilities that the row asks for."""
-        return self._scores(row.to(self.ranks.device)).cpu()[: row.scores]
+        return self._scores(self._placed(row)).cpu()[: row.scores]
+
+    def _placed(self, row: Row) -> Row:
+        device = self.ranks.device
+        return (with_blocks(row) if device.type == "cuda" else row).to(device)
 
     def _scores(self, row: Row) -> torch.Tensor:
         layout = {} if row.layout is None else {"layout": row.layout}

@@ -14,6 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 from mlens.data.table import RatingTable
 from mlens.errors import UserError
 from mlens.model.attention import ROW_ATTENTION
+from mlens.model.flex import FLEX_ATTENTION
 from mlens.model.settings import ROWS, Lora, NoPeft, PretrainedModel, TinyModel
 from mlens.prompt.pieces import DIALOGUE_HEADER, HISTORY_HEADER, head_texts, movie_texts
 from mlens.prompt.settings import Ablation, Style
@@ -51,15 +52,18 @@ def build_model(
     longest: int,
     seed: int,
     bf16_parameters: bool,
+    device: str = "cpu",
     weights: Path | None = None,
 ) -> PreTrainedModel | PeftModel:
     """The model in training form: no cache, the chosen attention, adapters where `peft` asks for them.
 
     longest: the most tokens of a sequence; seed: of the tiny model's random weights; bf16_parameters: hold the
-    parameters in bfloat16; weights: the folder of a saved tiny model of the same sizes to take them from. Raises UserError where it can't be loaded or its attention can't be used.
+    parameters in bfloat16; device: the kind of device that it will run on; weights: the folder of a saved tiny model of
+    the same sizes, to take its weights. Raises UserError where it can't be loaded or its attention can't be used.
     """
     dtype = torch.bfloat16 if bf16_parameters else torch.float32
-    attention = ROW_ATTENTION if settings.attention == ROWS else settings.attention
+    rows = FLEX_ATTENTION if device == "cuda" else ROW_ATTENTION
+    attention = rows if settings.attention == ROWS else settings.attention
     if isinstance(settings, TinyModel):
         model = _random_model(settings, len(tokenizer), tokenizer.eos_token_id, longest, seed, attention, dtype)
         if weights is not None:
@@ -73,7 +77,9 @@ def build_model(
         most = getattr(model.config, "max_position_embeddings", longest)
         if most < longest:
             raise UserError(f"prompt.max_tokens={longest} is more than {where} was made for: at most {most}")
-    if attention == ROW_ATTENTION and not getattr(model, "_supports_attention_backend", False):
+    if attention == FLEX_ATTENTION and getattr(model.config, "head_dim", 16) < 16:
+        raise UserError(f"FlexAttention needs heads of at least 16: this model's have {model.config.head_dim}")
+    if attention == rows and not getattr(model, "_supports_attention_backend", False):
         raise UserError(
             f"{type(model).__name__} can't use packed rows: choose packing=reference model.attention=sdpa instead"
         )

@@ -1,18 +1,20 @@
 """A row's spans as blocks: what FlexAttention needs to pass over the parts of a row that no token sees.
 
-The tables come from the spans by counting, in time and memory of tokens + blocks x blocks, never tokens x tokens;
-loader workers make them.
+The tables come from the spans by counting, in time and memory of tokens + blocks x blocks, never tokens x tokens: some
+milliseconds for a row, while the GPU works on the row before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch.nn.attention.flex_attention import BlockMask
+
+from mlens.packing.row import Row
 
 # The side of FlexAttention's own blocks; its CUDA kernels take blocks that divide this one.
 BLOCK = 128
@@ -78,6 +80,25 @@ def block_tables(spans: torch.Tensor, block: int = BLOCK) -> Blocks:
     full = seen == block * block
     partial = (seen > 0) & ~full
     return Blocks(spans, *_table(partial), *_table(full), block)
+
+
+def with_blocks(row: Row) -> Row:
+    """A row for FlexAttention: padded to whole blocks, which its kernels take without checks, with blocks as its layout.
+    Padding sees itself alone. CPU only."""
+    if row.spans is None:
+        return row
+    tokens = len(row.spans)
+    padding = -tokens % BLOCK
+    itself = torch.arange(tokens, tokens + padding, dtype=row.spans.dtype)
+    spans = torch.zeros(padding, 3, 2, dtype=row.spans.dtype)
+    spans[:, 2, 0], spans[:, 2, 1] = itself, itself + 1
+    return replace(
+        row,
+        input_ids=torch.nn.functional.pad(row.input_ids, (0, padding)),
+        position_ids=torch.nn.functional.pad(row.position_ids, (0, padding)),
+        spans=None,
+        layout=block_tables(torch.cat([row.spans, spans])),
+    )
 
 
 def _table(chosen: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:

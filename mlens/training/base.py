@@ -129,7 +129,7 @@ def _train(
 ) -> None:
     bf16 = uses_bf16_parameters(settings.model.dtype, settings.deepspeed.zero_optimization.stage)
     longest = settings.prompt.max_tokens
-    fresh = build_model(settings.model, settings.peft, tokenizer, longest, base.seed, bf16)
+    fresh = build_model(settings.model, settings.peft, tokenizer, longest, base.seed, bf16, ranks.device.type)
     rule = Optimizer("muon", base.learning_rate, base.adam_learning_rate, weight_decay=0.0, gradient_clipping=0.0)
     engine = instantiate(config.deepspeed, fresh, ranks, rule, settings.model.dtype, _convert_="all")
     total = base.steps * len(base.lines)
