@@ -1,0 +1,131 @@
+"""What the benchmarks work with: what train.py makes before it trains, on ml-latest-small."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.console import Console
+from transformers import PreTrainedTokenizerBase
+from transformers.modeling_utils import PreTrainedModel
+
+from mlens.config import Settings, check
+from mlens.data.load import load_table
+from mlens.data.split import assign_roles
+from mlens.data.stage import make_stages
+from mlens.engine.engine import uses_bf16_parameters
+from mlens.errors import UserError, told_in_one_line
+from mlens.launch import register_resolvers
+from mlens.model.load import build_model, load_tokenizer
+from mlens.packing.dataset import RatingDataset, Sample
+from mlens.packing.plan import Collator
+from mlens.prompt.renderer import make_renderer
+
+CONF = Path(__file__).parents[1] / "conf"
+# As in trainer=finetune.
+TARGETS_PER_STEP = 512
+# Twice the longest prompt of the benchmarks: shorter rows would cut long trunks off their branches.
+ROW_TOKENS = 16384
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A composed config, checked, and what is made from it: a dataset a stage, and the collator of packed rows."""
+
+    config: DictConfig
+    settings: Settings
+    tokenizer: PreTrainedTokenizerBase
+    datasets: dict[str, RatingDataset]
+    collator: Collator
+
+    def model(self, attention: str) -> PreTrainedModel:
+        """The model with `attention`: `rows`, or one of transformers' own. Every call gives the same weights."""
+        settings = self.settings
+        return build_model(
+            replace(settings.model, attention=attention),
+            settings.peft,
+            self.tokenizer,
+            longest=settings.prompt.max_tokens,
+            seed=settings.seed,
+            bf16_parameters=uses_bf16_parameters(settings.model.dtype, settings.deepspeed.zero_optimization.stage),
+        )
+
+
+def make_setting(data: Path, *overrides: str) -> Setting:
+    """The setting that `overrides` (of train.py's command line) lead to on the ml-latest-small in the folder `data`.
+
+    Updates are AdamW's, as the peers' are, each of TARGETS_PER_STEP targets. Raises UserError for a bad override or
+    folder.
+    """
+    register_resolvers()
+    common = ["data=ml_latest_small", f"data.path={data}", "wandb.mode=disabled", "trainer.optimizer=adamw"]
+    common += [f"trainer.targets_per_step={TARGETS_PER_STEP}", f"packing.row_tokens={ROW_TOKENS}"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", [*common, *overrides])
+    settings = check(config)
+    table = load_table(instantiate(config.data))
+    roles = assign_roles(table, settings.split)
+    stages = make_stages(table, roles, settings.split, settings.evaluation.max_users, settings.evaluation.seed)
+    tokenizer = load_tokenizer(settings.model, table, settings.prompt, settings.ablation)
+    renderer = make_renderer(table, settings.prompt, settings.ablation, tokenizer)
+    strategy = instantiate(config.history)
+    datasets = {
+        name: RatingDataset(table, stage, strategy, renderer, settings.seed_of(name)) for name, stage in stages.items()
+    }
+    return Setting(config, settings, tokenizer, datasets, instantiate(config.packing))
+
+
+def drawn(dataset: RatingDataset, count: int) -> np.ndarray:
+    """[count] a random subset of the dataset's targets, ascending; the same in every run. They are drawn in pairs of
+    neighbours, most of which are a user's and share their history, so that comparing results compares shared rows."""
+    pairs = np.random.default_rng(0).choice(len(dataset) // 2, min(count, len(dataset)) // 2, replace=False)
+    return np.sort(np.concatenate([2 * pairs, 2 * pairs + 1]))
+
+
+def samples_of(dataset: RatingDataset, targets: np.ndarray) -> list[Sample]:
+    return [dataset[int(i)] for i in targets]
+
+
+def require(module: str):
+    """Import a module that only the benchmarks need. Raises UserError where it isn't installed."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise UserError(
+            f"{module} is not installed: it comes with the extra `bench` (pip install -e '.[bench]')"
+        ) from error
+
+
+def console() -> Console:
+    """Where the tables go; not narrower than they are where the output is no terminal."""
+    found = Console()
+    return found if found.is_terminal else Console(width=140)
+
+
+def command(doc: str) -> argparse.ArgumentParser:
+    """The command line that all benchmarks share."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, type=Path, help="the folder of ml-latest-small")
+    parser.add_argument("--threads", type=int, default=2, help="threads of torch (2)")
+    return parser
+
+
+def start(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser, gpu: bool = False) -> None:
+    """Call `main` with the command line; what the user got wrong is one line and exit code 2. Without `gpu`, all sides
+    run on the CPU, also where there is a GPU that one of them would find by itself."""
+    options = parser.parse_args()
+    options.data = options.data.resolve()
+    if not gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    torch.set_num_threads(options.threads)
+    with told_in_one_line():
+        main(options)

@@ -1,0 +1,39 @@
+"""How many tokens one training epoch has, for every strategy: one sample at a time, and with shared prefixes.
+
+    python benchmarks/tokens.py --data DIR                                     DIR: the folder of ml-latest-small
+
+Counted from lengths, with the tokenizer of model=tiny and 512 targets a step. A sample is its prompt and its answer
+without the end token, which is predicted and never read.
+
+About half a minute.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import ours
+from rich.table import Table
+from setting import command, console, make_setting, start
+
+BUDGETS = (2048, 8192)
+STRATEGIES = ("none", "all_previous", "random", "random history.draw=per_user", "fixed_ratio", "fixed_count")
+
+
+def main(options: argparse.Namespace) -> None:
+    table = Table("history", title="Tokens of a training epoch, ml-latest-small")
+    for budget in BUDGETS:
+        for column in (f"{budget:,}: one at a time", "shared", "times fewer"):
+            table.add_column(column, justify="right")
+    for strategy in STRATEGIES:
+        cells = []
+        for budget in BUDGETS:
+            overrides = f"model=tiny prompt.max_tokens={budget} history={strategy}".split()
+            alone, shared = ours.epoch_tokens(make_setting(options.data, *overrides))
+            cells += [f"{alone:,}", f"{shared:,}", f"{alone / shared:.1f}"]
+        table.add_row(strategy.replace("history.", ""), *cells)
+    console().print(table)
+
+
+if __name__ == "__main__":
+    start(main, command(__doc__))
