@@ -70,49 +70,54 @@ def held_out(ratio: float, n: int | np.ndarray) -> np.ndarray:
 
 def assign_roles(table: RatingTable, split: Split) -> np.ndarray:
     """[n] int8, TRAIN, VAL or TEST for each rating of the table."""
-    n_user = np.diff(table.user_offsets)
-    n = n_user[table.user]
+    n = np.diff(table.user_offsets)
     if split.method == "user":
-        roles = _user_roles(table, split, n_user)[table.user]
-    elif split.method == "global_time":
+        return np.repeat(_user_roles(split, n), n)
+    if split.method == "global_time":
         roles = _time_roles(table.timestamp, split)
-    else:
-        one_each = split.method == "leave_last"
-        n_test = np.ones_like(n) if one_each else held_out(split.test_ratio, n)
-        n_val = np.ones_like(n) if one_each else held_out(split.val_ratio, n)
-        after = _drawn_rank(table, split) if split.method == "random" else table.user_offsets[1:][table.user]
-        if split.method != "random":
-            after = after - 1 - np.arange(len(table))
-        roles = np.select([after < n_test, after < n_test + n_val], [TEST, VAL], TRAIN)
-    return np.where(n < split.min_ratings, TRAIN, roles).astype(np.int8)
+        roles[np.repeat(n < split.min_ratings, n)] = TRAIN
+        return roles
+    counts = _role_counts(split, n)
+    roles = np.repeat(np.tile(np.arange(3, dtype=np.int8), len(n)), counts.ravel())
+    return roles if split.method != "random" else _shuffled(roles, table, split)
 
 
-def _drawn_rank(table: RatingTable, split: Split) -> np.ndarray:
-    """[n]: each rating's place in a permutation of its user's ratings; the first places are held out."""
-    rank = np.empty(len(table), dtype=np.int64)
+def _role_counts(split: Split, n: np.ndarray) -> np.ndarray:
+    """[users, 3] how many of each user's n ratings are TRAIN, VAL and TEST; test comes first where n is short."""
+    one_each = split.method == "leave_last"
+    n_test = np.minimum(n, 1 if one_each else held_out(split.test_ratio, n))
+    n_val = np.minimum(n - n_test, 1 if one_each else held_out(split.val_ratio, n))
+    counts = np.stack([n - n_val - n_test, n_val, n_test], axis=1)
+    return np.where((n < split.min_ratings)[:, None], np.stack([n, 0 * n, 0 * n], axis=1), counts)
+
+
+def _shuffled(roles: np.ndarray, table: RatingTable, split: Split) -> np.ndarray:
+    """[n] the same roles for each user, dealt out in the order of a permutation, held out first."""
+    shuffled = np.empty_like(roles)
     for u, key in enumerate(table.user_keys):
-        start, stop = table.user_offsets[u], table.user_offsets[u + 1]
-        rank[start + draws.permutation(stop - start, draws.SPLIT, split.seed, key)] = np.arange(stop - start)
-    return rank
+        own = slice(table.user_offsets[u], table.user_offsets[u + 1])
+        order = draws.permutation(own.stop - own.start, draws.SPLIT, split.seed, key)
+        shuffled[own][order] = roles[own][::-1]
+    return shuffled
 
 
-def _user_roles(table: RatingTable, split: Split, n_user: np.ndarray) -> np.ndarray:
-    """[users]: whole users are test or validation, drawn among those with enough ratings."""
+def _user_roles(split: Split, n_user: np.ndarray) -> np.ndarray:
+    """[users] int8: whole users are test or validation, drawn among those with enough ratings."""
     eligible = np.flatnonzero(n_user >= split.min_ratings)
     drawn = eligible[draws.permutation(len(eligible), draws.SPLIT, split.seed)]
     n_test, n_val = held_out(split.test_ratio, len(eligible)), held_out(split.val_ratio, len(eligible))
-    roles = np.full(len(n_user), TRAIN)
+    roles = np.full(len(n_user), TRAIN, dtype=np.int8)
     roles[drawn[:n_test]] = TEST
     roles[drawn[n_test : n_test + n_val]] = VAL
     return roles
 
 
 def _time_roles(timestamp: np.ndarray, split: Split) -> np.ndarray:
-    """[n]: two times cut the ratings of all users; ratings of the cut's own second are on its later side."""
+    """[n] int8: two times cut the ratings of all users; ratings of the cut's own second are on its later side."""
     times = np.sort(timestamp)
     n_test, n_val = held_out(split.test_ratio, len(times)), held_out(split.val_ratio, len(times))
     n_val = min(n_val, len(times) - n_test)
     never = times[-1] + 1
     test_from = times[len(times) - n_test] if n_test else never
     val_from = times[len(times) - n_test - n_val] if n_val else test_from
-    return np.select([timestamp >= test_from, timestamp >= val_from], [TEST, VAL], TRAIN)
+    return np.select([timestamp >= test_from, timestamp >= val_from], [np.int8(TEST), np.int8(VAL)], np.int8(TRAIN))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from mlens.data import draws
+from mlens.data.blocks import group_blocks, int_type
 from mlens.data.split import STAGES, TEST, TRAIN, VAL, Split
 from mlens.data.table import RatingTable
 from mlens.errors import UserError
@@ -18,12 +20,14 @@ class Stage:
     """What the targets of a stage may see is always a prefix of one list a user.
 
     name: train, val or test;
-    targets [t] int64: the ratings to predict, as indices into the table, ascending;
-    user [t] int32: the user of each target;
-    visible [v] int64: all ratings that targets of this stage may see, as indices into the table, ascending;
+    targets [t]: the ratings to predict, as indices into the table, ascending;
+    user [t]: the user of each target;
+    visible [v]: all ratings that targets of this stage may see, as indices into the table, ascending;
     visible_offsets [users + 1] int64: where each user's list starts in `visible`;
-    count [t] int64: c, how many of its user's list each target sees:
+    count [t]: c, how many of its user's list each target sees:
     visible[visible_offsets[user] : visible_offsets[user] + count].
+
+    The long columns are int32 where the table has less than 2**31 ratings, else int64.
     """
 
     name: str
@@ -38,7 +42,7 @@ class Stage:
 
     @cached_property
     def first_new(self) -> np.ndarray:
-        """[t] int64: how many ratings the target before it, of the same user, sees (0 for a user's first target): those
+        """[t]: how many ratings the target before it, of the same user, sees (0 for a user's first target): those
         from there on are new to target t."""
         first = np.zeros_like(self.count)
         same = self.user[1:] == self.user[:-1]
@@ -49,6 +53,15 @@ class Stage:
         """[c] indices into the table of the ratings visible to target t of this stage."""
         start = self.visible_offsets[self.user[t]]
         return self.visible[start : start + self.count[t]]
+
+    def user_blocks(self) -> Iterator[slice]:
+        """Stretches of targets in order, each of some users' all targets; their lists are of bounded length too."""
+        if len(self) == 0:
+            return
+        borders = np.concatenate([[0], np.flatnonzero(self.user[1:] != self.user[:-1]) + 1, [len(self)]])
+        lists = np.diff(self.visible_offsets)[self.user[borders[:-1]]]
+        for users in group_blocks(np.diff(borders) + lists):
+            yield slice(int(borders[users.start]), int(borders[users.stop]))
 
     def keep(self, chosen: np.ndarray) -> Stage:
         """The same stage with only these targets (indices into `targets`, ascending)."""
@@ -68,16 +81,18 @@ def make_stage(table: RatingTable, roles: np.ndarray, split: Split, name: str) -
     role = STAGES.index(name)
     shown = TRAIN if split.eval_history == "train" else role
     allowed = roles <= shown
-    before = np.concatenate([[0], np.cumsum(allowed)])
-    visible_offsets = before[table.user_offsets]
-    targets = np.flatnonzero(roles == role)
+    index = int_type(len(table))
+    before = np.zeros(len(table) + 1, dtype=index)
+    np.cumsum(allowed, out=before[1:])
+    visible_offsets = before[table.user_offsets].astype(np.int64)
+    targets = np.flatnonzero(roles == role).astype(index)
     if role == TRAIN and split.max_train_targets_per_user is not None:
         targets = _draw_targets(table, targets, split)
     seen_until = _first_of_second(table)[targets] if split.ties == "strict" else targets
     user = np.asarray(table.user)[targets]
-    return Stage(
-        name, targets, user, np.flatnonzero(allowed), visible_offsets, before[seen_until] - visible_offsets[user]
-    )
+    count = before[seen_until]
+    count -= visible_offsets.astype(index)[user]
+    return Stage(name, targets, user, np.flatnonzero(allowed).astype(index), visible_offsets, count)
 
 
 def make_stages(
@@ -113,10 +128,10 @@ def sample_users(stage: Stage, max_users: int | None, seed: int) -> Stage:
 
 def _first_of_second(table: RatingTable) -> np.ndarray:
     """[n]: the first rating of each rating's user in the same second."""
-    index = np.arange(len(table))
-    new = np.ones(len(table), dtype=bool)
-    new[1:] = (np.diff(table.timestamp) != 0) | (np.diff(table.user) != 0)
-    return np.maximum.accumulate(np.where(new, index, 0))
+    first = np.arange(len(table), dtype=int_type(len(table)))
+    same = (table.timestamp[1:] == table.timestamp[:-1]) & (table.user[1:] == table.user[:-1])
+    first[1:][same] = 0
+    return np.maximum.accumulate(first, out=first)
 
 
 def _draw_targets(table: RatingTable, targets: np.ndarray, split: Split) -> np.ndarray:

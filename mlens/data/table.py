@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from mlens.data.blocks import by_blocks
+
 COLUMNS = ("user", "movie", "rating", "timestamp", "user_offsets")
 
 
@@ -60,7 +62,7 @@ class RatingTable:
     def rating_index(self) -> np.ndarray:
         """[n] int8: where each rating stands in `scale`."""
         middles = (np.array(self.scale[1:]) + np.array(self.scale[:-1])) / 2
-        return np.searchsorted(middles, self.rating).astype(np.int8)
+        return by_blocks(lambda rating: np.asarray(np.searchsorted(middles, rating), dtype=np.int8), self.rating)
 
     @cached_property
     def user_keys(self) -> np.ndarray:

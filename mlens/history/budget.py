@@ -16,12 +16,12 @@ Places = np.ndarray | int
 class Budget:
     """Token prices of one stage's prompts, in the order of `Stage.visible` and `Stage.targets`.
 
-    line_ends [v + 1] int64: running total of the tokens of the visible ratings' lines, without their numbers;
-    number_ends [most + 1] int64: running total of the tokens of the line numbers 1, 2, …;
+    line_ends [v + 1]: running total of the tokens of the visible ratings' lines, without their numbers;
+    number_ends [most + 1]: running total of the tokens of the line numbers 1, 2, …;
     header: tokens of the section's heading, paid once where the history isn't empty;
-    room [t] int64: what the whole section (heading, numbers, lines) may take beside task, target and answer;
-    stride_room [t] int64: what a strided window may take when it is cut: half of what task, context, target and
-    answer leave.
+    room [t]: what the whole section (heading, numbers, lines) may take beside task, target and answer;
+    stride_room [t]: what a strided window may take when it is cut: half of what task, context, target and answer
+    leave. Columns are int32 where their numbers, and a sum of both totals, fit into it, else int64.
     """
 
     line_ends: np.ndarray

@@ -22,4 +22,4 @@ class FixedCount:
             raise UserError(f"history.count must be at least 1, not {self.count} (history=none shows no history)")
 
     def select(self, table: RatingTable, stage: Stage, budget: Budget, trim: str, seed: int, epoch: int) -> Windows:
-        return recent_windows(stage, budget, np.minimum(self.count, stage.count), trim)
+        return recent_windows(stage, budget, np.minimum(stage.count, min(self.count, len(stage.visible))), trim)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from mlens.data.stage import Stage
 from mlens.data.table import RatingTable
 from mlens.history.budget import Budget, chosen_count, require_ratio
@@ -18,4 +20,5 @@ class FixedRatio:
         require_ratio(self.ratio)
 
     def select(self, table: RatingTable, stage: Stage, budget: Budget, trim: str, seed: int, epoch: int) -> Windows:
-        return recent_windows(stage, budget, chosen_count(self.ratio, stage.count), trim)
+        k = chosen_count(self.ratio, np.arange(stage.count.max(initial=0) + 1)).astype(stage.count.dtype)
+        return recent_windows(stage, budget, k[stage.count], trim)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,9 @@ from mlens.data.stage import Stage
 from mlens.data.table import RatingTable
 from mlens.errors import UserError
 from mlens.history.budget import Budget, chosen_count, require_ratio
+
+# A number of 53 bits that isn't 0 is below at most 54 of 1, 1/2, 1/4, …
+MOST_LEVEL = 127
 
 
 @dataclass(frozen=True)
@@ -35,10 +39,8 @@ class Random:
     ) -> PerTarget | PerUser:
         if self.redraw == "once" and stage.name == "train":
             epoch = 0
-        user_key = table.user_keys[stage.user]
         if self.draw == "per_target":
-            movie_key = table.movie_keys[table.movie[stage.targets]]
-            return PerTarget(stage, budget, self.ratio, seed, epoch, user_key, movie_key)
+            return PerTarget(table, stage, budget, self.ratio, seed, epoch)
         return _per_user(stage, budget, self.ratio, table.user_keys, seed, epoch)
 
 
@@ -48,13 +50,12 @@ class PerTarget:
     target); where they don't fit, the end of the permutation is dropped, so what is left is still a random subset.
     Drawn when asked for: nothing is stored for a target."""
 
+    table: RatingTable
     stage: Stage
     budget: Budget
     ratio: float
     seed: int
     epoch: int
-    user_key: np.ndarray
-    movie_key: np.ndarray
 
     def chosen(self, t: int) -> np.ndarray:
         return self._draw(t)[0]
@@ -70,7 +71,8 @@ class PerTarget:
 
     def _draw(self, t: int) -> tuple[np.ndarray, int]:
         count = int(self.stage.count[t])
-        user, movie = self.user_key[t], self.movie_key[t]
+        user = self.table.user_keys[self.stage.user[t]]
+        movie = self.table.movie_keys[self.table.movie[self.stage.targets[t]]]
         order = draws.permutation(count, draws.HISTORY, self.seed, user, self.epoch, movie)
         order = order[: chosen_count(self.ratio, count)]
         ends = np.cumsum(self.budget.lines(self.stage, t)[order])
@@ -81,71 +83,71 @@ class PerTarget:
 
 @dataclass(frozen=True)
 class PerUser:
-    """Target t sees the visible ratings whose number u (one a rating and epoch, in `Stage.visible`'s order) is below
-    cut[t], the ratio halved halvings[t] [t] int16 times: the targets of a user with one cut share one growing
-    history."""
+    """One growing history for all targets of a user, until it is full: each rating has a number u, and target t sees
+    the visible ratings whose u is below the ratio halved halvings[t] times.
+
+    level [v] int8, in `Stage.visible`'s order: how many of ratio, ratio/2, ratio/4, … a rating's u is below;
+    halvings [t] int8; unbound, section [t]: how many ratings target t would see without a budget, and the tokens of its
+    history section.
+    """
 
     stage: Stage
-    budget: Budget
-    ratio: float
-    u: np.ndarray
+    level: np.ndarray
     halvings: np.ndarray
-
-    @property
-    def cut(self) -> np.ndarray:
-        """[t] float64."""
-        return np.ldexp(self.ratio, -self.halvings)
+    unbound: np.ndarray
+    section: np.ndarray
 
     def chosen(self, t: int) -> np.ndarray:
-        return np.flatnonzero(self._numbers(t) < np.ldexp(self.ratio, -self.halvings[t]))
+        start = self.stage.visible_offsets[self.stage.user[t]]
+        return np.flatnonzero(self.level[start : start + self.stage.count[t]] > self.halvings[t])
 
     def wanted(self, targets: np.ndarray) -> np.ndarray:
-        return np.array([np.count_nonzero(self._numbers(t) < self.ratio) for t in targets], dtype=np.int64)
+        return self.unbound[targets]
 
     def sections(self, targets: np.ndarray) -> np.ndarray:
-        sections = np.zeros(len(targets), dtype=np.int64)
-        for i, t in enumerate(targets):
-            lines = self.budget.lines(self.stage, t)[self.chosen(t)]
-            if len(lines):
-                sections[i] = self.budget.header + lines.sum() + self.budget.number_ends[len(lines)]
-        return sections
+        return self.section[targets]
 
     def trunks(self, targets: np.ndarray) -> np.ndarray:
-        # A float64 can't be halved 2,048 times before it is 0, and then nothing is shown.
-        return self.stage.user[targets].astype(np.int64) * 2048 + self.halvings[targets]
-
-    def _numbers(self, t: int) -> np.ndarray:
-        start = self.stage.visible_offsets[self.stage.user[t]]
-        return self.u[start : start + self.stage.count[t]]
+        return self.stage.user[targets].astype(np.int64) * (MOST_LEVEL + 1) + self.halvings[targets]
 
 
 def _per_user(stage: Stage, budget: Budget, ratio: float, user_keys: np.ndarray, seed: int, epoch: int) -> PerUser:
     """Draw u for every user with targets, and halve a user's cut from the first target that doesn't fit onwards."""
-    u = np.ones(len(stage.visible))
-    halvings = np.zeros(len(stage), dtype=np.int16)
-    borders = np.flatnonzero(np.diff(stage.user)) + 1
-    for first, last in zip([0, *borders], [*borders, len(stage)], strict=True):
-        user = stage.user[first] if last > first else None
-        if user is None:
-            continue
-        own = slice(stage.visible_offsets[user], stage.visible_offsets[user + 1])
-        u[own] = draws.uniforms(own.stop - own.start, draws.HISTORY, seed, user_keys[user], epoch)
-        _halve(stage, budget, ratio, u[own], own, slice(first, last), halvings)
-    return PerUser(stage, budget, ratio, u, halvings)
+    level = np.zeros(len(stage.visible), dtype=np.int8)
+    halvings = np.zeros(len(stage), dtype=np.int8)
+    unbound = np.zeros_like(stage.count)
+    section = np.zeros(len(stage), dtype=budget.line_ends.dtype)
+    for block in stage.user_blocks():
+        users, user = np.unique(stage.user[block], return_inverse=True)
+        n = stage.visible_offsets[users + 1] - stage.visible_offsets[users]
+        names = zip(n, user_keys[users], strict=True)
+        u = np.concatenate([draws.uniforms(own, draws.HISTORY, seed, key, epoch) for own, key in names])
+        # The lists of these users, joined: target t of the block sees base[t] : stop[t] of them.
+        ends = np.cumsum(n)
+        places = np.arange(len(u)) + np.repeat(stage.visible_offsets[users + 1] - ends, n)
+        levels = level[places] = halving_levels(u, ratio)
+        lines = budget.line_ends[places + 1] - budget.line_ends[places]
+        base = (ends - n)[user]
+        stop = base + stage.count[block]
+        t, times = np.arange(block.start, block.stop), 0
+        while len(t):
+            shown = levels > times
+            shown_ends, costs = (np.concatenate([[0], np.cumsum(part)]) for part in (shown, lines * shown))
+            k = shown_ends[stop] - shown_ends[base]
+            section[t] = np.where(k > 0, budget.header + costs[stop] - costs[base] + budget.number_ends[k], 0)
+            if times == 0:
+                unbound[t] = k
+            # Of each user, the targets from the first that is full on.
+            full = section[t] > budget.room[t]
+            later = np.maximum.accumulate(np.where(full, user, -1)) == user
+            t, user, base, stop, times = t[later], user[later], base[later], stop[later], times + 1
+            halvings[t] = times
+    return PerUser(stage, level, halvings, unbound, section)
 
 
-def _halve(
-    stage: Stage, budget: Budget, ratio: float, u: np.ndarray, own: slice, user: slice, halvings: np.ndarray
-) -> None:
-    lines = np.diff(budget.line_ends[own.start : own.stop + 1])
-    t, last = user.start, user.stop
-    while t < last:
-        shown = np.flatnonzero(u < np.ldexp(ratio, -halvings[t]))
-        ends = np.concatenate([[0], np.cumsum(lines[shown])])
-        n = np.searchsorted(shown, stage.count[t:last])
-        section = np.where(n > 0, budget.header + ends[n] + budget.number_ends[n], 0)
-        full = section > budget.room[t:last]
-        if not full.any():
-            return
-        t += int(np.argmax(full))
-        halvings[t:last] += 1
+def halving_levels(u: np.ndarray, ratio: float) -> np.ndarray:
+    """[n] int8: how many of ratio, ratio/2, ratio/4, … each u in [0, 1) is below, MOST_LEVEL for 0."""
+    fraction, exponent = np.frexp(u)
+    ratio_fraction, ratio_exponent = math.frexp(ratio)
+    level = ratio_exponent - exponent + (fraction < ratio_fraction)
+    return np.where(u > 0, np.clip(level, 0, MOST_LEVEL), MOST_LEVEL).astype(np.int8)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlens.data.blocks import by_blocks, int_type
 from mlens.data.stage import Stage
 from mlens.data.table import RatingTable
 from mlens.errors import UserError
@@ -82,7 +83,7 @@ class Renderer:
         return lengths[self.pieces.opening] + lengths[self.pieces.head[users]]
 
     def rating_places(self, trunk: np.ndarray, lines: np.ndarray) -> np.ndarray:
-        """[tokens] where the tokens of the ratings of these `lines` (from 0) stand in the tokens of `trunk` [pieces]."""
+        """[tokens] where the tokens of the ratings of these `lines` (from 0) stand in those of `trunk` [pieces]."""
         ends = np.cumsum(self.pieces.lengths[trunk])
         pieces = 5 + 3 * lines
         lengths = ends[pieces] - ends[pieces - 1]
@@ -135,10 +136,11 @@ class Renderer:
         """[n] tokens of each prompt without history and context, and without the answer."""
         pieces, lengths = self.pieces, self.pieces.lengths
         if not self.joins:
-            pairs = np.stack([pieces.head[self.table.user[targets]], pieces.target[self.table.movie[targets]]], axis=1)
-            distinct, place = np.unique(pairs, axis=0, return_inverse=True)
-            bare = [[pieces.opening, head, pieces.dialogue, target, pieces.closing] for head, target in distinct]
-            return np.array([len(self._tokens_of_whole(prompt)) for prompt in bare], dtype=np.int64)[place.reshape(-1)]
+            most = len(lengths)
+            pairs = pieces.head[self.table.user[targets]] * most + pieces.target[self.table.movie[targets]]
+            pairs, place = np.unique(pairs, return_inverse=True)
+            bare = [[pieces.opening, pair // most, pieces.dialogue, pair % most, pieces.closing] for pair in pairs]
+            return np.array([len(self._tokens_of_whole(prompt)) for prompt in bare], dtype=np.int64)[place]
         fixed = lengths[[pieces.opening, pieces.dialogue, pieces.closing]].sum()
         head = lengths[pieces.head[self.table.user[targets]]]
         return fixed + head + lengths[pieces.target[self.table.movie[targets]]]
@@ -150,24 +152,52 @@ class Renderer:
         yields to history, so `room` counts no context; a strided cut leaves room for the context again.
         """
         pieces, lengths = self.pieces, self.pieces.lengths
-        left = self.style.max_tokens - self.longest_answer - self.bare_lengths(stage.targets)
+        most = self.style.max_tokens
+
+        def left_of(targets: np.ndarray) -> np.ndarray:
+            return (most - self.longest_answer - self.bare_lengths(targets)).astype(int_type(most))
+
+        left = by_blocks(left_of, stage.targets) if self.joins else left_of(stage.targets)
         if (left < 0).any():
             self._refuse(stage.targets[int(np.argmin(left))], -int(left.min()))
-        context = np.zeros(len(stage), dtype=np.int64)
-        if self.context is not None:
-            for t, target in enumerate(stage.targets):
-                turns = lengths[self.turns(target)]
-                context[t] = turns[len(turns) - _fitting(turns, left[t]) :].sum()
-        most = np.iinfo(np.int64).max if self.style.history_tokens is None else self.style.history_tokens
-        lines = lengths[pieces.movie[self.table.movie[stage.visible]]]
-        lines = lines + lengths[pieces.rating[self.table.rating_index[stage.visible]]]
+        beside = left if self.context is None else left - by_blocks(self._context_tokens, stage.targets, left)
+        if self.style.history_tokens is not None:
+            most = min(most, self.style.history_tokens)
+
+        def lines_of(visible: np.ndarray) -> np.ndarray:
+            movie, rating = self.table.movie[visible], self.table.rating_index[visible]
+            return (lengths[pieces.movie[movie]] + lengths[pieces.rating[rating]]).astype(np.int32)
+
+        lines, numbers, header = by_blocks(lines_of, stage.visible), lengths[pieces.number], int(lengths[pieces.header])
+        total = int_type(int(lines.sum() + numbers.sum()) + header)
         return Budget(
-            line_ends=np.concatenate([[0], np.cumsum(lines)]),
-            number_ends=np.concatenate([[0], np.cumsum(lengths[pieces.number])]),
-            header=int(lengths[pieces.header]),
+            line_ends=_ends(lines, total),
+            number_ends=_ends(numbers, total),
+            header=header,
             room=np.minimum(left, most),
-            stride_room=np.minimum(left - context, most) // 2,
+            stride_room=np.minimum(beside, most) // 2,
         )
+
+    def _context_tokens(self, targets: np.ndarray, left: np.ndarray) -> np.ndarray:
+        """[n] tokens of the newest turns of these targets (as many as may be shown) that fit into `left` [n]."""
+        context, table = self.context, self.table
+        assert context is not None
+        costs = self.pieces.lengths[self.pieces.turn[context.turn]].astype(left.dtype)
+        owner = targets if context.time is None else table.user[targets]
+        start, place = context.owner_offsets[owner], context.owner_offsets[owner + 1]
+        if context.time is not None:
+            place = _first_not_before(context.time, start, place, table.timestamp[targets])
+        used, shown = np.zeros_like(left), np.zeros_like(left)
+        t = np.arange(len(targets))
+        while len(t := t[(place[t] > start[t]) & (shown[t] < self.style.max_context)]):
+            place[t] -= 1
+            counts = context.movie is None or context.movie[place[t]] != table.movie[targets[t]]
+            tokens = used[t] + costs[place[t]] * counts
+            fits = tokens <= left[t]
+            t, counts = t[fits], np.broadcast_to(counts, fits.shape)[fits]
+            used[t] = tokens[fits]
+            shown[t] += counts
+        return used
 
     def _refuse(self, target: int, missing: int) -> None:
         table = self.table
@@ -176,6 +206,24 @@ class Renderer:
             f"prompt.max_tokens={self.style.max_tokens} is too small: user {user}'s target {movie!r} alone, without "
             f"any history, takes {self.style.max_tokens + missing} tokens"
         )
+
+
+def _ends(costs: np.ndarray, dtype: type[np.signedinteger]) -> np.ndarray:
+    """[n + 1] running total, from 0."""
+    ends = np.zeros(len(costs) + 1, dtype=dtype)
+    np.cumsum(costs, out=ends[1:])
+    return ends
+
+
+def _first_not_before(time: np.ndarray, start: np.ndarray, stop: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """[n] the first place in time[start:stop], which ascends, that isn't before `at`, else stop."""
+    low, high = start.copy(), stop.copy()
+    while (low < high).any():
+        open_ = low < high
+        middle = (low + high) // 2
+        before = open_ & (time[np.minimum(middle, len(time) - 1)] < at)
+        low, high = np.where(before, middle + 1, low), np.where(open_ & ~before, middle, high)
+    return low
 
 
 def _fitting(costs: np.ndarray, room: int) -> int:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 from pathlib import Path
 
@@ -18,10 +19,11 @@ from scipy.stats import chisquare
 
 from mlens.config import check
 from mlens.data import draws
+from mlens.data.blocks import BLOCK
 from mlens.data.split import Split
 from mlens.errors import UserError
 from mlens.history.budget import Budget
-from mlens.history.random import Random
+from mlens.history.random import MOST_LEVEL, Random, halving_levels
 
 ratios = st.sampled_from([0.05, 0.3, 0.5, 0.8, 1.0])
 FREE = 10**6
@@ -166,6 +168,21 @@ def test_a_draw_is_keyed_by_raw_ids_and_not_by_places_in_the_table():
     assert of_whole[:18] != of_whole[18:36]
 
 
+@given(st.lists(st.tuples(*[st.integers(0, 2**63)] * 2, *[st.integers(0, 9)] * 2, st.integers(0, 200)), max_size=5))
+def test_a_draw_is_the_stream_of_a_generator_that_was_made_for_it(names):
+    for seed, user, epoch, movie, n in names:
+        key, counter = np.array([seed, user], np.uint64), np.array([0, draws.HISTORY, epoch, movie], np.uint64)
+        expected = np.random.Philox(key=key, counter=counter).random_raw(n)
+        assert draws.words(n, draws.HISTORY, seed, user, epoch, movie).tolist() == expected.tolist()
+
+
+def test_threads_that_draw_at_once_draw_what_each_draws_alone():
+    names = [(n % 7 + 1, draws.HISTORY, 0, n) for n in range(3000)]
+    expected = [draws.words(*name).tolist() for name in names]
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(lambda name: draws.words(*name).tolist(), names)) == expected
+
+
 def some_draws():
     case = last_targets(4, 30, user_ids=list("abcd"))
     return [all_chosen(select(case, Random(0.5, draw), 5, 2)) for draw in ("per_target", "per_user")]
@@ -182,14 +199,14 @@ def test_a_draw_is_the_same_in_a_process_with_another_hash_seed():
 # per user
 
 
-def naive_per_user(case, ratio, u):
+def naive_per_user(case, ratio, seed, epoch):
     """chosen and cut-off of each target: the cut-off is halved while the prompt doesn't fit, and kept halved."""
     chosen, cuts, user, cut = [], [], None, ratio
     for t in range(len(case.stage)):
         if case.stage.user[t] != user:
             user, cut = case.stage.user[t], ratio
-        first = int(case.stage.visible_offsets[user])
-        own = u[first : first + int(case.stage.count[t])]
+        key = case.table.user_keys[user]
+        own = draws.uniforms(int(case.stage.count[t]), draws.HISTORY, seed, key, epoch).tolist()
         while section(case, t, [i for i, number in enumerate(own) if number < cut]) > case.budget.room[t]:
             cut = cut / 2
         chosen.append([i for i, number in enumerate(own) if number < cut])
@@ -197,21 +214,36 @@ def naive_per_user(case, ratio, u):
     return chosen, cuts
 
 
-@given(budgets(), ratios)
-def test_per_user_shows_what_is_below_a_cut_off_that_halves_and_stays_halved(case, ratio):
-    selection = select(case, Random(ratio, "per_user"))
-    chosen, cuts = naive_per_user(case, ratio, selection.u.tolist())
+@given(budgets(), ratios, st.integers(0, 3), st.integers(0, 2), st.sampled_from([1, 30, BLOCK]))
+def test_per_user_shows_what_is_below_a_cut_off_that_halves_and_stays_halved(case, ratio, seed, epoch, block):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("mlens.data.blocks.BLOCK", block)
+        selection = select(case, Random(ratio, "per_user"), seed, epoch)
+    chosen, cuts = naive_per_user(case, ratio, seed, epoch)
     assert all_chosen(selection) == chosen
-    assert selection.cut.tolist() == cuts
+    assert [ratio / 2**times for times in selection.halvings.tolist()] == cuts
     free = Case(case.table, case.stage, with_room(case.budget, FREE), case.lines, case.numbers)
-    wanted = [len(places) for places in all_chosen(select(free, Random(ratio, "per_user")))]
+    wanted = [len(places) for places in all_chosen(select(free, Random(ratio, "per_user"), seed, epoch))]
     assert selection.wanted(np.arange(len(case.stage))).tolist() == wanted
 
 
 @given(budgets(), ratios)
 def test_per_user_targets_with_one_cut_off_share_a_trunk(case, ratio):
-    selection = select(case, Random(ratio, "per_user"))
-    assert_trunks(case, selection, list(zip(case.stage.user, selection.cut, strict=True)))
+    selection = select(case, Random(ratio, "per_user"), seed=3, epoch=0)
+    cuts = naive_per_user(case, ratio, seed=3, epoch=0)[1]
+    assert_trunks(case, selection, list(zip(case.stage.user, cuts, strict=True)))
+
+
+bits = st.one_of(st.integers(0, 2**53 - 1), st.integers(0, 53).map(lambda k: 2**53 - 1 >> k))
+
+
+@given(bits, st.one_of(ratios, st.floats(1e-20, 1)))
+def test_a_level_counts_the_halved_ratios_that_a_number_is_below(n, ratio):
+    u = n * 2.0**-53
+    level = 0
+    while level < MOST_LEVEL and u < ratio / 2**level:
+        level += 1
+    assert halving_levels(np.array([u]), ratio).tolist() == [level]
 
 
 @given(budgets(), ratios)

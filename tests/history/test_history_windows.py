@@ -7,12 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import naive_k
 
+from mlens.data.blocks import BLOCK
 from mlens.errors import UserError
 from mlens.history.all_previous import AllPrevious
 from mlens.history.budget import chosen_count
 from mlens.history.fixed_count import FixedCount
 from mlens.history.fixed_ratio import FixedRatio
 from mlens.history.none import NoHistory
+from mlens.history.window import LOOK
 
 ratios = st.sampled_from([0.01, 0.1, 0.29, 0.3, 0.5, 0.7, 0.9, 1.0])
 # Every strategy with how many of c visible ratings it wants.
@@ -53,19 +55,25 @@ def naive_strided(case, wanted_of):
     return windows
 
 
-@given(budgets(), strategies)
-def test_exact_drops_just_enough_of_the_oldest_for_each_target(case, strategy):
+@given(budgets(), strategies, st.sampled_from([1, 30, BLOCK]))
+def test_exact_drops_just_enough_of_the_oldest_for_each_target(case, strategy, block):
     strategy, wanted_of = strategy
-    selection = select(case, strategy, "exact")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("mlens.data.blocks.BLOCK", block)
+        selection = select(case, strategy, "exact")
     counts = case.stage.count.tolist()
     expected = [naive_exact(case, t, wanted_of(c)) for t, c in enumerate(counts)]
     assert [selection.chosen(t).tolist() for t in range(len(counts))] == expected
 
 
-@given(budgets(), strategies)
-def test_strided_keeps_a_users_start_until_the_prompt_is_full_and_then_halves(case, strategy):
+@given(budgets(), strategies, st.sampled_from([1, 30, BLOCK]), st.sampled_from([1, 2, 5, LOOK]))
+def test_strided_keeps_a_users_start_until_the_prompt_is_full_and_then_halves(case, strategy, block, look):
+    """However many users are cut at once, and however far each is looked ahead."""
     strategy, wanted_of = strategy
-    selection = select(case, strategy, "strided")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("mlens.data.blocks.BLOCK", block)
+        patched.setattr("mlens.history.window.LOOK", look)
+        selection = select(case, strategy, "strided")
     assert [selection.chosen(t).tolist() for t in range(len(case.stage))] == naive_strided(case, wanted_of)
 
 

@@ -1,6 +1,9 @@
 """What a prompt may cost: prompt and answer within max_tokens, the target whole, context cut before history."""
 
+from dataclasses import replace
+
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -183,6 +186,27 @@ def test_context_takes_what_history_leaves_and_is_dropped_oldest_first():
         assert shown == list(range(5 - len(shown), 5))
         seen.add((len(with_context.history(0)), len(shown)))
     assert {(0, 0), (5, 0), (5, 3), (5, 5)} <= seen
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 99), st.integers(110, 260), st.sampled_from([None, 20]), st.integers(0, 4), st.booleans())
+def test_what_a_budget_leaves_to_histories_is_what_whole_texts_leave(seed, most, bound, most_turns, records):
+    """With context of tags, or of the records themselves."""
+    table = world(seed, users=3, most=12)
+    if records:
+        random = np.random.default_rng(seed)
+        contexts = [["turn " * int(n) for n in random.integers(1, 9, random.integers(5))] for _ in range(len(table))]
+        frame = pl.DataFrame({"context": contexts}, schema={"context": pl.List(pl.String)})
+        table = replace(table, tags=None, contexts=frame)
+    chosen = style(max_tokens=most, history_tokens=bound, max_context=most_turns)
+    naive = Naive(table, ABLATIONS["history_and_context"], chosen, tiny())
+    stage = stage_of(table, Split("temporal"), "train")
+    budget = make_renderer(table, chosen, ABLATIONS["history_and_context"], tiny()).budget(stage)
+    for t, target in enumerate(stage.targets):
+        left = most - naive.length(target, [])
+        beside = most - naive.length(target, [], naive.turns(target, []))
+        assert budget.room[t] == (left if bound is None else min(left, bound))
+        assert budget.stride_room[t] == (beside if bound is None else min(beside, bound)) // 2
 
 
 def test_a_target_that_does_not_fit_alone_is_named_with_what_it_takes():
