@@ -33,6 +33,9 @@ def row_attention(
         raise ValueError("row attention needs the row's layout: model(..., layout=row.layout)")
     if dropout:
         raise ValueError(f"row attention has no dropout: the model's config asks for {dropout}")
+    if torch.is_autocast_enabled("cpu"):
+        # Normed queries and keys come in float32 then, values don't, and the kernel takes one type alone.
+        query, key, value = (x.to(torch.get_autocast_dtype("cpu")) for x in (query, key, value))
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     return _RowAttention.apply(q, k, v, scaling, layout)[None], None
 

@@ -27,7 +27,7 @@ from mlens.engine.engine import uses_bf16_parameters
 from mlens.engine.ranks import Ranks
 from mlens.engine.settings import Optimizer
 from mlens.model.load import build_model
-from mlens.model.settings import Base, TinyModel
+from mlens.model.settings import Base, NoPeft, TinyModel
 from mlens.packing.packed import PackedRows
 from mlens.packing.tree import Shapes, Tree
 from mlens.prompt.renderer import Renderer
@@ -88,7 +88,7 @@ def plan_stretches(
         lengths = np.array([len(tree.trunk) for tree in trees])
         rows = collator.deal(Shapes(np.arange(len(trees)), lengths, np.zeros_like(lengths)), world)[rank]
         labels = float(sum(len(tree.lines) for tree in trees))
-        yield [([trees[i] for (i,) in row], labels, row is rows[-1]) for row in rows]
+        yield [([trees[i] for (i,) in row], labels, n == len(rows) - 1) for n, row in enumerate(rows)]
 
 
 def base_weights(
@@ -129,7 +129,7 @@ def _train(
 ) -> None:
     bf16 = uses_bf16_parameters(settings.model.dtype, settings.deepspeed.zero_optimization.stage)
     longest = settings.prompt.max_tokens
-    fresh = build_model(settings.model, settings.peft, tokenizer, longest, base.seed, bf16, ranks.device.type)
+    fresh = build_model(settings.model, NoPeft(), tokenizer, longest, base.seed, bf16, ranks.device.type)
     rule = Optimizer("muon", base.learning_rate, base.adam_learning_rate, weight_decay=0.0, gradient_clipping=0.0)
     engine = instantiate(config.deepspeed, fresh, ranks, rule, settings.model.dtype, _convert_="all")
     total = base.steps * len(base.lines)
