@@ -52,7 +52,11 @@ class Engine:
 
     def _placed(self, row: Row) -> Row:
         device = self.ranks.device
-        return (with_blocks(row) if device.type == "cuda" else row).to(device)
+        if device.type != "cuda" or row.spans is None:
+            return row.to(device)
+        row = with_blocks(row).to(device)
+        assert row.layout.mask is not None  # made here, since compiled layers can't make it
+        return row
 
     def _scores(self, row: Row) -> torch.Tensor:
         layout = {} if row.layout is None else {"layout": row.layout}
@@ -158,7 +162,8 @@ def make_engine(model: PreTrainedModel, ranks: Ranks, optimizer: Optimizer, dtyp
     if optimizer.name == "muon":
         if zero["stage"] == 3:
             zero["reduce_scatter"] = False  # Muon needs whole gradients
-        if ranks.device.type == "cpu":
+        compiled = any(module._compiled_call_impl is not None for module in model.modules())
+        if ranks.device.type == "cpu" and not compiled:
             # Compiling its iteration takes longer than it saves on a CPU, and needs a compiler.
             torch._dynamo.config.disable = True
     engine, *_ = deepspeed.initialize(

@@ -13,6 +13,7 @@ from mlens.packing.layout import Layout, Places
 ROW_ATTENTION = "mlens_rows"
 
 
+@torch.compiler.disable
 def row_attention(
     module: torch.nn.Module,
     query: torch.Tensor,

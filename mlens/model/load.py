@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors.torch import load_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, Qwen3Config
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
@@ -88,6 +89,11 @@ def build_model(
     model.train()  # from_pretrained leaves it in evaluation, where nothing is recomputed and no dropout is done
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
+    if settings.compile:
+        # Layer by layer: one compilation serves them all, for rows of any length.
+        for module in model.modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                module.compile(dynamic=True)
     if isinstance(peft, Lora):
         return _with_lora(model, peft, settings.gradient_checkpointing)
     return model

@@ -48,7 +48,8 @@ class TinyModel:
     the training ratings first.
 
     dtype: float32 or bfloat16; attention: `rows` (packed rows) or one of transformers' (with packing=reference);
-    gradient_checkpointing: recompute activations in the backward pass to save memory.
+    gradient_checkpointing: recompute activations in the backward pass to save memory; compile: let torch compile the
+    layers (a minute at the first step, then fewer passes over memory).
     """
 
     vocab_size: int = 4096
@@ -61,6 +62,7 @@ class TinyModel:
     dtype: str = "float32"
     attention: str = ROWS
     gradient_checkpointing: bool = False
+    compile: bool = False
     base: Base = field(default_factory=Base)
 
     def __post_init__(self) -> None:
@@ -78,7 +80,7 @@ class TinyModel:
 class PretrainedModel:
     """A causal language model from a local folder (`path`) or a hub (`name` at `revision`).
 
-    The fields dtype, attention and gradient_checkpointing mean what they mean for the tiny model;
+    The fields dtype, attention, gradient_checkpointing and compile mean what they mean for the tiny model;
     trust_remote_code: run code that comes with the model (off; on only for a model that you would run as a program).
     """
 
@@ -88,6 +90,7 @@ class PretrainedModel:
     dtype: str = "bfloat16"
     attention: str = ROWS
     gradient_checkpointing: bool = True
+    compile: bool = False
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
