@@ -124,7 +124,7 @@ def show(lengths: Sequence[int], costs: dict[str, list[Cost]], users: int, optio
         for what in ("tokens", "seconds")
         for side in costs.values()
     ]
-    table.add_row("growth exponent", *(f"{one:.2f}" for one in grown))
+    table.add_row("growth exponent", *(f"{one:z.2f}" for one in grown))
     console().print(table)
 
 
@@ -142,7 +142,7 @@ def plot(lengths: Sequence[int], costs: dict[str, list[Cost]], out: Path) -> Non
             slope, intercept = exponent(lengths, cost)
             panel.loglog(lengths, cost, "o", color=color)
             line = np.exp(intercept) * np.asarray(lengths, dtype=float) ** slope
-            panel.loglog(lengths, line, color=color, label=f"{side}: growth exponent {slope:.2f}")
+            panel.loglog(lengths, line, color=color, label=f"{side}: growth exponent {slope:z.2f}")
         panel.set_xticks(lengths, [str(length) for length in lengths], minor=False)
         panel.minorticks_off()
         panel.set(xlabel="ratings of a user", ylabel=f"{what} a target")

@@ -4,8 +4,8 @@
 
 model=tiny in float32 on the CPU, history=all_previous, all test targets of so many users. The peer is `generate` of the
 same model on transformers' own attention (sdpa): greedy, with its cache, prompts padded on the left in batches of equal
-length as far as possible, at its best batch size, on a random subset of the targets. It gives the most probable answer
-alone; ours is the probability of each.
+length as far as possible, at its best batch size, on a random subset of the targets (stratified by length). It gives
+the most probable answer alone; ours is the probability of each.
 
 `difference`: the largest difference between our probabilities and those of plain forward passes, a whole sequence for
 every legal rating of some targets (in brackets: how many). `between targets`: how far the probabilities of different

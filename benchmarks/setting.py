@@ -35,6 +35,8 @@ CONF = Path(__file__).parents[1] / "conf"
 TARGETS_PER_STEP = 512
 # Twice the longest prompt of the benchmarks: shorter rows would cut long trunks off their branches.
 ROW_TOKENS = 16384
+# How many targets are measured to draw some of them.
+POOL = 2000
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Setting:
             self.tokenizer,
             longest=settings.prompt.max_tokens,
             seed=settings.seed,
+            device="cuda" if torch.cuda.is_available() else "cpu",
             bf16_parameters=uses_bf16_parameters(settings.model.dtype, settings.deepspeed.zero_optimization.stage),
         )
 
@@ -85,10 +88,18 @@ def make_setting(data: Path, *overrides: str) -> Setting:
 
 
 def drawn(dataset: RatingDataset, count: int) -> np.ndarray:
-    """[count] a random subset of the dataset's targets, ascending; the same in every run. They are drawn in pairs of
-    neighbours, most of which are a user's and share their history, so that comparing results compares shared rows."""
-    pairs = np.random.default_rng(0).choice(len(dataset) // 2, min(count, len(dataset)) // 2, replace=False)
-    return np.sort(np.concatenate([2 * pairs, 2 * pairs + 1]))
+    """[count] a random subset of the dataset's targets, ascending; the same in every run.
+
+    Stratified: the prompts of POOL random targets are ordered by length and cut into equal strata, one of each is
+    drawn, so that a small subset has the lengths of the whole. With each target comes its neighbour, with which it
+    mostly shares a history, so that comparing results compares shared rows.
+    """
+    random = np.random.default_rng(0)
+    pool = np.sort(random.permutation(len(dataset) // 2)[:POOL]) * 2
+    pool = pool[np.argsort(dataset.prompt_lengths(pool), kind="stable")]
+    strata = np.array_split(pool, min(count // 2, len(pool)))
+    targets = np.sort([random.choice(stratum) for stratum in strata])
+    return np.stack([targets, targets + 1], axis=1).ravel()
 
 
 def samples_of(dataset: RatingDataset, targets: np.ndarray) -> list[Sample]:

@@ -2,9 +2,10 @@
 
     python benchmarks/training.py --data DIR [--threads 2] [--targets 64]      DIR: the folder of ml-latest-small
 
-model=tiny in float32 on the CPU, 512 targets an update. Each peer trains on a random subset of the training targets, so
-that it ends: the table says on how many, and shows the peer's best batch size. Ours are packed rows through the engine
-as train.py trains on them, with and without shared prefixes (packing.share): random rows of an epoch's first steps.
+model=tiny in float32 on the CPU, 512 targets an update. Each peer trains on a random subset of the training targets
+(stratified by length), so that it ends: the table says on how many, and shows the peer's best batch size. Ours are
+packed rows through the engine as train.py trains on them, with and without shared prefixes (packing.share): random rows
+of an epoch's first steps.
 
 All have a learning rate of 0, so that the mean loss over the answer tokens of the subset can be compared: `difference`
 is relative to that of packing.share=auto. `times`: how many times a line's targets/s packing.share=auto reaches.
