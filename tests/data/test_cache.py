@@ -1,13 +1,16 @@
 """Tables in the cache: opened without reading the source, pickled as a path, filled once by however many."""
 
+import hashlib
 import multiprocessing
 import os
 import pickle
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mlens.data.cache import cache_root, cached_folder, content_key
+from mlens.data.cache import cache_root, cached_folder, content_key, file_digest
 from mlens.data.load import load_table
 from mlens.data.movielens_csv import MovieLensCsv
 from mlens.data.table import COLUMNS, RatingTable
@@ -97,6 +100,98 @@ def test_key_depends_on_settings_names_and_content(tmp_path):
     keys.add(content_key(1, files=[file]))
     keys.add(content_key(1, files=[file.rename(tmp_path / "b")]))
     assert len(keys) == 6
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch):
+    """A file that counts as large and as unchanged for long."""
+    monkeypatch.setattr("mlens.data.cache.LARGE", 3)
+    monkeypatch.setattr("mlens.data.cache.SETTLED_NS", -(10**9))
+    file = tmp_path / "r.csv"
+    file.write_text("123")
+    return file
+
+
+def blake2b(text):
+    return hashlib.blake2b(text.encode()).digest()
+
+
+def refuse_to_read(monkeypatch):
+    monkeypatch.setattr("hashlib.file_digest", None)
+
+
+def test_a_large_file_is_digested_once(file, monkeypatch):
+    assert file_digest(file) == blake2b("123")
+    refuse_to_read(monkeypatch)
+    assert file_digest(file) == blake2b("123")
+    monkeypatch.chdir(file.parent)
+    assert file_digest(Path(file.name)) == blake2b("123")
+
+
+def test_a_table_is_opened_without_reading_its_files(source, file, monkeypatch):
+    data = source()
+    first = load_table(data)
+    refuse_to_read(monkeypatch)
+    assert load_table(data).path == first.path
+
+
+def rewrite(file):
+    file.write_text("124")
+
+
+def rewrite_and_set_the_time_back(file):
+    stat = file.stat()
+    file.write_text("124")
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def replace_by_another_of_that_time(file):
+    other = file.with_name("other")
+    other.write_text("124")
+    os.utime(other, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns))
+    other.replace(file)
+
+
+@pytest.mark.parametrize("change", [rewrite, rewrite_and_set_the_time_back, replace_by_another_of_that_time])
+def test_another_content_of_the_same_size_is_seen(file, change):
+    file_digest(file)
+    time.sleep(0.02)  # more than the resolution of the times
+    change(file)
+    assert file_digest(file) == blake2b("124")
+    assert file_digest(file) == blake2b("124")
+
+
+@pytest.mark.parametrize(("name", "value"), [("LARGE", 4), ("SETTLED_NS", 10**12)])
+def test_a_small_or_a_new_file_is_read_each_time(file, cache, monkeypatch, name, value):
+    monkeypatch.setattr(f"mlens.data.cache.{name}", value)
+    assert file_digest(file) == blake2b("123")
+    assert not (cache / "digests").exists()
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_remembered(file, cache, monkeypatch):
+    digest = hashlib.file_digest
+
+    def change_meanwhile(stream, name):
+        file.write_text("1234")
+        return digest(stream, name)
+
+    monkeypatch.setattr("hashlib.file_digest", change_meanwhile)
+    file_digest(file)
+    assert not (cache / "digests").exists()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"identity": {}}'])
+def test_a_broken_memory_is_no_memory(file, cache, content):
+    file_digest(file)
+    (memory,) = (cache / "digests").iterdir()
+    memory.write_text(content)
+    assert file_digest(file) == blake2b("123")
+    assert memory.read_text() != content
+
+
+def test_a_cache_that_takes_no_memory_is_used(file, cache):
+    (cache / "digests").write_text("no folder")
+    assert file_digest(file) == blake2b("123")
 
 
 def test_a_failed_writer_leaves_nothing(cache):
