@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
-from mlens.data.delimited import read_csv, typed
+from mlens.data.delimited import compact, read_csv, read_parts
 from mlens.data.raw import HALF_STARS, RawTables, genres_from_pipes
 from mlens.data.source_fields import check_max_users, check_rating_scale
 from mlens.errors import UserError
@@ -60,24 +61,31 @@ class CsvRatings:
 
         ratings_file, movies_file = files[0], files[-1]
         together = len(files) == 1
-        ratings = read_csv(ratings_file, about_rating | (about_movie if together else {}), separator=self.separator)
-        ratings = typed(_with_ids(ratings, ratings_file, "user", "movie"), ratings_file, {"rating": pl.Float64})
+        columns = about_rating | (about_movie if together else {})
+        types = {
+            name: dtype for name, dtype in {"rating": pl.Float64, "timestamp": pl.Int64}.items() if name in columns
+        }
+        movie_parts = []
+
+        def rating_parts() -> Iterator[pl.DataFrame]:
+            for text in read_parts(ratings_file, columns, types, separator=self.separator):
+                part = _with_ids(text, ratings_file, "user", "movie")
+                if together:
+                    movie_parts.append(_movies_of(part.select("movie", *about_movie, "line"), ratings_file))
+                yield part.select(*about_rating, "line")
+
+        ratings = compact(rating_parts())
         if self.timestamp_column is None:
             ratings = ratings.with_columns(timestamp=pl.int_range(pl.len(), dtype=pl.Int64))
-        else:
-            ratings = typed(ratings, ratings_file, {"timestamp": pl.Int64})
         if together:
-            movies = _movies_of(ratings.select("movie", *about_movie, "line"), ratings_file)
-            ratings = ratings.drop(*about_movie)
+            movies = _movies_of(compact(movie_parts), ratings_file)
         else:
             movies = read_csv(movies_file, {"movie": self.movie_column} | about_movie, separator=self.separator)
             movies = _with_ids(movies, movies_file, "movie")
         if self.genres_column is None:
             movies = movies.with_columns(genres=pl.lit(""))
-        if _whole(ratings["user"]):
-            ratings = ratings.with_columns(pl.col("user").cast(pl.Int64))
-        if _whole(ratings["movie"]) and _whole(movies["movie"]):
-            ratings, movies = (frame.with_columns(pl.col("movie").cast(pl.Int64)) for frame in (ratings, movies))
+        if ratings["movie"].dtype.is_integer() != movies["movie"].dtype.is_integer():
+            ratings, movies = (frame.with_columns(pl.col("movie").cast(pl.String)) for frame in (ratings, movies))
         return RawTables(
             ratings=ratings,
             movies=movies.with_columns(genres_from_pipes()),
@@ -88,18 +96,23 @@ class CsvRatings:
 
 
 def _with_ids(frame: pl.DataFrame, file: Path, *names: str) -> pl.DataFrame:
-    """Ids without outer blanks, none missing."""
-    frame = frame.with_columns(pl.col(*names).str.strip_chars().fill_null(""))
+    """Ids as numbers where all of a column are whole, else as text without outer blanks, none missing."""
+    frame = frame.with_columns(_whole(frame[name]) for name in names)
     for name in names:
-        missing = frame.filter(pl.col(name) == "")
+        missing = frame.filter(pl.col(name) == "") if frame[name].dtype == pl.String else frame.clear()
         if not missing.is_empty():
             raise UserError(f"{file}:{missing['line'][0]}: the {name} is missing")
     return frame
 
 
-def _whole(ids: pl.Series) -> bool:
-    """All are whole numbers as a program would write them; 7 and 007 stay two different texts."""
-    return (ids.cast(pl.Int64, strict=False).cast(pl.String) == ids).fill_null(False).all()
+def _whole(text: pl.Series) -> pl.Series:
+    """Numbers where all are whole numbers as a program would write them; 7 and 007 stay two different texts."""
+    for ids in (text, text.str.strip_chars().fill_null("")):
+        numbers = ids.cast(pl.Int64, strict=False)
+        padded = ids.str.starts_with("+") | ids.str.starts_with("-0") | (ids.str.starts_with("0") & (ids != "0"))
+        if not (numbers.has_nulls() or padded.any()):
+            return numbers
+    return ids
 
 
 def _movies_of(ratings: pl.DataFrame, file: Path) -> pl.DataFrame:

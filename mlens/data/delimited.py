@@ -4,44 +4,113 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import polars as pl
 
 from mlens.errors import UserError
 
+Types = Mapping[str, type[pl.DataType]]
+# Bytes of a file that are read at once. As text, columns take several times as much.
+PART = 1 << 24
 
-def read_csv(file: Path, columns: Mapping[str, str], *, separator: str = ",", quote: str | None = '"') -> pl.DataFrame:
-    """Columns of a UTF-8 file with a header, as text (null where a field is missing), and `line` (1-based).
+
+def read_csv(
+    file: Path, columns: Mapping[str, str], types: Types | None = None, *, separator: str = ",", quote: str | None = '"'
+) -> pl.DataFrame:
+    """Columns of a UTF-8 file with a header, those in `types` as numbers (see `typed`), the others as text (null where
+    a field is missing), and `line` (1-based).
 
     `columns` maps the names they get to the names in the header. Blank lines are passed over; a byte order mark and
-    CRLF are fine. Raises UserError for a missing column, a line with too many fields, broken quotes, or text that is
-    not UTF-8.
+    CRLF are fine. Raises UserError for a missing column, a line with too many fields, broken quotes, text that is not
+    UTF-8, or what `typed` refuses.
     """
+    return pl.concat(read_parts(file, columns, types, separator=separator, quote=quote))
+
+
+def read_parts(
+    file: Path, columns: Mapping[str, str], types: Types | None = None, *, separator: str = ",", quote: str | None = '"'
+) -> Iterator[pl.DataFrame]:
+    """The same a part at a time, for files that are larger than memory should bear as text."""
     header = _header(file, separator, quote)
     for name in columns.values():
         if name not in header:
             raise UserError(f"{file}:1: there is no column {name!r}; the header has {', '.join(header)}")
-    try:
-        frame = pl.read_csv(
-            file,
-            columns=list(dict.fromkeys(columns.values())),
+    for line, part in _parts(file, quote):
+        try:
+            frame = _read_part(part, line, columns, types or {}, separator, quote)
+        except (pl.exceptions.PolarsError, OverflowError) as error:
+            raise UserError(_what_is_wrong(file, len(header), separator, quote)) from error
+        yield typed(frame, file, types or {})
+
+
+def compact(parts: Iterable[pl.DataFrame]) -> pl.DataFrame:
+    """The parts as one frame, whole numbers as Int32 where they fit; a column that is text in any part is text."""
+
+    def narrow(numbers: pl.Series) -> pl.Series:
+        fits = numbers.dtype == pl.Int64 and numbers.is_between(-(2**31), 2**31 - 1).all()
+        return numbers.cast(pl.Int32) if fits else numbers
+
+    return pl.concat((part.select(map(narrow, part.get_columns())) for part in parts), how="vertical_relaxed")
+
+
+def _parts(file: Path, quote: str | None) -> Iterator[tuple[int, bytes]]:
+    """The file as parts of whole records with the header on top of each, and the line of each part's first record."""
+    with file.open("rb") as stream:
+        header, line, part = stream.readline(), 2, b""
+        while True:
+            more = stream.read(PART)
+            part += more
+            end = part.rfind(b"\n") + 1 if more else len(part)
+            # A line break inside quotes ends no record; an odd number of quotes stands before it.
+            inside = quote is not None and part.count(quote.encode(), 0, end) % 2
+            if more and (inside or end == 0):
+                continue
+            yield line, header + part[:end]
+            if not more:
+                return
+            line += part.count(b"\n", 0, end)
+            part = part[end:]
+
+
+def _read_part(
+    part: bytes, line: int, columns: Mapping[str, str], types: Types, separator: str, quote: str | None
+) -> pl.DataFrame:
+    """Columns by our names and `line`. Those in `types` are numbers already, or else all are still text."""
+    theirs = list(dict.fromkeys(columns.values()))
+
+    def read(numbers: Types) -> pl.DataFrame:
+        return pl.read_csv(
+            io.BytesIO(part),
+            columns=theirs,
+            schema_overrides=numbers,
             separator=separator,
             quote_char=quote,
             infer_schema=False,
-            glob=False,
             row_index_name="\0line",
-            row_index_offset=2,
+            row_index_offset=line,
         )
-    except (pl.exceptions.PolarsError, OverflowError) as error:
-        raise UserError(_what_is_wrong(file, len(header), separator, quote)) from error
-    text = pl.col(*(name for name in frame.columns if name != "\0line"))
-    # A quoted text may span lines, and moves those after it down.
-    inside = pl.sum_horizontal(text.str.count_matches("\n", literal=True).fill_null(0)).cum_sum().shift(1, fill_value=0)
-    return frame.select(
-        *(pl.col(theirs).alias(ours) for ours, theirs in columns.items()), line=pl.col("\0line").cast(pl.Int64) + inside
-    ).filter(~pl.all_horizontal(pl.col(*columns).is_null()))
+
+    quoted = quote is not None and quote.encode() in part
+    numbers = {columns[name]: dtype for name, dtype in types.items()}
+    if numbers and not quoted and len(theirs) == len(columns):
+        # The quick way, without the text of a number. It takes no more than `typed` takes, and leaves errors to it.
+        with suppress(pl.exceptions.PolarsError, OverflowError):
+            frame = read(numbers)
+            if not any(frame[name].has_nulls() for name in numbers):
+                line_of = pl.col("\0line").cast(pl.Int64)
+                return frame.select(*(pl.col(theirs).alias(ours) for ours, theirs in columns.items()), line=line_of)
+    frame = read({})
+    line_of = pl.col("\0line").cast(pl.Int64)
+    if quoted:
+        # A quoted text may span lines, and moves those after it down.
+        breaks = pl.sum_horizontal(pl.col(*theirs).str.count_matches("\n", literal=True).fill_null(0))
+        line_of += breaks.cum_sum().shift(1, fill_value=0)
+    return frame.select(*(pl.col(theirs).alias(ours) for ours, theirs in columns.items()), line=line_of).filter(
+        ~pl.all_horizontal(pl.col(*columns).is_null())
+    )
 
 
 def read_lines(
@@ -81,7 +150,7 @@ def read_lines(
     return frame
 
 
-def typed(frame: pl.DataFrame, file: Path, types: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:
+def typed(frame: pl.DataFrame, file: Path, types: Types) -> pl.DataFrame:
     """`frame` with the text columns named in `types` as numbers: pl.Int64 or pl.Float64.
 
     A whole number may be written as 12.0 or 1.2e1. Raises UserError, naming file and line, where a value is missing

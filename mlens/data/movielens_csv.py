@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from mlens.data.archive import Layout, source_files
-from mlens.data.delimited import read_csv, typed
+from mlens.data.delimited import compact, read_csv, read_parts
 from mlens.data.raw import HALF_STARS, RawTables, genres_from_pipes, tidy_tags
 from mlens.data.source_fields import check_max_users, check_rating_scale
 from mlens.errors import UserError
@@ -39,16 +39,19 @@ class MovieLensCsv:
     def read(self, files: list[Path]) -> RawTables:
         """Raises UserError naming file, line and rule."""
         ratings_file, movies_file, *tags_files = files
-        user_movie = {"user": "userId", "movie": "movieId"}
-        ids = {"user": pl.Int64, "movie": pl.Int64}
-        ratings = read_csv(ratings_file, {**user_movie, "rating": "rating", "timestamp": "timestamp"})
-        movies = read_csv(movies_file, {"movie": "movieId", "title": "title", "genres": "genres"})
-        tags = [read_csv(file, {**user_movie, "tag": "tag", "timestamp": "timestamp"}) for file in tags_files]
+        columns = {"user": "userId", "movie": "movieId", "rating": "rating", "timestamp": "timestamp"}
+        types = {"user": pl.Int64, "movie": pl.Int64, "rating": pl.Float64, "timestamp": pl.Int64}
+        about_movie = {"movie": "movieId", "title": "title", "genres": "genres"}
+        about_tag = {"user": "userId", "movie": "movieId", "tag": "tag", "timestamp": "timestamp"}
+        tag_types = {"user": pl.Int64, "movie": pl.Int64, "timestamp": pl.Int64}
+        ratings = compact(read_parts(ratings_file, columns, types))
+        movies = read_csv(movies_file, about_movie, {"movie": pl.Int64})
+        tags = [read_csv(file, about_tag, tag_types) for file in tags_files]
         return RawTables(
-            ratings=typed(ratings, ratings_file, {**ids, "rating": pl.Float64, "timestamp": pl.Int64}),
-            movies=typed(movies, movies_file, {"movie": pl.Int64}).with_columns(genres_from_pipes()),
+            ratings=ratings,
+            movies=movies.with_columns(genres_from_pipes()),
             ratings_file=ratings_file,
             movies_file=movies_file,
             scale=tuple(self.rating_scale or HALF_STARS),
-            tags=tidy_tags(typed(tags[0], tags_files[0], {**ids, "timestamp": pl.Int64})) if tags else None,
+            tags=tidy_tags(tags[0]) if tags else None,
         )

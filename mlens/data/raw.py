@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from mlens.data.blocks import by_blocks
+from mlens.data.order import has_repeats, places, time_order
 from mlens.data.table import RatingTable
 from mlens.errors import UserError
 
@@ -21,7 +23,7 @@ class RawTables:
     """Ratings as read, in source order.
 
     ratings: `user`, `movie` (raw ids), `rating` (float), `timestamp` (int seconds), `line` (1-based, for errors),
-    and optionally `context` (list of text);
+    and optionally `context` (list of text); whole numbers are of any width here, and Int64 in the other frames;
     movies: `movie` (raw id), `title`, `genres` (text, comma separated, may be empty), optionally `line`;
     users: `user` (raw id) and optionally `profile`, `task` (text), or None; users without ratings are dropped;
     tags: `user`, `movie`, `tag`, `timestamp` in source order, or None;
@@ -60,22 +62,27 @@ def build_table(raw: RawTables) -> RatingTable:
     """
     movies = _checked_movies(raw)
     users = _checked_users(raw)
-    # A stable sort: ratings of one user and second stay in source order.
-    ratings = _checked_ratings(raw, users, movies).sort("u", "timestamp", maintain_order=True)
-    user = ratings["u"].to_numpy().astype(np.int32)
-    return RatingTable(
-        user=user,
-        movie=ratings["m"].to_numpy().astype(np.int32),
-        rating=ratings["rating"].to_numpy().astype(np.float32),
-        timestamp=ratings["timestamp"].to_numpy().astype(np.int64),
-        user_offsets=np.searchsorted(user, np.arange(len(users) + 1)).astype(np.int64),
+    user, movie, level = _checked_ratings(raw, users, movies)
+    time = raw.ratings["timestamp"].to_numpy()
+    order = time_order(user, time)
+    sizes = np.bincount(user, minlength=len(users))
+    table = RatingTable(
+        user=np.repeat(np.arange(len(users), dtype=np.int32), sizes),
+        movie=by_blocks(lambda rows: movie[rows], order),
+        rating=by_blocks(lambda rows: np.array(raw.scale, dtype=np.float32)[level[rows]], order),
+        timestamp=by_blocks(lambda rows: time[rows].astype(np.int64), order),
+        user_offsets=np.concatenate([[0], np.cumsum(sizes)]),
         users=users.rename({"user": "id"}),
         movies=movies,
         scale=tuple(raw.scale),
         tags=None if raw.tags is None else _number_tags(raw.tags, users, movies),
-        contexts=ratings.select("context") if "context" in ratings.columns else None,
+        contexts=raw.ratings.select(pl.col("context").gather(order)) if "context" in raw.ratings.columns else None,
         made_up=raw.made_up,
     )
+    if has_repeats(table.user_offsets, table.movie, table.timestamp):
+        again = ~raw.ratings.select(pl.struct("user", "movie", "timestamp").is_first_distinct()).to_series()
+        _refuse_rating(raw, again.to_numpy(), "the same user, movie and timestamp stand on an earlier line")
+    return table
 
 
 def _checked_movies(raw: RawTables) -> pl.DataFrame:
@@ -95,7 +102,7 @@ def _checked_movies(raw: RawTables) -> pl.DataFrame:
 
 def _checked_users(raw: RawTables) -> pl.DataFrame:
     """`user` and what is told of them: one row for each who rated, by ascending id."""
-    users = raw.ratings.select(pl.col("user").unique().sort())
+    users = raw.ratings.select(_wide(raw.ratings["user"].unique().sort()))
     if raw.users is None:
         return users
     again = raw.users.filter(~pl.col("user").is_first_distinct())
@@ -104,34 +111,34 @@ def _checked_users(raw: RawTables) -> pl.DataFrame:
     return users.join(raw.users, on="user", how="left", maintain_order="left")
 
 
-def _checked_ratings(raw: RawTables, users: pl.DataFrame, movies: pl.DataFrame) -> pl.DataFrame:
-    """The ratings in source order, each exactly one of the scale's, with `u` and `m`: the rows of user and movie."""
+def _checked_ratings(
+    raw: RawTables, users: pl.DataFrame, movies: pl.DataFrame
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """User and movie of each rating in source order, as rows of `users` and `movies` [n] int32, and where it stands in
+    the scale [n] int8."""
     if raw.ratings.is_empty():
         raise UserError(f"{raw.ratings_file}: no ratings in it")
+    scale = np.array(raw.scale)
     given = raw.ratings["rating"].to_numpy()
-    nearest = _nearest(given, np.array(raw.scale))
-    ratings = (
-        raw.ratings.with_columns(nearest=nearest)
-        .join(users.select("user").with_row_index("u"), on="user", how="left", maintain_order="left")
-        .join(movies.select(movie="id").with_row_index("m"), on="movie", how="left", maintain_order="left")
-    )
-
-    def refuse(bad: pl.Series, rule: str) -> None:
-        _refuse(raw.place, raw.ratings_file, ratings.filter(bad), rule, ["user", "movie", "rating", "timestamp"])
-
-    refuse(pl.Series(np.isnan(given)), "a rating must be a number")
+    level = by_blocks(lambda given: _nearest(given, scale), given)
+    movie = places(raw.ratings["movie"], movies["id"])
+    _refuse_rating(raw, np.isnan(given), "a rating must be a number")
     # Text like 3.3 and a scale made of tenths agree up to rounding.
-    refuse(pl.Series(np.abs(given - nearest) > 1e-6), f"the rating is not on the scale {_words(raw.scale)}")
-    refuse(ratings["timestamp"] < 0, "a timestamp must not be negative")
-    refuse(ratings["m"].is_null(), "the movie is not in the movie list")
-    key = ratings.select(pl.struct("u", "m", "timestamp")).to_series()
-    refuse(~key.is_first_distinct(), "the same user, movie and timestamp stand on an earlier line")
-    return ratings.drop("rating").rename({"nearest": "rating"})
+    off = by_blocks(lambda given, level: np.abs(given - scale[level]) > 1e-6, given, level)
+    _refuse_rating(raw, off, f"the rating is not on the scale {_words(raw.scale)}")
+    _refuse_rating(raw, raw.ratings["timestamp"].to_numpy() < 0, "a timestamp must not be negative")
+    _refuse_rating(raw, movie < 0, "the movie is not in the movie list")
+    return places(raw.ratings["user"], users["user"]), movie, level
 
 
 def _nearest(ratings: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """The rating of `scale` (ascending) nearest to each: [n]."""
-    return scale[np.searchsorted((scale[1:] + scale[:-1]) / 2, ratings)]
+    """Where the rating nearest to each stands in `scale` (ascending): [n] int8."""
+    return np.searchsorted((scale[1:] + scale[:-1]) / 2, ratings).astype(np.int8)
+
+
+def _wide(ids: pl.Series) -> pl.Series:
+    """Whole numbers as Int64, as all frames have them, however few bits those of the ratings need."""
+    return ids.cast(pl.Int64) if ids.dtype.is_integer() else ids
 
 
 def _words(scale: tuple[float, ...]) -> str:
@@ -148,6 +155,13 @@ def _number_tags(tags: pl.DataFrame, users: pl.DataFrame, movies: pl.DataFrame) 
         .sort("user", "timestamp", "order")
         .select("user", "movie", "tag", "timestamp")
     )
+
+
+def _refuse_rating(raw: RawTables, bad: np.ndarray, rule: str) -> None:
+    """Raises UserError for the first rating of `bad` [n], in source order, if there is one."""
+    if bad.any():
+        row = raw.ratings[int(np.argmax(bad))]
+        _refuse(raw.place, raw.ratings_file, row, rule, ["user", "movie", "rating", "timestamp"])
 
 
 def _refuse(place: str, file: Path, bad: pl.DataFrame, rule: str, shown: list[str]) -> None:

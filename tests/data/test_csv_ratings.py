@@ -75,9 +75,20 @@ def test_tabs_and_no_time(source, rows):
         (["99999999999999999999", "9"], ["9", "99999999999999999999"]),
     ],
 )
-def test_ids_are_numbers_where_all_are(source, ids, sorted_ids):
+@pytest.mark.parametrize("part", [1, 1 << 24])
+def test_ids_are_numbers_where_all_are(source, ids, sorted_ids, part, monkeypatch):
+    """Also where each part of the file alone would have numbers."""
+    monkeypatch.setattr("mlens.data.delimited.PART", part)
     text = "user,movie,rating,timestamp,title,genres\n" + "".join(f"{i},1,3,5,A,B\n" for i in ids)
     assert load_table(source(text)).users["id"].to_list() == sorted_ids
+
+
+def test_a_movie_is_one_whichever_part_of_the_file_it_stands_in(source, rows, refusal, monkeypatch):
+    monkeypatch.setattr("mlens.data.delimited.PART", 1)
+    text = "user,movie,rating,timestamp,title,genres\n1,7,3,5,A,B\n1,7,4,6,A,B\n1,07,5,7,A,C\n"
+    assert rows(load_table(source(text))) == [(1, "7", 3.0, 5), (1, "7", 4.0, 6), (1, "07", 5.0, 7)]
+    bad = source(text + "1,7,5,9,A,C\n")
+    assert refusal(bad) == f"{bad.path}:5: movie 7 has another title or other genres on an earlier line"
 
 
 def test_movie_ids_agree_between_the_files(source, rows):
@@ -169,9 +180,15 @@ ratings = st.lists(
 
 
 @settings(max_examples=150, deadline=None)
-@given(ratings=ratings, titles=st.lists(texts, min_size=10, max_size=10), crlf=st.booleans())
-def test_any_ratings_come_back_as_a_naive_sort_has_them(ratings, titles, crlf):
-    with tempfile.TemporaryDirectory() as folder:
+@given(
+    ratings=ratings,
+    titles=st.lists(texts, min_size=10, max_size=10),
+    crlf=st.booleans(),
+    part=st.sampled_from([30, 200, 1 << 24]),
+)
+def test_any_ratings_come_back_as_a_naive_sort_has_them(ratings, titles, crlf, part):
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patched:
+        patched.setattr("mlens.data.delimited.PART", part)
         file = Path(folder, "r.csv")
         with file.open("w", encoding="utf-8", newline="") as stream:
             writer = csv.writer(stream, lineterminator="\r\n" if crlf else "\n")
