@@ -115,7 +115,7 @@ def _checked_ratings(
     raw: RawTables, users: pl.DataFrame, movies: pl.DataFrame
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """User and movie of each rating in source order, as rows of `users` and `movies` [n] int32, and where it stands in
-    the scale [n] int8."""
+    the scale [n] int16."""
     if raw.ratings.is_empty():
         raise UserError(f"{raw.ratings_file}: no ratings in it")
     scale = np.array(raw.scale)
@@ -132,8 +132,8 @@ def _checked_ratings(
 
 
 def _nearest(ratings: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Where the rating nearest to each stands in `scale` (ascending): [n] int8."""
-    return np.searchsorted((scale[1:] + scale[:-1]) / 2, ratings).astype(np.int8)
+    """Where the rating nearest to each stands in `scale` (ascending): [n] int16."""
+    return np.searchsorted((scale[1:] + scale[:-1]) / 2, ratings).astype(np.int16)
 
 
 def _wide(ids: pl.Series) -> pl.Series:

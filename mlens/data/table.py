@@ -60,9 +60,9 @@ class RatingTable:
 
     @cached_property
     def rating_index(self) -> np.ndarray:
-        """[n] int8: where each rating stands in `scale`."""
+        """[n] int16: where each rating stands in `scale`."""
         middles = (np.array(self.scale[1:]) + np.array(self.scale[:-1])) / 2
-        return by_blocks(lambda rating: np.asarray(np.searchsorted(middles, rating), dtype=np.int8), self.rating)
+        return by_blocks(lambda rating: np.asarray(np.searchsorted(middles, rating), dtype=np.int16), self.rating)
 
     @cached_property
     def user_keys(self) -> np.ndarray:

@@ -152,17 +152,16 @@ class Renderer:
         yields to history, so `room` counts no context; a strided cut leaves room for the context again.
         """
         pieces, lengths = self.pieces, self.pieces.lengths
-        most = self.style.max_tokens
+        room = self.style.max_tokens - self.longest_answer
 
         def left_of(targets: np.ndarray) -> np.ndarray:
-            return (most - self.longest_answer - self.bare_lengths(targets)).astype(int_type(most))
+            return (room - self.bare_lengths(targets)).astype(int_type(self.style.max_tokens))
 
         left = by_blocks(left_of, stage.targets) if self.joins else left_of(stage.targets)
         if (left < 0).any():
             self._refuse(stage.targets[int(np.argmin(left))], -int(left.min()))
         beside = left if self.context is None else left - by_blocks(self._context_tokens, stage.targets, left)
-        if self.style.history_tokens is not None:
-            most = min(most, self.style.history_tokens)
+        most = room if self.style.history_tokens is None else min(room, self.style.history_tokens)
 
         def lines_of(visible: np.ndarray) -> np.ndarray:
             movie, rating = self.table.movie[visible], self.table.rating_index[visible]

@@ -109,6 +109,14 @@ def test_a_scale_of_tenths(source):
     assert table.rating_index.tolist() == list(range(10))
 
 
+def test_a_scale_of_a_thousand_ratings(source):
+    scale = [float(i) for i in range(1000)]
+    lines = "".join(f"1,m,{i},{i},A,B\n" for i in range(1000))
+    table = load_table(source("user,movie,rating,timestamp,title,genres\n" + lines, rating_scale=scale))
+    assert table.rating.tolist() == scale
+    assert table.rating_index.tolist() == list(range(1000))
+
+
 def test_a_rating_is_exactly_one_of_the_scale(source):
     text = "user,movie,rating,timestamp,title,genres\n1,m,0.3000009,5,A,B\n"
     table = load_table(source(text, rating_scale=[0.1, 0.3]))
