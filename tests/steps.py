@@ -89,7 +89,8 @@ def engine_steps(made: Parts, engine: Engine, steps: int = STEPS, first: int = 0
     dataset, losses, loss = made.datasets["train"], [], 0.0
     per_step = made.settings.trainer.steps()
     make_row = partial(made.collator.train_row, history_loss_weight=per_step.history_loss_weight)
-    for planned in plan_epoch(dataset, made.collator, per_step, dataset.seed, 0, made.ranks.rank, made.ranks.world, first):
+    rank, world = made.ranks.rank, made.ranks.world
+    for planned in plan_epoch(dataset, made.collator, per_step, dataset.seed, 0, rank, world, first):
         if planned.step == steps:
             break
         row = make_row([dataset.tree(tree) for tree in planned.trees])
@@ -107,7 +108,8 @@ def plain_steps(made: Parts, model: torch.nn.Module, steps: int = STEPS) -> list
         model.parameters(), lr=rule.learning_rate, betas=(0.9, 0.95), eps=1e-8, weight_decay=rule.weight_decay
     )
     dataset, losses = made.datasets["train"], []
-    planned = list(plan_epoch(dataset, ReferenceRows(), made.settings.trainer.steps(), dataset.seed, 0, rank=0, world=1))
+    per_step = made.settings.trainer.steps()
+    planned = list(plan_epoch(dataset, ReferenceRows(), per_step, dataset.seed, 0, rank=0, world=1))
     for step in range(steps):
         samples = [dataset[int(i)] for row in planned if row.step == step for i in row.targets]
         labels = sum(len(sample.answer) for sample in samples)

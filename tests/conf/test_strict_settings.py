@@ -41,11 +41,24 @@ WRONG = {
     "prompt.trim=some": "prompt.trim",
     "prompt.max_tokens=0": "prompt.max_tokens",
     "packing.row_tokens=100": "packing.row_tokens",
+    "packing.share=sometimes": "packing.share",
+    "packing.share=null": "packing.share",
+    "packing.pair_cost=-0.1": "packing.pair_cost",
+    "packing.pair_cost=nan": "packing.pair_cost",
     "packing=reference": "model.attention",
     "model.attention=sdpa": "model.attention",
     "model.dtype=float16": "model.dtype",
     "model.heads=3 model.kv_heads=2": "model.heads",
     "model=hf": "model.path",
+    "model=tiny_base model.base.lines=[24,1]": "model.base.lines",
+    "model=tiny_base model.base.lines=24": "model.base.lines",
+    "model=tiny_base model.base.steps=0": "model.base.steps",
+    "model=tiny_base model.base.ratings_per_step=0": "model.base.ratings_per_step",
+    "model=tiny_base model.base.row_tokens=0": "model.base.row_tokens",
+    "model=tiny_base model.base.learning_rate=0": "model.base.learning_rate",
+    "model=tiny_base model.base.adam_learning_rate=nan": "model.base.adam_learning_rate",
+    "model=tiny_base model.base.seed=x": "model.base.seed",
+    "model=tiny_base +model.base.foo=1": "model.base.foo",
     "trainer.optimizer=muon trainer.gradient_clipping=1": "trainer.gradient_clipping",
     "trainer.optimizer=sgd": "trainer.optimizer",
     "trainer.schedule=wavy": "trainer.schedule",
@@ -53,6 +66,10 @@ WRONG = {
     "trainer.learning_rate=inf": "trainer.learning_rate",
     "trainer.targets_per_step=0": "trainer.targets_per_step",
     "trainer.max_steps=-1": "trainer.max_steps",
+    "trainer.users_per_step=0": "trainer.users_per_step",
+    "trainer.history_loss_weight=-0.1": "trainer.history_loss_weight",
+    "trainer.history_loss_weight=nan": "trainer.history_loss_weight",
+    "trainer.history_loss_weight=inf": "trainer.history_loss_weight",
     "trainer.warmup_ratio=1.5": "trainer.warmup_ratio",
     "trainer.early_stopping.patience=0": "trainer.early_stopping.patience",
     "trainer.early_stopping.threshold=-1": "trainer.early_stopping.threshold",
@@ -221,6 +238,7 @@ def test_the_fingerprint_is_of_what_the_result_depends_on():
     free = ["output_dir=x", "resume=true", "wandb.name=x", "trainer.loader_workers=3", "data=sample"]
     assert all(of(override) == base for override in free)
     bound = ["seed=1", "history=none", "split.seed=1", "evaluation.seed=1", "trainer.max_epochs=2", "prompt.trim=exact"]
+    bound += ["trainer.history_loss_weight=0.5", "trainer.users_per_step=4", "model=tiny_base"]
     prints = [base, fingerprint(config, "other data"), *map(of, bound)]
     assert len(set(prints)) == len(prints)
 

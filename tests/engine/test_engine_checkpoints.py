@@ -149,7 +149,8 @@ def test_lora_trains_and_exports_adapters_alone(tmp_path):
     answers = made.datasets["test"].renderer.answers
     with torch.no_grad():
         expected = [float(answer_log_probabilities(adapted, sample.prompt, answer).sum()) for answer in answers]
-    assert engine.score(made.collator.score_row([sample], answers)).tolist() == pytest.approx(expected, abs=1e-4)
+    row = made.collator.score_row([made.datasets["test"].tree(np.array([0]))], answers)
+    assert engine.score(row).tolist() == pytest.approx(expected, abs=1e-4)
 
 
 def test_lora_learns_with_gradient_checkpointing_too():

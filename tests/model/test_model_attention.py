@@ -1,5 +1,6 @@
 """Row attention: what a packed row computes is what the unmodified model computes of each sample alone."""
 
+import numpy as np
 import pytest
 import torch
 from steps import answer_log_probabilities, parts
@@ -7,6 +8,8 @@ from steps import answer_log_probabilities, parts
 from mlens.model.attention import row_attention
 from mlens.packing.packed import PackedRows
 
+# A target without history, three branches on one trunk, and a target of another user.
+TRAIN = [np.array([0]), np.array([39, 40, 41]), np.array([100])]
 SHAPES = [(), ("model.heads=4", "model.kv_heads=2"), ("model.gradient_checkpointing=true",)]
 
 
@@ -29,8 +32,10 @@ def scores(model, row):
 
 def test_a_training_rows_scores_and_gradients_are_the_samples_own(pair):
     rows, plain = pair
-    samples = [rows.datasets["train"][i] for i in (0, 3, 40, 41, 100)]
-    packed = scores(rows.model, PackedRows().train_row(samples))
+    dataset = rows.datasets["train"]
+    assert all(len({*dataset.shapes(tree).key}) == 1 for tree in TRAIN)
+    samples = [dataset[int(i)] for tree in TRAIN for i in tree]
+    packed = scores(rows.model, PackedRows().train_row([dataset.tree(tree) for tree in TRAIN]))
     alone = torch.stack([answer_log_probabilities(plain, s.prompt, s.answer).sum() for s in samples])
     assert torch.allclose(packed, alone, atol=2e-5)
     weight = torch.linspace(0.5, 2.0, len(samples))
@@ -42,10 +47,11 @@ def test_a_training_rows_scores_and_gradients_are_the_samples_own(pair):
 
 def test_a_scoring_rows_scores_are_those_of_whole_sequences(pair):
     rows, plain = pair
-    samples = [rows.datasets["test"][i] for i in (0, 2, 5)]
-    answers = rows.datasets["test"].renderer.answers
+    dataset = rows.datasets["test"]
+    samples, trees = [dataset[i] for i in (0, 1, 5)], [dataset.tree(np.array(tree)) for tree in ([0, 1], [5])]
+    answers = dataset.renderer.answers
     with torch.no_grad():
-        packed = scores(rows.model, PackedRows().score_row(samples, answers)).view(len(samples), len(answers))
+        packed = scores(rows.model, PackedRows().score_row(trees, answers)).view(len(samples), len(answers))
         alone = [
             [float(answer_log_probabilities(plain, s.prompt, answer).sum()) for answer in answers] for s in samples
         ]
@@ -54,7 +60,7 @@ def test_a_scoring_rows_scores_are_those_of_whole_sequences(pair):
 
 def test_another_sample_in_the_row_changes_nothing():
     made = parts()
-    first, second, third = (made.datasets["train"][i] for i in (10, 50, 90))
+    first, second, third = (made.datasets["train"].tree(np.array([i])) for i in (10, 50, 90))
     with torch.no_grad():
         together = scores(made.model, PackedRows().train_row([first, second]))
         exchanged = scores(made.model, PackedRows().train_row([first, third]))
@@ -64,7 +70,7 @@ def test_another_sample_in_the_row_changes_nothing():
 
 def test_a_row_without_its_layout_is_refused():
     made = parts()
-    row = PackedRows().train_row([made.datasets["train"][0]])
+    row = PackedRows().train_row([made.datasets["train"].tree(np.array([0]))])
     with pytest.raises(ValueError, match="layout"):
         made.model(input_ids=row.input_ids, position_ids=row.position_ids)
     with pytest.raises(ValueError, match="layout"):

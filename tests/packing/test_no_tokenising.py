@@ -14,6 +14,7 @@ from mlens.model.settings import TinyModel
 from mlens.packing.dataset import RatingDataset
 from mlens.packing.packed import PackedRows
 from mlens.packing.plan import RowLoader, plan_epoch, plan_scoring
+from mlens.packing.steps import Steps
 from mlens.prompt.renderer import make_renderer
 from mlens.prompt.settings import Ablation, Style
 from mlens.prompt.tokens import PlainText
@@ -36,12 +37,13 @@ def test_rows_are_built_without_tokenising(strategy, context, monkeypatch):
     stages = make_stages(table, assign_roles(table, split), split)
     datasets = {name: RatingDataset(table, stage, strategy, renderer, seed=0) for name, stage in stages.items()}
     collator = PackedRows()
-    rows = 0
+    steps = Steps(16, 4, history_loss_weight=0.5)
+    scores = 0
     for epoch in (0, 1):
         dataset = datasets["train"].at(epoch)
         loader = RowLoader(dataset, collator.train_row)
-        for planned in plan_epoch(dataset, collator, 16, seed=0, epoch=epoch, rank=0, world=1):
-            rows += loader[planned][1].scores
-    assert rows == 2 * len(datasets["train"])
-    for targets in plan_scoring(datasets["test"], collator, rank=0, world=1):
-        collator.score_row([datasets["test"][int(i)] for i in targets], renderer.answers)
+        for planned in plan_epoch(dataset, collator, steps, seed=0, epoch=epoch, rank=0, world=1):
+            scores += loader[planned][1].scores
+    assert scores == 2 * len(datasets["train"])
+    for trees in plan_scoring(datasets["test"], collator, rank=0, world=1):
+        collator.score_row([datasets["test"].tree(tree) for tree in trees], renderer.answers)

@@ -1,4 +1,6 @@
-"""Which targets make a step, and how they are dealt to rows and ranks."""
+"""Which targets make a step, and which rows of it a rank gets."""
+
+from itertools import groupby
 
 import numpy as np
 import pytest
@@ -8,99 +10,135 @@ from reference import HALF_STARS, make_table, stage_of
 from tokenizers_for_tests import HISTORY, style, tiny
 from torch.utils.data import DataLoader
 
+from mlens.data import draws
 from mlens.data.split import Split
-from mlens.errors import UserError
 from mlens.history.all_previous import AllPrevious
+from mlens.history.fixed_count import FixedCount
+from mlens.history.none import NoHistory
 from mlens.history.random import Random
 from mlens.packing.dataset import RatingDataset
 from mlens.packing.packed import PackedRows
 from mlens.packing.plan import RowLoader, answer_lengths, epoch_order, plan_epoch, plan_scoring, steps_per_epoch
 from mlens.packing.reference import ReferenceRows
+from mlens.packing.steps import Steps
 from mlens.prompt.renderer import make_renderer
 
 PACKED = PackedRows(row_tokens=400)
-collators = st.one_of(st.just(ReferenceRows()), st.integers(1, 300).map(PackedRows))
+COLLATORS = pytest.mark.parametrize(
+    "collator", [PACKED, PackedRows(400, share="never"), ReferenceRows()], ids=["shared", "packed", "reference"]
+)
+STEPS = Steps(targets=7, pieces=2)
 
 
-def dataset(strategy=None, stage="train", users=3):
+def dataset(strategy=None, stage="train", users=3, max_tokens=300):
     rows = [[(m, HALF_STARS[(m + u) % 10], m) for m in range(10 + 5 * u)] for u in range(users)]
     table = make_table(rows)
-    renderer = make_renderer(table, style(max_tokens=300), HISTORY, tiny())
+    renderer = make_renderer(table, style(max_tokens=max_tokens), HISTORY, tiny())
     return RatingDataset(table, stage_of(table, Split("temporal"), stage), strategy or AllPrevious(), renderer, seed=5)
 
 
-@given(collators, st.lists(st.integers(1, 400), max_size=60), st.integers(1, 4))
-def test_every_sample_is_dealt_once_and_every_rank_gets_as_many_rows(collator, lengths, world):
-    lengths = np.array(lengths, dtype=np.int64)
-    dealt = collator.deal(lengths, world)
-    assert len(dealt) == world
-    assert len({len(rows) for rows in dealt}) == 1
-    assert sorted(int(i) for rows in dealt for row in rows for i in row) == list(range(len(lengths)))
-    assert all(list(row) == sorted(row) for rows in dealt for row in rows)
-    again = collator.deal(lengths, world)
-    assert [[row.tolist() for row in rows] for rows in dealt] == [[row.tolist() for row in rows] for rows in again]
-
-
-@given(st.integers(1, 300), st.lists(st.integers(1, 400), min_size=1, max_size=60), st.integers(1, 4))
-def test_no_row_of_several_samples_passes_row_tokens(capacity, lengths, world):
-    lengths = np.array(lengths)
-    for rows in PackedRows(capacity).deal(lengths, world):
-        assert all(len(row) <= 1 or lengths[row].sum() <= capacity for row in rows)
-
-
-@given(st.lists(st.integers(1, 100), min_size=1, max_size=80))
-def test_rows_are_well_filled(lengths):
-    """Never twice as many rows as tokens need, and none that could stand in another."""
-    lengths = np.array(lengths)
-    (rows,) = PackedRows(100).deal(lengths, 1)
-    assert len(rows) <= 2 * -(-lengths.sum() // 100)
-    assert all(len(row) for row in rows)
-
-
-def test_rows_of_a_step_are_about_as_long():
-    lengths = np.random.default_rng(0).integers(10, 100, 400)
-    totals = [lengths[row].sum() for rows in PackedRows(1000).deal(lengths, 4) for row in rows]
-    assert max(totals) < 1.1 * min(totals)
-
-
-@pytest.mark.parametrize("collator", [PACKED, ReferenceRows()])
-def test_the_targets_of_a_step_are_the_same_for_every_world_size(collator):
+@COLLATORS
+@pytest.mark.parametrize("pieces", [1, 2, 50])
+def test_the_targets_of_a_step_are_the_same_for_every_world_size(collator, pieces):
     data = dataset()
-    steps = {}
+    made_of, seen = Steps(7, pieces), {}
     for world in (1, 2, 3):
-        rows = [list(plan_epoch(data, collator, 7, 1, 0, rank, world)) for rank in range(world)]
+        rows = [list(plan_epoch(data, collator, made_of, 1, 0, rank, world)) for rank in range(world)]
         assert len({len(own) for own in rows}) == 1
         for step in range(steps_per_epoch(len(data), 7)):
             own = [[row for row in rows[rank] if row.step == step] for rank in range(world)]
             assert len({len(part) for part in own}) == 1
             assert all([row.last for row in part] == [False] * (len(part) - 1) + [True] for part in own)
-            targets = sorted(int(t) for part in own for row in part for t in row.targets)
+            targets = sorted(t for part in own for row in part for t in row.targets)
             labels = sum(len(data[t].answer) for t in targets)
             assert {(row.labels, row.step_targets) for part in own for row in part} == {(labels, len(targets))}
-            steps.setdefault(step, targets)
-            assert steps[step] == targets
-    assert sorted(t for targets in steps.values() for t in targets) == list(range(len(data)))
-    assert [len(targets) for targets in steps.values()] == [7] * (len(data) // 7) + [len(data) % 7] * (
-        len(data) % 7 > 0
-    )
+            assert seen.setdefault(step, targets) == targets
+    assert sorted(t for targets in seen.values() for t in targets) == list(range(len(data)))
+    assert [len(targets) for targets in seen.values()] == [7] * (len(data) // 7) + [len(data) % 7] * (len(data) % 7 > 0)
 
 
 def as_lists(planned):
-    return [(row.step, row.targets.tolist(), row.last, row.labels, row.step_targets) for row in planned]
+    return [
+        (row.step, [tree.tolist() for tree in row.trees], row.targets, row.last, row.labels, row.step_targets)
+        for row in planned
+    ]
 
 
 @pytest.mark.parametrize("first", [0, 1, 3, 100])
 def test_a_resumed_epoch_goes_on_where_it_was(first):
     data = dataset()
-    whole = as_lists(plan_epoch(data, PACKED, 7, 1, 2, 1, 2))
-    assert as_lists(plan_epoch(data, PACKED, 7, 1, 2, 1, 2, first)) == [row for row in whole if row[0] >= first]
+    whole = as_lists(plan_epoch(data, PACKED, STEPS, 1, 2, 1, 2))
+    assert as_lists(plan_epoch(data, PACKED, STEPS, 1, 2, 1, 2, first)) == [row for row in whole if row[0] >= first]
+
+
+# the order
+
+
+def naive_order(trunks, most, seed, epoch):
+    """Runs of neighbours with one trunk, cut into the fewest pieces of at most `most`, about as long; then permuted."""
+    pieces = []
+    for trunk, run in groupby(range(len(trunks)), key=lambda i: trunks[i]):
+        own = list(run)
+        if trunk < 0:
+            pieces += [[i] for i in own]
+            continue
+        n = -(-len(own) // most)
+        pieces += [[t for place, t in enumerate(own) if place * n // len(own) == piece] for piece in range(n)]
+    assert all(0 < len(piece) <= most for piece in pieces)
+    order = draws.permutation(len(pieces), draws.ORDER, seed, epoch=epoch)
+    return [t for piece in order for t in pieces[piece]]
+
+
+class Numbered:
+    """A dataset of which the trunks of its targets are known, and nothing else."""
+
+    def __init__(self, numbers):
+        self.numbers = np.array(numbers, dtype=np.int64)
+
+    def __len__(self):
+        return len(self.numbers)
+
+    def trunks(self, targets):
+        return self.numbers[targets]
+
+
+runs = st.lists(st.tuples(st.sampled_from([-1, 0, 1, 2]), st.integers(1, 30)), max_size=8)
+
+
+@given(runs, st.integers(1, 40), st.integers(1, 50), st.integers(0, 3), st.integers(0, 3))
+def test_an_epoch_visits_pieces_of_neighbouring_targets_in_a_random_order(drawn, targets, pieces, seed, epoch):
+    trunks = [number for number, length in drawn for _ in range(length)]
+    order = epoch_order(Numbered(trunks), Steps(targets, pieces), seed, epoch)
+    assert order.tolist() == naive_order(trunks, max(1, targets // pieces), seed, epoch)
+    assert sorted(order.tolist()) == list(range(len(trunks)))
+
+
+@pytest.mark.parametrize("strategy", [NoHistory(), Random(0.5), Random(1.0)])
+def test_what_shares_nothing_is_visited_in_the_plain_permutation(strategy):
+    data = dataset(strategy)
+    plain = draws.permutation(len(data), draws.ORDER, 3, epoch=2)
+    assert epoch_order(data, Steps(512, 8), 3, 2).tolist() == plain.tolist()
 
 
 def test_the_order_depends_on_seed_and_epoch_alone():
-    orders = [epoch_order(50, seed, epoch).tolist() for seed, epoch in ((1, 0), (1, 0), (2, 0), (1, 1))]
+    data = dataset()
+    orders = [epoch_order(data, STEPS, seed, epoch).tolist() for seed, epoch in ((1, 0), (1, 0), (2, 0), (1, 1))]
     assert orders[0] == orders[1]
     assert len({tuple(order) for order in orders}) == 3
-    assert all(sorted(order) == list(range(50)) for order in orders)
+    assert all(sorted(order) == list(range(len(data))) for order in orders)
+
+
+def test_more_pieces_share_less():
+    data = dataset(users=12)
+    tokens = [
+        sum(planned_tokens(data, planned) for planned in plan_epoch(data, PACKED, Steps(24, pieces), 0, 0, 0, 1))
+        for pieces in (1, 24)
+    ]
+    assert tokens[0] < 0.7 * tokens[1]
+
+
+def planned_tokens(data, planned):
+    return PACKED.train_row([data.tree(tree) for tree in planned.trees]).useful
 
 
 @given(st.integers(1, 200), st.integers(1, 50))
@@ -108,42 +146,55 @@ def test_an_epoch_has_as_many_steps_as_it_takes(targets, per_step):
     assert steps_per_epoch(targets, per_step) == len(range(0, targets, per_step))
 
 
-@pytest.mark.parametrize("collator", [PACKED, ReferenceRows()])
+# scoring, loading
+
+
+@COLLATORS
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_scoring_takes_every_target_once_with_as_many_rows_on_every_rank(collator, world):
     data = dataset(stage="test")
     rows = [plan_scoring(data, collator, rank, world) for rank in range(world)]
     assert len({len(own) for own in rows}) == 1
-    assert sorted(int(t) for own in rows for row in own for t in row) == list(range(len(data)))
+    assert sorted(int(t) for own in rows for row in own for tree in row for t in tree) == list(range(len(data)))
 
 
+@pytest.mark.parametrize("strategy", [AllPrevious(), Random(0.6), Random(0.6, "per_user"), FixedCount(4)])
+@pytest.mark.parametrize("share", ["auto", "never"])
 @pytest.mark.parametrize("world", [1, 2])
-def test_planned_rows_are_as_long_as_planned_and_within_row_tokens(world):
-    data = dataset(Random(0.6))
+def test_planned_rows_are_as_long_as_planned_and_within_row_tokens(strategy, share, world):
+    data, collator = dataset(strategy), PackedRows(400, share)
     for rank in range(world):
-        for planned in plan_epoch(data, PACKED, 9, 0, 0, rank, world):
+        for planned in plan_epoch(data, collator, STEPS, 0, 0, rank, world):
             if len(planned.targets):
-                row = PACKED.train_row([data[i] for i in planned.targets])
-                assert row.useful == row.input_ids.numel()
+                row = collator.train_row([data.tree(tree) for tree in planned.trees])
+                assert row.useful == row.input_ids.numel() == planned_length(data, planned.trees)
                 assert row.useful <= 400
     answers = data.renderer.answers
-    for targets in plan_scoring(data, PACKED, 0, world):
-        row = PACKED.score_row([data[i] for i in targets], answers)
+    for trees in plan_scoring(data, collator, 0, world):
+        row = collator.score_row([data.tree(tree) for tree in trees], answers)
         assert row.input_ids.numel() <= 400
     assert answer_lengths(data).tolist() == [len(answer) for answer in answers]
+
+
+def planned_length(data, trees):
+    shapes = data.shapes(np.arange(len(data)))
+    read = {t: int(shapes.rest[t]) + len(data[t].answer) - 1 for tree in trees for t in tree}
+    return sum(int(shapes.trunk[tree].max()) + sum(read[t] for t in tree) for tree in trees)
 
 
 @pytest.mark.parametrize("draw", ["per_target", "per_user"])
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_loader_workers_change_nothing(draw, workers):
     data = dataset(Random(0.5, draw)).at(1)
-    planned = list(plan_epoch(data, PACKED, 7, 1, 1, 0, 1))
+    planned = list(plan_epoch(data, PACKED, STEPS, 1, 1, 0, 1))
     loader = DataLoader(RowLoader(data, PACKED.train_row), sampler=iter(planned), batch_size=None, num_workers=workers)
     for (got, row), want in zip(loader, planned, strict=True):
-        assert got.targets.tolist() == want.targets.tolist()
-        expected = PACKED.train_row([data[i] for i in want.targets])
+        assert as_lists([got]) == as_lists([want])
+        expected = PACKED.train_row([data.tree(tree) for tree in want.trees])
         assert row.input_ids.tolist() == expected.input_ids.tolist()
         assert row.label.tolist() == expected.label.tolist()
+        assert row.spans.tolist() == expected.spans.tolist()
+        assert len(row.layout.products) == len(expected.layout.products)
 
 
 def test_another_epoch_has_other_histories_of_the_same_targets():
@@ -152,8 +203,3 @@ def test_another_epoch_has_other_histories_of_the_same_targets():
     assert [s.target for s in first] == [s.target for s in second]
     assert [s.history.tolist() for s in first] != [s.history.tolist() for s in second]
     assert [s.history.tolist() for s in first] == [s.history.tolist() for s in again]
-
-
-def test_a_row_of_no_tokens_is_refused():
-    with pytest.raises(UserError, match=r"packing\.row_tokens"):
-        PackedRows(0)

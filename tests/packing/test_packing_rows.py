@@ -1,162 +1,124 @@
-"""Packed rows against brute-force masks, and against every sample alone through the model's own attention."""
+"""Rows of trees against masks made from names, and against every sample alone through the model's own attention."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_model import assert_close_gradients, gradients, make_model, plain_log_probabilities, plain_score, row_scores
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AutoModelForCausalLM, Qwen3Config
+from trees import ANSWERS, VOCABULARY, check_layout, check_row, forests, lone_trees, make_tree, prompts
 
 from mlens.model.attention import ROW_ATTENTION, row_attention
-from mlens.packing.dataset import Sample
+from mlens.packing import layout
 from mlens.packing.packed import PackedRows, filler_row
 from mlens.packing.reference import ReferenceRows
 from mlens.packing.row import dense_mask
+from mlens.packing.tree import Tree
 
-VOCABULARY = 50
-NO_RATINGS = np.arange(0)
-# Legal answers of different lengths; each ends in the end token 1.
-ANSWERS = [np.array(ids) for ids in ([7, 1], [7, 8, 1], [9, 8, 7, 1], [10, 1])]
+ROWS = PackedRows()
+kinds = st.sampled_from(["train", "history", "score"])
 
 
-def make_samples(lengths, seed=0):
-    random = np.random.default_rng(seed)
+def make_row(kind, trees):
+    if kind == "score":
+        return ROWS.score_row(trees, ANSWERS)
+    return ROWS.train_row(trees, history_loss_weight=0.5 if kind == "history" else 0.0)
+
+
+# what tokens see
+
+
+@given(forests(), kinds)
+def test_a_rows_tokens_see_what_their_names_say(trees, kind):
+    row = make_row(kind, trees)
+    check_row(row, trees, ANSWERS if kind == "score" else None)
+    assert row.useful == row.input_ids.numel()
+    targets = sum(len(tree.branches) for tree in trees)
+    lines = sum(len(tree.lines) for tree in trees)
+    if kind == "score":
+        assert row.weight.tolist() == [1.0] * (targets * len(ANSWERS))
+    else:
+        with_history = kind == "history" and lines > 0
+        assert row.weight.tolist() == [1.0] * targets + [0.5] * with_history
+        assert len(row.label) == sum(len(a) for _, a in prompts(trees)) + with_history * lines
+
+
+small_limits = st.fixed_dictionaries(
+    {
+        "LONG": st.sampled_from([1, 4, 9, 512]),
+        "BUNDLE": st.sampled_from([1, 8, 40, 256]),
+        "MOST_PAIRS": st.sampled_from([1, 90, 1 << 22]),
+    }
+)
+
+
+@given(forests(), kinds, small_limits)
+def test_a_layouts_products_are_the_spans(trees, kind, limits):
+    """With limits so small that long trunks, bundles with a common beginning and cut products are met."""
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in limits.items():
+            patched.setattr(layout, name, value)
+        check_layout(make_row(kind, trees))
+
+
+def test_small_limits_meet_every_kind_of_product():
+    trees = [make_tree(9, [(3, 4), (5, 4), (9, 6)]), make_tree(3, [(1, 2), (3, 2)]), *lone_trees([2, 2, 3])]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(layout, "LONG", 9)
+        patched.setattr(layout, "BUNDLE", 20)
+        products = ROWS.train_row(trees).layout.products
+    longs = [product for product in products if product.common is not None]
+    assert [product.common for product in longs] == [slice(0, 3), slice(0, 9)]
+    assert any(product.mask is None and not isinstance(product.query, slice) for product in products)
+    assert any(product.mask is not None and product.common is None for product in products)
+
+
+def random_heads(heads, kv_heads, tokens, seed):
+    draw = torch.Generator().manual_seed(seed)
     return [
-        Sample(i, NO_RATINGS, 0, random.integers(2, VOCABULARY, n), ANSWERS[random.integers(len(ANSWERS))])
-        for i, n in enumerate(lengths)
+        torch.randn(1, n, tokens, 8, generator=draw, dtype=torch.float64).requires_grad_()
+        for n in (heads, kv_heads, kv_heads)
     ]
 
 
-def make_model(attention, dtype=torch.float64, checkpointing=False):
-    config = Qwen3Config(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=1,
-        pad_token_id=1,
-    )
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).to(dtype)
-    model.config.use_cache = False
-    if checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    return model.train()
-
-
-def forward(model, row):
-    layout = {} if row.layout is None else {"layout": row.layout}
-    logits = model(
-        input_ids=row.input_ids, position_ids=row.position_ids, logits_to_keep=row.keep, use_cache=False, **layout
-    ).logits
-    return logits.flatten(0, 1)
-
-
-def row_scores(model, row):
-    log_probabilities = forward(model, row).log_softmax(dim=-1)
-    own = log_probabilities[row.slot, row.label]
-    return torch.zeros(row.scores, dtype=own.dtype).index_add(0, row.owner, own)
-
-
-def alone(model, prompt, answer):
-    """log P(answer | prompt) by one plain forward of both."""
-    ids = torch.tensor([*prompt, *answer])
-    logits = model(input_ids=ids[None], use_cache=False).logits[0].log_softmax(dim=-1)
-    return sum(logits[len(prompt) - 1 + i, token] for i, token in enumerate(answer.tolist()))
-
-
-# masks
-
-lengths = st.lists(st.integers(1, 12), min_size=1, max_size=6)
-
-
-def naive_train_mask(samples):
-    """Each sample's tokens (prompt and answer without its end) see those of their sample up to themselves."""
-    owner = [i for i, s in enumerate(samples) for _ in range(len(s.prompt) + len(s.answer) - 1)]
-    n = len(owner)
-    return torch.tensor([[owner[i] == owner[j] and j <= i for j in range(n)] for i in range(n)])
-
-
-def naive_score_mask(samples, answers):
-    """A prompt's tokens see their prompt up to themselves; an answer's token its whole prompt and its answer so far."""
-    names = []
-    for i, sample in enumerate(samples):
-        names += [(i, None, k) for k in range(len(sample.prompt))]
-        names += [(i, j, k) for j, answer in enumerate(answers) for k in range(len(answer) - 1)]
-
-    def sees(a, b):
-        if a[0] != b[0]:
-            return False
-        if b[1] is None:
-            return a[1] is not None or b[2] <= a[2]
-        return a[1] == b[1] and b[2] <= a[2]
-
-    return torch.tensor([[sees(a, b) for b in names] for a in names])
-
-
-def naive_positions(samples, answers=None):
-    positions = []
-    for sample in samples:
-        n = len(sample.prompt)
-        positions += range(n)
-        for answer in [sample.answer] if answers is None else answers:
-            positions += range(n, n + len(answer) - 1)
-    return positions
-
-
-@given(lengths)
-def test_training_spans_are_those_of_separate_causal_samples(lengths):
-    samples = make_samples(lengths)
-    row = PackedRows().train_row(samples)
-    assert torch.equal(dense_mask(row.spans), naive_train_mask(samples))
-    assert row.position_ids[0].tolist() == naive_positions(samples)
-    ids = [token for s in samples for token in [*s.prompt, *s.answer[:-1]]]
-    assert row.input_ids[0].tolist() == ids
-
-
-@given(lengths)
-def test_scoring_spans_let_an_answer_see_its_prompt_and_itself(lengths):
-    samples = make_samples(lengths)
-    row = PackedRows().score_row(samples, ANSWERS)
-    assert torch.equal(dense_mask(row.spans), naive_score_mask(samples, ANSWERS))
-    assert row.position_ids[0].tolist() == naive_positions(samples, ANSWERS)
-    assert row.scores == len(samples) * len(ANSWERS)
-
-
-@given(lengths, st.booleans(), st.sampled_from([(4, 4), (4, 2), (6, 1)]), st.integers(0, 3))
-def test_row_attention_is_attention_under_the_dense_mask(lengths, scoring, heads, seed):
-    samples = make_samples(lengths)
-    row = PackedRows().score_row(samples, ANSWERS) if scoring else PackedRows().train_row(samples)
-    generator = torch.Generator().manual_seed(seed)
-    n, d = row.input_ids.shape[1], 8
-
-    def random(h):
-        return torch.randn(1, h, n, d, generator=generator, dtype=torch.float64).requires_grad_()
-
-    q, k, v = random(heads[0]), random(heads[1]), random(heads[1])
+@settings(max_examples=60)
+@given(forests(), kinds, st.sampled_from([(4, 4), (4, 2), (6, 1)]), small_limits, st.integers(0, 3))
+def test_row_attention_is_attention_under_the_dense_mask(trees, kind, heads, limits, seed):
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in limits.items():
+            patched.setattr(layout, name, value)
+        row = make_row(kind, trees)
+    q, k, v = random_heads(*heads, row.input_ids.shape[1], seed)
     got, _ = row_attention(torch.nn.Identity(), q, k, v, None, scaling=0.3, layout=row.layout)
-    repeat = heads[0] // heads[1]
-    wide_k, wide_v = (x.repeat_interleave(repeat, dim=1) for x in (k, v))
+    wide_k, wide_v = (x.repeat_interleave(heads[0] // heads[1], dim=1) for x in (k, v))
     want = scaled_dot_product_attention(q, wide_k, wide_v, attn_mask=dense_mask(row.spans), scale=0.3).transpose(1, 2)
     torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
-    weights = torch.randn(got.shape, generator=generator, dtype=torch.float64)
+    weights = torch.linspace(0.5, 2, got.numel(), dtype=torch.float64).view_as(got)
     for one, other in zip(*(torch.autograd.grad((x * weights).sum(), (q, k, v)) for x in (got, want)), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
 
 
-def test_row_attention_without_a_layout_raises():
+def test_row_attention_in_bfloat16_and_under_autocast():
+    row = ROWS.train_row([make_tree(30, [(10, 4), (30, 6)])])
+    q, k, v = (x.detach().float() for x in random_heads(4, 2, row.input_ids.shape[1], 0))
+    exact = row_attention(None, q, k, v, None, 0.3, layout=row.layout)[0]
+    alike = row_attention(None, *(x.bfloat16() for x in (q, k, v)), None, 0.3, layout=row.layout)[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = row_attention(None, q, k, v.bfloat16(), None, 0.3, layout=row.layout)[0]
+    assert alike.dtype == cast.dtype == torch.bfloat16
+    assert torch.equal(alike, cast)
+    torch.testing.assert_close(alike.float(), exact, rtol=0, atol=2e-2)
+
+
+def test_row_attention_refuses_a_missing_layout_and_dropout():
     q = torch.zeros(1, 2, 3, 4)
     with pytest.raises(ValueError, match="layout"):
         row_attention(torch.nn.Identity(), q, q, q, None, scaling=1.0)
+    with pytest.raises(ValueError, match="dropout"):
+        row_attention(torch.nn.Identity(), q, q, q, None, 1.0, dropout=0.1, layout=ROWS.train_row([]).layout)
     model = make_model(ROW_ATTENTION)
     with pytest.raises(ValueError, match="layout"):
         model(input_ids=torch.tensor([[3, 4]]), use_cache=False)
@@ -164,20 +126,36 @@ def test_row_attention_without_a_layout_raises():
 
 # the model
 
-LENGTHS = [[1], [5, 5], [2, 3, 30, 1], [40, 1, 2, 7, 11, 17]]
+CASES = {
+    "lone": lone_trees([1, 5, 5, 30, 3], seed=1),
+    "one token": lone_trees([1]),
+    "a tree": [make_tree(30, [(4, 3), (4, 5), (17, 2), (30, 6)], seed=2)],
+    "all kinds": [
+        make_tree(20, [(1, 7), (20, 3)], seed=3),
+        *lone_trees([11, 2], seed=4),
+        make_tree(7, [(3, 4), (7, 4)]),
+    ],
+    "alone in a tree": [make_tree(12, [(12, 5)], seed=5)],
+}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """These products are too small to share, and cores are too few."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def together(*parts) -> list[Tree]:
+    return [tree for part in parts for tree in CASES[part]]
+
+
+def separately(trees) -> list[Tree]:
+    """Each target's own tree; the lines of the shared trunk are the last one's."""
+    alone = []
+    for tree in trees:
+        for branch in tree.branches:
+            last = branch is tree.branches[-1]
+            lines = tree.lines if last else tree.lines[:0]
+            alone.append(Tree(tree.trunk[: branch.seen], lines, (branch,)))
+    return alone
 
 
 @pytest.fixture(scope="module")
-def packed_model():
+def row_model():
     return make_model(ROW_ATTENTION)
 
 
@@ -186,110 +164,160 @@ def plain_model():
     return make_model("sdpa")
 
 
-SAMPLES = make_samples([1, 30, 3, 17, 18, 5, 2, 40, 11], seed=4)
-
-
-def gradients(model, rows):
-    model.zero_grad()
-    losses = []
-    for row in rows:
-        loss = -row_scores(model, row).sum()
-        loss.backward()
-        losses.append(loss.item())
-    return sum(losses), {name: p.grad.clone() for name, p in model.named_parameters()}
-
-
-def assert_close_gradients(one, other, relative=1e-5):
-    assert one.keys() == other.keys()
-    for name in one:
-        assert torch.linalg.norm(one[name] - other[name]) <= relative * torch.linalg.norm(other[name]), name
-        assert torch.linalg.norm(other[name]) > 0, name
-
-
-@pytest.mark.parametrize("lengths", LENGTHS)
-def test_a_packed_samples_log_probability_is_that_of_the_sample_alone(packed_model, plain_model, lengths):
-    samples = make_samples(lengths, seed=1)
+@pytest.mark.parametrize("case", CASES)
+def test_a_samples_log_probability_is_that_of_the_sample_alone(row_model, plain_model, case):
+    trees = CASES[case]
     with torch.no_grad():
-        packed = row_scores(packed_model, PackedRows().train_row(samples))
-        reference = torch.cat([row_scores(plain_model, ReferenceRows().train_row([s])) for s in samples])
-        separately = torch.stack([alone(plain_model, s.prompt, s.answer) for s in samples])
-    torch.testing.assert_close(packed, separately, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(reference, separately, rtol=1e-9, atol=1e-9)
+        packed = row_scores(row_model, ROWS.train_row(trees))
+        reference = torch.cat([row_scores(plain_model, ReferenceRows().train_row([t])) for t in separately(trees)])
+        alone = torch.stack([plain_score(plain_model, *sample) for sample in prompts(trees)])
+    torch.testing.assert_close(packed, alone, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(reference, alone, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("lengths", LENGTHS)
-def test_every_legal_rating_is_scored_as_by_a_plain_forward(packed_model, plain_model, lengths):
-    samples = make_samples(lengths, seed=2)
+@pytest.mark.parametrize("case", CASES)
+def test_every_legal_rating_is_scored_as_by_a_plain_forward(row_model, plain_model, case):
+    trees = CASES[case]
     with torch.no_grad():
-        packed = row_scores(packed_model, PackedRows().score_row(samples, ANSWERS))
-        reference = torch.cat([row_scores(plain_model, ReferenceRows().score_row([s], ANSWERS)) for s in samples])
-        separately = torch.stack([alone(plain_model, s.prompt, answer) for s in samples for answer in ANSWERS])
-    torch.testing.assert_close(packed, separately, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(reference, separately, rtol=1e-9, atol=1e-9)
+        packed = row_scores(row_model, ROWS.score_row(trees, ANSWERS))
+        rows = [ReferenceRows().score_row([tree], ANSWERS) for tree in separately(trees)]
+        reference = torch.cat([row_scores(plain_model, row) for row in rows])
+        alone = [plain_score(plain_model, prompt, answer) for prompt, _ in prompts(trees) for answer in ANSWERS]
+    torch.testing.assert_close(packed, torch.stack(alone), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(reference, torch.stack(alone), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize(("dtype", "relative"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
-def test_loss_and_gradients_are_those_of_the_separate_samples(dtype, relative):
-    one, reference = (make_model(attention, dtype) for attention in (ROW_ATTENTION, "sdpa"))
-    loss, packed = gradients(one, [PackedRows().train_row(SAMPLES[:5]), PackedRows().train_row(SAMPLES[5:])])
-    want, separate = gradients(reference, [ReferenceRows().train_row([s]) for s in SAMPLES])
-    assert loss == pytest.approx(want, rel=relative)
-    assert_close_gradients(packed, separate, relative)
+@pytest.mark.parametrize("weight", [0.0, 0.3])
+@pytest.mark.parametrize("collator", [ROWS, ReferenceRows()], ids=["rows", "reference"])
+def test_the_ratings_of_a_trunk_are_one_score_more(collator, weight, row_model, plain_model):
+    tree = CASES["alone in a tree"][0]
+    row = collator.train_row([tree], weight)
+    assert row.weight.tolist() == pytest.approx([1.0, *[weight] * (weight > 0)])
+    with torch.no_grad():
+        scores = row_scores(row_model if collator is ROWS else plain_model, row)
+        own = plain_log_probabilities(plain_model, tree.trunk)[tree.lines - 1].sum()
+    if weight:
+        assert float(scores[1]) == pytest.approx(float(own), rel=1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "relative"), [(torch.float64, 1e-6), (torch.float32, 1e-4)])
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_loss_and_gradients_are_those_of_the_separate_samples(dtype, relative, weight):
+    shared, plain = make_model(ROW_ATTENTION, dtype), make_model("sdpa", dtype)
+    trees = together("a tree", "all kinds", "lone")
+
+    def loss(model, rows):
+        return -sum((row_scores(model, row) * row.weight).sum() for row in rows)
+
+    one = loss(shared, [ROWS.train_row(trees[:2], weight), ROWS.train_row(trees[2:], weight)])
+    other = loss(plain, [ReferenceRows().train_row([tree], weight) for tree in separately(trees)])
+    assert float(one) == pytest.approx(float(other), rel=relative)
+    assert_close_gradients(gradients(shared, one), gradients(plain, other), relative)
+
+
+def test_a_trunk_alone_carries_the_loss_of_its_lines(row_model, plain_model):
+    trees = [Tree(tree.trunk, tree.lines, ()) for tree in together("a tree", "alone in a tree")]
+    row = ROWS.train_row(trees, 1.0)
+    assert row.weight.tolist() == [1.0]
+    with torch.no_grad():
+        own = [plain_log_probabilities(plain_model, tree.trunk)[tree.lines - 1].sum() for tree in trees]
+        assert float(row_scores(row_model, row)) == pytest.approx(float(sum(own)), rel=1e-6)
 
 
 def test_checkpointing_changes_nothing():
-    row = PackedRows().train_row(SAMPLES)
-    (loss, plain), (same_loss, checkpointed) = (
-        gradients(make_model(ROW_ATTENTION, checkpointing=on), [row]) for on in (False, True)
-    )
-    assert loss == pytest.approx(same_loss, rel=1e-12)
-    assert_close_gradients(plain, checkpointed, 1e-12)
+    row = ROWS.train_row(together("a tree", "all kinds"))
+    models = [make_model(ROW_ATTENTION, checkpointing=on) for on in (False, True)]
+    losses = [-row_scores(model, row).sum() for model in models]
+    assert float(losses[0]) == pytest.approx(float(losses[1]), rel=1e-12)
+    assert_close_gradients(*(gradients(m, loss) for m, loss in zip(models, losses, strict=True)), relative=1e-12)
+
+
+SEVERAL = together("all kinds", "lone")
 
 
 @pytest.mark.parametrize("scoring", [False, True])
-@pytest.mark.parametrize("changed", range(len(SAMPLES)))
-def test_no_sample_sees_another_or_any_padding(packed_model, scoring, changed):
-    """Other tokens in one sample leave the scores of all others as they are, bit for bit."""
-    other = list(SAMPLES)
-    other[changed] = replace(other[changed], prompt=(other[changed].prompt + 1) % VOCABULARY)
+@pytest.mark.parametrize("changed", range(len(SEVERAL)))
+def test_no_tree_sees_another_or_any_padding(row_model, scoring, changed):
+    """Other tokens in one tree leave the scores of all others as they are, bit for bit."""
+    other = list(SEVERAL)
+    other[changed] = replace(other[changed], trunk=2 + (other[changed].trunk + 1) % (VOCABULARY - 2))
 
-    def scores(samples):
-        rows = PackedRows()
+    def scores(trees):
         with torch.no_grad():
-            row = rows.score_row(samples, ANSWERS) if scoring else rows.train_row(samples)
-            return row_scores(packed_model, row).view(len(samples), -1)
+            return row_scores(row_model, make_row("score" if scoring else "train", trees))
 
-    same = (scores(SAMPLES) == scores(other)).all(dim=1)
-    assert same.tolist() == [i != changed for i in range(len(SAMPLES))]
+    owner = np.repeat(
+        np.arange(len(SEVERAL)), [len(tree.branches) * (len(ANSWERS) if scoring else 1) for tree in SEVERAL]
+    )
+    same = scores(SEVERAL) == scores(other)
+    assert same.tolist() == (owner != changed).tolist()
 
 
-def test_answers_do_not_see_one_another(packed_model):
+@pytest.mark.parametrize("changed", range(4))
+def test_no_branch_sees_another(row_model, changed):
+    (tree,) = CASES["a tree"]
+    branches = list(tree.branches)
+    branches[changed] = replace(branches[changed], ids=2 + (branches[changed].ids + 1) % (VOCABULARY - 2))
     with torch.no_grad():
         some, other = (
-            row_scores(packed_model, PackedRows().score_row(SAMPLES, answers)).view(len(SAMPLES), -1)
+            row_scores(row_model, ROWS.train_row([one])) for one in (tree, replace(tree, branches=tuple(branches)))
+        )
+    assert (some == other).tolist() == [i != changed for i in range(4)]
+
+
+def test_answers_do_not_see_one_another(row_model):
+    trees = together("a tree", "lone")
+    with torch.no_grad():
+        some, other = (
+            row_scores(row_model, ROWS.score_row(trees, answers)).view(-1, 4)
             for answers in (ANSWERS, [*ANSWERS[:2], np.array([30, 31, 32, 1]), ANSWERS[3]])
         )
     assert (some == other).all(dim=0).tolist() == [True, True, False, True]
 
 
-@pytest.mark.parametrize("collator", [PackedRows(), ReferenceRows()])
+@pytest.mark.parametrize("collator", [ROWS, ReferenceRows()], ids=["rows", "reference"])
 def test_a_filler_row_has_no_scores_and_gives_every_parameter_a_zero_gradient(collator):
-    model = make_model(ROW_ATTENTION if isinstance(collator, PackedRows) else "sdpa")
-    for row in (collator.train_row([]), collator.score_row([], ANSWERS)):
+    model = make_model(ROW_ATTENTION if collator is ROWS else "sdpa")
+    for row in (collator.train_row([]), collator.train_row([], 1.0), collator.score_row([], ANSWERS)):
         assert row.scores == len(row.label) == 0
-        model.zero_grad()
-        (forward(model, row).sum() * 0).backward()
-        assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
+        layout = {} if row.layout is None else {"layout": row.layout}
+        logits = model(row.input_ids, position_ids=row.position_ids, logits_to_keep=row.keep, **layout).logits
+        assert all(not gradient.any() for gradient in gradients(model, logits.sum() * 0).values())
 
 
 def test_a_filler_row_sees_itself():
     assert dense_mask(filler_row().spans).tolist() == [[True]]
 
 
-def test_a_row_moves_with_all_its_tensors():
-    row = PackedRows().score_row(SAMPLES, ANSWERS).to(torch.device("meta"))
-    tensors = [row.input_ids, row.position_ids, row.spans, row.keep, row.slot, row.label, row.owner, row.layout.place]
-    for group in row.layout.groups:
-        tensors += [group.trunk, group.tail, group.tail_mask]
-    assert all(tensor.device.type == "meta" for tensor in tensors)
-    assert row.scores == len(SAMPLES) * len(ANSWERS)
+def tensors_of(value) -> list[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        return [value]
+    inside = value if isinstance(value, tuple) else vars(value).values() if hasattr(value, "__dict__") else ()
+    return [tensor for item in inside for tensor in tensors_of(item)]
+
+
+@pytest.mark.parametrize("kind", ["train", "score"])
+def test_a_row_moves_with_all_its_tensors(kind):
+    row = make_row(kind, SEVERAL)
+    moved = row.to(torch.device("meta"))
+    assert len(tensors_of(row)) == len(tensors_of(moved)) > 8 + len(row.layout.products)
+    assert {tensor.device.type for tensor in tensors_of(row)} == {"cpu"}
+    assert {tensor.device.type for tensor in tensors_of(moved)} == {"meta"}
+    assert [tensor.shape for tensor in tensors_of(row)] == [tensor.shape for tensor in tensors_of(moved)]
+    assert (moved.scores, moved.useful) == (row.scores, row.useful)
+    assert [product.common for product in moved.layout.products] == [product.common for product in row.layout.products]
+
+
+def test_a_row_is_pinned_with_all_its_tensors(monkeypatch):
+    pinned = []
+
+    def pin(tensor):
+        pinned.append(tensor)
+        return tensor.clone()
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    row = make_row("score", SEVERAL)
+    copy = row.pin_memory()
+    assert [id(tensor) for tensor in pinned] == [id(tensor) for tensor in tensors_of(row)]
+    for one, other in zip(tensors_of(row), tensors_of(copy), strict=True):
+        assert torch.equal(one, other) and one is not other

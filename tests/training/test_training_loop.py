@@ -10,6 +10,7 @@ from steps import parts
 import mlens.training.loop as loop
 from mlens.errors import UserError
 from mlens.evaluation.evaluate import Evaluated
+from mlens.packing.plan import plan_epoch
 from mlens.training.loop import Progress, Training
 from mlens.training.settings import Checkpoint, EarlyStopping, Trainer
 
@@ -140,15 +141,37 @@ def test_epochs_are_validated_at_their_ends(run, made):
 
 
 def test_every_epoch_visits_every_target_once(run, made, monkeypatch):
-    seen, true = Counter(), made.collator.train_row.__func__
+    seen, true = Counter(), loop.StepRecord.add
 
-    def counted(self, samples):
-        seen.update(sample.target for sample in samples)
-        return true(self, samples)
+    def counted(self, planned, loss, row):
+        assert row.scores == len(planned.targets)
+        seen.update(planned.targets)
+        true(self, planned, loss, row)
 
-    monkeypatch.setattr(type(made.collator), "train_row", counted)
+    monkeypatch.setattr(loop.StepRecord, "add", counted)
     run([1.0, 0.9], max_epochs=2)
-    assert seen == Counter({int(target): 2 for target in made.datasets["train"].stage.targets})
+    assert seen == Counter(dict.fromkeys(range(len(made.datasets["train"])), 2))
+
+
+def test_the_history_loss_weight_and_the_pieces_of_a_step_are_the_trainers(run, made, monkeypatch):
+    planned, weights = [], set()
+    true = loop.StepRecord.add
+
+    def noted(self, row_planned, loss, row):
+        planned.append(row_planned)
+        weights.update(row.weight.tolist())
+        true(self, row_planned, loss, row)
+
+    monkeypatch.setattr(loop.StepRecord, "add", noted)
+    dataset, plain = made.datasets["train"], {}
+    for pieces in (1, 8):
+        planned.clear()
+        run([1.0], max_steps=3, users_per_step=pieces, history_loss_weight=0.25)
+        steps = Trainer(targets_per_step=8, users_per_step=pieces, history_loss_weight=0.25).steps()
+        plain[pieces] = list(plan_epoch(dataset, made.collator, steps, dataset.seed, 0, 0, 1))[: len(planned)]
+        assert [(row.targets, row.labels) for row in planned] == [(row.targets, row.labels) for row in plain[pieces]]
+    assert weights == {1.0, 0.25}
+    assert plain[1][0].targets != plain[8][0].targets
 
 
 def test_checkpoints_are_written_when_due_besides(run):

@@ -1,0 +1,77 @@
+"""A small random Qwen3, and what rows and ordinary forward passes give through it."""
+
+from functools import cache
+
+import torch
+from transformers import AutoModelForCausalLM, Qwen3Config
+from transformers.modeling_utils import PreTrainedModel
+
+from mlens.packing.row import Row
+
+
+def make_model(attention, dtype=torch.float64, vocabulary=50, checkpointing=False) -> PreTrainedModel:
+    """Equal weights for every attention."""
+    config = Qwen3Config(
+        vocab_size=vocabulary,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).to(dtype)
+    model.config.use_cache = False
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model.train()
+
+
+model_once = cache(make_model)
+
+
+def row_scores(model, row: Row) -> torch.Tensor:
+    """[row.scores] as the engine makes them: sums of label log-probabilities."""
+    layout = {} if row.layout is None else {"layout": row.layout}
+    logits = model(
+        input_ids=row.input_ids, position_ids=row.position_ids, logits_to_keep=row.keep, use_cache=False, **layout
+    ).logits.flatten(0, 1)
+    own = logits.log_softmax(dim=-1)[row.slot, row.label]
+    return torch.zeros(row.scores, dtype=own.dtype).index_add(0, row.owner, own)
+
+
+def plain_log_probabilities(model, ids) -> torch.Tensor:
+    """[tokens - 1] of each token but the first after those before it, by one ordinary forward pass."""
+    tokens = torch.tensor([[int(token) for token in ids]])
+    logits = model(input_ids=tokens, use_cache=False).logits[0, :-1]
+    return logits.log_softmax(dim=-1).gather(1, tokens[0, 1:, None])[:, 0]
+
+
+def plain_score(model, prompt, answer) -> torch.Tensor:
+    """log P(answer | prompt), by one ordinary forward pass of both."""
+    return plain_log_probabilities(model, [*prompt, *answer])[len(prompt) - 1 :].sum()
+
+
+def parameters(model) -> dict[str, torch.Tensor]:
+    return dict(model.named_parameters())
+
+
+def gradients(model, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    named = parameters(model)
+    return dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
+
+
+def assert_close_gradients(one: dict, other: dict, relative: float) -> None:
+    """Every parameter's gradient; what is nothing but rounding beside the whole gradient counts as zero."""
+    assert one.keys() == other.keys()
+    whole = sum(float((gradient.double() ** 2).sum()) for gradient in other.values()) ** 0.5
+    assert whole > 0
+    for name in one:
+        apart = float(torch.linalg.norm(one[name] - other[name]))
+        assert apart <= relative * max(float(torch.linalg.norm(other[name])), 1e-3 * whole), name

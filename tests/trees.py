@@ -1,0 +1,182 @@
+"""Trees of targets spelled out token by token: a second opinion on what rows of them hold and see."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from hypothesis import strategies as st
+
+from mlens.packing.layout import Layout
+from mlens.packing.row import Row, dense_mask
+from mlens.packing.tree import Branch, Tree
+
+VOCABULARY = 50
+# Legal answers of different lengths; each ends in the end token 1.
+ANSWERS = [np.array(ids) for ids in ([7, 1], [7, 8, 1], [9, 8, 7, 1], [10, 1])]
+
+
+def make_tree(trunk: int, branches, seed: int = 0) -> Tree:
+    """A tree of random tokens. trunk: its length; branches: (how much of the trunk it sees, own tokens) each. Every
+    third token of the trunk is a rating's."""
+    draw = np.random.default_rng(seed)
+
+    def tokens(n):
+        return draw.integers(2, VOCABULARY, n)
+
+    return Tree(
+        tokens(trunk),
+        np.arange(2, trunk, 3),
+        tuple(Branch(seen, tokens(own), ANSWERS[draw.integers(len(ANSWERS))]) for seen, own in branches),
+    )
+
+
+def lone_trees(lengths, seed: int = 0) -> list[Tree]:
+    """Targets that share nothing, with prompts of these lengths."""
+    return [make_tree(n, [(n, 0)], seed + i) for i, n in enumerate(lengths)]
+
+
+@st.composite
+def forests(draw, trunk=12, rest=6, most=3):
+    """Up to `most` trees of up to five branches: the last of them sees the whole trunk, others see as much or less."""
+    trees = []
+    for _ in range(draw(st.integers(1, most))):
+        length, n = draw(st.integers(1, trunk)), draw(st.integers(1, 5))
+        seen = [*sorted(draw(st.lists(st.integers(1, length), min_size=n - 1, max_size=n - 1))), length]
+        own = [draw(st.integers(int(n > 1), rest)) for _ in seen]
+        trees.append(make_tree(length, zip(seen, own, strict=True), draw(st.integers(0, 1000))))
+    return trees
+
+
+def prompts(trees) -> list[tuple[list[int], list[int]]]:
+    """Prompt and answer of each target, in the order of its tree."""
+    return [
+        ([*tree.trunk[: branch.seen].tolist(), *branch.ids.tolist()], branch.answer.tolist())
+        for tree in trees
+        for branch in tree.branches
+    ]
+
+
+@dataclass(frozen=True)
+class Name:
+    """A token of a row. place: where it stands in its part, which is the trunk, a branch, or one of a branch's chains
+    (branch, chain None: there is none)."""
+
+    tree: int
+    branch: int | None
+    chain: int | None
+    place: int
+
+
+def names(trees, answers=None) -> list[Name]:
+    """Of a training row's tokens; with `answers`, of a scoring row's."""
+    named = []
+    for t, tree in enumerate(trees):
+        named += [Name(t, None, None, k) for k in range(len(tree.trunk))]
+        for b, branch in enumerate(tree.branches):
+            own = len(branch.ids) + (len(branch.answer) - 1 if answers is None else 0)
+            named += [Name(t, b, None, k) for k in range(own)]
+            for c, answer in enumerate(answers or []):
+                named += [Name(t, b, c, k) for k in range(len(answer) - 1)]
+    return named
+
+
+def sees(trees, looks: Name, seen: Name) -> bool:
+    if looks.tree != seen.tree:
+        return False
+    if seen.branch is None:
+        return seen.place <= looks.place if looks.branch is None else seen.place < seen_of(trees, looks)
+    if seen.branch != looks.branch:
+        return False
+    if seen.chain is None:
+        return looks.chain is not None or seen.place <= looks.place
+    return seen.chain == looks.chain and seen.place <= looks.place
+
+
+def seen_of(trees, name: Name) -> int:
+    return trees[name.tree].branches[name.branch].seen
+
+
+def position(trees, name: Name) -> int:
+    """Where the token would stand in its own prompt."""
+    if name.branch is None:
+        return name.place
+    before = seen_of(trees, name)
+    if name.chain is not None:
+        before += len(trees[name.tree].branches[name.branch].ids)
+    return before + name.place
+
+
+def contexts(row: Row) -> list[tuple[int, list[int], int]]:
+    """(score, the ids that are seen where it is predicted, label) of each label, read off the spans; the positions of
+    what is seen must be those of a whole prompt."""
+    seen = dense_mask(row.spans)
+    told = []
+    for slot, label, owner in zip(row.slot.tolist(), row.label.tolist(), row.owner.tolist(), strict=True):
+        places = torch.nonzero(seen[row.keep[slot]])[:, 0]
+        order = row.position_ids[0, places].argsort()
+        assert row.position_ids[0, places[order]].tolist() == list(range(len(places)))
+        told.append((owner, row.input_ids[0, places[order]].tolist(), label))
+    return told
+
+
+def check_row(row: Row, trees, answers=None) -> None:
+    """A row's spans are those of its trees' names, its positions those of the separate prompts, and each label is
+    predicted from its prompt and the answer so far."""
+    named = names(trees, answers)
+    want = torch.tensor([[sees(trees, a, b) for b in named] for a in named])
+    assert torch.equal(dense_mask(row.spans), want)
+    assert row.position_ids[0].tolist() == [position(trees, name) for name in named]
+    samples = prompts(trees)
+    if answers is None:
+        wanted = [
+            (i, [*prompt, *answer[:k]], answer[k])
+            for i, (prompt, answer) in enumerate(samples)
+            for k in range(len(answer))
+        ]
+    else:
+        wanted = [
+            (i * len(answers) + j, [*prompt, *answer.tolist()[:k]], int(answer[k]))
+            for i, (prompt, _) in enumerate(samples)
+            for j, answer in enumerate(answers)
+            for k in range(len(answer))
+        ]
+    own = len(wanted)
+    told = contexts(row)
+    assert told[:own] == wanted
+    lines = [(len(samples), tree.trunk[:at].tolist(), int(tree.trunk[at])) for tree in trees for at in tree.lines]
+    assert told[own:] in ([], lines)
+    check_layout(row)
+
+
+def check_layout(row: Row) -> None:
+    """A layout's products are what the spans say: each token looks once, at what it sees, each key once; and padding
+    looks at something, but nothing looks at it."""
+    tokens = len(row.spans)
+    pairs = layout_pairs(row.layout, tokens)
+    assert not pairs[:tokens, tokens].any()
+    assert np.array_equal(pairs[:tokens, :tokens], dense_mask(row.spans).numpy().astype(int))
+
+
+def layout_pairs(layout: Layout, tokens: int) -> np.ndarray:
+    """[tokens + 1, tokens + 1]: how often each token looks at each other one; the last stands for padding."""
+    pairs, looked = np.zeros((tokens + 1, tokens + 1), dtype=int), np.zeros(tokens + 1, dtype=int)
+    for product in layout.products:
+        queries = places(product.query)
+        keys = np.concatenate([places(part) for part in product.key], axis=1) if product.key else queries
+        for n, query in enumerate(queries):
+            looked[query] += 1
+            own = keys[n]
+            assert len({*own} - {tokens}) == (own != tokens).sum()
+            for i, token in enumerate(query):
+                seen = own[: i + 1] if product.mask is None else own[product.mask[n, 0, i].numpy()]
+                assert len(seen)
+                np.add.at(pairs[token], seen, 1)
+                if product.common is not None:
+                    pairs[token, product.common] += 1
+    assert (looked[:tokens] == 1).all()
+    return pairs
+
+
+def places(of) -> np.ndarray:
+    """[n, m]"""
+    return np.arange(of.start, of.stop)[None] if isinstance(of, slice) else of.numpy()
