@@ -72,13 +72,13 @@ class PackedRows:
             yield from self._cut(shapes, tree, 1)
 
     def _cut(self, shapes: Shapes, tree: np.ndarray, pieces: float) -> Iterator[np.ndarray]:
-        """Cut a tree into at least about `pieces` stretches of equal cost, each within row_tokens."""
+        """Cut a tree into at most about `pieces` stretches, or as many as row_tokens needs; of all such cuts, one whose
+        most expensive stretch is the cheapest."""
         trunk, rest = shapes.trunk[tree], shapes.rest[tree]
         tokens = np.concatenate([[0], np.cumsum(rest)])
         costs = np.concatenate([[0], np.cumsum(rest * (1 + self.pair_cost * (trunk + rest / 2)))])
         # A piece first:last costs tops[last] - costs[first], and takes trunk[last] + the tokens of its rests.
         tops, heights = _trunk_cost(trunk, self.pair_cost) + costs[1:], trunk + tokens[1:]
-        fair = tops[-1] / round(pieces) if pieces >= 1.5 else np.inf
 
         def stretches(most: float) -> list[slice]:
             cut, first = [], 0
@@ -90,12 +90,13 @@ class PackedRows:
                 first = last
             return cut
 
-        cut = stretches(fair)
-        if len(cut) > 1:
-            low, high = 0.0, min(fair, tops[-1])
+        cut = stretches(np.inf)
+        pieces = max(round(pieces), len(cut))
+        if pieces > 1:
+            low, high = 0.0, float(tops[-1])
             for _ in range(20):  # the lowest price at which there are no more pieces
                 middle = (low + high) / 2
-                low, high = (low, middle) if len(stretches(middle)) <= len(cut) else (middle, high)
+                low, high = (low, middle) if len(stretches(middle)) <= pieces else (middle, high)
             cut = stretches(high)
         yield from (tree[stretch] for stretch in cut)
 
