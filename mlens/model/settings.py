@@ -20,12 +20,13 @@ def _require_dtype(dtype: str) -> None:
 class Base:
     """How the base model of model=tiny_base is trained, once for all strategies: on stretches of `lines` ratings of a
     user's history, one length after another (none: there is no base model), `steps` steps each, in which every rating is
-    predicted from those before it; ratings_per_step, learning_rate (of Muon, on matrices), adam_learning_rate (on the
+    predicted from those before it, the share `asked` as the target of a prompt, the others in their lines; ratings_per_step, learning_rate (of Muon, on matrices), adam_learning_rate (on the
     rest), row_tokens and seed as in trainer, packing and the root."""
 
     lines: list[int] = field(default_factory=list)
     steps: int = 3000
-    ratings_per_step: int = 192
+    asked: float = 0.25
+    ratings_per_step: int = 96
     learning_rate: float = 0.02
     adam_learning_rate: float = 0.003
     row_tokens: int = 8192
@@ -34,6 +35,8 @@ class Base:
     def __post_init__(self) -> None:
         if min(self.lines, default=2) < 2:
             raise UserError(f"model.base.lines must be lengths of at least 2, not {self.lines}")
+        if not 0 <= self.asked <= 1:
+            raise UserError(f"model.base.asked must be from 0 to 1, not {self.asked}")
         for name in ("steps", "ratings_per_step", "row_tokens"):
             if getattr(self, name) < 1:
                 raise UserError(f"model.base.{name} must be at least 1, not {getattr(self, name)}")

@@ -118,15 +118,15 @@ class PackedRows:
             return filler_row()
         segments: list[_Segment] = []
         for tree in trees:
-            if len(tree.branches) > 1:
+            if not _is_one(tree):
                 segments.append(_Segment(tree.trunk, lines=tree.lines))
                 for branch in tree.branches:
                     ids = np.concatenate([branch.ids, branch.answer[:-1]])
                     segments.append(_Segment(ids, branch.seen, answer=branch.answer))
             else:
-                ids = [part for branch in tree.branches for part in (branch.ids, branch.answer[:-1])]
-                answer = tree.branches[0].answer if tree.branches else _NOTHING
-                segments.append(_Segment(np.concatenate([tree.trunk, *ids]), answer=answer, lines=tree.lines))
+                (branch,) = tree.branches
+                ids = np.concatenate([tree.trunk, branch.ids, branch.answer[:-1]])
+                segments.append(_Segment(ids, answer=branch.answer, lines=tree.lines))
         starts = _starts([len(segment.ids) for segment in segments])
         answers = [segment.answer for segment in segments if len(segment.answer)]
         # The end token is predicted, never read: the last of what a segment reads predicts it.
@@ -163,7 +163,7 @@ class PackedRows:
         chain_ids = np.concatenate([answer[:-1] for answer in answers])
         segments: list[_Segment] = []
         for tree in trees:
-            if len(tree.branches) > 1:
+            if not _is_one(tree):
                 segments.append(_Segment(tree.trunk))
                 for branch in tree.branches:
                     segments.append(_Segment(np.concatenate([branch.ids, chain_ids]), branch.seen, len(branch.ids)))
@@ -203,6 +203,11 @@ class _Segment:
     own: int = -1
     answer: np.ndarray = field(default_factory=lambda: _NOTHING)
     lines: np.ndarray = field(default_factory=lambda: _NOTHING)
+
+
+def _is_one(tree: Tree) -> bool:
+    """Whether the tree is one ordinary sample, whose trunk and branch are one segment."""
+    return len(tree.branches) == 1 and tree.branches[0].seen == len(tree.trunk)
 
 
 def _starts(lengths: Sequence[int]) -> np.ndarray:

@@ -1,8 +1,8 @@
 """The base model of model=tiny_base: what a pretrained model is to a real user, for a laptop.
 
 A tiny Qwen3 is trained once on the training ratings alone: short stretches of each user's history, in which every rating
-is predicted from the lines before it. Every strategy of a comparison then starts from the same competent model, and is
-trained with its own objective alone.
+is predicted from the lines before it, most of them where they stand, some as the target of a prompt. Every strategy of a
+comparison then starts from the same competent model, and is trained with its own objective alone.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from mlens.engine.settings import Optimizer
 from mlens.model.load import build_model
 from mlens.model.settings import Base, NoPeft, TinyModel
 from mlens.packing.packed import PackedRows
-from mlens.packing.tree import Shapes, Tree
+from mlens.packing.tree import Branch, Shapes, Tree
 from mlens.prompt.renderer import Renderer
 from mlens.training.schedule import rate_factor
 from mlens.training.settings import Trainer
@@ -41,7 +41,8 @@ VERSION = 1
 class Stretches:
     """Stretches of at most `lines` neighbouring training ratings of a user, each rating in exactly one of them.
 
-    start, stop [n]: places in `stage.visible`, of one user each; user [n].
+    start, stop [n]: places in `stage.visible`, of one user each; user [n]; asked [v] bool: which of the visible ratings
+    are asked for as targets are, instead of carrying loss in their line.
     """
 
     renderer: Renderer
@@ -49,30 +50,42 @@ class Stretches:
     user: np.ndarray
     start: np.ndarray
     stop: np.ndarray
+    asked: np.ndarray
 
     def __len__(self) -> int:
         return len(self.start)
 
     def tree(self, i: int) -> Tree:
-        """A trunk alone, whose every rating carries loss."""
-        history = self.stage.visible[self.start[i] : self.stop[i]]
-        trunk = self.renderer.trunk(self.user[i], history)
-        places = self.renderer.rating_places(trunk, np.arange(len(history)))
-        return Tree(self.renderer.pieces.tokens(trunk), places, ())
+        """A trunk whose every rating carries loss once, in its line or on a branch that sees the lines before it."""
+        renderer, own = self.renderer, slice(self.start[i], self.stop[i])
+        history, asked = self.stage.visible[own], self.asked[own]
+        trunk = renderer.trunk(self.user[i], history)
+        ends = np.cumsum(renderer.pieces.lengths[trunk])
+        branches = []
+        for line in np.flatnonzero(asked):
+            # Opening and head; then the heading, and three pieces a line.
+            seen, target = int(ends[2 + 3 * line] if line else ends[1]), int(history[line])
+            rest = renderer.pieces.tokens(renderer.branch(target, seen))
+            branches.append(Branch(seen, rest, renderer.answer(target)))
+        lines = renderer.rating_places(trunk, np.flatnonzero(~asked))
+        return Tree(renderer.pieces.tokens(trunk), lines, tuple(branches))
 
 
-def cut_stretches(renderer: Renderer, stage: Stage, lines: int, seed: int, epoch: int) -> Stretches:
+def cut_stretches(renderer: Renderer, stage: Stage, lines: int, asked: float, seed: int, epoch: int) -> Stretches:
     """Cut every user's training ratings every `lines` ratings, from a place that differs by user and epoch, so that each
-    rating comes to stand at every place of a stretch."""
+    rating comes to stand at every place of a stretch; each is asked for with the probability `asked`."""
     user, start, stop = [], [], []
+    drawn = np.zeros(len(stage.visible), dtype=bool)
     for number, key in enumerate(renderer.table.user_keys):
         first, last = stage.visible_offsets[number : number + 2]
-        shift = int(draws.words(1, draws.STRETCHES, seed, key, epoch)[0] % np.uint64(lines))
+        numbers = draws.uniforms(1 + last - first, draws.STRETCHES, seed, key, epoch)
+        shift = int(numbers[0] * lines)
+        drawn[first:last] = numbers[1:] < asked
         borders = np.unique(np.clip([first, *range(first + shift, last, lines), last], first, last))
         start.append(borders[:-1])
         stop.append(borders[1:])
         user.append(np.full(len(borders) - 1, number))
-    return Stretches(renderer, stage, *(np.concatenate(parts) for parts in (user, start, stop)))
+    return Stretches(renderer, stage, *(np.concatenate(parts) for parts in (user, start, stop)), drawn)
 
 
 def plan_stretches(
@@ -85,9 +98,9 @@ def plan_stretches(
     step = (ends - 1) // ratings_per_step
     for members in np.split(order, np.flatnonzero(np.diff(step)) + 1):
         trees = [stretches.tree(i) for i in members]
-        lengths = np.array([len(tree.trunk) for tree in trees])
+        lengths = np.array([len(tree.trunk) + sum(len(branch.ids) + 3 for branch in tree.branches) for tree in trees])
         rows = collator.deal(Shapes(np.arange(len(trees)), lengths, np.zeros_like(lengths)), world)[rank]
-        labels = float(sum(len(tree.lines) for tree in trees))
+        labels = float(sum(len(tree.lines) + sum(len(branch.answer) for branch in tree.branches) for tree in trees))
         yield [([trees[i] for (i,) in row], labels, n == len(rows) - 1) for n, row in enumerate(rows)]
 
 
@@ -151,7 +164,7 @@ def _steps(base: Base, renderer: Renderer, stage: Stage, collator: PackedRows, r
     for lines in base.lines:
         left = base.steps
         while left:
-            stretches = cut_stretches(renderer, stage, lines, base.seed, epoch)
+            stretches = cut_stretches(renderer, stage, lines, base.asked, base.seed, epoch)
             per_step = base.ratings_per_step
             for rows in plan_stretches(stretches, collator, per_step, base.seed, epoch, ranks.rank, ranks.world):
                 yield rows
