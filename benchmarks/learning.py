@@ -1,0 +1,236 @@
+"""What helps a tiny model to learn from nothing, and what sharing costs: arms at equal time, from several seeds.
+
+    python benchmarks/learning.py separation --data FOLDER [--source ml_100k] [--seconds 150] [--seeds 0 1 2] [--jobs 2]
+    python benchmarks/learning.py mixing --data FOLDER [--seconds 150] [--seeds 0 1 2] [--jobs 2]
+
+`separation` takes apart what an earlier trial changed together: loss on the ratings in the histories, short histories
+first, and the optimizer. `mixing` compares how many users a step mixes, from one base model (model=tiny_base): more users
+share less of their histories, and so see fewer targets in the same time; the last arm shares nothing.
+
+An arm trains for so many seconds of its own processor time (one thread; so other work on the machine costs it nothing),
+with a cosine schedule over that time, and is then measured on validation and test. Nothing is chosen by test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from rich.console import Console
+from rich.table import Table
+
+from mlens.config import check
+from mlens.data.load import load_table
+from mlens.data.split import assign_roles
+from mlens.data.stage import make_stages
+from mlens.engine.engine import Engine, uses_bf16_parameters
+from mlens.engine.ranks import join_ranks
+from mlens.engine.settings import Optimizer
+from mlens.evaluation.evaluate import evaluate
+from mlens.launch import register_resolvers
+from mlens.model.load import build_model, load_tokenizer
+from mlens.packing.dataset import RatingDataset
+from mlens.packing.plan import plan_epoch
+from mlens.packing.row import Row
+from mlens.packing.steps import Steps
+from mlens.prompt.renderer import make_renderer
+from mlens.training.base import base_weights, cut_stretches, plan_stretches
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """phases: what is trained on, in parts of the time that sum to 1: (share, what), where `what` is `branches` (the
+    targets of the strategy), `short` (the same, with at most SHORT tokens of history) or a number of lines (stretches of
+    so many ratings alone, each with loss)."""
+
+    name: str
+    phases: tuple[tuple[float, str], ...] = ((1.0, "branches"),)
+    optimizer: str = "muon"
+    steps: Steps = Steps(32, 8)
+    model: str = "tiny"
+
+
+SHORT = 512
+STRETCHES = ((1 / 3, "24"), (1 / 3, "48"), (1 / 3, "branches"))
+STUDIES = {
+    "separation": [
+        Arm("branches alone"),
+        Arm("history loss", steps=Steps(32, 8, history_loss_weight=1.0)),
+        Arm("short histories first", ((2 / 3, "short"), (1 / 3, "branches"))),
+        Arm("history loss on short stretches first", STRETCHES),
+        Arm("history loss on short stretches first, AdamW", STRETCHES, optimizer="adamw"),
+    ],
+    "mixing": [
+        Arm("128 targets of 2 users", steps=Steps(128, 2), model="tiny_base"),
+        Arm("128 targets of 8 users", steps=Steps(128, 8), model="tiny_base"),
+        Arm("128 targets of 128 users", steps=Steps(128, 128), model="tiny_base"),
+    ],
+}
+RATES = {"muon": (0.02, 0.003), "adamw": (0.0015, 0.0015)}
+# A base model is fine-tuned as trainer=from_base does.
+BASE_RATES = (0.005, 0.001)
+# On stretches, as conf/model/tiny_base.yaml has them.
+RATINGS_PER_STEP, ASKED = 96, 0.25
+
+
+def run_arm(arm: Arm, source: str, data: str, seconds: float, seed: int, users: int, overrides: list[str]) -> dict:
+    """Train one arm and measure it; a point every quarter of the time tells where it stands on validation."""
+    torch.set_num_threads(1)
+    register_resolvers()
+    common = [f"data={source}", f"data.path={data}", f"model={arm.model}", "history=all_previous", f"seed={seed}"]
+    common.append(f"evaluation.max_users={users}")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", [*common, *overrides])
+    settings = check(config)
+    ranks = join_ranks()
+    table = load_table(instantiate(config.data))
+    roles = assign_roles(table, settings.split)
+    stages = make_stages(table, roles, settings.split, users, settings.evaluation.seed)
+    tokenizer = load_tokenizer(settings.model, table, settings.prompt, settings.ablation)
+    renderer = make_renderer(table, settings.prompt, settings.ablation, tokenizer)
+    strategy = instantiate(config.history)
+    datasets = {name: RatingDataset(table, stage, strategy, renderer, seed) for name, stage in stages.items()}
+    config.prompt.history_tokens = SHORT
+    short = make_renderer(table, check(config).prompt, settings.ablation, tokenizer)
+    datasets["short"] = RatingDataset(table, stages["train"], strategy, short, seed)
+    collator = instantiate(config.packing)
+    model = build_model(
+        settings.model,
+        settings.peft,
+        tokenizer,
+        settings.prompt.max_tokens,
+        seed,
+        uses_bf16_parameters(settings.model.dtype, settings.deepspeed.zero_optimization.stage),
+        weights=base_weights(settings, config, renderer, stages["train"], tokenizer, ranks),
+    )
+    rates = BASE_RATES if arm.model == "tiny_base" else RATES[arm.optimizer]
+    rule = Optimizer(arm.optimizer, *rates, weight_decay=0.0, gradient_clipping=0.0)
+    engine = instantiate(config.deepspeed, model, ranks, rule, settings.model.dtype, _convert_="all")
+
+    spent, seen, points = 0.0, 0, []
+    for share, what in arm.phases:
+        end = spent + share * seconds
+        if what == "branches" or what == "short":
+            steps = _branches(datasets["train" if what == "branches" else what], collator, arm.steps, seed)
+        else:
+            steps = _stretches(datasets["train"], collator, int(what), seed)
+        for step, targets in steps:
+            started = time.process_time()
+            engine.set_learning_rate(max(0.01, 0.5 * (1 + math.cos(math.pi * min(1.0, spent / seconds)))))
+            for row, labels, last in step:
+                engine.backward(row(), labels, last)
+            spent += time.process_time() - started
+            seen += targets
+            if spent >= len(points) * seconds / 4 and spent < seconds:
+                points.append(_point(engine, datasets["val"], collator, spent, seen))
+            if spent >= end:
+                break
+    points.append(_point(engine, datasets["val"], collator, spent, seen))
+    test = evaluate(engine, datasets["test"], collator).metrics
+    return {"arm": arm.name, "seed": seed, "points": points, "test": test["rmse"], "mae": test["mae"], "seen": seen}
+
+
+def _point(engine: Engine, val: RatingDataset, collator, spent: float, seen: int) -> dict:
+    rmse = evaluate(engine, val, collator).metrics["rmse"]
+    return {"seconds": spent, "supervised": seen, "val": rmse}
+
+
+def _branches(dataset: RatingDataset, collator, steps: Steps, seed: int) -> Iterator[tuple[list, int]]:
+    """Steps without end, each a list of (what makes its row, labels, last) and how many ratings it supervises."""
+    make_row, epoch = partial(collator.train_row, history_loss_weight=steps.history_loss_weight), 0
+    while True:
+        rows: list = []
+        drawn = dataset.at(epoch)
+        for planned in plan_epoch(drawn, collator, steps, seed, epoch, 0, 1):
+
+            def row(planned=planned, drawn=drawn) -> Row:
+                return make_row([drawn.tree(tree) for tree in planned.trees])
+
+            rows.append((row, planned.labels, planned.last))
+            if planned.last:
+                yield rows, planned.step_targets
+                rows = []
+        epoch += 1
+
+
+def _stretches(dataset: RatingDataset, collator, lines: int, seed: int) -> Iterator[tuple[list, int]]:
+    epoch = 0
+    while True:
+        cut = cut_stretches(dataset.renderer, dataset.stage, lines, ASKED, seed, epoch)
+        for step in plan_stretches(cut, collator, RATINGS_PER_STEP, seed, epoch, 0, 1):
+            rows = [(partial(collator.train_row, trees, 1.0), labels, last) for trees, labels, last in step]
+            yield rows, RATINGS_PER_STEP
+        epoch += 1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("--data", required=True, help="where the data of --source are")
+    parser.add_argument("--source", default="ml_100k", help="a choice of conf/data (ml_100k)")
+    parser.add_argument("--seconds", type=float, default=150, help="of training, for each arm and seed (150)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--users", type=int, default=200, help="validate and test on so many users (200)")
+    parser.add_argument("--jobs", type=int, default=2, help="arms that are trained at once, each on one thread (2)")
+    parser.add_argument("--arm", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("overrides", nargs="*", help="of the config, for all arms")
+    options = parser.parse_intermixed_args()
+    data, arms = str(Path(options.data).resolve()), STUDIES[options.study]
+    if options.arm is not None:
+        (seed,) = options.seeds
+        result = run_arm(arms[options.arm], options.source, data, options.seconds, seed, options.users, options.overrides)
+        print(json.dumps(result))
+        return
+
+    def child(job: tuple[int, int]) -> dict:
+        arm, seed = job
+        command = [sys.executable, __file__, options.study, *options.overrides, "--data", data]
+        command += ["--source", options.source, "--seconds", str(options.seconds)]
+        command += ["--users", str(options.users), "--arm", str(arm), "--seeds", str(seed)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(f"{arms[arm].name}, seed {seed}: {done.stderr.strip().splitlines()[-1]}")
+        return json.loads(done.stdout.splitlines()[-1])
+
+    jobs = [(arm, seed) for seed in options.seeds for arm in range(len(arms))]
+    results: dict[str, list[dict]] = {arm.name: [] for arm in arms}
+    # The base model is trained once, before several arms want it at once.
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for result in pool.map(child, jobs):
+            results[result["arm"]].append(result)
+            print(json.dumps(result), file=sys.stderr, flush=True)
+    print_results(options, results)
+
+
+def print_results(options: argparse.Namespace, results: dict[str, list[dict]]) -> None:
+    """Mean over seeds, with the lowest and the highest."""
+    table = Table(title=f"{options.study} on {options.source}, {options.seconds:.0f} s of one thread an arm")
+    for column in ("arm", "supervised ratings", *(f"val at {part}/4" for part in range(1, 5)), "test RMSE", "lowest … highest"):
+        table.add_column(column, justify="left" if column == "arm" else "right")
+    for name, runs in results.items():
+        if not runs:
+            continue
+        vals = [f"{np.mean([run['points'][part]['val'] for run in runs]):.4f}" for part in range(1, 5)]
+        tests = [run["test"] for run in runs]
+        seen = f"{np.mean([run['seen'] for run in runs]):,.0f}"
+        table.add_row(name, seen, *vals, f"{np.mean(tests):.4f}", f"{min(tests):.4f} … {max(tests):.4f}")
+    Console(width=160).print(table)
+
+
+if __name__ == "__main__":
+    main()
