@@ -57,53 +57,47 @@ def prompts(trees) -> list[tuple[list[int], list[int]]]:
 
 
 @dataclass(frozen=True)
-class Name:
-    """A token of a row. place: where it stands in its part, which is the trunk, a branch, or one of a branch's chains
-    (branch, chain None: there is none)."""
+class Names:
+    """What a row's tokens are called. tree, branch, chain [tokens]: the part that each stands in, which is a trunk
+    (branch -1), a branch (chain -1), or one of a branch's chains; place: where it stands there; seen: how much of its
+    trunk its branch sees; own: how many tokens the branch has."""
 
-    tree: int
-    branch: int | None
-    chain: int | None
-    place: int
+    tree: np.ndarray
+    branch: np.ndarray
+    chain: np.ndarray
+    place: np.ndarray
+    seen: np.ndarray
+    own: np.ndarray
+
+    @property
+    def position(self) -> np.ndarray:
+        """[tokens] where each token would stand in its own prompt."""
+        before = np.where(self.branch < 0, 0, self.seen + np.where(self.chain < 0, 0, self.own))
+        return before + self.place
+
+    @property
+    def sees(self) -> np.ndarray:
+        """[tokens, tokens] bool: whether the first sees the second."""
+        a = Names(*(column[:, None] for column in vars(self).values()))
+        b = Names(*(column[None, :] for column in vars(self).values()))
+        before = b.place <= a.place
+        of_trunk = (b.branch < 0) & np.where(a.branch < 0, before, b.place < a.seen)
+        of_branch = (b.branch == a.branch) & (b.branch >= 0) & (b.chain < 0) & ((a.chain >= 0) | before)
+        of_chain = (b.branch == a.branch) & (b.chain == a.chain) & (b.chain >= 0) & before
+        return (a.tree == b.tree) & (of_trunk | of_branch | of_chain)
 
 
-def names(trees, answers=None) -> list[Name]:
+def names(trees, answers=None) -> Names:
     """Of a training row's tokens; with `answers`, of a scoring row's."""
     named = []
     for t, tree in enumerate(trees):
-        named += [Name(t, None, None, k) for k in range(len(tree.trunk))]
+        named += [(t, -1, -1, k, 0, 0) for k in range(len(tree.trunk))]
         for b, branch in enumerate(tree.branches):
             own = len(branch.ids) + (len(branch.answer) - 1 if answers is None else 0)
-            named += [Name(t, b, None, k) for k in range(own)]
+            named += [(t, b, -1, k, branch.seen, own) for k in range(own)]
             for c, answer in enumerate(answers or []):
-                named += [Name(t, b, c, k) for k in range(len(answer) - 1)]
-    return named
-
-
-def sees(trees, looks: Name, seen: Name) -> bool:
-    if looks.tree != seen.tree:
-        return False
-    if seen.branch is None:
-        return seen.place <= looks.place if looks.branch is None else seen.place < seen_of(trees, looks)
-    if seen.branch != looks.branch:
-        return False
-    if seen.chain is None:
-        return looks.chain is not None or seen.place <= looks.place
-    return seen.chain == looks.chain and seen.place <= looks.place
-
-
-def seen_of(trees, name: Name) -> int:
-    return trees[name.tree].branches[name.branch].seen
-
-
-def position(trees, name: Name) -> int:
-    """Where the token would stand in its own prompt."""
-    if name.branch is None:
-        return name.place
-    before = seen_of(trees, name)
-    if name.chain is not None:
-        before += len(trees[name.tree].branches[name.branch].ids)
-    return before + name.place
+                named += [(t, b, c, k, branch.seen, own) for k in range(len(answer) - 1)]
+    return Names(*np.array(named).T)
 
 
 def contexts(row: Row) -> list[tuple[int, list[int], int]]:
@@ -123,9 +117,8 @@ def check_row(row: Row, trees, answers=None) -> None:
     """A row's spans are those of its trees' names, its positions those of the separate prompts, and each label is
     predicted from its prompt and the answer so far."""
     named = names(trees, answers)
-    want = torch.tensor([[sees(trees, a, b) for b in named] for a in named])
-    assert torch.equal(dense_mask(row.spans), want)
-    assert row.position_ids[0].tolist() == [position(trees, name) for name in named]
+    assert np.array_equal(dense_mask(row.spans).numpy(), named.sees)
+    assert row.position_ids[0].tolist() == named.position.tolist()
     samples = prompts(trees)
     if answers is None:
         wanted = [

@@ -211,7 +211,7 @@ def test_loss_and_gradients_are_those_of_the_separate_samples(dtype, relative, w
 
     one = loss(shared, [ROWS.train_row(trees[:2], weight), ROWS.train_row(trees[2:], weight)])
     other = loss(plain, [ReferenceRows().train_row([tree], weight) for tree in separately(trees)])
-    assert float(one) == pytest.approx(float(other), rel=relative)
+    assert one.item() == pytest.approx(other.item(), rel=relative)
     assert_close_gradients(gradients(shared, one), gradients(plain, other), relative)
 
 
@@ -228,7 +228,7 @@ def test_checkpointing_changes_nothing():
     row = ROWS.train_row(together("a tree", "all kinds"))
     models = [make_model(ROW_ATTENTION, checkpointing=on) for on in (False, True)]
     losses = [-row_scores(model, row).sum() for model in models]
-    assert float(losses[0]) == pytest.approx(float(losses[1]), rel=1e-12)
+    assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-12)
     assert_close_gradients(*(gradients(m, loss) for m, loss in zip(models, losses, strict=True)), relative=1e-12)
 
 

@@ -1,0 +1,264 @@
+"""Small users with everything that a run can choose, drawn; and what a step and a score must be, sample by sample."""
+
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume
+from hypothesis import strategies as st
+from reference import HALF_STARS, make_table, naive_prompt, naive_visible
+from small_model import plain_log_probabilities, plain_score
+from tokenizers_for_tests import ABLATIONS, style, tiny, whole_ids
+
+from mlens.data.split import Split, assign_roles
+from mlens.data.stage import make_stage
+from mlens.history.all_previous import AllPrevious
+from mlens.history.fixed_count import FixedCount
+from mlens.history.fixed_ratio import FixedRatio
+from mlens.history.none import NoHistory
+from mlens.history.random import Random
+from mlens.packing import layout
+from mlens.packing.dataset import RatingDataset
+from mlens.packing.packed import PackedRows
+from mlens.packing.plan import epoch_order, plan_epoch, plan_scoring
+from mlens.packing.row import Row
+from mlens.packing.steps import Steps
+from mlens.packing.tree import Tree
+from mlens.prompt.renderer import make_renderer
+
+RATIOS = st.sampled_from([0.6, 1.0, 0.3])
+# Hypothesis favours what comes first: what has most to share.
+WITH_HISTORY = [name for name, ablation in ABLATIONS.items() if ablation.history]
+STRATEGIES = st.one_of(
+    st.just(AllPrevious()),
+    st.builds(Random, RATIOS, st.just("per_user"), st.sampled_from(["epoch", "once"])),
+    st.just(AllPrevious()),
+    st.builds(Random, RATIOS, st.just("per_target"), st.sampled_from(["epoch", "once"])),
+    st.builds(FixedRatio, RATIOS),
+    st.builds(FixedCount, st.integers(1, 6)),
+    st.just(NoHistory()),
+)
+SPLITS = st.builds(
+    Split,
+    method=st.sampled_from(["temporal", "random", "leave_last", "global_time"]),
+    val_ratio=st.sampled_from([0.1, 0.3]),
+    test_ratio=st.sampled_from([0.1, 0.3]),
+    min_ratings=st.just(3),
+    eval_history=st.sampled_from(["all", "train"]),
+    ties=st.sampled_from(["order", "strict"]),
+    max_train_targets_per_user=st.sampled_from([None, 4, None]),
+)
+# So small that long trunks, bundles with a common beginning and cut products are met in short rows.
+LIMITS = st.one_of(
+    st.just({}),
+    st.fixed_dictionaries(
+        {
+            "LONG": st.sampled_from([1, 20, 60]),
+            "BUNDLE": st.sampled_from([8, 60, 200]),
+            "MOST_PAIRS": st.sampled_from([2000, 1 << 22]),
+        }
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """datasets: of the stages that have targets, train among them; epoch: of the training's histories and order."""
+
+    split: Split
+    roles: np.ndarray
+    datasets: dict[str, RatingDataset]
+    collator: PackedRows
+    steps: Steps
+    epoch: int
+    world: int
+    limits: dict
+
+    @property
+    def train(self) -> RatingDataset:
+        return self.datasets["train"]
+
+    @property
+    def answers(self) -> list[np.ndarray]:
+        return self.train.renderer.answers
+
+
+@contextmanager
+def limited(limits: dict):
+    """Layouts made within have these limits."""
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in limits.items():
+            patched.setattr(layout, name, value)
+        yield
+
+
+def told_table(seed: int, ratings: int = 9, movies: int = 7):
+    """One user of so many ratings and up to two with fewer; ties in time, profiles (some alike, some empty), tags."""
+    random = np.random.default_rng(seed)
+    sizes = [ratings, *random.integers(1, ratings + 1, random.integers(3))]
+    random.shuffle(sizes)
+    users = []
+    for n in sizes:
+        columns = random.integers(0, movies, n), random.choice(HALF_STARS, n), np.sort(random.integers(0, ratings, n))
+        users.append([(int(m), float(rating), int(t)) for m, rating, t in zip(*columns, strict=True)])
+    tags = [
+        (int(u), int(random.integers(movies)), str(random.choice(["odd", "long"])), int(random.integers(ratings)))
+        for u in random.integers(0, len(users), random.integers(12))
+    ]
+    return make_table(
+        users,
+        titles=[f"Movie {m}" for m in range(movies)],
+        profile=[(None, "age: 25", "gender: F; age: 3")[i] for i in random.integers(0, 3, len(users))],
+        tags=sorted(tags, key=lambda t: (t[0], t[3])),
+    )
+
+
+def make_case(
+    table,
+    strategy,
+    collator=lambda max_tokens: PackedRows(),
+    ablation="history_only",
+    split=Split("temporal"),  # noqa: B008
+    room=1000,
+    steps=Steps(100, 1, 0.5),  # noqa: B008
+    epoch=0,
+    world=1,
+    limits=None,
+    **fields,
+) -> Case:
+    """room: what the longest bare prompt leaves of prompt.max_tokens; fields: others of the prompt's."""
+    roomy = make_renderer(table, style(max_tokens=10**6), ABLATIONS[ablation], tiny())
+    longest = int(roomy.bare_lengths(np.arange(len(table))).max()) + roomy.longest_answer
+    renderer = replace(roomy, style=style(max_tokens=longest + room, **fields))
+    roles = assign_roles(table, split)
+    stages = {name: make_stage(table, roles, split, name) for name in ("train", "val", "test")}
+    datasets = {
+        name: RatingDataset(table, stage, strategy, renderer, seed=7, epoch=epoch)
+        for name, stage in stages.items()
+        if len(stage)
+    }
+    return Case(split, roles, datasets, collator(longest + room), steps, epoch, world, limits or {})
+
+
+@st.composite
+def cases(draw, ratings=9):
+    """Tables are made by a drawn seed: drawn one by one, most would be of users with next to nothing to share."""
+
+    def one_of(*values):
+        return draw(st.sampled_from(values))
+
+    row_tokens, share = one_of(2000, 100, 0), one_of("auto", "auto", "never")
+    case = make_case(
+        told_table(draw(st.integers(0, 2**32 - 1)), ratings),
+        draw(STRATEGIES),
+        lambda max_tokens: PackedRows(max_tokens + row_tokens, share),
+        ablation=one_of(*WITH_HISTORY * 2, *ABLATIONS),
+        split=draw(SPLITS),
+        room=one_of(1000, 1000, 90, 60, 40, 20, 0),
+        steps=Steps(one_of(100, 8, 3), one_of(1, 1, 2, 8), one_of(0.0, 0.25, 1.0)),
+        epoch=one_of(0, 1, 2),
+        world=one_of(1, 2),
+        limits=draw(LIMITS),
+        history_tokens=one_of(None, None, 30),
+        trim=one_of("strided", "exact"),
+        max_context=one_of(1, 3),
+    )
+    assume("train" in case.datasets)
+    return case
+
+
+# what must be
+
+
+@dataclass(frozen=True)
+class PlainStep:
+    """targets; labels: the weights of its label tokens; loss: of all, as a mean."""
+
+    targets: list[int]
+    labels: float
+    loss: torch.Tensor
+
+
+def plain_steps(case: Case, model):
+    """Each step's loss by one ordinary forward pass a sample."""
+    dataset, steps = case.train, case.steps
+    order = epoch_order(dataset, steps, dataset.seed, case.epoch)
+    for first in range(0, len(order), steps.targets):
+        targets = sorted(order[first : first + steps.targets].tolist())
+        total, labels = torch.zeros((), dtype=model.dtype), 0.0
+        for i in targets:
+            sample = dataset[i]
+            total = total - plain_score(model, sample.prompt, sample.answer)
+            labels += len(sample.answer)
+            places = line_tokens(case, i) if steps.history_loss_weight else []
+            if places:
+                own = plain_log_probabilities(model, sample.prompt)[torch.tensor(places) - 1].sum()
+                total = total - steps.history_loss_weight * own
+                labels += steps.history_loss_weight * len(places)
+        yield PlainStep(targets, labels, total / labels)
+
+
+def line_tokens(case: Case, i: int) -> list[int]:
+    """Where in its prompt the ratings stand that training target i shows and that no target of its user before it sees,
+    found by tokenising the prompt's text up to them."""
+    dataset, ablation = case.train, case.train.renderer.ablation
+    table, stage, tokenizer = dataset.table, dataset.stage, tiny()
+    target, history = int(stage.targets[i]), dataset.history(i).tolist()
+    earlier = [int(t) for t in stage.targets[:i] if table.user[t] == table.user[target]]
+    old = {
+        rating
+        for t in earlier
+        for rating in naive_visible(table, case.roles, t, case.split.eval_history, case.split.ties)
+    }
+    places: list[int] = []
+    for n, rating in enumerate(history):
+        if rating in old:
+            continue
+        text = naive_prompt(table, target, history[: n + 1], ablation, dataset.renderer.style).text()
+        line = text.rpartition("\n\n[RECENT_DIALOGUE]")[0]
+        shown = f" {table.rating[rating]:.1f}"
+        assert line.endswith(shown)
+        places += range(len(whole_ids(tokenizer, line.removesuffix(shown))), len(whole_ids(tokenizer, line)))
+    return places
+
+
+# what is
+
+
+@dataclass(frozen=True)
+class BuiltRow:
+    """trees: of a row, and the targets that they are of; labels: of its whole step; rank: which one gets it."""
+
+    row: Row
+    trees: list[Tree]
+    targets: list[int]
+    labels: float
+    rank: int
+
+
+def train_steps(case: Case, collator=None) -> list[list[BuiltRow]]:
+    """The rows of every step, those of all ranks together."""
+    dataset, weight = case.train, case.steps.history_loss_weight
+    collator = collator or case.collator
+    steps: dict[int, list[BuiltRow]] = {}
+    with limited(case.limits):
+        for rank in range(case.world):
+            for planned in plan_epoch(dataset, collator, case.steps, dataset.seed, case.epoch, rank, case.world):
+                trees = [dataset.tree(tree) for tree in planned.trees]
+                built = BuiltRow(collator.train_row(trees, weight), trees, planned.targets, planned.labels, rank)
+                steps.setdefault(planned.step, []).append(built)
+    return [steps[step] for step in sorted(steps)]
+
+
+def score_rows(case: Case, stage: str, collator=None) -> list[BuiltRow]:
+    """All rows that together score a stage."""
+    dataset, collator = case.datasets[stage], collator or case.collator
+    built = []
+    with limited(case.limits):
+        for rank in range(case.world):
+            for row in plan_scoring(dataset, collator, rank, case.world):
+                trees, targets = [dataset.tree(tree) for tree in row], [int(t) for tree in row for t in tree]
+                built.append(BuiltRow(collator.score_row(trees, case.answers), trees, targets, 0.0, rank))
+    return built
