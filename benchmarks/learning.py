@@ -1,11 +1,11 @@
 """What helps a tiny model to learn from nothing, and what sharing costs: arms at equal time, from several seeds.
 
-    python benchmarks/learning.py separation --data FOLDER [--source ml_100k] [--seconds 150] [--seeds 0 1 2] [--jobs 2]
-    python benchmarks/learning.py mixing --data FOLDER [--seconds 150] [--seeds 0 1 2] [--jobs 2]
+    python benchmarks/learning.py separation --data DIR [--source ml_100k] [--seconds 150] [--seeds 0 1 2] [--jobs 2]
+    python benchmarks/learning.py mixing --data DIR [--seconds 150] [--seeds 0 1 2] [--jobs 2]
 
 `separation` takes apart what an earlier trial changed together: loss on the ratings in the histories, short histories
-first, and the optimizer. `mixing` compares how many users a step mixes, from one base model (model=tiny_base): more users
-share less of their histories, and so see fewer targets in the same time; the last arm shares nothing.
+first, and the optimizer. `mixing` compares how many users a step mixes, from one base model (model=tiny_base): more
+users share less of their histories, and so see fewer targets in the same time; the last arm shares nothing.
 
 An arm trains for so many seconds of its own processor time (one thread; so other work on the machine costs it nothing),
 with a cosine schedule over that time, and is then measured on validation and test. Nothing is chosen by test.
@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -55,13 +55,13 @@ CONF = Path(__file__).parents[1] / "conf"
 @dataclass(frozen=True)
 class Arm:
     """phases: what is trained on, in parts of the time that sum to 1: (share, what), where `what` is `branches` (the
-    targets of the strategy), `short` (the same, with at most SHORT tokens of history) or a number of lines (stretches of
-    so many ratings alone, each with loss)."""
+    targets of the strategy), `short` (the same, with at most SHORT tokens of history) or a number of lines (stretches
+    of so many ratings alone, each with loss)."""
 
     name: str
     phases: tuple[tuple[float, str], ...] = ((1.0, "branches"),)
     optimizer: str = "muon"
-    steps: Steps = Steps(32, 8)
+    steps: Steps = field(default_factory=lambda: Steps(32, 8))
     model: str = "tiny"
 
 
@@ -193,7 +193,9 @@ def main() -> None:
     data, arms = str(Path(options.data).resolve()), STUDIES[options.study]
     if options.arm is not None:
         (seed,) = options.seeds
-        result = run_arm(arms[options.arm], options.source, data, options.seconds, seed, options.users, options.overrides)
+        result = run_arm(
+            arms[options.arm], options.source, data, options.seconds, seed, options.users, options.overrides
+        )
         print(json.dumps(result))
         return
 
@@ -220,7 +222,8 @@ def main() -> None:
 def print_results(options: argparse.Namespace, results: dict[str, list[dict]]) -> None:
     """Mean over seeds, with the lowest and the highest."""
     table = Table(title=f"{options.study} on {options.source}, {options.seconds:.0f} s of one thread an arm")
-    for column in ("arm", "supervised ratings", *(f"val at {part}/4" for part in range(1, 5)), "test RMSE", "lowest … highest"):
+    parts = [f"val at {part}/4" for part in range(1, 5)]
+    for column in ("arm", "supervised ratings", *parts, "test RMSE", "lowest … highest"):
         table.add_column(column, justify="left" if column == "arm" else "right")
     for name, runs in results.items():
         if not runs:

@@ -62,14 +62,14 @@ class _RowAttention(torch.autograd.Function):
         for product in layout.products:
             parts = list(_parts(product, q.shape[1], q.dtype, k, v))
             own = _take(q, product.query)
-            o, l = _flash(own, *parts[0][1:3], is_causal=product.mask is None, attn_mask=parts[0][3], scale=scale)
+            o, log_sum = _flash(own, *parts[0][1:3], is_causal=product.mask is None, attn_mask=parts[0][3], scale=scale)
             for _, part_k, part_v, mask in parts[1:]:
-                o2, l2 = _flash(own, part_k, part_v, attn_mask=mask, scale=scale)
-                joint = torch.logaddexp(l, l2)
-                o = o * (l - joint).exp()[..., None].to(o.dtype) + o2 * (l2 - joint).exp()[..., None].to(o.dtype)
-                l = joint
+                o2, log_sum2 = _flash(own, part_k, part_v, attn_mask=mask, scale=scale)
+                joint = torch.logaddexp(log_sum, log_sum2)
+                share, share2 = ((part - joint).exp()[..., None].to(o.dtype) for part in (log_sum, log_sum2))
+                o, log_sum = o * share + o2 * share2, joint
             _put(result, product.query, o)
-            saved += [o, l]
+            saved += [o, log_sum]
         ctx.save_for_backward(q, k, v, *saved)
         ctx.scale, ctx.layout = scale, layout
         return result[:-1]
@@ -81,13 +81,14 @@ class _RowAttention(torch.autograd.Function):
         grad = torch.cat([grad, grad.new_zeros((1, *grad.shape[1:]))])
         grad_q = q.new_empty((len(q) + 1, *q.shape[1:]))
         grad_k, grad_v = (x.new_zeros((len(x) + 1, *x.shape[1:])) for x in (k, v))
-        for product, o, l in zip(ctx.layout.products, saved[::2], saved[1::2], strict=True):
-            own, own_grad, total = _take(q, product.query), _take(grad, product.query), None
+        for product, o, log_sum in zip(ctx.layout.products, saved[::2], saved[1::2], strict=True):
+            own, own_grad = _take(q, product.query), _take(grad, product.query)
+            total, causal = torch.zeros((), dtype=q.dtype), product.mask is None
             for places, part_k, part_v, mask in _parts(product, q.shape[1], q.dtype, k, v):
                 one_q, one_k, one_v = _flash_backward(
-                    own_grad, own, part_k, part_v, o, l, 0.0, product.mask is None, attn_mask=mask, scale=ctx.scale
+                    own_grad, own, part_k, part_v, o, log_sum, 0.0, causal, attn_mask=mask, scale=ctx.scale
                 )
-                total = one_q if total is None else total + one_q
+                total = total + one_q
                 _add(grad_k, places, one_k)
                 _add(grad_v, places, one_v)
             _put(grad_q, product.query, total)

@@ -19,9 +19,10 @@ def _require_dtype(dtype: str) -> None:
 @dataclass(frozen=True)
 class Base:
     """How the base model of model=tiny_base is trained, once for all strategies: on stretches of `lines` ratings of a
-    user's history, one length after another (none: there is no base model), `steps` steps each, in which every rating is
-    predicted from those before it, the share `asked` as the target of a prompt, the others in their lines; ratings_per_step, learning_rate (of Muon, on matrices), adam_learning_rate (on the
-    rest), row_tokens and seed as in trainer, packing and the root."""
+    user's history, one length after another (none: there is no base model), `steps` steps each, in which every rating
+    is predicted from those before it, the share `asked` as the target of a prompt, the others in their lines;
+    ratings_per_step, learning_rate (of Muon, on matrices), adam_learning_rate (on the rest), row_tokens and seed as in
+    trainer, packing and the root."""
 
     lines: list[int] = field(default_factory=list)
     steps: int = 3000

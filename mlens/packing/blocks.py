@@ -83,8 +83,8 @@ def block_tables(spans: torch.Tensor, block: int = BLOCK) -> Blocks:
 
 
 def with_blocks(row: Row) -> Row:
-    """A row for FlexAttention: padded to whole blocks, which its kernels take without checks, with blocks as its layout.
-    Padding sees itself alone. CPU only."""
+    """A row for FlexAttention: padded to whole blocks, which its kernels take without checks, with blocks as its
+    layout. Padding sees itself alone. CPU only."""
     if row.spans is None:
         return row
     tokens = len(row.spans)

@@ -51,7 +51,8 @@ class PackedRows:
         rows = -(-rows // world) * world
         share = cost.sum() / world
         if world > 1 and (cost > 1.5 * share).any():
-            trees = [part for tree, one in zip(trees, cost, strict=True) for part in self._cut(shapes, tree, one / share)]
+            shares = zip(trees, cost / share, strict=True)
+            trees = [part for tree, pieces in shares for part in self._cut(shapes, tree, pieces)]
             tokens, cost = self._prices(shapes, trees)
         while True:
             packed = _fill(tokens, cost, rows, self.row_tokens)
@@ -195,8 +196,8 @@ _NOTHING = np.zeros(0, dtype=np.int64)
 
 @dataclass(frozen=True)
 class _Segment:
-    """ids: what is read; seen: of a tail, how many tokens of the trunk before it its tokens see (None: a trunk); own: how
-    many of a tail's tokens stand before its chains; answer, lines: the labels, as in Branch and Tree."""
+    """ids: what is read; seen: of a tail, how many tokens of the trunk before it its tokens see (None: a trunk); own:
+    how many of a tail's tokens stand before its chains; answer, lines: the labels, as in Branch and Tree."""
 
     ids: np.ndarray
     seen: int | None = None
@@ -210,7 +211,7 @@ def _is_one(tree: Tree) -> bool:
     return len(tree.branches) == 1 and tree.branches[0].seen == len(tree.trunk)
 
 
-def _starts(lengths: Sequence[int]) -> np.ndarray:
+def _starts(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
     return np.cumsum(lengths) - lengths
 
 

@@ -100,9 +100,7 @@ def answer_lengths(dataset: RatingDataset) -> np.ndarray:
     return np.array([len(answer) for answer in dataset.renderer.answers])
 
 
-def plan_scoring(
-    dataset: RatingDataset, collator: Collator, rank: int, world: int
-) -> list[tuple[np.ndarray, ...]]:
+def plan_scoring(dataset: RatingDataset, collator: Collator, rank: int, world: int) -> list[tuple[np.ndarray, ...]]:
     """The rows of `rank`, each a tuple of trees, that together with the other ranks' score every target once."""
     chains = int((answer_lengths(dataset) - 1).sum())
     return collator.deal(dataset.shapes(np.arange(len(dataset))).longer_by(chains), world)[rank]

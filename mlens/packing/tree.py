@@ -19,8 +19,8 @@ class Branch:
 
 @dataclass(frozen=True)
 class Tree:
-    """trunk [p]: token ids; branches: the targets that grow from it, in order of what they see; lines [l]: the places in
-    `trunk` that hold tokens of ratings that may carry loss themselves (trainer.history_loss_weight).
+    """trunk [p]: token ids; branches: the targets that grow from it, in order of what they see; lines [l]: the places
+    in `trunk` that hold tokens of ratings that may carry loss themselves (trainer.history_loss_weight).
 
     A tree of one target whose prompt is all trunk, or without any (a trunk alone), is a tree too.
     """

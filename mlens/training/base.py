@@ -1,8 +1,8 @@
 """The base model of model=tiny_base: what a pretrained model is to a real user, for a laptop.
 
-A tiny Qwen3 is trained once on the training ratings alone: short stretches of each user's history, in which every rating
-is predicted from the lines before it, most of them where they stand, some as the target of a prompt. Every strategy of a
-comparison then starts from the same competent model, and is trained with its own objective alone.
+A tiny Qwen3 is trained once on the training ratings alone: short stretches of each user's history, in which every
+rating is predicted from the lines before it, most of them where they stand, some as the target of a prompt. Every
+strategy of a comparison then starts from the same competent model, and is trained with its own objective alone.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ class Stretches:
 
 
 def cut_stretches(renderer: Renderer, stage: Stage, lines: int, asked: float, seed: int, epoch: int) -> Stretches:
-    """Cut every user's training ratings every `lines` ratings, from a place that differs by user and epoch, so that each
-    rating comes to stand at every place of a stretch; each is asked for with the probability `asked`."""
+    """Cut every user's training ratings every `lines` ratings, from a place that differs by user and epoch, so that
+    each rating comes to stand at every place of a stretch; each is asked for with the probability `asked`."""
     user, start, stop = [], [], []
     drawn = np.zeros(len(stage.visible), dtype=bool)
     for number, key in enumerate(renderer.table.user_keys):
@@ -85,7 +85,7 @@ def cut_stretches(renderer: Renderer, stage: Stage, lines: int, asked: float, se
         start.append(borders[:-1])
         stop.append(borders[1:])
         user.append(np.full(len(borders) - 1, number))
-    return Stretches(renderer, stage, *(np.concatenate(parts) for parts in (user, start, stop)), drawn)
+    return Stretches(renderer, stage, np.concatenate(user), np.concatenate(start), np.concatenate(stop), drawn)
 
 
 def plan_stretches(

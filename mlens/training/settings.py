@@ -39,11 +39,12 @@ class Checkpoint:
 class Trainer:
     """max_epochs, max_steps: whichever comes first (max_steps=0: evaluate the model as it is);
     targets_per_step: targets of one update, over all ranks; users_per_step: a step is made of at least so many pieces,
-    each of one user's neighbouring targets on one history; history_loss_weight: what a rating's token in a history counts
-    beside an answer's (0: answers alone carry loss; else each rating does once an epoch as a line too); optimizer: `adamw` or `muon` (on matrices, AdamW with
-    adam_learning_rate on the rest); schedule: `constant`, `linear` or `cosine`, after a warm-up of warmup_steps, or of
-    warmup_ratio of all steps; gradient_clipping: of the global norm, 0 for none; validate_every_steps: null for once
-    an epoch; loader_workers: processes that build rows ahead of time."""
+    each of one user's neighbouring targets on one history; history_loss_weight: what a token of a rating in a history
+    counts in the loss beside one of an answer (0: answers alone carry loss; else each rating does so once an epoch as
+    a line too); optimizer: `adamw` or `muon` (on matrices, AdamW with adam_learning_rate on the rest); schedule:
+    `constant`, `linear` or `cosine`, after a warm-up of warmup_steps, or of warmup_ratio of all steps;
+    gradient_clipping: of the global norm, 0 for none; validate_every_steps: null for once an epoch; loader_workers:
+    processes that build rows ahead of time."""
 
     max_epochs: int = 50
     max_steps: int | None = None
