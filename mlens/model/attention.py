@@ -38,6 +38,10 @@ def row_attention(
         # Normed queries and keys come in float32 then, values don't, and the kernel takes one type alone.
         query, key, value = (x.to(torch.get_autocast_dtype("cpu")) for x in (query, key, value))
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    config = getattr(module, "config", None)
+    if config is not None and module.layer_idx == config.num_hidden_layers - 1:
+        # Trunks are there to be looked at; of the last layer's results, only those at labels are.
+        layout = Layout(tuple(product for product in layout.products if product.read))
     return _RowAttention.apply(q, k, v, scaling, layout)[None], None
 
 
@@ -57,7 +61,7 @@ class _RowAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q, k, v, scale: float, layout: Layout) -> torch.Tensor:
-        result = q.new_empty((len(q) + 1, *q.shape[1:]))  # the last one takes what padding gives
+        result = q.new_zeros((len(q) + 1, *q.shape[1:]))  # the last one takes what padding gives
         saved = []
         for product in layout.products:
             parts = list(_parts(product, q.shape[1], q.dtype, k, v))
@@ -79,8 +83,7 @@ class _RowAttention(torch.autograd.Function):
         q, k, v, *saved = ctx.saved_tensors
         # Padding's gradient is zero, or it would flow into the keys that it sees.
         grad = torch.cat([grad, grad.new_zeros((1, *grad.shape[1:]))])
-        grad_q = q.new_empty((len(q) + 1, *q.shape[1:]))
-        grad_k, grad_v = (x.new_zeros((len(x) + 1, *x.shape[1:])) for x in (k, v))
+        grad_q, grad_k, grad_v = (x.new_zeros((len(x) + 1, *x.shape[1:])) for x in (q, k, v))
         for product, o, log_sum in zip(ctx.layout.products, saved[::2], saved[1::2], strict=True):
             own, own_grad = _take(q, product.query), _take(grad, product.query)
             total, causal = torch.zeros((), dtype=q.dtype), product.mask is None

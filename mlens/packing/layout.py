@@ -8,7 +8,7 @@ So a row of one trunk costs trunk² / 2 + branches · trunk pairs, and no [token
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -34,7 +34,8 @@ class Product:
     key: what they look at through `mask`, [n, k] or stretches to be joined; empty where query is causal (sees itself
     up to each token);
     mask [n, 1, q, k] bool: what each query token sees of `key`, or None where it is causal;
-    common: a stretch that all query tokens see whole, beside `key`, or None.
+    common: a stretch that all query tokens see whole, beside `key`, or None;
+    read: whether logits of any of its query tokens are needed: else nothing reads what the last layer makes of them.
     Every token of a row is a query token of exactly one product, and a key token of a product at most once.
     """
 
@@ -42,6 +43,7 @@ class Product:
     key: tuple[Places, ...] = ()
     mask: torch.Tensor | None = None
     common: slice | None = None
+    read: bool = True
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,12 @@ class Segments:
     tail_trunk: np.ndarray
 
 
-def arrange(segments: Segments, spans: np.ndarray) -> Layout:
-    """The products of a row with these segments and `spans` [tokens, 3, 2]."""
-    return Layout((*_trunks(segments, len(spans)), *_tails(segments, spans)))
+def arrange(segments: Segments, spans: np.ndarray, keep: np.ndarray) -> Layout:
+    """The products of a row with these segments and `spans` [tokens, 3, 2], whose logits are needed at `keep`."""
+    kept = torch.zeros(len(spans) + 1, dtype=torch.bool)
+    kept[torch.from_numpy(keep)] = True
+    products = (*_trunks(segments, len(spans)), *_tails(segments, spans))
+    return Layout(tuple(replace(product, read=bool(kept[product.query].any())) for product in products))
 
 
 def _trunks(segments: Segments, tokens: int) -> Iterator[Product]:

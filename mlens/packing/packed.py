@@ -264,7 +264,7 @@ def _make_row(
         input_ids=tensor(np.concatenate([segment.ids for segment in segments]))[None],
         position_ids=tensor(positions)[None],
         spans=torch.from_numpy(spans),
-        layout=arrange(placed, spans),
+        layout=arrange(placed, spans, keep),
         keep=tensor(keep),
         slot=tensor(slot),
         label=tensor(label),
@@ -298,4 +298,4 @@ def filler_row() -> Row:
     """A row without labels, for a rank that has none left: under ZeRO-3 a missing forward would hang the others."""
     none = _NOTHING
     token = _Segment(np.zeros(1, dtype=np.int64))
-    return _make_row([token], [], keep=np.zeros(1), slot=none, label=none, owner=none, weight=none)
+    return _make_row([token], [], keep=np.zeros(1, dtype=np.int64), slot=none, label=none, owner=none, weight=none)
