@@ -25,7 +25,7 @@ class Base:
     trainer, packing and the root."""
 
     lines: list[int] = field(default_factory=list)
-    steps: int = 3000
+    steps: int = 1500
     asked: float = 0.25
     ratings_per_step: int = 96
     learning_rate: float = 0.02
