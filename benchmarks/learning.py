@@ -1,7 +1,7 @@
 """What helps a tiny model to learn from nothing, and what sharing costs: arms at equal time, from several seeds.
 
-    python benchmarks/learning.py separation --data DIR [--source ml_100k] [--seconds 150] [--seeds 0 1 2] [--jobs 2]
-    python benchmarks/learning.py mixing --data DIR [--seconds 150] [--seeds 0 1 2] [--jobs 2]
+    python benchmarks/learning.py separation data.users=500 data.ratings_per_user=40 [--seconds 60] [--seeds 0 1 2]
+    python benchmarks/learning.py mixing --source ml_100k --data DIR [--jobs 2]
 
 `separation` takes apart what an earlier trial changed together: loss on the ratings in the histories, short histories
 first, and the optimizer. `mixing` compares how many users a step mixes, from one base model (model=tiny_base): more
@@ -88,12 +88,14 @@ BASE_RATES = (0.005, 0.001)
 RATINGS_PER_STEP, ASKED = 96, 0.25
 
 
-def run_arm(arm: Arm, source: str, data: str, seconds: float, seed: int, users: int, overrides: list[str]) -> dict:
+def run_arm(
+    arm: Arm, source: str, data: str | None, seconds: float, seed: int, users: int, overrides: list[str]
+) -> dict:
     """Train one arm and measure it; a point every quarter of the time tells where it stands on validation."""
     torch.set_num_threads(1)
     register_resolvers()
-    common = [f"data={source}", f"data.path={data}", f"model={arm.model}", "history=all_previous", f"seed={seed}"]
-    common.append(f"evaluation.max_users={users}")
+    common = [f"data={source}", f"model={arm.model}", "history=all_previous", f"seed={seed}"]
+    common += [f"evaluation.max_users={users}", *([f"data.path={data}"] if data else [])]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", [*common, *overrides])
     settings = check(config)
@@ -181,16 +183,16 @@ def _stretches(dataset: RatingDataset, collator, lines: int, seed: int) -> Itera
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", choices=STUDIES)
-    parser.add_argument("--data", required=True, help="where the data of --source are")
-    parser.add_argument("--source", default="ml_100k", help="a choice of conf/data (ml_100k)")
-    parser.add_argument("--seconds", type=float, default=150, help="of training, for each arm and seed (150)")
+    parser.add_argument("--source", default="sample", help="a choice of conf/data (sample: made-up data)")
+    parser.add_argument("--data", help="where the data of --source are, unless they are made up")
+    parser.add_argument("--seconds", type=float, default=60, help="of training, for each arm and seed (60)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--users", type=int, default=200, help="validate and test on so many users (200)")
+    parser.add_argument("--users", type=int, default=150, help="validate and test on so many users (150)")
     parser.add_argument("--jobs", type=int, default=2, help="arms that are trained at once, each on one thread (2)")
     parser.add_argument("--arm", type=int, help=argparse.SUPPRESS)
     parser.add_argument("overrides", nargs="*", help="of the config, for all arms")
     options = parser.parse_intermixed_args()
-    data, arms = str(Path(options.data).resolve()), STUDIES[options.study]
+    data, arms = options.data and str(Path(options.data).resolve()), STUDIES[options.study]
     if options.arm is not None:
         (seed,) = options.seeds
         result = run_arm(
@@ -201,7 +203,7 @@ def main() -> None:
 
     def child(job: tuple[int, int]) -> dict:
         arm, seed = job
-        command = [sys.executable, __file__, options.study, *options.overrides, "--data", data]
+        command = [sys.executable, __file__, options.study, *options.overrides, *(["--data", data] if data else [])]
         command += ["--source", options.source, "--seconds", str(options.seconds)]
         command += ["--users", str(options.users), "--arm", str(arm), "--seeds", str(seed)]
         done = subprocess.run(command, capture_output=True, text=True)
@@ -211,7 +213,6 @@ def main() -> None:
 
     jobs = [(arm, seed) for seed in options.seeds for arm in range(len(arms))]
     results: dict[str, list[dict]] = {arm.name: [] for arm in arms}
-    # The base model is trained once, before several arms want it at once.
     with ThreadPoolExecutor(options.jobs) as pool:
         for result in pool.map(child, jobs):
             results[result["arm"]].append(result)
