@@ -107,12 +107,12 @@ def _with_ids(frame: pl.DataFrame, file: Path, *names: str) -> pl.DataFrame:
 
 def _whole(text: pl.Series) -> pl.Series:
     """Numbers where all are whole numbers as a program would write them; 7 and 007 stay two different texts."""
-    for ids in (text, text.str.strip_chars().fill_null("")):
-        numbers = ids.cast(pl.Int64, strict=False)
-        padded = ids.str.starts_with("+") | ids.str.starts_with("-0") | (ids.str.starts_with("0") & (ids != "0"))
-        if not (numbers.has_nulls() or padded.any()):
-            return numbers
-    return ids
+    numbers = text.cast(pl.Int64, strict=False)
+    # Before "1" stand those that begin with a sign or a 0.
+    if not numbers.has_nulls() and not text.filter(text < "1").str.contains(r"^(\+|-?0.)").any():
+        return numbers
+    stripped = text.str.strip_chars().fill_null("")
+    return stripped if stripped.equals(text) else _whole(stripped)
 
 
 def _movies_of(ratings: pl.DataFrame, file: Path) -> pl.DataFrame:

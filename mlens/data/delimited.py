@@ -38,11 +38,15 @@ def read_parts(
     for name in columns.values():
         if name not in header:
             raise UserError(f"{file}:1: there is no column {name!r}; the header has {', '.join(header)}")
-    for line, part in _parts(file, quote):
+    line = 2
+    for part, quoted in _parts(file, quote):
         try:
-            frame = _read_part(part, line, columns, types or {}, separator, quote)
+            frame = _read_part(part, quoted, line, columns, types or {}, separator, quote)
         except (pl.exceptions.PolarsError, OverflowError) as error:
             raise UserError(_what_is_wrong(file, len(header), separator, quote)) from error
+        line += part.count(b"\n") - 1 if quoted else frame.height
+        if all(frame[name].has_nulls() for name in columns):  # maybe a blank line
+            frame = frame.filter(~pl.all_horizontal(pl.col(*columns).is_null()))
         yield typed(frame, file, types or {})
 
 
@@ -56,30 +60,38 @@ def compact(parts: Iterable[pl.DataFrame]) -> pl.DataFrame:
     return pl.concat((part.select(map(narrow, part.get_columns())) for part in parts), how="vertical_relaxed")
 
 
-def _parts(file: Path, quote: str | None) -> Iterator[tuple[int, bytes]]:
-    """The file as parts of whole records with the header on top of each, and the line of each part's first record."""
+def _parts(file: Path, quote: str | None) -> Iterator[tuple[bytes, bool]]:
+    """The file in parts of whole records, the header on top of each, and whether the part holds quotes."""
     with file.open("rb") as stream:
-        header, line, part = stream.readline(), 2, b""
+        header = stream.readline()
+        texts, quotes = [header], 0
         while True:
-            more = stream.read(PART)
-            part += more
-            end = part.rfind(b"\n") + 1 if more else len(part)
-            # A line break inside quotes ends no record; an odd number of quotes stands before it.
-            inside = quote is not None and part.count(quote.encode(), 0, end) % 2
-            if more and (inside or end == 0):
+            more = [stream.read(PART), stream.readline()]
+            texts += more
+            if quote is not None:
+                quotes += sum(text.count(quote.encode()) for text in more if quote.encode() in text)
+            # A line break inside quotes, where an odd number of quotes stands before it, ends no record.
+            if more[1] and quotes % 2:
                 continue
-            yield line, header + part[:end]
-            if not more:
+            yield b"".join(texts), quotes > 0
+            if not more[1]:
                 return
-            line += part.count(b"\n", 0, end)
-            part = part[end:]
+            texts, quotes = [header], 0
 
 
 def _read_part(
-    part: bytes, line: int, columns: Mapping[str, str], types: Types, separator: str, quote: str | None
+    part: bytes,
+    quoted: bool,
+    line: int,
+    columns: Mapping[str, str],
+    types: Types,
+    separator: str,
+    quote: str | None,
 ) -> pl.DataFrame:
     """Columns by our names and `line`. Those in `types` are numbers already, or else all are still text."""
     theirs = list(dict.fromkeys(columns.values()))
+    named = [pl.col(theirs).alias(ours) for ours, theirs in columns.items()]
+    line_of = pl.col("\0line").cast(pl.Int64)
 
     def read(numbers: Types) -> pl.DataFrame:
         return pl.read_csv(
@@ -93,24 +105,19 @@ def _read_part(
             row_index_offset=line,
         )
 
-    quoted = quote is not None and quote.encode() in part
     numbers = {columns[name]: dtype for name, dtype in types.items()}
     if numbers and not quoted and len(theirs) == len(columns):
         # The quick way, without the text of a number. It takes no more than `typed` takes, and leaves errors to it.
         with suppress(pl.exceptions.PolarsError, OverflowError):
             frame = read(numbers)
             if not any(frame[name].has_nulls() for name in numbers):
-                line_of = pl.col("\0line").cast(pl.Int64)
-                return frame.select(*(pl.col(theirs).alias(ours) for ours, theirs in columns.items()), line=line_of)
+                return frame.select(*named, line=line_of)
     frame = read({})
-    line_of = pl.col("\0line").cast(pl.Int64)
     if quoted:
         # A quoted text may span lines, and moves those after it down.
         breaks = pl.sum_horizontal(pl.col(*theirs).str.count_matches("\n", literal=True).fill_null(0))
         line_of += breaks.cum_sum().shift(1, fill_value=0)
-    return frame.select(*(pl.col(theirs).alias(ours) for ours, theirs in columns.items()), line=line_of).filter(
-        ~pl.all_horizontal(pl.col(*columns).is_null())
-    )
+    return frame.select(*named, line=line_of)
 
 
 def read_lines(
@@ -160,9 +167,8 @@ def typed(frame: pl.DataFrame, file: Path, types: Types) -> pl.DataFrame:
         number = frame[name].cast(dtype, strict=False)
         if number.has_nulls():
             number = _leniently(frame[name], dtype)
-        bad = frame.filter(number.is_null())
-        if not bad.is_empty():
-            row = bad.row(0, named=True)
+        if number.has_nulls():
+            row = frame.row(int(number.is_null().arg_max() or 0), named=True)
             kind = "whole number" if dtype.is_integer() else "number"
             text = (row[name] or "").strip()
             rule = f"must be a {kind}, not {_short(text)}" if text else "is missing"

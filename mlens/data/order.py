@@ -14,14 +14,9 @@ def places(ids: pl.Series, among: pl.Series) -> np.ndarray:
         known = among.to_numpy()
         least, most = int(known.min()), int(known.max())
         if most - least < 16 * len(known) + 1000:  # a list by id is short enough
-            place = np.full(most - least + 1, -1, dtype=np.int32)
-            place[known - least] = np.arange(len(known))
-
-            def look_up(ids: np.ndarray) -> np.ndarray:
-                inside = (ids >= least) & (ids <= most)
-                return np.where(inside, place[np.where(inside, ids, least) - least], np.int32(-1))
-
-            return by_blocks(look_up, ids.to_numpy())
+            place = np.full(most - least + 3, -1, dtype=np.int32)  # with a place for all below, and for all above
+            place[known - least + 1] = np.arange(len(known))
+            return by_blocks(lambda ids: place[np.clip(ids, least - 1, most + 1) - (least - 1)], ids.to_numpy())
     frame = pl.DataFrame({"id": ids.cast(among.dtype)})
     numbered = pl.DataFrame({"id": among}).with_columns(place=pl.int_range(pl.len(), dtype=pl.Int32))
     return frame.join(numbered, on="id", how="left", maintain_order="left")["place"].fill_null(-1).to_numpy()
@@ -34,13 +29,12 @@ def time_order(user: np.ndarray, time: np.ndarray) -> np.ndarray:
     Much faster than a sort by several keys: files come grouped by user, and within a block of users, user, time and
     row are one number of 64 bits, which needs no stable sort.
     """
-    grouped = bool((user[1:] >= user[:-1]).all())
-    order = np.arange(len(user)) if grouped else np.argsort(user, kind="stable")
-    order = order.astype(int_type(len(user)))
+    order = np.empty(len(user), dtype=int_type(len(user)))
+    rows_of = None if (user[1:] >= user[:-1]).all() else np.argsort(user, kind="stable")
     ends = np.cumsum(np.bincount(user))
     for users in group_blocks(np.diff(ends, prepend=0)):
         block = slice(ends[users.start - 1] if users.start else 0, ends[users.stop - 1])
-        rows = order[block]
+        rows = np.arange(block.start, block.stop) if rows_of is None else rows_of[block]
         key = (user[rows] - users.start).astype(np.int64)
         since = time[rows].astype(np.int64)
         since -= since.min()
@@ -60,13 +54,14 @@ def time_order(user: np.ndarray, time: np.ndarray) -> np.ndarray:
 
 def has_repeats(user_offsets: np.ndarray, movie: np.ndarray, time: np.ndarray) -> bool:
     """Whether a user rated a movie twice at one time, in columns that are in the order of `time_order`."""
+    movies = int(movie.max(initial=0)) + 1
     for users in group_blocks(np.diff(user_offsets)):
         block = slice(user_offsets[users.start], user_offsets[users.stop])
         new = np.ones(block.stop - block.start, dtype=bool)
         new[1:] = time[block][1:] != time[block][:-1]
         new[user_offsets[users] - block.start] = True
         tied = ~new | ~np.append(new[1:], True)
-        key = np.cumsum(new)[tied] * (int(movie.max()) + 1) + movie[block][tied]
+        key = np.cumsum(new)[tied] * movies + movie[block][tied]
         key.sort()
         if (key[1:] == key[:-1]).any():
             return True

@@ -109,7 +109,7 @@ def test_numbers_are_read_without_their_text(tmp_path, monkeypatch):
         return read(*args, **options)
 
     monkeypatch.setattr(pl, "read_csv", remember)
-    monkeypatch.setattr(delimited, "PART", 8)
+    monkeypatch.setattr(delimited, "PART", 5)
     file = tmp_path / "f.csv"
     file.write_text("a,b\n11,12\n1.0,12\n11,13\n")
     rows = read_csv(file, COLUMNS, {"x": pl.Int64}).rows()
@@ -119,7 +119,7 @@ def test_numbers_are_read_without_their_text(tmp_path, monkeypatch):
 
 
 def test_parts_are_read_when_they_are_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(delimited, "PART", 8)
+    monkeypatch.setattr(delimited, "PART", 5)
     file = tmp_path / "f.csv"
     file.write_text("a,b\n11,12\n13,14\n1,2,3\n")
     read = read_parts(file, COLUMNS)
