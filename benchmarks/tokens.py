@@ -3,7 +3,8 @@
     python benchmarks/tokens.py --data DIR                                     DIR: the folder of ml-latest-small
 
 Counted from lengths, with the tokenizer of model=tiny; a step has a quarter as many targets as a prompt may have tokens
-(512, 2,048), of one user at most an eighth of them in a row. A sample is its prompt and its answer without the end token, which is predicted and never read.
+(512, 2,048), of one user at most an eighth of them in a row. A sample is its prompt and its answer without the end
+token, which is predicted and never read.
 
 About a minute.
 """

@@ -3,8 +3,8 @@
     python benchmarks/training.py --data DIR [--threads 2] [--targets 48]      DIR: the folder of ml-latest-small
 
 model=tiny in float32 on the CPU, 512 targets an update (at 8,192 tokens 2,048). Each peer trains on a random subset of
-the training targets (stratified by length), so that it ends: the table says on how many, and shows the peer's best batch
-size. Ours are packed rows through the engine as train.py trains on them, with and without shared prefixes
+the training targets (stratified by length), so that it ends: the table says on how many, and shows the peer's best
+batch size. Ours are packed rows through the engine as train.py trains on them, with and without shared prefixes
 (packing.share): random rows of an epoch's first steps.
 
 All have a learning rate of 0, so that the mean loss over the answer tokens of the subset can be compared: `difference`
