@@ -7,15 +7,18 @@ strategy of a comparison then starts from the same competent model, and is train
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from filelock import FileLock
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from rich.console import Console
 from rich.progress import Progress
 from transformers import PreTrainedTokenizerBase
 
@@ -148,13 +151,20 @@ def _train(
     total = base.steps * len(base.lines)
     horizon = Trainer(schedule="cosine", warmup_steps=20)
     collator = PackedRows(row_tokens=base.row_tokens)
-    with Progress(disable=not ranks.main, transient=True) as bar:
-        task = bar.add_task("training the base model (once)", total=total)
+    console, started, loss = Console(stderr=True, quiet=not ranks.main), time.perf_counter(), 0.0
+    console.print(f"training the base model, once for all strategies: {total:,} steps")
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("base model", total=total)
         for done, rows in enumerate(_steps(base, renderer, stage, collator, ranks)):
             engine.set_learning_rate(rate_factor(horizon, done, total))
+            own = 0.0
             for trees, labels, last in rows:
-                engine.backward(collator.train_row(trees, history_loss_weight=1.0), labels, last)
+                own += float(engine.backward(collator.train_row(trees, history_loss_weight=1.0), labels, last)) / labels
+            loss += 0.02 * (float(ranks.sum(torch.tensor(own, dtype=torch.float64, device=ranks.device))) - loss)
             bar.advance(task)
+            if (done + 1) % max(1, total // 10) == 0:
+                minutes = (time.perf_counter() - started) / 60
+                console.print(f"base model  step {done + 1:,}  {minutes:.1f} minutes  loss {loss:.4f} nats a token")
     engine.export(folder, tokenizer)
 
 
