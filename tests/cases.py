@@ -1,16 +1,14 @@
-"""Small users with everything that a run can choose, drawn; and what a step and a score must be, sample by sample."""
+"""Small users with everything that a run can choose, drawn; and the rows that are made for them."""
 
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import assume
 from hypothesis import strategies as st
-from reference import HALF_STARS, make_table, naive_prompt, naive_visible
-from small_model import plain_log_probabilities, plain_score
-from tokenizers_for_tests import ABLATIONS, style, tiny, whole_ids
+from reference import HALF_STARS, make_table
+from tokenizers_for_tests import ABLATIONS, style, tiny
 
 from mlens.data.split import Split, assign_roles
 from mlens.data.stage import make_stage
@@ -22,7 +20,7 @@ from mlens.history.random import Random
 from mlens.packing import layout
 from mlens.packing.dataset import RatingDataset
 from mlens.packing.packed import PackedRows
-from mlens.packing.plan import epoch_order, plan_epoch, plan_scoring
+from mlens.packing.plan import plan_epoch, plan_scoring
 from mlens.packing.row import Row
 from mlens.packing.steps import Steps
 from mlens.packing.tree import Tree
@@ -167,64 +165,6 @@ def cases(draw, ratings=9):
     )
     assume("train" in case.datasets)
     return case
-
-
-# what must be
-
-
-@dataclass(frozen=True)
-class PlainStep:
-    """targets; labels: the weights of its label tokens; loss: of all, as a mean."""
-
-    targets: list[int]
-    labels: float
-    loss: torch.Tensor
-
-
-def plain_steps(case: Case, model):
-    """Each step's loss by one ordinary forward pass a sample."""
-    dataset, steps = case.train, case.steps
-    order = epoch_order(dataset, steps, dataset.seed, case.epoch)
-    for first in range(0, len(order), steps.targets):
-        targets = sorted(order[first : first + steps.targets].tolist())
-        total, labels = torch.zeros((), dtype=model.dtype), 0.0
-        for i in targets:
-            sample = dataset[i]
-            total = total - plain_score(model, sample.prompt, sample.answer)
-            labels += len(sample.answer)
-            places = line_tokens(case, i) if steps.history_loss_weight else []
-            if places:
-                own = plain_log_probabilities(model, sample.prompt)[torch.tensor(places) - 1].sum()
-                total = total - steps.history_loss_weight * own
-                labels += steps.history_loss_weight * len(places)
-        yield PlainStep(targets, labels, total / labels)
-
-
-def line_tokens(case: Case, i: int) -> list[int]:
-    """Where in its prompt the ratings stand that training target i shows and that no target of its user before it sees,
-    found by tokenising the prompt's text up to them."""
-    dataset, ablation = case.train, case.train.renderer.ablation
-    table, stage, tokenizer = dataset.table, dataset.stage, tiny()
-    target, history = int(stage.targets[i]), dataset.history(i).tolist()
-    earlier = [int(t) for t in stage.targets[:i] if table.user[t] == table.user[target]]
-    old = {
-        rating
-        for t in earlier
-        for rating in naive_visible(table, case.roles, t, case.split.eval_history, case.split.ties)
-    }
-    places: list[int] = []
-    for n, rating in enumerate(history):
-        if rating in old:
-            continue
-        text = naive_prompt(table, target, history[: n + 1], ablation, dataset.renderer.style).text()
-        line = text.rpartition("\n\n[RECENT_DIALOGUE]")[0]
-        shown = f" {table.rating[rating]:.1f}"
-        assert line.endswith(shown)
-        places += range(len(whole_ids(tokenizer, line.removesuffix(shown))), len(whole_ids(tokenizer, line)))
-    return places
-
-
-# what is
 
 
 @dataclass(frozen=True)

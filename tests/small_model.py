@@ -10,7 +10,7 @@ from mlens.packing.row import Row
 
 
 def make_model(attention, dtype=torch.float64, vocabulary=50, checkpointing=False) -> PreTrainedModel:
-    """Equal weights for every attention."""
+    """Equal weights for every attention; so large that each token which is seen makes a difference."""
     config = Qwen3Config(
         vocab_size=vocabulary,
         hidden_size=32,
@@ -20,6 +20,7 @@ def make_model(attention, dtype=torch.float64, vocabulary=50, checkpointing=Fals
         num_key_value_heads=2,
         head_dim=8,
         max_position_embeddings=512,
+        initializer_range=0.2,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=1,

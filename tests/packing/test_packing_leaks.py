@@ -1,0 +1,124 @@
+"""The checks of equality fail where one token sees one token that it shouldn't."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from cases import cases, limited, score_rows, train_steps
+from equality import check_scores, check_training
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from trees import ANSWERS, check_layout, check_row, forests, places
+
+from mlens.packing.layout import Layout, Product
+from mlens.packing.packed import PackedRows
+from mlens.packing.row import Row, dense_mask
+
+
+def densely(row: Row) -> Row:
+    """The row with a layout that is nothing but its spans."""
+    whole = slice(0, len(row.spans))
+    return replace(row, layout=Layout((Product(whole, (whole,), dense_mask(row.spans)[None, None]),)))
+
+
+# A branch sees one token more of its trunk (or of what stands behind it), a trunk's token its successor, a chain its
+# neighbour: which tokens there are, which of their spans is widened, at which end and by how much.
+LEAKS = {
+    "branch": (lambda spans: spans[:, 0, 1] > spans[:, 0, 0], 0, 1, 1),
+    "trunk": (lambda spans: spans[:, 0, 1] == spans[:, 0, 0], 2, 1, 1),
+    "chain": (lambda spans: spans[:, 1, 1] > spans[:, 1, 0], 2, 0, -1),
+}
+
+
+def leaky(row: Row, leak: str, choice: int) -> Row | None:
+    """The row with one span of one of its tokens widened by one token that it doesn't see; None where there is none."""
+    tokens, span, end, by = LEAKS[leak]
+    sees = dense_mask(row.spans)
+    leaked = row.spans[:, span, end].long() - int(end == 0)
+    inside = (leaked >= 0) & (leaked < len(sees))
+    new = ~sees[torch.arange(len(sees)), leaked.clamp(0, len(sees) - 1)]
+    candidates = torch.nonzero(tokens(row.spans) & inside & new)[:, 0]
+    if not len(candidates):
+        return None
+    spans = row.spans.clone()
+    spans[candidates[choice % len(candidates)], span, end] += by
+    return densely(replace(row, spans=spans))
+
+
+def planted(leak: str, choice: int, rows: list[Row]) -> Callable[[Row], Row]:
+    """Plants one leak, in one of these rows."""
+    able = [row for row in rows if leaky(row, leak, choice)]
+    assume(able)
+    chosen = able[choice % len(able)]
+
+    def change(row: Row) -> Row:
+        is_it = torch.equal(row.input_ids, chosen.input_ids) and torch.equal(row.spans, chosen.spans)
+        return (leaky(row, leak, choice) if is_it else None) or densely(row)
+
+    return change
+
+
+@settings(max_examples=8)
+@given(cases(ratings=6), st.sampled_from(["branch", "trunk"]), st.integers(0, 10**6))
+def test_a_leak_changes_a_steps_loss_or_gradients(case, leak, choice):
+    check_training(case, torch.float64, densely)
+    change = planted(leak, choice, [one.row for step in train_steps(case) for one in step if one.targets])
+    with pytest.raises(AssertionError):
+        check_training(case, torch.float64, change)
+
+
+@settings(max_examples=8)
+@given(cases(ratings=6), st.sampled_from(list(LEAKS)), st.integers(0, 10**6))
+def test_a_leak_changes_scores(case, leak, choice):
+    stage = list(case.datasets)[-1]
+    check_scores(case, stage, torch.float64, densely)
+    change = planted(leak, choice, [one.row for one in score_rows(case, stage) if one.targets])
+    with pytest.raises(AssertionError):
+        check_scores(case, stage, torch.float64, change)
+
+
+@given(forests(), st.booleans(), st.sampled_from(list(LEAKS)), st.integers(0, 10**6))
+def test_a_leak_is_read_off_the_spans_too(trees, scoring, leak, choice):
+    answers = ANSWERS if scoring else None
+    row = PackedRows().score_row(trees, answers) if scoring else PackedRows().train_row(trees)
+    check_row(densely(row), trees, answers)
+    changed = leaky(row, leak, choice)
+    assume(changed)
+    with pytest.raises(AssertionError):
+        check_row(changed, trees, answers)
+
+
+@given(forests(), st.integers(0, 10**6))
+def test_a_leak_in_a_layouts_masks_is_noticed(trees, choice):
+    """One pair more, or one less, in the masks that attention really takes."""
+    row = PackedRows().score_row(trees, ANSWERS)
+    tokens = len(row.spans)
+    pairs = [
+        (n, tuple(pair))
+        for n, product in enumerate(row.layout.products)
+        if product.mask is not None
+        for pair in np.argwhere((places(product.query) < tokens)[:, None, :, None] | np.zeros(product.mask.shape, bool))
+    ]
+    n, pair = pairs[choice % len(pairs)]
+    products = list(row.layout.products)
+    mask = products[n].mask.clone()
+    mask[pair] = ~mask[pair]
+    products[n] = replace(products[n], mask=mask)
+    with pytest.raises(AssertionError):
+        check_layout(replace(row, layout=Layout(tuple(products))))
+
+
+@given(forests(trunk=20, rest=4), st.integers(0, 10**6))
+def test_a_bundle_that_sees_more_of_its_trunk_is_noticed(trees, choice):
+    with limited({"LONG": 1, "BUNDLE": 8}):
+        row = PackedRows().train_row(trees)
+    products = list(row.layout.products)
+    bundles = [n for n, product in enumerate(products) if product.common is not None]
+    assume(bundles)
+    n = bundles[choice % len(bundles)]
+    common = products[n].common
+    products[n] = replace(products[n], common=slice(common.start, common.stop + 1))
+    with pytest.raises(AssertionError):
+        check_layout(replace(row, layout=Layout(tuple(products))))
