@@ -30,17 +30,21 @@ class Windows:
         return self.stage.count[targets] - self.own[targets]
 
     def sections(self, targets: np.ndarray) -> np.ndarray:
-        return by_blocks(self._sections, targets)
+        def sections(targets: np.ndarray) -> np.ndarray:
+            base = self.stage.visible_offsets[self.stage.user[targets]]
+            return self.budget.section(base, self.start[targets], self.stage.count[targets])
 
-    def _sections(self, targets: np.ndarray) -> np.ndarray:
-        base = self.stage.visible_offsets[self.stage.user[targets]]
-        return self.budget.section(base, self.start[targets], self.stage.count[targets])
+        return by_blocks(sections, targets)
 
     def trunks(self, targets: np.ndarray) -> np.ndarray:
         """Named by the place of the first shown rating in `Stage.visible`; an empty history shares with none."""
-        start = self.start[targets]
-        first = self.stage.visible_offsets[self.stage.user[targets]] + start
-        return np.where(start < self.stage.count[targets], first, -1)
+
+        def trunks(targets: np.ndarray) -> np.ndarray:
+            start = self.start[targets]
+            first = self.stage.visible_offsets[self.stage.user[targets]] + start
+            return np.where(start < self.stage.count[targets], first, -1)
+
+        return by_blocks(trunks, targets)
 
 
 def recent_windows(stage: Stage, budget: Budget, wanted: np.ndarray, trim: str) -> Windows:
