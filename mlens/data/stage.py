@@ -85,14 +85,15 @@ def make_stage(table: RatingTable, roles: np.ndarray, split: Split, name: str) -
     before = np.zeros(len(table) + 1, dtype=index)
     np.cumsum(allowed, out=before[1:])
     visible_offsets = before[table.user_offsets].astype(np.int64)
-    targets = np.flatnonzero(roles == role).astype(index)
+    visible = np.flatnonzero(allowed).astype(index)
+    targets = visible if role == TRAIN else np.flatnonzero(roles == role).astype(index)
     if role == TRAIN and split.max_train_targets_per_user is not None:
         targets = _draw_targets(table, targets, split)
     seen_until = _first_of_second(table)[targets] if split.ties == "strict" else targets
     user = np.asarray(table.user)[targets]
     count = before[seen_until]
     count -= visible_offsets.astype(index)[user]
-    return Stage(name, targets, user, np.flatnonzero(allowed).astype(index), visible_offsets, count)
+    return Stage(name, targets, user, visible, visible_offsets, count)
 
 
 def make_stages(
