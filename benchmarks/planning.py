@@ -1,0 +1,288 @@
+"""Reading, opening and planning a table of the size of ml-32m on one core.
+
+    python benchmarks/planning.py                                    makes the data in a temporary folder
+    python benchmarks/planning.py --folder DIR                       keeps data and cache there for the next time
+    python benchmarks/planning.py --ratings 1e6 --users 7e3 --movies 9e3
+
+Makes ratings.csv, movies.csv and tags.csv in the form and shape of ml-32m (32 million ratings of 200,000 users, each of
+20 at least and some of thousands, many in one second), and measures, each in a process of its own on one core:
+
+- what polars needs to read ratings.csv into memory, and what mlens needs to read, check and sort it (at most 3 times);
+- how long the cached table takes to open (below 1 s);
+- for every strategy but random per target, which is drawn while training: all from the opened table to the planned
+  epoch: split, targets, pieces of text, histories within the budget of all training, validation and test targets with
+  their lengths and trunks, and the order of the epoch (at most 60 s, 4 GiB).
+
+The data take 1 GB, the cache 1 GB more; about ten minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+CONF = Path(__file__).parents[1] / "conf"
+LEAST, MOST = 20, 8000  # ratings of a user
+USERS_AT_ONCE = 10_000
+STRATEGIES = ("none", "all_previous", "fixed_ratio", "fixed_count", "random history.draw=per_user")
+ONE_CORE = ("OMP_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS")
+
+
+# What the child processes do. Each returns the seconds of its steps.
+
+
+def make(folder: Path, ratings: int, users: int, movies: int) -> dict[str, float]:
+    """Write ratings.csv, movies.csv and tags.csv with as many lines."""
+    import numpy as np
+    import polars as pl
+
+    from mlens.data.sample_words import ADJECTIVES, GENRES, NOUNS
+
+    random = np.random.default_rng(0)
+    sizes = _activity(random, ratings, users)
+    ids = np.sort(random.choice(4 * movies, movies, replace=False)) + 1
+    by_popularity = random.permutation(movies)
+    with (folder / "ratings.csv").open("wb") as file:
+        for first in range(0, users, USERS_AT_ONCE):
+            n = sizes[first : first + USERS_AT_ONCE]
+            user = np.repeat(np.arange(len(n)), n)
+            place = np.arange(len(user)) - np.repeat(np.cumsum(n) - n, n)
+            # Distinct movies: the popular ones close together, the others far apart.
+            rank = place + ((movies - n[user]) * ((place + random.random(len(user))) / n[user]) ** 3).astype(np.int64)
+            movie = by_popularity[rank]
+            # Some tens of ratings in one evening, several of them in a second.
+            evening = random.integers(0, 1 + n[user] // 40)
+            joined, pause = random.integers(8e8, 1.5e9, len(n)), random.integers(1e4, 1e6, len(n))
+            time = joined[user] + evening * pause[user] + 3 * random.integers(0, 200, len(user))
+            rating = np.clip(np.rint(random.normal(7, 2, len(user))), 1, 10) / 2
+            order = np.lexsort((movie, user))
+            frame = {"userId": first + 1 + user, "movieId": ids[movie], "rating": rating, "timestamp": time}
+            pl.DataFrame({name: column[order] for name, column in frame.items()}).write_csv(
+                file, include_header=first == 0, float_precision=1
+            )
+    phrases = itertools.cycle(itertools.product(ADJECTIVES, NOUNS, NOUNS))
+    titles = [f"{a} {b} of the {c} ({1920 + i % 104})" for i, (a, b, c) in zip(range(movies), phrases, strict=False)]
+    genres = ["|".join(GENRES[i * k % len(GENRES)] for k in range(1, 2 + i % 3)) for i in range(movies)]
+    pl.DataFrame({"movieId": ids, "title": titles, "genres": genres}).write_csv(folder / "movies.csv")
+    n = ratings // 16
+    tags = {
+        "userId": np.sort(random.integers(0, -(-users // 13), n)) * 13 + 1,
+        "movieId": ids[random.integers(0, movies, n)],
+        "tag": [f"tag {i}" for i in random.integers(0, 1 + n // 20, n)],
+        "timestamp": random.integers(1.1e9, 1.6e9, n),
+    }
+    pl.DataFrame(tags).write_csv(folder / "tags.csv")
+    return {}
+
+
+def _activity(random, ratings: int, users: int):
+    """[users] how many ratings each user has, `ratings` together: LEAST, and a lognormal number up to MOST."""
+    import numpy as np
+
+    if not LEAST * users <= ratings <= MOST * users // 4:
+        raise SystemExit(f"--ratings must be between {LEAST} and {MOST // 4} times --users")
+    weight = random.lognormal(sigma=1.45, size=users)
+    low, high = 0.0, float(ratings)
+    while high - low > 1e-9 * high:
+        middle = (low + high) / 2
+        few = np.minimum(LEAST + (middle * weight).astype(np.int64), MOST).sum() <= ratings
+        low, high = (middle, high) if few else (low, middle)
+    sizes = np.minimum(LEAST + (low * weight).astype(np.int64), MOST)
+    for _ in range(ratings - int(sizes.sum())):
+        sizes[random.integers(users)] += 1
+    return sizes
+
+
+def polars(folder: Path) -> dict[str, float]:
+    import polars as pl
+
+    with timed() as seconds:
+        frame = pl.read_csv(folder / "ratings.csv")
+    assert frame.width == 4
+    return {"read": seconds()}
+
+
+def read(folder: Path, source: str) -> dict[str, float]:
+    from mlens.data.csv_ratings import CsvRatings
+    from mlens.data.movielens_csv import MovieLensCsv
+    from mlens.data.raw import build_table
+
+    files = [folder / "ratings.csv", folder / "movies.csv"]
+    columns = {"user_column": "userId", "movie_column": "movieId"}
+    reader = MovieLensCsv("ml-32m") if source == "ml_32m" else CsvRatings(**columns)
+    with timed() as seconds:
+        build_table(reader.read(files))
+    return {"read": seconds()}
+
+
+def open_cached(folder: Path) -> dict[str, float]:
+    from mlens.data.load import load_table
+    from mlens.data.movielens_csv import MovieLensCsv
+
+    with timed() as seconds:
+        table = load_table(MovieLensCsv("ml-32m", str(folder)))
+    assert len(table.user_offsets) == len(table.users) + 1
+    return {"open": seconds()}
+
+
+def plan(folder: Path, *overrides: str) -> dict[str, float]:
+    import numpy as np
+    from hydra import compose, initialize_config_dir
+    from hydra.utils import instantiate
+
+    from mlens.config import check
+    from mlens.data.load import load_table
+    from mlens.data.split import assign_roles
+    from mlens.data.stage import make_stages
+    from mlens.launch import register_resolvers
+    from mlens.model.load import load_tokenizer
+    from mlens.packing.dataset import RatingDataset
+    from mlens.packing.plan import epoch_order
+    from mlens.prompt.renderer import make_renderer
+
+    register_resolvers()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", ["data=ml_32m", f"data.path={folder}", *overrides])
+    settings = check(config)
+    table = load_table(instantiate(config.data))
+    steps = {}
+    with timed() as seconds:
+        roles = assign_roles(table, settings.split)
+        stages = make_stages(table, roles, settings.split)
+    steps["split"] = seconds()
+    with timed() as seconds:
+        tokenizer = load_tokenizer(settings.model, table, settings.prompt, settings.ablation)
+        renderer = make_renderer(table, settings.prompt, settings.ablation, tokenizer)
+    steps["pieces"] = seconds()
+    with timed() as seconds:
+        strategy = instantiate(config.history)
+        datasets = {
+            name: RatingDataset(table, stage, strategy, renderer, settings.seed_of(name))
+            for name, stage in stages.items()
+        }
+    steps["histories"] = seconds()
+    with timed() as seconds:
+        for dataset in datasets.values():
+            everyone = np.arange(len(dataset))
+            for told in (dataset.selection.wanted, dataset.selection.sections, dataset.selection.trunks):
+                assert len(told(everyone)) == len(dataset)
+    steps["lengths"] = seconds()
+    with timed() as seconds:
+        order = epoch_order(datasets["train"], settings.trainer.steps(), settings.seed, epoch=0)
+    steps["order"] = seconds()
+    assert len(order) == len(stages["train"])
+    return steps
+
+
+@contextmanager
+def timed():
+    """Gives a function that tells, after the block, how many seconds it took."""
+    start = time.perf_counter()
+    took = []
+    yield lambda: took[0]
+    took.append(time.perf_counter() - start)
+
+
+JOBS: dict[str, Callable[..., dict[str, float]]] = {
+    job.__name__: job for job in (make, polars, read, open_cached, plan)
+}
+
+
+# What the process that the user starts does.
+
+
+def child(cache: Path, job: str, *arguments: object) -> tuple[dict[str, float], float]:
+    """Run a job in a process of its own: the seconds of its steps, and its peak memory in GiB."""
+    command = [sys.executable, __file__, "--job", job, *map(str, arguments)]
+    env = os.environ | dict.fromkeys(ONE_CORE, "1") | {"TOKENIZERS_PARALLELISM": "false", "MLENS_CACHE": str(cache)}
+    run = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=False)
+    if run.returncode:
+        raise SystemExit(run.returncode)
+    steps, memory = json.loads(run.stdout.splitlines()[-1])
+    return steps, memory
+
+
+def run_job(job: str, *arguments: str) -> None:
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    folder, *rest = arguments
+    steps = make(Path(folder), *map(int, rest)) if job == "make" else JOBS[job](Path(folder), *rest)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** (30 if sys.platform == "darwin" else 20)
+    print(json.dumps([steps, peak]))
+
+
+def measure(folder: Path, ratings: int, users: int, movies: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    def cell(value: float, most: float) -> str:
+        return f"{value:.1f}" if value <= most else f"[red]{value:.1f}[/red]"
+
+    console, cache = Console(width=120), folder / "cache"
+    data = folder / f"{ratings}-{users}-{movies}"
+    if not (data / "tags.csv").is_file():
+        data.mkdir(parents=True, exist_ok=True)
+        child(cache, "make", data, ratings, users, movies)
+
+    alone, memory = child(cache, "polars", data)
+    table = Table("ratings.csv on one core", "seconds", "times polars", "at most", "peak GiB")
+    table.add_row("polars reads it", f"{alone['read']:.1f}", "1.0", "", f"{memory:.1f}")
+    for source in ("ml_32m", "csv"):
+        steps, memory = child(cache, "read", data, source)
+        times = cell(steps["read"] / alone["read"], 3)
+        table.add_row(f"data={source} reads and sorts it", f"{steps['read']:.1f}", times, "3.0", f"{memory:.1f}")
+    console.print(table)
+
+    # The first call fills the cache, the second remembers the digest of files that the first found too new.
+    opened = [child(cache, "open_cached", data)[0]["open"] for _ in range(3)]
+    table = Table("the table", "seconds", "at most")
+    table.add_row("read and cached", f"{opened[0]:.1f}", "")
+    table.add_row(
+        "opened from the cache", f"{opened[-1]:.2f}" if opened[-1] < 1 else f"[red]{opened[-1]:.2f}[/red]", "1"
+    )
+    console.print(table)
+
+    table = Table("history", "trim", title=f"{ratings:,} ratings planned on one core: seconds (at most 60), GiB (4)")
+    for column in ("split", "pieces", "histories", "lengths", "order", "all", "peak GiB"):
+        table.add_column(column, justify="right")
+    for strategy in STRATEGIES:
+        for trim in ("strided", "exact"):
+            if trim == "exact" and strategy.startswith(("none", "random")):
+                continue  # the same as strided
+            steps, memory = child(cache, "plan", data, *f"prompt.trim={trim} history={strategy}".split())
+            seconds = [f"{value:.1f}" for value in steps.values()]
+            table.add_row(
+                strategy.replace("history.", ""), trim, *seconds, cell(sum(steps.values()), 60), cell(memory, 4)
+            )
+    console.print(table)
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--job"]:
+        run_job(*sys.argv[2:])
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in (("ratings", 32e6), ("users", 200e3), ("movies", 85e3)):
+        parser.add_argument(f"--{name}", type=float, default=default, help=f"how many {name} ({default:,.0f})")
+    parser.add_argument("--folder", type=Path, help="where data and cache are kept (a temporary folder)")
+    options = parser.parse_args()
+    size = int(options.ratings), int(options.users), int(options.movies)
+    if options.folder is not None:
+        measure(options.folder.resolve(), *size)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        measure(Path(folder), *size)
+
+
+if __name__ == "__main__":
+    main()
