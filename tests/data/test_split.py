@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from reference import make_table, naive_count, own_ratings, tables
 from scipy.stats import chisquare
 
+from mlens.data import draws
 from mlens.data.split import METHODS, TEST, TRAIN, VAL, Split, assign_roles, held_out
 from mlens.errors import UserError
 
@@ -78,6 +79,16 @@ def test_random_holds_out_as_many_of_each_user_as_temporal(table, fields):
     temporal = assign_roles(table, Split("temporal", **fields))
     for user in range(len(table.users)):
         assert sizes(random, table, user) == sizes(temporal, table, user)
+
+
+@given(tables(), settings)
+def test_random_holds_out_the_first_of_a_users_permutation_test_before_validation(table, fields):
+    roles = assign_roles(table, Split("random", **fields))
+    for user, key in enumerate(table.user_keys):
+        own = own_ratings(table, user)
+        n_val, n_test = sizes(roles, table, user)
+        drawn = draws.permutation(len(own), draws.SPLIT, fields["seed"], key)
+        assert [roles[own[i]] for i in drawn] == [TEST] * n_test + [VAL] * n_val + [TRAIN] * (len(own) - n_test - n_val)
 
 
 @given(tables(), settings)

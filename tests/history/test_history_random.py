@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from budgets import Case, assert_trunks, budgets, section, with_room
 from hydra import compose, initialize_config_dir
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from reference import make_table, naive_k, stage_of
 from scipy.stats import chisquare
@@ -238,6 +238,9 @@ bits = st.one_of(st.integers(0, 2**53 - 1), st.integers(0, 53).map(lambda k: 2**
 
 
 @given(bits, st.one_of(ratios, st.floats(1e-20, 1)))
+@example(2**52, 0.5)
+@example(2**50, 0.5)
+@example(0, 0.5)
 def test_a_level_counts_the_halved_ratios_that_a_number_is_below(n, ratio):
     u = n * 2.0**-53
     level = 0

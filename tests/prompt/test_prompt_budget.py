@@ -209,6 +209,24 @@ def test_what_a_budget_leaves_to_histories_is_what_whole_texts_leave(seed, most,
         assert budget.stride_room[t] == (beside if bound is None else min(beside, bound)) // 2
 
 
+def test_a_strided_cut_leaves_room_for_the_turns_that_just_fit():
+    table = world(3)
+    stage = stage_of(table, Split("temporal"), "train")
+    checked = 0
+    for t, target in enumerate(stage.targets):
+        naive = Naive(table, ABLATIONS["history_and_context"], style(max_tokens=10**6, max_context=3), tiny())
+        turns = naive.turns(target, [])
+        if len(turns) < 2:
+            continue
+        checked += 1
+        full, without = naive.length(target, [], turns), naive.length(target, [], turns[1:])
+        for most, beside in ((full, 0), (full - 1, full - 1 - without), (full + 8, 8)):
+            chosen = style(max_tokens=most, max_context=3)
+            renderer = make_renderer(table, chosen, ABLATIONS["history_and_context"], tiny())
+            assert renderer.budget(stage.keep(np.array([t]))).stride_room.tolist() == [beside // 2]
+    assert checked > 3
+
+
 def test_a_target_that_does_not_fit_alone_is_named_with_what_it_takes():
     table = make_table(
         [[(0, 3.0, 1), (1, 3.0, 2)]], titles=["Short", "Rather " + "long " * 50 + "title"], user_ids=["jo"]
