@@ -37,12 +37,14 @@ def lone_trees(lengths, seed: int = 0) -> list[Tree]:
 
 @st.composite
 def forests(draw, trunk=12, rest=6, most=3):
-    """Up to `most` trees of up to five branches: the last of them sees the whole trunk, others see as much or less."""
+    """Up to `most` trees of up to five branches each, some of whose trunks go on behind the last of them."""
     trees = []
     for _ in range(draw(st.integers(1, most))):
-        length, n = draw(st.integers(1, trunk)), draw(st.integers(1, 5))
-        seen = [*sorted(draw(st.lists(st.integers(1, length), min_size=n - 1, max_size=n - 1))), length]
-        own = [draw(st.integers(int(n > 1), rest)) for _ in seen]
+        length = draw(st.integers(1, trunk))
+        seen = sorted(draw(st.lists(st.integers(1, length), min_size=int(not trees), max_size=5)))
+        if seen and draw(st.booleans()):
+            seen[-1] = length
+        own = [draw(st.integers(int(seen != [length]), rest)) for _ in seen]
         trees.append(make_tree(length, zip(seen, own, strict=True), draw(st.integers(0, 1000))))
     return trees
 
@@ -143,11 +145,15 @@ def check_row(row: Row, trees, answers=None) -> None:
 
 def check_layout(row: Row) -> None:
     """A layout's products are what the spans say: each token looks once, at what it sees, each key once; and padding
-    looks at something, but nothing looks at it."""
+    looks at something, but nothing looks at it. A product is read where logits of one of its tokens are kept."""
     tokens = len(row.spans)
     pairs = layout_pairs(row.layout, tokens)
     assert not pairs[:tokens, tokens].any()
     assert np.array_equal(pairs[:tokens, :tokens], dense_mask(row.spans).numpy().astype(int))
+    kept = {*row.keep.tolist()}
+    assert [product.read for product in row.layout.products] == [
+        not kept.isdisjoint(places(product.query).ravel().tolist()) for product in row.layout.products
+    ]
 
 
 def layout_pairs(layout: Layout, tokens: int) -> np.ndarray:

@@ -160,7 +160,8 @@ def _train(
             own = 0.0
             for trees, labels, last in rows:
                 own += float(engine.backward(collator.train_row(trees, history_loss_weight=1.0), labels, last)) / labels
-            loss += 0.02 * (float(ranks.sum(torch.tensor(own, dtype=torch.float64, device=ranks.device))) - loss)
+            own = float(ranks.sum(torch.tensor(own, dtype=torch.float64, device=ranks.device)))
+            loss += max(0.02, 1 / (done + 1)) * (own - loss)  # a mean of the last steps, at first of all
             bar.advance(task)
             if (done + 1) % max(1, total // 10) == 0:
                 minutes = (time.perf_counter() - started) / 60

@@ -52,6 +52,8 @@ WRONG = {
     "model=hf": "model.path",
     "model=tiny_base model.base.lines=[24,1]": "model.base.lines",
     "model=tiny_base model.base.lines=24": "model.base.lines",
+    "model=tiny_base model.base.asked=1.1": "model.base.asked",
+    "model=tiny_base model.base.asked=nan": "model.base.asked",
     "model=tiny_base model.base.steps=0": "model.base.steps",
     "model=tiny_base model.base.ratings_per_step=0": "model.base.ratings_per_step",
     "model=tiny_base model.base.row_tokens=0": "model.base.row_tokens",

@@ -22,6 +22,10 @@ from mlens.packing.steps import Steps
 weights = st.sampled_from([0.25, 1.0])
 
 
+def places_of(case: Case, i: int) -> dict[int, range]:
+    return rating_places(case.train.renderer, int(case.train.stage.targets[i]), case.train.history(i))
+
+
 def supervised(case: Case, built: BuiltRow) -> list[int]:
     """The ratings whose lines carry loss in a row; none does in part."""
     ratings, first = [], 0
@@ -30,7 +34,7 @@ def supervised(case: Case, built: BuiltRow) -> list[int]:
         first += len(tree.branches)
         lines = set(tree.lines.tolist())
         assert len(lines) == len(tree.lines)
-        for rating, places in rating_places(case.train, last).items():
+        for rating, places in places_of(case, last).items():
             if lines.issuperset(places):
                 ratings.append(rating)
                 lines -= {*places}
@@ -45,7 +49,7 @@ def test_each_training_rating_carries_loss_as_a_line_once_an_epoch_at_most(case,
     shown_first = Counter(
         rating
         for i in range(len(case.train))
-        for rating, places in rating_places(case.train, i).items()
+        for rating, places in places_of(case, i).items()
         if {*places} <= {*line_tokens(case, i)}
     )
     for share in ("auto", "never"):

@@ -60,7 +60,8 @@ def planted(leak: str, choice: int, rows: list[Row]) -> Callable[[Row], Row]:
     return change
 
 
-@settings(max_examples=8)
+# The same examples each time: that a leak makes no difference that counts is as good as impossible, but not quite.
+@settings(max_examples=8, derandomize=True)
 @given(cases(ratings=6), st.sampled_from(["branch", "trunk"]), st.integers(0, 10**6))
 def test_a_leak_changes_a_steps_loss_or_gradients(case, leak, choice):
     check_training(case, torch.float64, densely)
@@ -69,7 +70,7 @@ def test_a_leak_changes_a_steps_loss_or_gradients(case, leak, choice):
         check_training(case, torch.float64, change)
 
 
-@settings(max_examples=8)
+@settings(max_examples=8, derandomize=True)
 @given(cases(ratings=6), st.sampled_from(list(LEAKS)), st.integers(0, 10**6))
 def test_a_leak_changes_scores(case, leak, choice):
     stage = list(case.datasets)[-1]

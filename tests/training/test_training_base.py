@@ -1,0 +1,274 @@
+"""model=tiny_base: trained once, on every training rating and no other, and the same start for every strategy."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from cases import SPLITS, told_table
+from equality import rating_places
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from runs import FAST, run_here, train
+from safetensors.torch import load_file
+from small_model import row_scores
+from steps import parts
+from tokenizers_for_tests import HISTORY, style, tiny
+from trees import check_row, prompts
+
+import mlens.training.base as base
+from mlens.data.split import TRAIN, Split, assign_roles
+from mlens.data.stage import make_stage
+from mlens.model.load import build_model
+from mlens.packing.packed import PackedRows
+from mlens.prompt.renderer import make_renderer
+from mlens.training.base import base_weights, cut_stretches, plan_stretches
+
+SMALL_BASE = ("model=tiny_base", "model.base.lines=[4,6]", "model.base.steps=2", "model.base.ratings_per_step=40")
+
+
+@st.composite
+def stages(draw):
+    """(renderer, training stage, roles) of a few small users."""
+    table, split = told_table(draw(st.integers(0, 2**32 - 1)), draw(st.integers(1, 14))), draw(SPLITS)
+    roles = assign_roles(table, split)
+    stage = make_stage(table, roles, split, "train")
+    assume(len(stage))
+    return make_renderer(table, style(), HISTORY, tiny()), stage, roles
+
+
+@pytest.fixture(scope="module")
+def several():
+    """The renderer and training stage of a user of 30 ratings and some with fewer."""
+    table, split = told_table(seed=1, ratings=30), Split("temporal")
+    stage = make_stage(table, assign_roles(table, split), split, "train")
+    return make_renderer(table, style(), HISTORY, tiny()), stage
+
+
+@settings(max_examples=50)
+@given(stages(), st.integers(2, 6), st.sampled_from([0.0, 0.4, 1.0]), st.integers(0, 3), st.integers(0, 3))
+def test_stretches_hold_every_training_rating_once_and_no_other(drawn, lines, asked, seed, epoch):
+    renderer, stage, roles = drawn
+    stretches, table = cut_stretches(renderer, stage, lines, asked, seed, epoch), renderer.table
+    held = []
+    for user, start, stop in zip(stretches.user, stretches.start, stretches.stop, strict=True):
+        own = stage.visible[start:stop].tolist()
+        assert 1 <= len(own) <= lines
+        assert {int(table.user[rating]) for rating in own} == {int(user)}
+        held += own
+    assert len(stretches) == len(stretches.start)
+    assert held == sorted(held) == np.flatnonzero(roles == TRAIN).tolist()
+
+
+@settings(max_examples=30)
+@given(stages(), st.integers(2, 6), st.sampled_from([0.0, 0.4, 1.0]))
+def test_each_rating_of_a_stretch_carries_loss_once_after_those_before_it(drawn, lines, asked):
+    """In its line, or as the target of a prompt whose history is the stretch up to it."""
+    renderer, stage, _ = drawn
+    stretches = cut_stretches(renderer, stage, lines, asked, 0, 0)
+    for i in range(len(stretches)):
+        tree, history = stretches.tree(i), stage.visible[stretches.start[i] : stretches.stop[i]]
+        places = rating_places(renderer, int(history[0]), history)
+        whole = renderer.tokens(int(history[0]), history)
+        assert tree.trunk.tolist() == whole[: places[int(history[-1])].stop].tolist()
+        own = stretches.asked[stretches.start[i] : stretches.stop[i]]
+        assert asked == 0.4 or own.all() == own.any() == bool(asked)
+        assert tree.lines.tolist() == [place for rating in history[~own] for place in places[int(rating)]]
+        want = [
+            (renderer.tokens(int(rating), history[:n]).tolist(), renderer.answer(int(rating)).tolist())
+            for n, rating in enumerate(history)
+            if own[n]
+        ]
+        assert prompts([tree]) == want
+
+
+@pytest.mark.parametrize("asked", [0.0, 0.5])
+def test_a_row_of_stretches_sees_what_it_may(several, asked):
+    stretches = cut_stretches(*several, 6, asked, 0, 0)
+    trees = [stretches.tree(i) for i in range(len(stretches))]
+    check_row(PackedRows().train_row(trees, 1.0), trees)
+
+
+def test_a_rating_comes_to_stand_at_every_place_of_a_stretch(several):
+    offsets = several[1].visible_offsets
+    rating, seen, asked = int(offsets[np.argmax(np.diff(offsets))]) + 12, set(), []
+    for epoch in range(60):
+        stretches = cut_stretches(*several, 5, 0.25, 0, epoch)
+        seen.add(rating - int(stretches.start[stretches.start <= rating].max()))
+        asked.append(stretches.asked)
+    assert seen == {0, 1, 2, 3, 4}
+    assert 0.2 < np.mean(asked) < 0.3 and (np.mean(asked, axis=0) > 0).all() and (np.mean(asked, axis=0) < 0.6).all()
+
+
+def planned(stretches, row_tokens, per_step, world):
+    """[ranks][steps][rows] of (trees, labels, last)."""
+    return [
+        list(plan_stretches(stretches, PackedRows(row_tokens), per_step, 0, 0, rank, world)) for rank in range(world)
+    ]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("row_tokens", [60, 300, 10**6])
+@pytest.mark.parametrize("per_step", [1, 12, 1000])
+def test_an_epoch_trains_on_every_stretch_once(several, row_tokens, per_step, world):
+    stretches = cut_stretches(*several, 5, 0.3, 0, 0)
+    ranks = planned(stretches, row_tokens, per_step, world)
+    held = []
+    for step in zip(*ranks, strict=True):
+        assert len({len(rows) for rows in step}) == 1
+        assert all([last for *_, last in rows] == [False] * (len(rows) - 1) + [True] for rows in step)
+        trees = [tree for rows in step for trees, _, _ in rows for tree in trees]
+        tokens = sum(len(tree.lines) for tree in trees) + sum(len(answer) for _, answer in prompts(trees))
+        assert {labels for rows in step for _, labels, _ in rows} == {tokens}
+        held += [key_of(tree) for tree in trees]
+    assert sorted(held) == sorted(key_of(stretches.tree(i)) for i in range(len(stretches)))
+    # A stretch is never cut: a step is that of the ratings that end in it.
+    ratings = int((stretches.stop - stretches.start).sum())
+    assert min(len(stretches), ratings // (per_step + 5)) <= len(ranks[0]) <= -(-ratings // per_step)
+
+
+def key_of(tree):
+    return tree.trunk.tolist(), tree.lines.tolist(), prompts([tree])
+
+
+def test_a_step_ends_once_where_its_last_rows_are_empty(several):
+    """Rows that hold one stretch each: their number is found in strides, which may leave several over."""
+    renderer, stage = several
+    one = cut_stretches(renderer, stage, 5, 0.0, 0, 0)
+    chosen = np.full(301, np.argmax(one.stop - one.start))
+    many = replace(one, user=one.user[chosen], start=one.start[chosen], stop=one.stop[chosen])
+    length = len(many.tree(0).trunk)
+    (((*rows,),),) = planned(many, length + length // 2, 10**6, world=1)
+    assert [bool(trees) for trees, _, _ in rows].count(False) > 1
+    assert [last for *_, last in rows] == [False] * (len(rows) - 1) + [True]
+
+
+# training and caching
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The folders of the base models trained so far."""
+    folders, train = [], base._train
+
+    def noted(*arguments):
+        folders.append(arguments[-1])
+        train(*arguments)
+
+    monkeypatch.setattr(base, "_train", noted)
+    return folders
+
+
+@pytest.fixture
+def only_made(monkeypatch):
+    """The folders of the base models that would have been trained."""
+    folders = []
+
+    def make(*arguments):
+        arguments[-1].mkdir()
+        folders.append(arguments[-1])
+
+    monkeypatch.setattr(base, "_train", make)
+    return folders
+
+
+def folder_of(*overrides):
+    made = parts(*SMALL_BASE, *overrides)
+    stage, renderer = made.datasets["train"].stage, made.datasets["train"].renderer
+    return base_weights(made.settings, made.config, renderer, stage, made.tokenizer, made.ranks)
+
+
+def test_a_base_is_trained_once(trained):
+    folder = folder_of()
+    assert trained == [folder]
+    files = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= files.keys()
+    assert folder_of() == folder and trained == [folder]
+    assert {file.name: file.stat().st_mtime_ns for file in folder.iterdir()} == files
+    assert [path.name for path in folder.parent.iterdir() if path.is_dir()] == [folder.name]
+
+
+def test_runs_that_differ_in_history_order_and_evaluation_have_one_base(only_made):
+    same = [
+        ("history=random", "seed=3", "prompt.max_tokens=200"),
+        ("history=none", "split.eval_history=train", "evaluation.max_users=2", "packing.share=never"),
+        ("split.max_train_targets_per_user=2", "trainer.targets_per_step=4", "trainer.history_loss_weight=1"),
+    ]
+    folders = {folder_of(), *(folder_of(*overrides) for overrides in same)}
+    assert len(folders) == len(only_made) == 1
+
+
+def test_other_data_split_prompt_or_sizes_have_a_base_of_their_own(only_made):
+    others = [
+        ("data.max_users=5",),
+        ("split.val_ratio=0.3",),
+        ("model.base.steps=1",),
+        ("model.base.asked=0.5",),
+        ("model.hidden_size=16",),
+        ("prompt=simple_en",),
+    ]
+    folders = [folder_of(), *(folder_of(*other) for other in others)]
+    assert len(only_made) == len(set(folders)) == len(folders)
+
+
+def test_without_lengths_there_is_no_base(trained):
+    assert folder_of("model.base.lines=[]") is None
+    made = parts()
+    assert base_weights(made.settings, made.config, None, None, made.tokenizer, made.ranks) is None
+    assert not trained
+
+
+def test_training_makes_ratings_more_probable():
+    def loss_of(weights):
+        made = parts(*SMALL_BASE, "model.base.steps=15")
+        renderer, stage = made.datasets["train"].renderer, made.datasets["train"].stage
+        model = build_model(made.settings.model, made.settings.peft, made.tokenizer, 256, 0, False, weights=weights)
+        stretches = cut_stretches(renderer, stage, 6, 0.25, 0, 0)
+        row = PackedRows().train_row([stretches.tree(i) for i in range(len(stretches))], 1.0)
+        with torch.no_grad():
+            return -float(row_scores(model, row).sum()) / len(row.label)
+
+    assert loss_of(folder_of("model.base.steps=15")) < 0.7 * loss_of(None)
+
+
+def test_every_run_starts_from_the_bases_weights(tmp_path, trained):
+    common = (*FAST, *SMALL_BASE, "trainer.max_steps=0", "data.max_users=10")
+    runs = {
+        "none": ("history=none", "seed=1"),
+        "some": ("history=fixed_count", "history.count=3"),
+        "other": ("history=none", "model.base.seed=5"),
+    }
+    for name, more in runs.items():
+        run_here(tmp_path / name, *common, *more)
+    start = {name: load_file(tmp_path / name / "model" / "model.safetensors") for name in runs}
+    assert len(trained) == 2
+    assert start["none"].keys() == start["some"].keys()
+    assert all(torch.equal(start["none"][name], start["some"][name]) for name in start["none"])
+    assert any(not torch.equal(start["none"][name], start["other"][name]) for name in start["none"])
+
+
+def test_adapters_are_put_on_a_base_that_was_trained_whole(tmp_path, trained):
+    overrides = (*SMALL_BASE, "peft=lora", "peft.r=2", "trainer.optimizer=adamw", "data.max_users=10")
+    run_here(tmp_path / "run", *FAST, *overrides)
+    (whole,) = trained
+    assert (whole / "model.safetensors").is_file() and not (whole / "adapter_model.safetensors").exists()
+    assert (tmp_path / "run" / "model" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_two_ranks_train_the_same_base(tmp_path):
+    common = (*FAST, *SMALL_BASE, "trainer.max_steps=0", "data.max_users=10")
+    for name, ranks in (("one", 0), ("two", 2)):
+        result = train(
+            *common, f"output_dir={tmp_path / name}", ranks=ranks, MLENS_CACHE=str(tmp_path / f"cache_{name}")
+        )
+        assert result.returncode == 0, result.stderr
+    one, two = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("one", "two"))
+    fresh = parts(*SMALL_BASE, "data.max_users=10").model.state_dict()
+    for name in one:
+        went = (
+            float((one[name] - fresh[name].cpu()).norm())
+            if name in fresh and fresh[name].shape == one[name].shape
+            else 1
+        )
+        assert float((one[name] - two[name]).norm()) < 1e-2 * went, name
