@@ -109,7 +109,7 @@ def _whole(text: pl.Series) -> pl.Series:
     """Numbers where all are whole numbers as a program would write them; 7 and 007 stay two different texts."""
     numbers = text.cast(pl.Int64, strict=False)
     # Before "1" stand those that begin with a sign or a 0.
-    if not numbers.has_nulls() and not text.filter(text < "1").str.contains(r"^(\+|-?0.)").any():
+    if not numbers.has_nulls() and not text.filter(text < "1").str.contains(r"^(\+|-0|0.)").any():
         return numbers
     stripped = text.str.strip_chars().fill_null("")
     return stripped if stripped.equals(text) else _whole(stripped)
