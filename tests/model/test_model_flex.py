@@ -3,13 +3,17 @@
 import pytest
 import torch
 from naive_rows import naive_row
+from small_model import model_once, row_scores
 from torch.nn.attention.flex_attention import BlockMask
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoModelForCausalLM, Qwen3Config
+from trees import ANSWERS, lone_trees, make_tree
 
 from mlens.model import flex
+from mlens.model.attention import ROW_ATTENTION
 from mlens.model.flex import FLEX_ATTENTION, flex_row_attention
-from mlens.packing.blocks import BLOCK, block_tables
+from mlens.packing.blocks import BLOCK, block_tables, with_blocks
+from mlens.packing.packed import PackedRows
 from mlens.packing.row import dense_mask
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="compiled flex attention needs a CUDA device")
@@ -112,6 +116,17 @@ def test_a_models_logits_are_those_under_the_dense_mask():
         causal = logits_of(plain, LONGEST)
     assert torch.allclose(ours, theirs, atol=1e-5)
     assert not torch.allclose(ours, causal, atol=1e-2)
+
+
+@pytest.mark.parametrize("scoring", [False, True])
+def test_a_row_padded_to_blocks_scores_as_under_row_attention(scoring):
+    trees = [make_tree(90, [(30, 20), (90, 25)]), *lone_trees([9, 40])]
+    row = PackedRows().score_row(trees, ANSWERS) if scoring else PackedRows().train_row(trees, 0.5)
+    on_gpu, on_cpu = model_once(FLEX_ATTENTION, torch.float32), model_once(ROW_ATTENTION, torch.float32)
+    with torch.no_grad():
+        ours, theirs = row_scores(on_gpu, with_blocks(row)), row_scores(on_cpu, row)
+    assert len(row.spans) % BLOCK
+    assert torch.allclose(ours, theirs, rtol=1e-5)
 
 
 def test_the_mask_is_made_once_for_all_layers(monkeypatch):

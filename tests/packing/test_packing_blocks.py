@@ -2,6 +2,7 @@
 
 import pickle
 import tracemalloc
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -10,9 +11,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from naive_rows import naive_row, naive_rows
 from torch.nn.attention.flex_attention import create_block_mask, create_mask
+from trees import ANSWERS, forests, lone_trees
 
-from mlens.packing.blocks import BLOCK, block_tables
+from mlens.packing.blocks import BLOCK, block_tables, with_blocks
+from mlens.packing.packed import PackedRows, filler_row
+from mlens.packing.reference import ReferenceRows
 from mlens.packing.row import dense_mask
+from mlens.packing.tree import Tree
 
 SIDES = st.sampled_from([1, 2, 3, 4, 8, 16])
 # One of FlexAttention's own block size: a causal trunk, branches that end within, at and behind a block's border.
@@ -168,3 +173,63 @@ def test_a_long_row_never_makes_pairs_of_tokens():
     assert peak < tokens**2 / 20
     looked = int(blocks.kv_num_blocks.sum() + blocks.full_kv_num_blocks.sum())
     assert looked < 125**2 / 5
+
+
+# rows
+
+
+@settings(max_examples=30)
+@given(forests(trunk=60, rest=30), st.booleans())
+def test_a_row_with_blocks_is_padded_with_tokens_that_see_themselves_alone(trees, scoring):
+    row = PackedRows().score_row(trees, ANSWERS) if scoring else PackedRows().train_row(trees, 0.5)
+    with_them, tokens = with_blocks(row), len(row.spans)
+    length = with_them.input_ids.shape[1]
+    assert length % BLOCK == 0 and 0 <= length - tokens < BLOCK
+    assert with_them.position_ids.shape == (1, length) and with_them.spans is None
+    assert torch.equal(with_them.input_ids[:, :tokens], row.input_ids)
+    assert torch.equal(with_them.position_ids[:, :tokens], row.position_ids)
+    for name in ("keep", "slot", "label", "owner", "weight"):
+        assert torch.equal(getattr(with_them, name), getattr(row, name)), name
+    assert (with_them.useful, with_them.scores) == (row.useful, row.scores)
+    sees = np.eye(length, dtype=bool)
+    sees[:tokens, :tokens] = dense_mask(row.spans).numpy()
+    blocks = with_them.layout
+    assert np.array_equal(dense_mask(blocks.spans).numpy(), sees)
+    partial, full = kinds(sees, BLOCK)
+    assert listed(blocks.kv_num_blocks, blocks.kv_indices) == partial
+    assert listed(blocks.full_kv_num_blocks, blocks.full_kv_indices) == full
+    assert np.array_equal(looked_at(partial, full, blocks.mask.mask_mod, length, BLOCK), sees)
+
+
+@pytest.mark.parametrize(("tokens", "length"), [(2, BLOCK), (BLOCK, BLOCK), (BLOCK + 1, 2 * BLOCK)])
+def test_whole_blocks_are_not_padded(tokens, length):
+    row = PackedRows().train_row([Tree(np.arange(tokens), np.arange(1, tokens), ())], 1.0)
+    assert len(row.spans) == tokens and with_blocks(row).input_ids.shape == (1, length)
+
+
+def test_a_filler_row_is_padded_too():
+    row = with_blocks(filler_row())
+    assert row.input_ids.shape == (1, BLOCK) and row.scores == 0
+    assert torch.equal(dense_mask(row.layout.spans), torch.eye(BLOCK, dtype=torch.bool))
+
+
+def test_a_row_without_spans_stays_as_it_is():
+    row = ReferenceRows().train_row(lone_trees([5]))
+    assert with_blocks(row) is row
+    once = with_blocks(PackedRows().train_row(lone_trees([5])))
+    assert with_blocks(once) is once
+
+
+def test_a_row_moves_and_is_pinned_with_its_blocks(monkeypatch):
+    row = with_blocks(PackedRows().score_row(lone_trees([5, 100, 90]), ANSWERS))
+    names = [field.name for field in fields(row.layout) if field.name != "block"]
+    moved = row.to(torch.device("meta"))
+    assert len(names) == 5 and moved.layout.block == BLOCK
+    for name in names:
+        one, other = getattr(row.layout, name), getattr(moved.layout, name)
+        assert (other.device.type, other.shape, other.dtype) == ("meta", one.shape, one.dtype)
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+    copy = row.pin_memory()
+    assert all(any(tensor is getattr(copy.layout, name) for tensor in pinned) for name in names)
+    assert torch.equal(copy.layout.mask.to_dense(), row.layout.mask.to_dense())

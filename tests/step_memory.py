@@ -1,0 +1,57 @@
+"""How much memory a training step of 64 of a user's targets takes: `python tests/step_memory.py shared|padded`.
+
+Prints by how many bytes the peak of this process grows in the step, after one of a single target.
+"""
+
+import resource
+import sys
+
+import torch
+from cases import make_case, told_table
+from small_model import make_model, row_scores
+
+from mlens.history.all_previous import AllPrevious
+from mlens.model.attention import ROW_ATTENTION
+from mlens.packing.packed import PackedRows
+
+TARGETS = 64
+
+
+def padded_loss(model, samples) -> torch.Tensor:
+    """One batch of padded sequences, whose logits are computed at the answers alone."""
+    ids = [torch.tensor([*map(int, sample.prompt), *map(int, sample.answer)]) for sample in samples]
+    longest = max(map(len, ids))
+    batch = torch.stack([torch.nn.functional.pad(one, (longest - len(one), 0)) for one in ids])
+    mask = torch.stack([torch.arange(longest) >= longest - len(one) for one in ids])
+    answer = max(len(sample.answer) for sample in samples)
+    logits = model(input_ids=batch, attention_mask=mask, logits_to_keep=answer + 1, use_cache=False).logits[:, :-1]
+    labels = batch[:, -answer:].clone()
+    for row, sample in zip(labels, samples, strict=True):
+        row[: answer - len(sample.answer)] = -100
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+
+
+def main(kind: str) -> int:
+    torch.set_num_threads(1)
+    dataset = make_case(told_table(seed=0, ratings=100), AllPrevious(), room=10_000).train
+    longest = int(dataset.stage.user[dataset.stage.count.argmax()])
+    own = (dataset.stage.user == longest).nonzero()[0][-TARGETS:]
+    model = make_model(ROW_ATTENTION if kind == "shared" else "sdpa", torch.float32, vocabulary=700)
+
+    def step(targets) -> None:
+        if kind == "shared":
+            row = PackedRows().train_row([dataset.tree(targets)])
+            loss = -row_scores(model, row).sum() / len(row.label)
+        else:
+            loss = padded_loss(model, [dataset[int(i)] for i in targets])
+        loss.backward()
+        print(f"{kind}: {len(targets)} targets, loss {loss.item():.6f}", file=sys.stderr)
+
+    step(own[:1])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step(own)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+
+
+if __name__ == "__main__":
+    print(main(sys.argv[1]))
