@@ -52,6 +52,29 @@ def test_reference_rows_step_like_packed_ones(without_clipping, tmp_path):
     assert distance(exported(made, engine, tmp_path / "model"), after, start) < 1e-4
 
 
+WITH_HISTORY_LOSS = ("trainer.gradient_clipping=0", "trainer.history_loss_weight=0.5", "trainer.users_per_step=1")
+
+
+@pytest.fixture(scope="module")
+def with_history_loss(tmp_path_factory):
+    """(losses, weights before, weights after) of reference rows, where ratings in histories carry loss too."""
+    made = parts("packing=reference", "model.attention=sdpa", "deepspeed=zero0", *WITH_HISTORY_LOSS)
+    start = {name: tensor.clone() for name, tensor in made.model.state_dict().items()}
+    engine = made.engine()
+    losses = engine_steps(made, engine)
+    return losses, start, exported(made, engine, tmp_path_factory.mktemp("reference") / "model")
+
+
+@pytest.mark.parametrize("share", ["auto", "never"])
+def test_history_loss_steps_equal_those_of_reference_rows(share, with_history_loss, without_clipping, tmp_path):
+    losses, start, after = with_history_loss
+    made = parts(f"packing.share={share}", "deepspeed=zero2", *WITH_HISTORY_LOSS)
+    engine = made.engine()
+    assert engine_steps(made, engine) == pytest.approx(losses, rel=1e-5)
+    assert losses[0] != pytest.approx(without_clipping[0][0], rel=1e-3)
+    assert distance(exported(made, engine, tmp_path / "model"), after, start) < 1e-4
+
+
 @pytest.mark.parametrize("stage", [0, 2])
 def test_clipping_is_of_the_whole_steps_gradient(stage, plain, tmp_path):
     losses, start, after = plain("trainer.gradient_clipping=0.1")
@@ -63,8 +86,16 @@ def test_clipping_is_of_the_whole_steps_gradient(stage, plain, tmp_path):
 
 @pytest.mark.slow
 def test_two_ranks_step_like_one_at_every_stage(without_clipping, tmp_path):
-    losses, start, after = without_clipping
-    result = command(str(ROOT / "tests" / "steps.py"), str(tmp_path), "trainer.gradient_clipping=0", ranks=2)
+    check_two_ranks(tmp_path, ("trainer.gradient_clipping=0",), *without_clipping)
+
+
+@pytest.mark.slow
+def test_two_ranks_step_like_one_with_history_loss(with_history_loss, tmp_path):
+    check_two_ranks(tmp_path, WITH_HISTORY_LOSS, *with_history_loss)
+
+
+def check_two_ranks(tmp_path, overrides, losses, start, after):
+    result = command(str(ROOT / "tests" / "steps.py"), str(tmp_path), *overrides, ranks=2)
     assert result.returncode == 0, result.stderr
     lines = [line.split() for line in result.stdout.splitlines() if line.startswith("stage")]
     assert [line[0] for line in lines] == [f"stage{stage}" for stage in range(4)]
