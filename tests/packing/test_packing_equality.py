@@ -33,19 +33,19 @@ STRATEGIES = [
 @pytest.mark.parametrize("world", [1, 2])
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
 def test_every_strategy_trains_and_scores_as_plain_forwards_do(strategy, world):
-    table = told_table(seed=3, ratings=16)
+    table = told_table(seed=3, ratings=12)
     case = make_case(table, strategy, world=world, split=Split("temporal", test_ratio=0.2), room=200)
     check_training(case, torch.float64)
     check_scores(case, "test", torch.float64)
 
 
-@settings(max_examples=12)
+@settings(max_examples=10)
 @given(cases(ratings=7), dtypes)
 def test_a_steps_loss_and_gradients_are_those_of_plain_forwards(case, dtype):
     check_training(case, dtype)
 
 
-@settings(max_examples=12)
+@settings(max_examples=10)
 @given(cases(), dtypes, st.data())
 def test_every_legal_ratings_score_is_that_of_a_plain_forward(case, dtype, data):
     check_scores(case, data.draw(st.sampled_from(list(case.datasets)[::-1])), dtype)
@@ -63,7 +63,7 @@ def test_many_more_cases_train_and_score_as_plain_forwards_do(case, dtype):
 # without a model
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(cases(), st.data())
 def test_rows_hold_the_targets_own_prompts_and_see_nothing_else(case, data):
     """Spans, positions, labels and layouts; and what a branch sees, joined with its own, is its target's prompt."""
@@ -80,7 +80,7 @@ def test_rows_hold_the_targets_own_prompts_and_see_nothing_else(case, data):
         check_row(one.row, one.trees, answers)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(cases(), st.data())
 def test_shapes_say_what_trees_hold(case, data):
     dataset = case.datasets[data.draw(st.sampled_from(list(case.datasets)))]
@@ -100,7 +100,7 @@ def test_shapes_say_what_trees_hold(case, data):
     assert (longer.prompts - shapes.prompts).tolist() == list(range(len(chosen)))
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(cases())
 def test_a_step_reads_a_common_beginning_once_where_one_row_holds_it(case):
     case = replace(case, collator=PackedRows(10**6), world=1)

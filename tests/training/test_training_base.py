@@ -178,14 +178,27 @@ def folder_of(*overrides):
     return base_weights(made.settings, made.config, renderer, stage, made.tokenizer, made.ranks)
 
 
-def test_a_base_is_trained_once(trained):
-    folder = folder_of()
+def test_a_base_is_trained_once_and_its_ratings_become_more_probable(trained):
+    steps = "model.base.steps=15"
+    folder = folder_of(steps)
     assert trained == [folder]
     files = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
     assert {"model.safetensors", "config.json", "tokenizer.json"} <= files.keys()
-    assert folder_of() == folder and trained == [folder]
+    assert folder_of(steps) == folder and trained == [folder]
     assert {file.name: file.stat().st_mtime_ns for file in folder.iterdir()} == files
     assert [path.name for path in folder.parent.iterdir() if path.is_dir()] == [folder.name]
+    assert loss_of(folder) < 0.7 * loss_of(None)
+
+
+def loss_of(weights):
+    """Of a base model, or a fresh one, on the training ratings (nats a token)."""
+    made = parts(*SMALL_BASE)
+    renderer, stage = made.datasets["train"].renderer, made.datasets["train"].stage
+    model = build_model(made.settings.model, made.settings.peft, made.tokenizer, 256, 0, False, weights=weights)
+    stretches = cut_stretches(renderer, stage, 6, 0.25, 0, 0)
+    row = PackedRows().train_row([stretches.tree(i) for i in range(len(stretches))], 1.0)
+    with torch.no_grad():
+        return -float(row_scores(model, row).sum()) / len(row.label)
 
 
 def test_runs_that_differ_in_history_order_and_evaluation_have_one_base(only_made):
@@ -216,19 +229,6 @@ def test_without_lengths_there_is_no_base(trained):
     made = parts()
     assert base_weights(made.settings, made.config, None, None, made.tokenizer, made.ranks) is None
     assert not trained
-
-
-def test_training_makes_ratings_more_probable():
-    def loss_of(weights):
-        made = parts(*SMALL_BASE, "model.base.steps=15")
-        renderer, stage = made.datasets["train"].renderer, made.datasets["train"].stage
-        model = build_model(made.settings.model, made.settings.peft, made.tokenizer, 256, 0, False, weights=weights)
-        stretches = cut_stretches(renderer, stage, 6, 0.25, 0, 0)
-        row = PackedRows().train_row([stretches.tree(i) for i in range(len(stretches))], 1.0)
-        with torch.no_grad():
-            return -float(row_scores(model, row).sum()) / len(row.label)
-
-    assert loss_of(folder_of("model.base.steps=15")) < 0.7 * loss_of(None)
 
 
 def test_every_run_starts_from_the_bases_weights(tmp_path, trained):
