@@ -10,13 +10,13 @@ from mlens.data.blocks import by_blocks, group_blocks, int_type
 
 def places(ids: pl.Series, among: pl.Series) -> np.ndarray:
     """[n] int32: where each id stands in the distinct ids `among`, -1 where it doesn't."""
-    if among.dtype.is_integer() and len(among):
-        known = among.to_numpy()
-        least, most = int(known.min()), int(known.max())
+    if among.dtype.is_integer() and len(among) and len(ids):
+        known, asked = among.to_numpy(), ids.to_numpy()
+        least, most = int(min(known.min(), asked.min())), int(max(known.max(), asked.max()))
         if most - least < 16 * len(known) + 1000:  # a list by id is short enough
-            place = np.full(most - least + 3, -1, dtype=np.int32)  # with a place for all below, and for all above
-            place[known - least + 1] = np.arange(len(known))
-            return by_blocks(lambda ids: place[np.clip(ids, least - 1, most + 1) - (least - 1)], ids.to_numpy())
+            place = np.full(most - least + 1, -1, dtype=np.int32)
+            place[known - least] = np.arange(len(known))
+            return by_blocks(lambda ids: place[ids - least], asked)
     frame = pl.DataFrame({"id": ids.cast(among.dtype)})
     numbered = pl.DataFrame({"id": among}).with_columns(place=pl.int_range(pl.len(), dtype=pl.Int32))
     return frame.join(numbered, on="id", how="left", maintain_order="left")["place"].fill_null(-1).to_numpy()
