@@ -84,27 +84,18 @@ def leaking_loss(setting: Setting, samples: Sequence[Sample]) -> float:
 def main(options: argparse.Namespace) -> None:
     for module in ("trl", "datasets"):
         require(module)
-    made = [make_setting(options.data, "model=tiny", *case.overrides) for case in CASES]
-    subsets = [
-        drawn(setting.datasets["train"], max(2, round(options.targets * case.share)))
-        for case, setting in zip(CASES, made, strict=True)
-    ]
-    peers = [train_peers(*given) for given in zip(CASES, made, subsets, strict=True)]
-    table = Table(title=f"Training, model=tiny, float32, {options.threads} threads")
-    table.add_column("history, tokens")
-    table.add_column("trained by")
-    for column in ("batch", "targets", "targets/s", "times", "tokens a target", "useful", "loss", "difference"):
-        table.add_column(column, justify="right")
-    for case, setting, subset, others in zip(CASES, made, subsets, peers, strict=True):
+    for case in CASES:
+        setting = make_setting(options.data, "model=tiny", *case.overrides)
+        subset = drawn(setting.datasets["train"], max(2, round(options.targets * case.share)))
+        others = train_peers(case, setting, subset)
         mine = {"packing.share=auto": train_ours(setting, subset)}
         if case.never:
             unshared = make_setting(options.data, "model=tiny", "packing.share=never", *case.overrides)
             mine["packing.share=never"] = train_ours(unshared, subset)
-        add_rows(table, case, mine | others)
-    console().print(table)
-    samples = samples_of(made[0].datasets["train"], subsets[0])
-    leak = leaking_loss(made[0], samples) / peers[0]["SFTTrainer"].loss - 1
-    console().print(f"SFTTrainer's loss would differ by {leak:.0e} if each sample saw the one before it.")
+        console().print(results(case, mine | others, options.threads))
+        if case.trl:
+            leak = leaking_loss(setting, samples_of(setting.datasets["train"], subset)) / others["SFTTrainer"].loss - 1
+            console().print(f"SFTTrainer's loss would differ by {leak:.0e} if each sample saw the one before it.")
 
 
 def train_ours(setting: Setting, subset: np.ndarray) -> Trained:
@@ -113,11 +104,14 @@ def train_ours(setting: Setting, subset: np.ndarray) -> Trained:
     return ours.train(setting, engine, SECONDS, loss)
 
 
-def add_rows(table: Table, case: Case, trained: dict[str, Trained]) -> None:
+def results(case: Case, trained: dict[str, Trained], threads: int) -> Table:
+    table = Table(title=f"Training, {case.name}, model=tiny, float32, {threads} threads")
+    table.add_column("trained by")
+    for column in ("batch", "targets", "targets/s", "times", "tokens a target", "useful", "loss", "difference"):
+        table.add_column(column, justify="right")
     first = next(iter(trained.values()))
-    for i, (name, one) in enumerate(trained.items()):
+    for name, one in trained.items():
         table.add_row(
-            "" if i else case.name,
             name,
             str(one.batch),
             f"{one.targets:,}",
@@ -128,7 +122,7 @@ def add_rows(table: Table, case: Case, trained: dict[str, Trained]) -> None:
             f"{one.loss:.6f}",
             f"{one.loss / first.loss - 1:.0e}",
         )
-    table.add_section()
+    return table
 
 
 if __name__ == "__main__":
