@@ -9,10 +9,12 @@ same run; in float32 and in bfloat16, with one thread and with as many as --thre
 Counted are useful FLOPs only. Forward, a multiplication and an addition each being one:
 
     2 x (weights of the linear layers, without the output layer) x tokens
-    + 4 x heads x head size x layers x (pairs of tokens, one of which sees the other)
+    + 4 x heads x head size x (pairs of tokens, one of which sees the other, in each layer)
     + 2 x hidden size x vocabulary x (places whose logits are needed)
 
-and twice as many backward. Padding, pairs that a mask hides, norms, softmax and rotary embeddings count nothing.
+and twice as many backward. In the last layer only the pairs count of tokens that our rows let look there: a trunk
+without labels doesn't (its linear layers are computed, and count). Padding, pairs that a mask hides, norms, softmax and
+rotary embeddings count nothing.
 
 A processor without bfloat16 instructions imitates them hundreds of times slower. Where a product is as slow as that,
 both sides are measured on less, a smaller product and a row of two targets, and the table says `imitated`.
@@ -56,20 +58,23 @@ REPEATS = 3
 
 @dataclass(frozen=True)
 class Work:
-    """What the rows of a measurement hold. tokens; pairs: of a token and one that it sees (itself too); kept: places
-    whose logits are needed."""
+    """What the rows of a measurement hold. tokens; pairs: of a token and one that it sees (itself too); last_pairs:
+    those of the last layer; kept: places whose logits are needed."""
 
     tokens: int
     pairs: int
+    last_pairs: int
     kept: int
 
 
 def work_of(rows: list[Row]) -> Work:
-    pairs = 0
+    pairs = last_pairs = 0
     for row in rows:
         assert row.spans is not None
-        pairs += int((row.spans[..., 1] - row.spans[..., 0]).long().sum())
-    return Work(sum(row.useful for row in rows), pairs, sum(len(row.keep) for row in rows))
+        seen = torch.nn.functional.pad((row.spans[..., 1] - row.spans[..., 0]).long().sum(dim=1), (0, 1))
+        pairs += int(seen.sum())
+        last_pairs += sum(int(seen[product.query].sum()) for product in row.layout.products if product.read)
+    return Work(sum(row.useful for row in rows), pairs, last_pairs, sum(len(row.keep) for row in rows))
 
 
 def useful_flops(model: torch.nn.Module, work: Work) -> float:
@@ -80,7 +85,8 @@ def useful_flops(model: torch.nn.Module, work: Work) -> float:
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear) and not name.endswith("lm_head")
     )
-    attention = 4 * config.num_attention_heads * config.head_dim * config.num_hidden_layers * work.pairs
+    pairs = (config.num_hidden_layers - 1) * work.pairs + work.last_pairs
+    attention = 4 * config.num_attention_heads * config.head_dim * pairs
     return 3.0 * (2 * linear * work.tokens + attention + 2 * config.hidden_size * config.vocab_size * work.kept)
 
 

@@ -51,20 +51,21 @@ def epoch_order(dataset: RatingDataset, steps: Steps, seed: int, epoch: int) -> 
     Neighbouring targets of a user that share a trunk stay together in pieces of at most `steps.targets` /
     `steps.pieces`, and the pieces are permuted. So the order follows from the histories, not from how rows are packed.
     """
-    most = max(1, steps.targets // steps.pieces)
-    trunks = dataset.trunks(np.arange(len(dataset)))
-    new = np.ones(len(dataset), dtype=bool)
-    new[1:] = (trunks[1:] != trunks[:-1]) | (trunks[1:] < 0)
-    start = np.flatnonzero(new)
-    size = np.diff([*start, len(dataset)])
+    n, most = len(dataset), max(1, steps.targets // steps.pieces)
+    trunks = dataset.trunks(np.arange(n))
+    start = np.flatnonzero(np.concatenate([[True], (trunks[1:] != trunks[:-1]) | (trunks[1:] < 0)])[:n])
+    del trunks  # in a large table each of these is hundreds of megabytes
+    if most == 1 or len(start) == n:
+        return draws.permutation(n, draws.ORDER, seed, epoch=epoch)
+    size = np.diff(np.append(start, n))
     # A trunk's targets are cut into as few pieces as can be, about as long.
     pieces = -(-size // most)
-    place = np.arange(len(dataset)) - np.repeat(start, size)
-    piece = place * np.repeat(pieces, size) // np.repeat(size, size)
-    piece += np.repeat(np.cumsum(pieces) - pieces, size)
-    rank = np.empty(int(pieces.sum()), dtype=np.int64)
-    rank[draws.permutation(len(rank), draws.ORDER, seed, epoch=epoch)] = np.arange(len(rank))
-    return np.argsort(rank[piece], kind="stable")
+    number = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    begin = np.repeat(start, pieces) - (-number * np.repeat(size, pieces)) // np.repeat(pieces, pieces)
+    length = np.diff(np.append(begin, n))
+    order = draws.permutation(len(begin), draws.ORDER, seed, epoch=epoch)
+    begin, length = begin[order], length[order]
+    return np.repeat(begin - (np.cumsum(length) - length), length) + np.arange(n)
 
 
 def plan_epoch(
