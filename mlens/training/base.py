@@ -101,7 +101,12 @@ def plan_stretches(
     step = (ends - 1) // ratings_per_step
     for members in np.split(order, np.flatnonzero(np.diff(step)) + 1):
         trees = [stretches.tree(i) for i in members]
-        lengths = np.array([len(tree.trunk) + sum(len(branch.ids) + 3 for branch in tree.branches) for tree in trees])
+        lengths = np.array(
+            [
+                len(tree.trunk) + sum(len(branch.ids) + len(branch.answer) - 1 for branch in tree.branches)
+                for tree in trees
+            ]
+        )
         rows = collator.deal(Shapes(np.arange(len(trees)), lengths, np.zeros_like(lengths)), world)[rank]
         labels = float(sum(len(tree.lines) + sum(len(branch.answer) for branch in tree.branches) for tree in trees))
         yield [([trees[i] for (i,) in row], labels, n == len(rows) - 1) for n, row in enumerate(rows)]
