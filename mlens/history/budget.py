@@ -20,15 +20,16 @@ class Budget:
     number_ends [most + 1]: running total of the tokens of the line numbers 1, 2, …;
     header: tokens of the section's heading, paid once where the history isn't empty;
     room [t]: what the whole section (heading, numbers, lines) may take beside task, target and answer;
-    stride_room [t]: what a strided window may take when it is cut: half of what task, context, target and answer
-    leave. Columns are int32 where their numbers, and a sum of both totals, fit into it, else int64.
+    room_beside_context [t]: the same beside the context too; a strided window that is cut takes at most half of it.
+
+    Columns are int32 where their numbers, and a sum of both totals, fit into it, else int64.
     """
 
     line_ends: np.ndarray
     number_ends: np.ndarray
     header: int
     room: np.ndarray
-    stride_room: np.ndarray
+    room_beside_context: np.ndarray
 
     def lines(self, stage: Stage, t: int) -> np.ndarray:
         """[c] tokens of each line visible to target t, without its number."""

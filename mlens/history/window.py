@@ -74,7 +74,7 @@ def _strides(stage: Stage, budget: Budget, own: np.ndarray, block: slice, full: 
     from one full target to its next one; the targets in between start where it does.
     """
     user, stop = stage.user[block], stage.count[block]
-    own, room, stride_room = own[block], budget.room[block], budget.stride_room[block]
+    own, room, stride_room = own[block], budget.room[block], budget.room_beside_context[block] // 2
     stride, jumped = np.zeros_like(own), np.zeros(len(own), dtype=bool)
     # Of every user with a full target: the next target to look at, the end of its targets, and its list's and window's
     # start.

@@ -149,7 +149,7 @@ class Renderer:
         """The prices of `stage`'s histories. Raises UserError where a target doesn't fit alone, and names it.
 
         Every target leaves room for the longest legal answer: what is shown must not depend on the answer. Context
-        yields to history, so `room` counts no context; a strided cut leaves room for the context again.
+        yields to history, so `room` counts no context.
         """
         pieces, lengths = self.pieces, self.pieces.lengths
         room = self.style.max_tokens - self.longest_answer
@@ -160,8 +160,10 @@ class Renderer:
         left = by_blocks(left_of, stage.targets) if self.joins else left_of(stage.targets)
         if (left < 0).any():
             self._refuse(stage.targets[int(np.argmin(left))], -int(left.min()))
-        beside = left if self.context is None else left - by_blocks(self._context_tokens, stage.targets, left)
         most = room if self.style.history_tokens is None else min(room, self.style.history_tokens)
+        beside_target = beside_context = np.minimum(left, most)
+        if self.context is not None:
+            beside_context = np.minimum(left - by_blocks(self._context_tokens, stage.targets, left), most)
 
         def lines_of(visible: np.ndarray) -> np.ndarray:
             movie, rating = self.table.movie[visible], self.table.rating_index[visible]
@@ -173,8 +175,8 @@ class Renderer:
             line_ends=_ends(lines, total),
             number_ends=_ends(numbers, total),
             header=header,
-            room=np.minimum(left, most),
-            stride_room=np.minimum(beside, most) // 2,
+            room=beside_target,
+            room_beside_context=beside_context,
         )
 
     def _context_tokens(self, targets: np.ndarray, left: np.ndarray) -> np.ndarray:

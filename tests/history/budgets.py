@@ -71,11 +71,11 @@ def price(draw, table: RatingTable, stage: Stage) -> Case:
         number_ends=np.cumsum([0, *numbers]),
         header=draw(st.integers(0, 5)),
         room=np.minimum(left, bound),
-        stride_room=np.minimum(left - context, bound) // 2,
+        room_beside_context=np.minimum(left - context, bound),
     )
     return Case(table, stage, budget, lines, numbers)
 
 
 def with_room(budget: Budget, room: int) -> Budget:
     rooms = np.full_like(budget.room, room)
-    return Budget(budget.line_ends, budget.number_ends, budget.header, rooms, rooms // 2)
+    return Budget(budget.line_ends, budget.number_ends, budget.header, rooms, rooms)

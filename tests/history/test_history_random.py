@@ -37,7 +37,7 @@ def roomy(table, stage, room=FREE):
     """A case whose every line and number costs one token."""
     most = int(np.diff(table.user_offsets).max())
     rooms = np.full(len(stage), room)
-    budget = Budget(np.arange(len(stage.visible) + 1), np.arange(most + 1), 0, rooms, rooms // 2)
+    budget = Budget(np.arange(len(stage.visible) + 1), np.arange(most + 1), 0, rooms, rooms)
     return Case(table, stage, budget, [1] * len(stage.visible), [1] * most)
 
 
@@ -151,7 +151,7 @@ def test_per_target_depends_neither_on_the_order_of_calls_nor_on_the_other_targe
     selection = select(case, Random(ratio))
     assert [selection.chosen(t).tolist() for t in calls] == [expected[t] for t in calls]
     kept = np.array(sorted(calls[: len(calls) // 2]), dtype=np.int64)
-    rooms = {"room": case.budget.room[kept], "stride_room": case.budget.stride_room[kept]}
+    rooms = {"room": case.budget.room[kept], "room_beside_context": case.budget.room_beside_context[kept]}
     part = Case(case.table, case.stage.keep(kept), Budget(**{**vars(case.budget), **rooms}), case.lines, case.numbers)
     assert all_chosen(select(part, Random(ratio))) == [expected[t] for t in kept]
 

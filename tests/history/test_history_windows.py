@@ -47,7 +47,11 @@ def naive_strided(case, wanted_of):
         c = int(case.stage.count[t])
         own_start = c - wanted_of(c)
         if section(case, t, list(range(max(own_start, s), c))) > case.budget.room[t]:
-            starts = [i for i in range(c + 1) if section(case, t, list(range(i, c))) <= case.budget.stride_room[t]]
+            starts = [
+                i
+                for i in range(c + 1)
+                if section(case, t, list(range(i, c))) <= case.budget.room_beside_context[t] // 2
+            ]
             s = starts[0]
             if s == c and section(case, t, [c - 1]) <= case.budget.room[t]:
                 s = c - 1
