@@ -312,3 +312,14 @@ def test_the_deepspeed_launcher_starts_it(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert summary_of(tmp_path / "run")["counts"]["ranks"] == 2
+
+
+@pytest.mark.slow
+def test_compiled_layers_train_to_the_same_losses(tmp_path):
+    losses = []
+    for compiled in (False, True):
+        folder = tmp_path / str(compiled)
+        done = train(*FAST, f"model.compile={str(compiled).lower()}", f"output_dir={folder}")
+        assert done.returncode == 0, done.stderr
+        losses.append([record["loss"] for record in records_of(folder)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
