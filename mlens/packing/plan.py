@@ -10,6 +10,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from mlens.data import draws
+from mlens.data.blocks import by_blocks, int_type
 from mlens.packing.dataset import RatingDataset
 from mlens.packing.row import Row
 from mlens.packing.steps import Steps
@@ -51,21 +52,33 @@ def epoch_order(dataset: RatingDataset, steps: Steps, seed: int, epoch: int) -> 
     Neighbouring targets of a user that share a trunk stay together in pieces of at most `steps.targets` /
     `steps.pieces`, and the pieces are permuted. So the order follows from the histories, not from how rows are packed.
     """
-    n, most = len(dataset), max(1, steps.targets // steps.pieces)
-    trunks = dataset.trunks(np.arange(n))
-    start = np.flatnonzero(np.concatenate([[True], (trunks[1:] != trunks[:-1]) | (trunks[1:] < 0)])[:n])
-    del trunks  # in a large table each of these is hundreds of megabytes
-    if most == 1 or len(start) == n:
-        return draws.permutation(n, draws.ORDER, seed, epoch=epoch)
-    size = np.diff(np.append(start, n))
-    # A trunk's targets are cut into as few pieces as can be, about as long.
+    index = int_type(len(dataset))
+    targets = np.arange(len(dataset), dtype=index)
+    first = _pieces(_runs(dataset.trunks(targets)), len(dataset), max(1, steps.targets // steps.pieces))
+    length = np.diff(first, append=index(len(dataset)))
+    order = draws.permutation(len(first), draws.ORDER, seed, epoch=epoch)
+    first, length = first[order], length[order]
+    before = np.cumsum(length, dtype=index) - length
+    return np.repeat(first - before, length) + targets
+
+
+def _runs(trunks: np.ndarray) -> np.ndarray:
+    """[runs] where each stretch of neighbouring targets begins that share a trunk."""
+    new = np.ones(len(trunks), dtype=bool)
+    new[1:] = (trunks[1:] != trunks[:-1]) | (trunks[1:] < 0)
+    return np.flatnonzero(new).astype(int_type(len(trunks)))
+
+
+def _pieces(start: np.ndarray, targets: int, most: int) -> np.ndarray:
+    """[pieces] where each piece begins: a run, or one of the fewest, about equal pieces of at most `most` of it."""
+    index = start.dtype.type
+    size = np.diff(start, append=index(targets))
     pieces = -(-size // most)
-    number = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-    begin = np.repeat(start, pieces) - (-number * np.repeat(size, pieces)) // np.repeat(pieces, pieces)
-    length = np.diff(np.append(begin, n))
-    order = draws.permutation(len(begin), draws.ORDER, seed, epoch=epoch)
-    begin, length = begin[order], length[order]
-    return np.repeat(begin - (np.cumsum(length) - length), length) + np.arange(n)
+    run = np.repeat(np.arange(len(start), dtype=index), pieces)
+    part = np.arange(len(run), dtype=index) - np.repeat(np.cumsum(pieces, dtype=index) - pieces, pieces)
+    return by_blocks(
+        lambda run, part: start[run] - (-part.astype(np.int64) * size[run] // pieces[run]).astype(index), run, part
+    )
 
 
 def plan_epoch(
