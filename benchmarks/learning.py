@@ -27,29 +27,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from rich.console import Console
 from rich.table import Table
+from setting import compose_setting
 
-from mlens.config import check
-from mlens.data.load import load_table
-from mlens.data.split import assign_roles
-from mlens.data.stage import make_stages
-from mlens.engine.engine import Engine, uses_bf16_parameters
+from mlens.engine.engine import Engine
 from mlens.engine.ranks import join_ranks
 from mlens.engine.settings import Optimizer
 from mlens.evaluation.evaluate import evaluate
-from mlens.launch import register_resolvers
-from mlens.model.load import build_model, load_tokenizer
 from mlens.packing.dataset import RatingDataset
 from mlens.packing.plan import plan_epoch
 from mlens.packing.row import Row
 from mlens.packing.steps import Steps
-from mlens.prompt.renderer import make_renderer
 from mlens.training.base import base_weights, cut_stretches, plan_stretches
-
-CONF = Path(__file__).parents[1] / "conf"
 
 
 @dataclass(frozen=True)
@@ -93,33 +84,14 @@ def run_arm(
 ) -> dict:
     """Train one arm and measure it; a point every quarter of the time tells where it stands on validation."""
     torch.set_num_threads(1)
-    register_resolvers()
     common = [f"data={source}", f"model={arm.model}", "history=all_previous", f"seed={seed}"]
-    common += [f"evaluation.max_users={users}", *([f"data.path={data}"] if data else [])]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("config", [*common, *overrides])
-    settings = check(config)
-    ranks = join_ranks()
-    table = load_table(instantiate(config.data))
-    roles = assign_roles(table, settings.split)
-    stages = make_stages(table, roles, settings.split, users, settings.evaluation.seed)
-    tokenizer = load_tokenizer(settings.model, table, settings.prompt, settings.ablation)
-    renderer = make_renderer(table, settings.prompt, settings.ablation, tokenizer)
-    strategy = instantiate(config.history)
-    datasets = {name: RatingDataset(table, stage, strategy, renderer, seed) for name, stage in stages.items()}
-    config.prompt.history_tokens = SHORT
-    short = make_renderer(table, check(config).prompt, settings.ablation, tokenizer)
-    datasets["short"] = RatingDataset(table, stages["train"], strategy, short, seed)
-    collator = instantiate(config.packing)
-    model = build_model(
-        settings.model,
-        settings.peft,
-        tokenizer,
-        settings.prompt.max_tokens,
-        seed,
-        uses_bf16_parameters(settings.model.dtype, settings.deepspeed.zero_optimization.stage),
-        weights=base_weights(settings, config, renderer, stages["train"], tokenizer, ranks),
-    )
+    common += [f"evaluation.max_users={users}", *([f"data.path={data}"] if data else []), *overrides]
+    setting = compose_setting(*common)
+    short = compose_setting(*common, f"prompt.history_tokens={SHORT}").datasets["train"]
+    config, settings, datasets, collator = setting.config, setting.settings, setting.datasets, setting.collator
+    train, ranks = datasets["train"], join_ranks()
+    weights = base_weights(settings, config, train.renderer, train.stage, setting.tokenizer, ranks)
+    model = setting.model("rows", weights)
     rates = BASE_RATES if arm.model == "tiny_base" else RATES[arm.optimizer]
     rule = Optimizer(arm.optimizer, *rates, weight_decay=0.0, gradient_clipping=0.0)
     engine = instantiate(config.deepspeed, model, ranks, rule, settings.model.dtype, _convert_="all")
@@ -127,10 +99,10 @@ def run_arm(
     spent, seen, points = 0.0, 0, []
     for share, what in arm.phases:
         end = spent + share * seconds
-        if what == "branches" or what == "short":
-            steps = _branches(datasets["train" if what == "branches" else what], collator, arm.steps, seed)
+        if what in ("branches", "short"):
+            steps = _branches(train if what == "branches" else short, collator, arm.steps, seed)
         else:
-            steps = _stretches(datasets["train"], collator, int(what), seed)
+            steps = _stretches(train, collator, int(what), seed)
         for step, targets in steps:
             started = time.process_time()
             engine.set_learning_rate(max(0.01, 0.5 * (1 + math.cos(math.pi * min(1.0, spent / seconds)))))

@@ -1,4 +1,4 @@
-"""What the benchmarks work with: what train.py makes before it trains, on ml-latest-small."""
+"""What the benchmarks work with: what train.py makes before it trains."""
 
 from __future__ import annotations
 
@@ -49,8 +49,9 @@ class Setting:
     datasets: dict[str, RatingDataset]
     collator: Collator
 
-    def model(self, attention: str) -> PreTrainedModel:
-        """The model with `attention`: `rows`, or one of transformers' own. Every call gives the same weights."""
+    def model(self, attention: str, weights: Path | None = None) -> PreTrainedModel:
+        """The model with `attention`: `rows`, or one of transformers' own. Every call gives the same weights: random
+        ones, or those in the folder `weights`."""
         settings = self.settings
         return build_model(
             replace(settings.model, attention=attention),
@@ -60,6 +61,7 @@ class Setting:
             seed=settings.seed,
             device="cuda" if torch.cuda.is_available() else "cpu",
             bf16_parameters=uses_bf16_parameters(settings.model.dtype, settings.deepspeed.zero_optimization.stage),
+            weights=weights,
         )
 
 
@@ -69,11 +71,16 @@ def make_setting(data: Path, *overrides: str) -> Setting:
     Updates are AdamW's, as the peers' are, each of TARGETS_PER_STEP targets. Raises UserError for a bad override or
     folder.
     """
-    register_resolvers()
     common = ["data=ml_latest_small", f"data.path={data}", "wandb.mode=disabled", "trainer.optimizer=adamw"]
     common += [f"trainer.targets_per_step={TARGETS_PER_STEP}", f"packing.row_tokens={ROW_TOKENS}"]
+    return compose_setting(*common, *overrides)
+
+
+def compose_setting(*overrides: str) -> Setting:
+    """The setting that `overrides` lead to. Raises UserError for a bad override."""
+    register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("config", [*common, *overrides])
+        config = compose("config", list(overrides))
     settings = check(config)
     table = load_table(instantiate(config.data))
     roles = assign_roles(table, settings.split)
