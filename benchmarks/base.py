@@ -1,0 +1,74 @@
+"""How many ratings a second the training of model=tiny_base supervises: loss on the ratings in the histories.
+
+    python benchmarks/base.py --data DIR [--threads 2]                         DIR: the folder of ml-latest-small
+    torchrun --nproc_per_node=2 benchmarks/base.py --data DIR --threads 1
+
+Steps of the base model (planned, built and trained on as in the run itself) on stretches of each of its lengths: trunks
+alone, in which every rating carries loss where it stands, and with the share of them that it asks as targets are.
+
+A minute on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import ours
+import torch
+from rich.table import Table
+from setting import command, console, make_setting, start
+
+from mlens.engine.ranks import Ranks, join_ranks
+from mlens.packing.packed import PackedRows
+from mlens.training.base import cut_stretches, plan_stretches
+
+# First calls allocate, or compile.
+WARM_UP = 5
+# `5.0` is three tokens, each of which is a label.
+RATING_TOKENS = 3
+
+
+def main(options: argparse.Namespace) -> None:
+    setting = make_setting(options.data, "model=tiny_base", *options.overrides)
+    base, dataset = setting.settings.model.base, setting.datasets["train"]
+    ranks, engine = join_ranks(), ours.make_engine(setting)
+    collator = PackedRows(row_tokens=base.row_tokens)
+    table = Table(title=f"Supervised ratings, {ranks.world} ranks of {options.threads} threads")
+    for column in ("lines", "asked as targets", "ratings/s", "tokens/s"):
+        table.add_column(column, justify="right")
+    for lines in base.lines:
+        for asked in (0.0, base.asked):
+            cut = cut_stretches(dataset.renderer, dataset.stage, lines, asked, base.seed, epoch=0)
+            steps = plan_stretches(cut, collator, base.ratings_per_step, base.seed, 0, ranks.rank, ranks.world)
+            ratings, tokens, seconds = _train(engine, collator, steps, options.steps)
+            ratings, tokens = (_over_ranks(ranks, count) for count in (ratings, tokens))
+            table.add_row(str(lines), f"{asked:.0%}", f"{ratings / seconds:,.0f}", f"{tokens / seconds:,.0f}")
+    if ranks.main:
+        console().print(table)
+
+
+def _train(engine, collator: PackedRows, steps, count: int) -> tuple[int, int, float]:
+    """Train on so many steps; the ratings that carried loss on this rank, the tokens it read, and the seconds."""
+    ratings = tokens = 0
+    began = time.perf_counter()
+    for step, rows in zip(range(count + WARM_UP), steps, strict=False):
+        if step == WARM_UP:
+            ratings, tokens, began = 0, 0, time.perf_counter()
+        for trees, labels, last in rows:
+            row = collator.train_row(trees, history_loss_weight=1.0)
+            engine.backward(row, labels, last)
+            ratings += sum(len(tree.lines) // RATING_TOKENS + len(tree.branches) for tree in trees)
+            tokens += row.useful
+    return ratings, tokens, time.perf_counter() - began
+
+
+def _over_ranks(ranks: Ranks, count: int) -> int:
+    return int(ranks.sum(torch.tensor(float(count), dtype=torch.float64)))
+
+
+if __name__ == "__main__":
+    parser = command(__doc__)
+    parser.add_argument("--steps", type=int, default=40, help="of each kind (40)")
+    parser.add_argument("overrides", nargs="*", help="of the config")
+    start(main, parser)
