@@ -57,10 +57,12 @@ def test_the_summary_holds_what_scripts_rely_on(finished):
     assert set(summary) >= SUMMARY
     for stage in ("val", "test"):
         assert set(summary["metrics"][stage]) >= {
-            *("rmse", "mae", "accuracy", "nll", "calibration_error", "illegal_mass", "user_rmse"),
+            *("rmse", "mae", "accuracy", "nll", "calibration_error", "illegal_mass", "user_rmse", "auc", "ndcg_10"),
             *("by_history_length", "by_user_activity", "by_movie_popularity"),
         }
-        assert set(summary["baselines"][stage]) >= {"global_mean", "movie_mean", "user_mean_so_far"}
+        assert set(summary["baselines"][stage]) == {"full_history", "own_history"}
+        for column in summary["baselines"][stage].values():
+            assert set(column) >= {"global_mean", "movie_mean", "user_mean_so_far", "biases", "recent_biases"}
     assert summary["overrides"][:2] == list(RANDOM)
     assert summary["counts"]["ranks"] == 1 and summary["made_up_data"]
     assert set(summary["versions"]) >= {"mlens", "torch", "transformers", "deepspeed"}

@@ -1,39 +1,118 @@
-"""What needs no model: means, fitted on training ratings, given each target's visible history."""
+"""What needs no language model, on the same targets: fitted on training ratings, told of the user what is shown."""
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
 import numpy as np
 
+from mlens.data.cache import cached_folder, content_key
 from mlens.data.split import TRAIN
 from mlens.data.stage import Stage
 from mlens.data.table import RatingTable
+from mlens.evaluation.biases import Biases, fit_biases, recent_user_bias, user_bias, user_mean
+from mlens.evaluation.lenskit_models import (
+    Factors,
+    Neighbours,
+    factor_predictions,
+    fit_factors,
+    fit_neighbours,
+    lenskit_version,
+    neighbour_predictions,
+)
 from mlens.evaluation.metrics import mae, rmse
+from mlens.evaluation.shown import Histories, Shown, full_history, own_history, shown_blocks
+from mlens.packing.dataset import RatingDataset
 
-# A mean counts as if so many ratings of the global mean had been added: few ratings say little.
-DAMPING = 5
+# Of what is cached; a change of any baseline's predictions raises it.
+VERSION = 1
+# Those that are told nothing of the user.
+WITHOUT_HISTORY = ("global_mean", "movie_mean")
 
 
-def mean_predictions(table: RatingTable, roles: np.ndarray, stage: Stage) -> dict[str, np.ndarray]:
-    """[t] predictions for each target: the global mean and the movie's mean over training ratings, and the mean of the
-    user's ratings visible to the target. Movie and user means are damped towards the global one."""
+@dataclass(frozen=True)
+class Fitted:
+    """All baselines, fitted; factors, neighbours: None without LensKit. scale: the legal ratings, ascending."""
+
+    scale: tuple[float, ...]
+    biases: Biases
+    factors: Factors | None
+    neighbours: Neighbours | None
+
+
+def fit(table: RatingTable, roles: np.ndarray) -> Fitted:
+    """Fit on the training ratings under `roles` [n] (at least one), and on nothing else."""
     trained = roles == TRAIN
-    overall = float(table.rating[trained].mean())
-    movies = len(table.movies)
-    movie_sum = np.bincount(table.movie[trained], table.rating[trained], minlength=movies)
-    movie_n = np.bincount(table.movie[trained], minlength=movies)
-    movie_mean = (movie_sum + DAMPING * overall) / (movie_n + DAMPING)
-    ends = np.concatenate([[0], np.cumsum(table.rating[stage.visible], dtype=np.float64)])
-    start = stage.visible_offsets[stage.user]
-    user_sum = ends[start + stage.count] - ends[start]
-    return {
-        "global_mean": np.full(len(stage), overall),
-        "movie_mean": movie_mean[table.movie[stage.targets]],
-        "user_mean_so_far": (user_sum + DAMPING * overall) / (stage.count + DAMPING),
+    biases = fit_biases(table, trained)
+    if lenskit_version() is None:
+        return Fitted(table.scale, biases, None, None)
+    return Fitted(table.scale, biases, fit_factors(table, trained), fit_neighbours(table, trained))
+
+
+def predictions(fitted: Fitted, shown: Shown) -> dict[str, np.ndarray]:
+    """[t] each baseline's predictions, clipped to the scale."""
+    biases = fitted.biases
+    movie = biases.overall + biases.movie[shown.target_movie]
+    static = movie + user_bias(biases, shown)
+    predicted = {
+        "global_mean": np.full(len(shown), biases.overall),
+        "movie_mean": biases.movie_mean[shown.target_movie],
+        "user_mean_so_far": user_mean(biases, shown),
+        "biases": static,
+        "recent_biases": movie + recent_user_bias(biases, shown),
     }
+    if fitted.factors is not None:
+        predicted["factors"] = factor_predictions(fitted.factors, shown)
+    if fitted.neighbours is not None:
+        predicted["item_knn"] = neighbour_predictions(fitted.neighbours, shown, otherwise=static)
+    return {name: np.clip(values, fitted.scale[0], fitted.scale[-1]) for name, values in predicted.items()}
 
 
-def measure_baselines(table: RatingTable, roles: np.ndarray, stage: Stage) -> dict[str, dict[str, float]]:
-    """RMSE and MAE of each baseline on the targets of `stage`."""
-    rating = np.asarray(table.rating)[stage.targets]
-    predictions = mean_predictions(table, roles, stage)
-    return {name: {"rmse": rmse(p, rating), "mae": mae(p, rating)} for name, p in predictions.items()}
+def measure_baselines(
+    table: RatingTable, roles: np.ndarray, datasets: dict[str, RatingDataset]
+) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    """stage -> column -> baseline -> `rmse` and `mae`, on all targets of each dataset.
+
+    In the column `full_history` each target is shown all that it may see; in `own_history`, what the dataset's strategy
+    chose of it and its budget left (of a random history, the first draw). What was measured before with the same
+    training ratings, targets and histories is taken from the cache, so the first column is computed once for all jobs
+    of a sweep.
+    """
+    fitted = functools.cache(lambda: fit(table, roles))
+    measured = {}
+    for name, dataset in datasets.items():
+        columns = {"full_history": full_history(dataset.stage), "own_history": own_history(dataset)}
+        measured[name] = {
+            column: _measured(table, roles, dataset.stage, histories, fitted) for column, histories in columns.items()
+        }
+    return measured
+
+
+def _measured(
+    table: RatingTable, roles: np.ndarray, stage: Stage, histories: Histories, fitted: Callable[[], Fitted]
+) -> dict[str, dict[str, float]]:
+    def write(folder: Path) -> None:
+        blocks = [predictions(fitted(), shown) for shown in shown_blocks(table, stage, histories)]
+        rating = np.asarray(table.rating)[stage.targets]
+        found = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+        errors = {name: {"rmse": rmse(p, rating), "mae": mae(p, rating)} for name, p in found.items()}
+        (folder / "errors.json").write_text(json.dumps(errors))
+
+    folder = cached_folder("baselines", _key(table, roles, stage, histories), write)
+    return json.loads((folder / "errors.json").read_text())
+
+
+def _key(table: RatingTable, roles: np.ndarray, stage: Stage, histories: Histories) -> str:
+    """Names all that the errors of baselines depend on."""
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(np.packbits(roles == TRAIN).tobytes())
+    digest.update(stage.targets.astype("<i8").tobytes())
+    for shown in shown_blocks(table, stage, histories):
+        for column in (shown.offsets, shown.movie.astype("<i8"), shown.rating):
+            digest.update(column.tobytes())
+    return content_key("baselines", VERSION, lenskit_version(), table.content_hash(), digest.hexdigest())

@@ -7,6 +7,7 @@ import numpy as np
 from mlens.evaluation.score import Predictions
 
 BINS = 10
+CUT_OFF = 10
 
 
 def rmse(predicted: np.ndarray, rating: np.ndarray) -> float:
@@ -40,13 +41,71 @@ def user_rmse(predicted: np.ndarray, rating: np.ndarray, user: np.ndarray) -> fl
     return float(np.sqrt(squares).mean())
 
 
+def auc(predicted: np.ndarray, rating: np.ndarray, user: np.ndarray) -> float:
+    """Of all pairs of a user's targets whose ratings differ, the share that `predicted` orders right, equal predictions
+    counting half; the mean over users. With ratings of two values it is the area under the ROC curve, with more the
+    concordance index (Harrell et al., "Evaluating the Yield of Medical Tests", JAMA 247(18), 1982).
+
+    predicted, rating, user: [t]. Users without such a pair don't count; NaN where no user has one.
+    """
+    _, index = np.unique(user, return_inverse=True)
+    levels, level = np.unique(rating, return_inverse=True)
+    order = np.lexsort((predicted, index))
+    index, level, predicted = index[order], level[order], predicted[order]
+    users, tied = _starts(index), _starts(index, predicted)
+    first, first_tied = users[index], np.repeat(tied[:-1], np.diff(tied))
+    behind_tied = np.repeat(tied[1:], np.diff(tied))
+    n = np.diff(users).astype(np.float64)
+    right, pairs = np.zeros(len(n)), n**2
+    for one in range(len(levels)):
+        # before[i]: how many targets of this rating stand before place i.
+        before = np.concatenate([[0], np.cumsum(level == one)])
+        lower = before[first_tied] - before[first] + (before[behind_tied] - before[first_tied]) / 2
+        right += np.bincount(index, np.where(level > one, lower, 0), minlength=len(n))
+        pairs -= np.bincount(index, level == one, minlength=len(n)) ** 2
+    some = pairs > 0
+    return float((right[some] / (pairs[some] / 2)).mean()) if some.any() else float("nan")
+
+
+def ndcg(predicted: np.ndarray, rating: np.ndarray, user: np.ndarray, cut_off: int = CUT_OFF) -> float:
+    """Normalised discounted cumulative gain of a user's targets, ordered by `predicted`, down to rank `cut_off`: the
+    sum of rating / log2(1 + rank), over that of the best order (Järvelin and Kekäläinen, "Cumulated Gain-based
+    Evaluation of IR Techniques", TOIS 20(4), 2002; the gain is the rating itself). The mean over users.
+
+    predicted, rating, user: [t]. Targets with equal predictions get the mean of what all their orders would, so the
+    order of the targets doesn't matter (McSherry and Najork, "Computing Information Retrieval Performance Measures
+    Efficiently in the Presence of Tied Scores", ECIR 2008). Users with one target don't count, nor those whose best
+    order gains nothing (all ratings 0); NaN where no user counts. Ratings should not be negative.
+    """
+    _, index = np.unique(user, return_inverse=True)
+    users = _starts(np.sort(index))
+    rank = np.arange(len(index)) - np.repeat(users[:-1], np.diff(users)) + 1
+    discount = np.where(rank <= cut_off, 1 / np.log2(1 + rank), 0)
+    of_user = np.repeat(np.arange(len(users) - 1), np.diff(users))
+    best = np.bincount(of_user, rating[np.lexsort((-rating, index))] * discount)
+    order = np.lexsort((-predicted, index))
+    tied = _starts(of_user, predicted[order])
+    size = np.diff(tied)
+    gain = np.repeat(np.add.reduceat(rating[order], tied[:-1], dtype=np.float64) / size, size)
+    some = (np.diff(users) > 1) & (best > 0)
+    shares = np.bincount(of_user, gain * discount)[some] / best[some]
+    return float(shares.mean()) if some.any() else float("nan")
+
+
+def _starts(*columns: np.ndarray) -> np.ndarray:
+    """[stretches + 1] where stretches of equal values in all columns [n] begin, and n."""
+    new = np.any([column[1:] != column[:-1] for column in columns], axis=0)
+    return np.concatenate([[0], np.flatnonzero(new) + 1, [len(columns[0])]])
+
+
 def measure(
     predictions: Predictions, rating_index: np.ndarray, user: np.ndarray, scale: tuple[float, ...]
 ) -> dict[str, float]:
     """All headline metrics. rating_index [t]: the true rating's place in `scale`; user [t].
 
-    rmse, mae, user_rmse are of the expected rating; accuracy, argmax_rmse of the most probable one; nll (nats) of the
-    true rating among the legal ones; illegal_mass is what the model gives to anything that isn't a legal rating.
+    rmse, mae, user_rmse, auc and ndcg_10 are of the expected rating; accuracy, argmax_rmse of the most probable one;
+    nll (nats) of the true rating among the legal ones; illegal_mass is what the model gives to anything that isn't a
+    legal rating. auc and ndcg_10 are NaN where no user has held-out ratings to order (summary.json then holds null).
     """
     values = np.array(scale)
     rating, predicted = values[rating_index], expected(predictions, scale)
@@ -61,6 +120,8 @@ def measure(
         "calibration_error": calibration_error(predictions.probability, most == rating_index),
         "illegal_mass": float(1 - predictions.legal.mean()),
         "user_rmse": user_rmse(predicted, rating, user),
+        "auc": auc(predicted, rating, user),
+        "ndcg_10": ndcg(predicted, rating, user),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,8 @@ disable_progress_bar()
 
 if TYPE_CHECKING:
     from peft import PeftModel
+
+    from mlens.config import Settings
 
 ModelSettings = TinyModel | PretrainedModel
 
@@ -97,6 +100,31 @@ def build_model(
     if isinstance(peft, Lora):
         return _with_lora(model, peft, settings.gradient_checkpointing)
     return model
+
+
+def load_trained(
+    settings: Settings, folder: Path, device: str
+) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
+    """The model and tokenizer that a run with these `settings` exported to `folder`, ready for evaluation.
+
+    Raises UserError where they can't be loaded.
+    """
+    model, peft, longest = settings.model, settings.peft, settings.prompt.max_tokens
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise _cannot_load("tokenizer", str(folder), error) from error
+    if isinstance(model, TinyModel):
+        weights: Path | None = None if isinstance(peft, Lora) else folder
+        built = build_model(model, NoPeft(), tokenizer, longest, settings.seed, False, device, weights)
+    else:
+        own = model if isinstance(peft, Lora) else replace(model, path=str(folder))
+        built = build_model(own, NoPeft(), tokenizer, longest, settings.seed, False, device)
+    if isinstance(peft, Lora):
+        from peft import PeftModel
+
+        built = PeftModel.from_pretrained(built, folder, is_trainable=True)
+    return built, tokenizer
 
 
 def _random_model(

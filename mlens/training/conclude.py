@@ -14,7 +14,8 @@ from mlens.config import fingerprint, resolved
 from mlens.engine.memory import peak_memory_bytes
 from mlens.evaluation.baselines import measure_baselines
 from mlens.evaluation.evaluate import Evaluated, by_activity, evaluate
-from mlens.training.folder import write_beside, write_json
+from mlens.evaluation.prompts import kept_prompts
+from mlens.files import write_beside, write_json
 from mlens.training.loop import Training
 from mlens.training.report import print_table, versions
 
@@ -38,10 +39,17 @@ def conclude(
     rmse = evaluated["val"].metrics["rmse"] if "val" in evaluated else None
     if not engine.ranks.main:
         return rmse
-    overrides = list(hydra_config.overrides.task)
-    summary = _summary(training, roles, evaluated, config, overrides) | {"seconds": seconds}
     for name, stage in evaluated.items():
         write_beside(folder.predictions(name), stage.frame.write_parquet)
+    # Before the baselines, whose memory is not the run's.
+    summary = _summary(training, roles, evaluated, config, list(hydra_config.overrides.task))
+    started = time.perf_counter()
+    baselines = measure_baselines(
+        training.datasets["train"].table, roles, {name: training.datasets[name] for name in evaluated}
+    )
+    seconds["baselines"] = time.perf_counter() - started
+    summary |= {"baselines": baselines, "seconds": seconds}
+    write_json(folder.prompts, kept_prompts(training.datasets["test"], evaluated["test"].frame))
     write_json(folder.summary, summary)
     journal.summarise(summary["metrics"])
     choices = hydra_config.runtime.choices
@@ -49,7 +57,7 @@ def conclude(
         f"history={choices['history']} data={choices['data']} model={choices['model']}: {progress.step} steps, "
         f"{progress.seconds / 60:.1f} minutes" + (f", best at step {progress.best_step}" if "val" in evaluated else ""),
         {name: stage.metrics for name, stage in evaluated.items()},
-        summary["baselines"],
+        baselines,
         made_up=summary["made_up_data"],
     )
     print(folder.summary, flush=True)
@@ -79,7 +87,6 @@ def _summary(
         "fingerprint": fingerprint(resolved(config), table.content_hash()),
         "overrides": overrides,
         "metrics": metrics,
-        "baselines": {name: measure_baselines(table, roles, datasets[name].stage) for name in evaluated},
         "counts": {
             "ratings": len(table),
             "users": len(table.users),

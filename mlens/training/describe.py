@@ -7,11 +7,12 @@ from dataclasses import asdict
 from transformers import PreTrainedTokenizerBase
 
 from mlens.config import Settings
+from mlens.files import write_json, write_text
 from mlens.packing.dataset import RatingDataset
 from mlens.packing.lengths import measure_lengths
 from mlens.packing.plan import steps_per_epoch
 from mlens.training.detailed_log import detailed_log, judge
-from mlens.training.folder import RunFolder, write_json, write_text
+from mlens.training.folder import RunFolder
 from mlens.training.journal import Journal
 from mlens.training.loop import total_steps
 

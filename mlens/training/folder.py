@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from mlens.config import refuse_changes, resolved
 from mlens.engine.ranks import Ranks
 from mlens.errors import UserError
-from mlens.launch import folder_of
+from mlens.files import write_text
 
 
 @dataclass(frozen=True)
@@ -52,6 +50,10 @@ class RunFolder:
         return self.path / "predictions" / f"{stage}.parquet"
 
     @property
+    def prompts(self) -> Path:
+        return self.path / "predictions" / "prompts.json"
+
+    @property
     def hydra(self) -> Path:
         return self.path / ".hydra"
 
@@ -62,7 +64,7 @@ def find_folder(ranks: Ranks, config: DictConfig) -> RunFolder:
     Raises UserError where it holds a finished run, an unfinished one without `resume=true`, other files, or a run whose
     config differs in more than a resume may change; warns where the schedule's horizon changes.
     """
-    folder = RunFolder(ranks.tell(Path(folder_of(config) or _unused_folder())))
+    folder = RunFolder(ranks.tell(Path(config.output_dir or _unused_folder())))
     ranks.first(lambda: _check(folder, config) if ranks.main else None)
     return folder
 
@@ -103,18 +105,3 @@ def _check_resume(folder: RunFolder, config: DictConfig) -> None:
     horizon = refuse_changes(before, resolved(config))
     if horizon:
         warnings.warn(f"{', '.join(horizon)} changed: the rate goes on along another schedule", stacklevel=2)
-
-
-def write_beside(file: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside and rename it: a reader sees the old file or the whole new one."""
-    beside = file.with_name(f".{file.name}.new")
-    write(beside)
-    beside.replace(file)
-
-
-def write_text(file: Path, text: str) -> None:
-    write_beside(file, lambda beside: beside.write_text(text, encoding="utf-8"))
-
-
-def write_json(file: Path, content: dict) -> None:
-    write_text(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

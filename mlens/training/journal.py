@@ -15,7 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from mlens.config import Settings, resolved
 from mlens.engine.ranks import Ranks
-from mlens.training.folder import RunFolder, write_text
+from mlens.files import write_text
+from mlens.training.folder import RunFolder
 from mlens.training.settings import Wandb
 
 

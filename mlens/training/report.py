@@ -8,28 +8,52 @@ from importlib.metadata import version
 from rich.console import Console
 from rich.table import Table
 
+from mlens.evaluation.baselines import WITHOUT_HISTORY
+from mlens.evaluation.lenskit_models import lenskit_version
+
 VERSIONS = ("mlens", "torch", "transformers", "deepspeed", "hydra-core", "numpy", "polars")
+HEADINGS = {"full_history": "given the whole history", "own_history": "given this run's history"}
+WITHOUT_LENSKIT = "For matrix factorisation and item kNN beside these: pip install -e '.[lenskit]'"
 
 
 def versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}}
+    """Of Python and the main packages; of LensKit where it is installed."""
+    found = {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}}
+    lenskit = lenskit_version()
+    return found if lenskit is None else found | {"lenskit": lenskit}
 
 
 def print_table(title: str, metrics: dict, baselines: dict, made_up: bool) -> None:
-    """The run's RMSE and MAE beside the baselines, on stdout."""
+    """The run's RMSE and MAE beside the baselines (as `measure_baselines` returns them), on stdout. What was given the
+    run's own history is left out where that is the whole history."""
     stages = list(metrics)
     table = Table()
     table.add_column("")
     for stage in stages:
         table.add_column(f"{stage} RMSE", justify="right")
         table.add_column(f"{stage} MAE", justify="right")
-    rows = {name.replace("_", " "): {s: baselines[s][name] for s in stages} for name in baselines[stages[0]]}
-    rows["this model"] = {stage: metrics[stage] for stage in stages}
-    for name, values in rows.items():
-        cells = [f"{values[stage][metric]:.4f}" for stage in stages for metric in ("rmse", "mae")]
-        table.add_row(name, *cells, style="bold" if name == "this model" else None)
+
+    def add(name: str, errors: dict, style: str | None = None) -> None:
+        cells = [f"{errors[stage][metric]:.4f}" for stage in stages for metric in ("rmse", "mae")]
+        table.add_row(name.replace("_", " "), *cells, style=style)
+
+    columns = {column: {stage: baselines[stage][column] for stage in stages} for column in HEADINGS}
+    full = columns["full_history"]
+    for name in WITHOUT_HISTORY:
+        add(name, {stage: full[stage][name] for stage in stages})
+    for column, errors in columns.items():
+        if column == "full_history" or errors != full:
+            table.add_section()
+            table.add_row(HEADINGS[column], style="italic")
+            for name in errors[stages[0]]:
+                if name not in WITHOUT_HISTORY:
+                    add(name, {stage: errors[stage][name] for stage in stages})
+    table.add_section()
+    add("this model", metrics, style="bold")
     console = Console()
     console.print(title, markup=False, highlight=False, soft_wrap=True)
     console.print(table)
+    if lenskit_version() is None:
+        console.print(WITHOUT_LENSKIT, markup=False, highlight=False, soft_wrap=True)
     if made_up:
         console.print("The data are made up: this says how the program works, not how people rate.", soft_wrap=True)

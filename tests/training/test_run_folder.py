@@ -10,7 +10,8 @@ from runs import composed, hydra_config
 from mlens.config import refuse_changes, resolved
 from mlens.engine.ranks import Ranks
 from mlens.errors import UserError
-from mlens.training.folder import RunFolder, find_folder, make_folder, write_beside, write_json, write_text
+from mlens.files import write_beside, write_json, write_text
+from mlens.training.folder import RunFolder, find_folder, make_folder
 from mlens.training.journal import Journal
 from mlens.training.settings import Wandb
 

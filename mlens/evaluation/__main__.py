@@ -1,0 +1,107 @@
+"""python -m mlens.evaluation RUN history=…: a trained model under another strategy than its own."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mlens.errors import UserError, told_in_one_line
+
+# What may differ from the run's own config: what is shown, never which targets are rated.
+MAY_DIFFER = ("history", "prompt", "evaluation.draws", "packing")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m mlens.evaluation",
+        description="Evaluate a finished run's model with other histories: trained under one strategy, tested under "
+        "another. Writes RUN/evaluations/NAME/summary.json and predictions/; a comparison shows the matrix.",
+        epilog="example: python -m mlens.evaluation outputs/2026-01-31/12-00-00 history=fixed_count history.count=20",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run")
+    parser.add_argument(
+        "overrides", nargs="+", metavar="OVERRIDE", help="history=OPTION, history.KEY=VALUE, prompt.KEY=…"
+    )
+    options = parser.parse_args()
+    with told_in_one_line():
+        print(evaluate_under(options.run, options.overrides))
+
+
+def evaluate_under(run: Path, overrides: list[str]) -> Path:
+    """Evaluate the model of the finished `run` on its validation and test targets under these overrides of its config;
+    returns the summary that was written.
+
+    Raises UserError where the run isn't finished, an override asks for other targets, or there is such an evaluation.
+    """
+    from hydra.utils import instantiate
+
+    from mlens.config import check
+    from mlens.data.load import load_table
+    from mlens.data.split import assign_roles
+    from mlens.data.stage import make_stages
+    from mlens.engine.ranks import join_ranks
+    from mlens.evaluation.evaluate import by_activity, evaluate
+    from mlens.files import write_beside, write_json
+    from mlens.model.load import load_trained
+    from mlens.prompt.renderer import make_renderer
+
+    config = _config(run, overrides)
+    settings = check(config)
+    ranks = join_ranks()
+    folder = run / "evaluations" / ",".join(overrides).replace("/", "_")
+    if ranks.first(lambda: (folder / "summary.json").exists()):
+        raise UserError(f"{folder} holds this evaluation already: remove it to do it again")
+    table = ranks.first(lambda: load_table(instantiate(config.data)))
+    roles = assign_roles(table, settings.split)
+    stages = make_stages(table, roles, settings.split, settings.evaluation.max_users, settings.evaluation.seed)
+    model, tokenizer = load_trained(settings, run / "model", ranks.device.type)
+    renderer, strategy = make_renderer(table, settings.prompt, settings.ablation, tokenizer), settings.history
+    rule = settings.trainer.update_rule()
+    engine = instantiate(config.deepspeed, model, ranks, rule, settings.model.dtype, _convert_="all")
+    collator, metrics = instantiate(config.packing), {}
+    for name, stage in stages.items():
+        if name == "train":
+            continue
+        dataset = instantiate(config.dataset, table, stage, strategy, renderer, settings.seed_of(name))
+        evaluated = evaluate(engine, dataset, collator, settings.evaluation.draws)
+        metrics[name] = evaluated.metrics | by_activity(dataset, roles, evaluated.frame)
+        if ranks.main:
+            (folder / "predictions").mkdir(parents=True, exist_ok=True)
+            write_beside(folder / "predictions" / f"{name}.parquet", evaluated.frame.write_parquet)
+    if ranks.main:
+        from omegaconf import OmegaConf
+
+        history = OmegaConf.to_container(config.history, resolve=True)
+        write_json(folder / "summary.json", {"overrides": overrides, "history": history, "metrics": metrics})
+    return folder / "summary.json"
+
+
+def _config(run: Path, overrides: list[str]):
+    """The run's config with these overrides: a group's choice is taken from conf/, its keys are set one by one."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf, open_dict
+
+    from mlens.launch import register_resolvers
+
+    if not (run / "summary.json").is_file():
+        raise UserError(f"{run} holds no finished run: summary.json is missing")
+    config = OmegaConf.load(run / ".hydra" / "config.yaml")
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        for override in parsed:
+            key = override.key_or_group
+            if not any(key == name or key.startswith(f"{name}.") for name in MAY_DIFFER):
+                raise UserError(f"{key} can't differ from the run's own: only {', '.join(MAY_DIFFER)} can")
+        register_resolvers()
+        groups = [str(override.input_line) for override in parsed if "." not in override.key_or_group]
+        with initialize_config_dir(str(Path(__file__).parents[2] / "conf"), version_base="1.3"):
+            chosen = compose("config", groups)
+    except HydraException as error:
+        raise UserError(" ".join(str(error).split())) from error
+    with open_dict(config):
+        for override in parsed:
+            key = override.key_or_group
+            OmegaConf.update(config, key, chosen[key] if "." not in key else override.value(), merge=False)
+    return config

@@ -1,0 +1,177 @@
+"""Baselines that LensKit fits on training ratings: biased matrix factorisation and item kNN (Ekstrand, "LensKit for
+Python", CIKM 2020; the extra `lenskit`).
+
+LensKit's fitted parameters are read, and the user is folded in on the ratings shown as LensKit would: its own scorers
+take one user at a time, and don't bear films that were never trained on, which histories after training hold.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from mlens.data.table import RatingTable
+from mlens.evaluation.shown import Shown
+
+# Size and epochs are LensKit's own. Regularisation, neighbours and the least number of them were chosen on the
+# validation of ml-latest-small (temporal split), among 0.05 to 0.4, 20 to 80 and 1 to 8, with the whole history and
+# with ten ratings.
+FACTORS = 50
+EPOCHS = 10
+FACTOR_REGULARISATION = 0.15
+BIAS_DAMPING = 5.0
+NEIGHBOURS = 40
+LEAST_NEIGHBOURS = 5
+# So many similar movies are kept for each: all of them in ml-latest-small, and 2.4 GB at most in ml-25m.
+MOST_SIMILAR = 5000
+SEED = 42
+# The equations of so many targets are solved at once: 20 MB of them.
+TARGETS_AT_ONCE = 1024
+
+
+def lenskit_version() -> str | None:
+    """None where LensKit is not installed."""
+    return version("lenskit") if find_spec("lenskit") else None
+
+
+@dataclass(frozen=True)
+class Factors:
+    """Biased matrix factorisation. overall: mu; bias [movies]: b_i; vectors [movies, FACTORS]: q_i; trained [movies]
+    bool: which movies have training ratings (the others' bias and vector are 0)."""
+
+    overall: float
+    bias: np.ndarray
+    vectors: np.ndarray
+    trained: np.ndarray
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Item kNN. mean [movies]: of the training ratings; similarity [movies, movies] CSR, positive: in the row of a
+    movie the others that count it among their most similar ones (none without training ratings)."""
+
+    mean: np.ndarray
+    similarity: sp.csr_array
+
+
+def fit_factors(table: RatingTable, trained: np.ndarray) -> Factors:
+    """Fit on the ratings of `table` where `trained` [n] bool, by alternating least squares with lambda times the number
+    of a user's or movie's ratings (Zhou et al., "Large-scale Parallel Collaborative Filtering for the Netflix Prize",
+    AAIM 2008) on what the ratings have beyond damped biases. Raises ImportError without LensKit."""
+    from lenskit.als import BiasedMFScorer
+
+    scorer = BiasedMFScorer(
+        embedding_size=FACTORS, epochs=EPOCHS, regularization=FACTOR_REGULARISATION, damping=BIAS_DAMPING
+    )
+    _train(scorer, table, trained)
+    movies, known = len(table.movies), scorer.items.ids()
+    bias, vectors, has_ratings = np.zeros(movies), np.zeros((movies, FACTORS)), np.zeros(movies, dtype=bool)
+    bias[known], vectors[known], has_ratings[known] = scorer.bias.item_biases, scorer.item_embeddings, True
+    return Factors(scorer.bias.global_bias, bias, vectors, has_ratings)
+
+
+def fit_neighbours(table: RatingTable, trained: np.ndarray) -> Neighbours:
+    """Fit on the ratings of `table` where `trained` [n] bool: similarity is the cosine of two movies' training ratings,
+    less each movie's mean (Sarwar et al., "Item-based Collaborative Filtering Recommendation Algorithms", WWW 2001;
+    Deshpande and Karypis, "Item-based Top-N Recommendation Algorithms", TOIS 22(1), 2004). Raises ImportError without
+    LensKit."""
+    from lenskit.knn import ItemKNNScorer
+
+    scorer = ItemKNNScorer(max_nbrs=NEIGHBOURS, min_nbrs=LEAST_NEIGHBOURS, save_nbrs=MOST_SIMILAR)
+    _train(scorer, table, trained)
+    movies, known = len(table.movies), scorer.items.ids().astype(np.int32)
+    mean, size = np.zeros(movies), np.zeros(movies, dtype=np.int64)
+    similar = scorer.sim_matrix.to_scipy()
+    mean[known], size[known] = scorer.item_means, np.diff(similar.indptr)
+    starts = np.concatenate([[0], np.cumsum(size)])
+    kept = sp.csr_array((similar.data, known[similar.indices], starts), shape=(movies, movies))
+    # LensKit keeps with each movie those similar to it, and looks from the movies shown to the target.
+    return Neighbours(mean, kept.T.tocsr())
+
+
+def factor_predictions(model: Factors, shown: Shown) -> np.ndarray:
+    """[t] mu + b_i + b_u + q_i . p_u, with b_u and p_u from the ratings shown, the movies' parameters held.
+
+    b_u is the damped mean of r - mu - b_i, and p_u the ridge regression of what is left on the q_i of the movies shown
+    that have training ratings, with lambda times their number: half a step of the fit. 0 where none is shown.
+    """
+    from threadpoolctl import threadpool_limits
+
+    rest = shown.rating - model.overall - model.bias[shown.movie]
+    user_bias = shown.sums(rest) / (shown.count + BIAS_DAMPING)
+    rest -= np.repeat(user_bias, shown.count)
+    ridge = FACTOR_REGULARISATION * np.maximum(shown.sums(model.trained[shown.movie]), 1)
+    predicted = model.overall + model.bias[shown.target_movie] + user_bias
+    # Many threads get in each other's way at products as small as these.
+    with threadpool_limits(1, user_api="blas"):
+        for start in range(0, len(shown), TARGETS_AT_ONCE):
+            targets = np.arange(start, min(start + TARGETS_AT_ONCE, len(shown)))
+            left, right = np.empty((len(targets), FACTORS, FACTORS)), np.empty((len(targets), FACTORS, 1))
+            for row, t in enumerate(targets):
+                of_target = slice(shown.offsets[t], shown.offsets[t + 1])
+                vectors = model.vectors[shown.movie[of_target]]
+                left[row], right[row, :, 0] = vectors.T @ vectors, rest[of_target] @ vectors
+            left += ridge[targets, None, None] * np.eye(FACTORS)
+            users = np.linalg.solve(left, right)[:, :, 0]
+            predicted[targets] += (users * model.vectors[shown.target_movie[targets]]).sum(axis=1)
+    return predicted
+
+
+def neighbour_predictions(model: Neighbours, shown: Shown, otherwise: np.ndarray) -> np.ndarray:
+    """[t] the target movie's mean, plus the mean of r - mean over the NEIGHBOURS movies shown that are most similar to
+    it, weighted by similarity. `otherwise` [t] where less than LEAST_NEIGHBOURS of those shown are similar at all."""
+    similarity, predicted = model.similarity, otherwise.copy()
+    rest = shown.rating - model.mean[shown.movie]
+    to_target = np.zeros(len(model.mean), dtype=similarity.dtype)
+    for t, movie in enumerate(shown.target_movie):
+        row = slice(similarity.indptr[movie], similarity.indptr[movie + 1])
+        of_target = slice(shown.offsets[t], shown.offsets[t + 1])
+        to_target[similarity.indices[row]] = similarity.data[row]
+        weight = to_target[shown.movie[of_target]]
+        to_target[similarity.indices[row]] = 0
+        near = np.flatnonzero(weight)
+        if len(near) < LEAST_NEIGHBOURS:
+            continue
+        if len(near) > NEIGHBOURS:
+            near = near[np.argpartition(-weight[near], NEIGHBOURS - 1)[:NEIGHBOURS]]
+        predicted[t] = model.mean[movie] + np.average(rest[of_target][near], weights=weight[near])
+    return predicted
+
+
+def _train(scorer: Any, table: RatingTable, trained: np.ndarray) -> None:
+    """Train a LensKit scorer; its users and items are the table's indices. Where a user rated a movie twice, the later
+    rating counts: LensKit knows one."""
+    import pandas as pd
+    from lenskit.data import from_interactions_df
+    from lenskit.training import TrainingOptions
+
+    columns = {"user_id": table.user, "item_id": table.movie, "rating": table.rating}
+    frame = pd.DataFrame({name: np.asarray(column)[trained] for name, column in columns.items()})
+    data = from_interactions_df(frame.drop_duplicates(["user_id", "item_id"], keep="last"))
+    with _threads_as_before():
+        scorer.train(data, TrainingOptions(rng=SEED))
+
+
+@contextmanager
+def _threads_as_before() -> Iterator[None]:
+    """LensKit's first training sets the process's numbers of threads, PyTorch's too: undo it, but for the number of
+    inter-op threads, which can be set once only (and LensKit warns where it is too late for it)."""
+    from threadpoolctl import threadpool_limits
+
+    threads, sharing = torch.get_num_threads(), torch.multiprocessing.get_sharing_strategy()
+    with threadpool_limits(1, user_api="blas"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "failed to set interop threads", RuntimeWarning)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            torch.multiprocessing.set_sharing_strategy(sharing)

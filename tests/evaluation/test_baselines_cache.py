@@ -1,0 +1,137 @@
+"""What baselines were measured to be is measured once: for all jobs of a sweep, and by one process."""
+
+import json
+import multiprocessing
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from reference import make_table
+from shown_lists import last
+
+from mlens.data.split import VAL, Split, assign_roles
+from mlens.data.stage import make_stage
+from mlens.evaluation import baselines
+from mlens.evaluation.baselines import fit, measure_baselines
+
+
+@pytest.fixture(autouse=True)
+def without_lenskit(monkeypatch):
+    monkeypatch.setattr(baselines, "lenskit_version", lambda: None)
+
+
+@pytest.fixture
+def fits(monkeypatch):
+    """The roles of every fit there was."""
+    told = []
+
+    def counted(table, roles):
+        told.append(roles)
+        return fit(table, roles)
+
+    monkeypatch.setattr(baselines, "fit", counted)
+    return told
+
+
+def large_enough(users=6, ratings=12):
+    random = np.random.default_rng(3)
+    values = random.choice(np.arange(1, 11) / 2, (users, ratings))
+    return make_table([[((u + m) % 9, float(values[u, m]), m) for m in range(ratings)] for u in range(users)])
+
+
+def both(table, roles, count=2):
+    split = Split("temporal")
+    stages = {name: make_stage(table, roles, split, name) for name in ("val", "test")}
+    return {name: last(stage, count) for name, stage in stages.items()}
+
+
+def test_what_was_measured_is_not_fitted_again(fits):
+    table = large_enough()
+    roles = assign_roles(table, Split("temporal", 0.2, 0.2))
+    first = measure_baselines(table, roles, both(table, roles))
+    assert len(fits) == 1
+    assert measure_baselines(table, roles, both(table, roles)) == first
+    assert len(fits) == 1
+    # Another job of a sweep: the same whole histories, others of its own.
+    other = measure_baselines(table, roles, both(table, roles, count=3))
+    assert len(fits) == 2
+    for stage in ("val", "test"):
+        assert other[stage]["full_history"] == first[stage]["full_history"]
+        assert other[stage]["own_history"]["biases"] != first[stage]["own_history"]["biases"]
+    assert set(first) == {"val", "test"} and set(first["val"]) == {"full_history", "own_history"}
+    json.dumps(first, allow_nan=False)
+
+
+def test_a_history_that_is_the_whole_one_is_measured_once(fits, cache):
+    table = large_enough()
+    roles = assign_roles(table, Split("temporal", 0.2, 0.2))
+    stage = make_stage(table, roles, Split("temporal"), "test")
+    measured = measure_baselines(table, roles, {"test": last(stage, 1000)})["test"]
+    assert measured["own_history"] == measured["full_history"]
+    assert len([path for path in (cache / "baselines").iterdir() if path.is_dir()]) == 1
+
+
+def test_another_role_or_rating_or_target_or_version_is_measured_anew(fits, monkeypatch):
+    table = large_enough()
+    roles = assign_roles(table, Split("temporal", 0.2, 0.2))
+    datasets = both(table, roles)
+    first = measure_baselines(table, roles, datasets)
+    changed = roles.copy()
+    # A user's first rating is shown to each of its targets all the same: only the fit does without it.
+    changed[0] = VAL
+    again = measure_baselines(table, changed, datasets)
+    assert len(fits) == 2 and fits[1] is changed
+    assert again["test"]["full_history"]["global_mean"] != first["test"]["full_history"]["global_mean"]
+    rating = np.array(table.rating)
+    rating[0] = 5.5 - rating[0]
+    measure_baselines(replace(table, rating=rating), roles, datasets)
+    assert len(fits) == 3
+    stage = datasets["test"].stage.keep(np.arange(3))
+    measure_baselines(table, roles, {"test": last(stage, 2)})
+    assert len(fits) == 4
+    monkeypatch.setattr(baselines, "VERSION", -1)
+    measure_baselines(table, roles, datasets)
+    monkeypatch.setattr(baselines, "lenskit_version", lambda: "1")
+    # With LensKit there is more to measure.
+    monkeypatch.setattr(baselines, "fit_factors", lambda *_: None)
+    monkeypatch.setattr(baselines, "fit_neighbours", lambda *_: None)
+    measure_baselines(table, roles, datasets)
+    assert len(fits) == 6
+
+
+def _measure(barrier, log, results):
+    """In a process of its own: every fit is a line of the log."""
+    baselines.lenskit_version = lambda: None
+    baselines.fit = _logged(log)
+    barrier.wait(120)
+    results.put(_measured())
+
+
+def _logged(log):
+    def logged(table, roles):
+        with log.open("a") as stream:
+            stream.write("fit\n")
+        time.sleep(0.5)
+        return fit(table, roles)
+
+    return logged
+
+
+def _measured():
+    table = large_enough()
+    roles = assign_roles(table, Split("temporal", 0.2, 0.2))
+    stage = make_stage(table, roles, Split("temporal"), "test")
+    return measure_baselines(table, roles, {"test": last(stage, 1000)})
+
+
+def test_processes_at_once_fit_once(tmp_path, monkeypatch):
+    spawn = multiprocessing.get_context("spawn")
+    barrier, log, results = spawn.Barrier(2), tmp_path / "log", spawn.Queue()
+    monkeypatch.setattr(baselines, "fit", _logged(log))
+    process = spawn.Process(target=_measure, args=(barrier, log, results))
+    process.start()
+    barrier.wait(120)
+    assert _measured() == results.get(timeout=120)
+    process.join(60)
+    assert log.read_text().splitlines() == ["fit"]

@@ -1,0 +1,45 @@
+"""The baselines on the real ml-latest-small, where it lies beside the project."""
+
+from pathlib import Path
+
+import pytest
+from shown_lists import last
+
+from mlens.data.load import load_table
+from mlens.data.movielens_csv import MovieLensCsv
+from mlens.data.split import Split, assign_roles
+from mlens.data.stage import make_stage
+from mlens.evaluation.baselines import measure_baselines
+from mlens.evaluation.lenskit_models import lenskit_version
+
+FOLDER = Path(__file__).parents[3] / "shared" / "data" / "ml-latest-small"
+pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="needs ../shared/data/ml-latest-small")
+
+# Test RMSE and MAE with the whole history, by a program that shares nothing with this one (its factorisation is not
+# LensKit's, and has 20 factors).
+WRITTEN_APART = {
+    "global_mean": (1.076, 0.847),
+    "movie_mean": (1.001, 0.778),
+    "user_mean_so_far": (0.955, 0.744),
+    "biases": (0.883, 0.682),
+    "recent_biases": (0.832, 0.631),
+    "factors": (0.875, 0.675),
+}
+# The last ten ratings say more than all, but to item kNN, which finds few neighbours among them.
+OF_TEN = {"user_mean_so_far": 0.899, "biases": 0.844, "recent_biases": 0.838, "factors": 0.848, "item_knn": 0.868}
+
+
+def test_baselines_on_ml_latest_small():
+    table = load_table(MovieLensCsv("ml-latest-small", path=str(FOLDER)))
+    split = Split("temporal")
+    roles = assign_roles(table, split)
+    dataset = last(make_stage(table, roles, split, "test"), 10)
+    measured = measure_baselines(table, roles, {"test": dataset})["test"]
+    names = [name for name in WRITTEN_APART if lenskit_version() or name != "factors"]
+    full, own = measured["full_history"], measured["own_history"]
+    assert set(full) - {"item_knn"} == set(names)
+    for name in names:
+        assert (full[name]["rmse"], full[name]["mae"]) == pytest.approx(WRITTEN_APART[name], abs=0.003)
+    for name in set(OF_TEN) & set(own):
+        assert own[name]["rmse"] == pytest.approx(OF_TEN[name], abs=0.002)
+    assert min(full, key=lambda name: full[name]["rmse"]) == "recent_biases"
