@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from mlens.errors import told_in_one_line
-from mlens.launch import refuse_sweep_under_torchrun, register_resolvers, start
+from mlens.launch import register_resolvers, start
 
 register_resolvers()
 
@@ -20,7 +20,6 @@ register_resolvers()
 def main(config: DictConfig) -> float | None:
     """One run; returns its best validation RMSE, for sweepers."""
     with told_in_one_line():
-        refuse_sweep_under_torchrun(HydraConfig.get())
         return run(config)
 
 

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import mlens
+from mlens.comparison.settings import Comparison
 from mlens.data.split import Split
 from mlens.engine.settings import DeepSpeed
 from mlens.errors import UserError
@@ -31,6 +32,7 @@ ONE_FORM = {
     "deepspeed": DeepSpeed,
     "trainer": Trainer,
     "evaluation": Evaluation,
+    "comparison": Comparison,
     "wandb": Wandb,
 }
 CHOSEN = ("data", "history", "model", "peft", "packing")
@@ -40,6 +42,7 @@ NOT_RESULT = ("output_dir", "resume", "wandb", "data.path", "model.path", "train
 MAY_CHANGE = (
     "trainer.max_epochs",
     "trainer.max_steps",
+    "trainer.max_minutes",
     "trainer.early_stopping.patience",
     "trainer.checkpoint",
 )
@@ -74,6 +77,7 @@ class Settings:
     deepspeed: DeepSpeed
     trainer: Trainer
     evaluation: Evaluation
+    comparison: Comparison
     wandb: Wandb
 
     def seed_of(self, stage: str) -> int:
@@ -161,6 +165,11 @@ def _check_together(settings: Settings) -> None:
             f"packing.row_tokens={row_tokens} can't hold a prompt of prompt.max_tokens={settings.prompt.max_tokens}: "
             "raise the one or lower the other"
         )
+    trainer = settings.trainer
+    if settings.comparison.equal == "time" and (trainer.max_minutes is None or trainer.max_steps is not None):
+        raise UserError(
+            "comparison.equal=time needs trainer.max_minutes (how long each job trains) and trainer.max_steps=null"
+        )
     packed = row_tokens is not None
     if packed != (settings.model.attention == "rows"):
         raise UserError(
@@ -193,7 +202,7 @@ def refuse_changes(before: dict, now: dict) -> list[str]:
     if refused:
         parts = ", ".join(f"{key} (was {old.get(key)}, now {new.get(key)})" for key in refused)
         raise UserError(f"resume=true can't change {parts}: give the run's own values, or another output_dir")
-    return [key for key in changed if key in ("trainer.max_epochs", "trainer.max_steps")]
+    return [key for key in changed if key in ("trainer.max_epochs", "trainer.max_steps", "trainer.max_minutes")]
 
 
 def flatten(node: dict, prefix: str = "") -> dict:

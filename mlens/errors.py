@@ -18,6 +18,10 @@ class UserError(ValueError):
     """
 
 
+class JobFailed(Exception):
+    """A job of a sweep failed; the message says which and how it ended. The entry point exits with code 1."""
+
+
 # A launcher ends all ranks when the first one fails: the others leave rank 0 so many seconds to fail first.
 GRACE = 20.0
 

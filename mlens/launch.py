@@ -1,4 +1,4 @@
-"""How train.py is started: by python, torchrun or the deepspeed launcher, alone or in a sweep."""
+"""How train.py is started: by python, torchrun or the deepspeed launcher."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ import os
 import sys
 from collections.abc import Callable
 
-from hydra.conf import HydraConf
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, OverrideParseException
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from mlens.errors import UserError, exit_with
+from mlens.errors import JobFailed, UserError, exit_with, told_in_one_line
 
 
 def start(main: Callable[[], object]) -> None:
-    """Call Hydra's `main` with the command line; what Hydra refuses in it is one line and exit code 2 too."""
+    """Call Hydra's `main` with the command line; what Hydra or a sweep refuses in it is one line and exit code 2 too,
+    and a sweep with a failed job ends with exit code 1."""
     sys.argv = drop_local_rank(sys.argv)
     # Else Hydra prints its refusals itself, over many lines, and cuts the traceback of anything else.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
-        main()
+        with told_in_one_line():
+            main()
+    except JobFailed as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(1)
     except (ConfigCompositionException, OverrideParseException) as error:
         exit_with(UserError(_one_line(error)))
     except ValueError as error:
@@ -58,23 +60,3 @@ def drop_local_rank(arguments: list[str]) -> list[str]:
     ['train.py', 'seed=2']
     """
     return [argument for argument in arguments if not argument.startswith(("--local_rank", "--local-rank"))]
-
-
-def refuse_sweep_under_torchrun(hydra_config: HydraConf) -> None:
-    """Raises UserError for a sweep whose every rank would sweep for itself: when one of them failed, the next jobs'
-    ranks would add up each other's gradients."""
-    launched = "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("WORLD_SIZE", "1")) > 1
-    if hydra_config.mode == RunMode.MULTIRUN and launched:
-        overrides = " ".join(hydra_config.overrides.task)
-        raise UserError(
-            "a sweep doesn't run under torchrun or another launcher: start it as `python train.py --multirun …`, or "
-            f"start each of its jobs by itself: `torchrun … train.py {overrides}`"
-        )
-
-
-def folder_of(config: DictConfig) -> str | None:
-    """The run's folder as the command says: a job's own folder in a sweep, else output_dir (maybe null)."""
-    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
-        return config.output_dir
-    sweep = HydraConfig.get().sweep
-    return f"{sweep.dir}/{sweep.subdir}"

@@ -76,7 +76,7 @@ class StepRecord:
 
 
 def total_steps(trainer: Trainer, targets: int) -> int:
-    """Updates of the whole run, should nothing stop it early."""
+    """Updates of the whole run, should nothing stop it early (a limit of minutes is not known in steps)."""
     steps = trainer.max_epochs * steps_per_epoch(targets, trainer.targets_per_step)
     return steps if trainer.max_steps is None else min(steps, trainer.max_steps)
 
@@ -118,7 +118,7 @@ class Training:
             dataset = self.datasets["train"].at(progress.epoch)
             record = StepRecord()
             for planned, row in _rows(self.engine, dataset, self.collator, trainer, progress):
-                rate = self.engine.set_learning_rate(rate_factor(trainer, progress.step, total))
+                rate = self.engine.set_learning_rate(self._rate_factor(total))
                 record.add(planned, self.engine.backward(row, planned.labels, planned.last), row)
                 if not planned.last:
                     continue
@@ -139,9 +139,19 @@ class Training:
         self.journal.end(bar)
 
     def _done(self, total: int) -> bool:
-        return (
-            self.progress.step >= total or self.progress.without_gain >= self.settings.trainer.early_stopping.patience
-        )
+        stopping = self.settings.trainer.early_stopping
+        return self.progress.step >= total or self.progress.without_gain >= stopping.patience or self._spent() >= 1
+
+    def _spent(self) -> float:
+        """The part of trainer.max_minutes that rank 0 has trained for: 1 or more ends the run on all ranks alike."""
+        limit = self.settings.trainer.max_minutes
+        return 0.0 if limit is None else self.engine.ranks.tell(self.progress.seconds) / (60 * limit)
+
+    def _rate_factor(self, total: int) -> float:
+        """Against the clock, the steps to come are guessed from those done."""
+        step, spent = self.progress.step, self._spent()
+        guessed = round(step / spent) if step and spent else total
+        return rate_factor(self.settings.trainer, step, min(total, max(guessed, step + 1)))
 
     def _between_steps(self) -> None:
         trainer = self.settings.trainer

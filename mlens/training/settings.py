@@ -38,6 +38,7 @@ class Checkpoint:
 @dataclass(frozen=True)
 class Trainer:
     """max_epochs, max_steps: whichever comes first (max_steps=0: evaluate the model as it is);
+    max_minutes: of training, evaluations aside (null: no limit); the schedule then follows the clock;
     targets_per_step: targets of one update, over all ranks; users_per_step: a step is made of at least so many pieces,
     each of one user's neighbouring targets on one history; history_loss_weight: what a token of a rating in a history
     counts in the loss beside one of an answer (0: answers alone carry loss; else each rating does so once an epoch as
@@ -48,6 +49,7 @@ class Trainer:
 
     max_epochs: int = 50
     max_steps: int | None = None
+    max_minutes: float | None = None
     targets_per_step: int = 512
     users_per_step: int = 8
     history_loss_weight: float = 0.0
@@ -71,6 +73,8 @@ class Trainer:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"trainer.{name} must be at least {least}, not {value}")
+        if self.max_minutes is not None and not (math.isfinite(self.max_minutes) and self.max_minutes > 0):
+            raise UserError(f"trainer.max_minutes must be above 0 or null, not {self.max_minutes}")
         if self.optimizer not in ("adamw", "muon"):
             raise UserError(f"trainer.optimizer must be adamw or muon, not {self.optimizer}")
         if self.schedule not in ("constant", "linear", "cosine"):

@@ -17,10 +17,12 @@ from runs import CONF, command, composed, train
 from mlens.config import CHOSEN, ONE_FORM, check
 
 FILES = sorted(CONF.rglob("*.yaml"))
-GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
+# Hydra's own nodes aren't part of a run's config: the launcher's is checked where it is made.
+HYDRAS = sorted((CONF / "hydra").rglob("*.yaml"))
+GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra")
 OPTIONS = {group: sorted(file.stem for file in (CONF / group).glob("*.yaml")) for group in GROUPS}
 LISTS = [file for file in FILES if file.parent.name in ("experiment", "debug")]
-NODES = [file for file in FILES if file not in LISTS and file.parent != CONF]
+NODES = [file for file in FILES if file not in LISTS + HYDRAS and file.parent != CONF]
 # What users' scripts may rely on.
 FIELDS = """
 output_dir resume seed split.seed evaluation.seed data.path data.max_users data.rating_scale split.val_ratio

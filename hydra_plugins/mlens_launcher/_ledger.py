@@ -1,0 +1,99 @@
+"""sweep.json: the jobs of a sweep, and how far each has come."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+# A folder's name stays short enough for every file system.
+LONGEST_NAME = 120
+
+WAITING, RUNNING, FINISHED, FAILED, STOPPED = "waiting", "running", "finished", "failed", "stopped"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job: its name (also its folder's, in the sweep's), overrides and fingerprint; state: waiting, running,
+    finished, failed or stopped (by the user); exit_code; seconds that its last start took; queue_id: of a queued job;
+    error: the last lines of a failed one."""
+
+    name: str
+    overrides: list[str]
+    fingerprint: str
+    state: str = WAITING
+    exit_code: int | None = None
+    seconds: float | None = None
+    queue_id: str | None = None
+    error: str | None = None
+
+
+class Ledger:
+    """The jobs in their order, kept in `folder`/sweep.json; every change is written at once, beside and renamed."""
+
+    def __init__(self, folder: Path, jobs: Sequence[Job]) -> None:
+        """Takes over what an earlier sweep in this folder left to say of the same jobs, and of others."""
+        self.folder = folder
+        known = {job.name: job for job in read_ledger(folder)}
+        self.jobs = {job.name: job for job in jobs}
+        self._others = {name: job for name, job in known.items() if name not in self.jobs}
+        for name, job in known.items():
+            if name in self.jobs and job.fingerprint == self.jobs[name].fingerprint:
+                self.jobs[name] = replace(job, overrides=self.jobs[name].overrides)
+
+    def set(self, name: str, **changes: Any) -> None:
+        self.jobs[name] = replace(self.jobs[name], **changes)
+        self.write()
+
+    def write(self) -> None:
+        from mlens.files import write_json
+
+        jobs = [asdict(job) for job in (*self._others.values(), *self.jobs.values())]
+        write_json(self.folder / "sweep.json", {"jobs": jobs})
+
+
+def read_ledger(folder: Path) -> list[Job]:
+    """The jobs that `folder`/sweep.json knows; none where there is no such file. Raises UserError where it is no
+    ledger."""
+    from mlens.errors import UserError
+
+    file = folder / "sweep.json"
+    if not file.is_file():
+        return []
+    try:
+        return [Job(**job) for job in json.loads(file.read_text(encoding="utf-8"))["jobs"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is no ledger of a sweep ({error}): remove it, or give another output_dir") from error
+
+
+def job_names(batch: Sequence[Sequence[str]], first: int = 0) -> list[str]:
+    """A name for each job: its overrides that differ among the jobs, else its number.
+
+    >>> job_names([["history=none", "seed=1"], ["history=random", "seed=1"]])
+    ['history=none', 'history=random']
+    >>> job_names([["seed=1"]], first=3)
+    ['3']
+    """
+    shared = set.intersection(*(set(overrides) for overrides in batch))
+    own = [",".join(override for override in overrides if override not in shared) for overrides in batch]
+    names = [_as_file_name(name) or str(first + number) for number, name in enumerate(own)]
+    assert len(set(names)) == len(names), names
+    return names
+
+
+def _as_file_name(text: str) -> str:
+    """`text` with other signs than letters, digits and `.,=+-_` replaced; a hash makes up for what is lost.
+
+    >>> _as_file_name("history=none,seed=0")
+    'history=none,seed=0'
+    >>> _as_file_name("data.path=/a/b")
+    'data.path=_a_b-cbf575'
+    """
+    name = re.sub(r"[^\w.,=+-]", "_", text)
+    if name == text and len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[:LONGEST_NAME]}-{hashlib.blake2b(text.encode(), digest_size=3).hexdigest()}"

@@ -1,0 +1,149 @@
+"""Jobs on this machine: each a torchrun of its own, some at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra_plugins.mlens_launcher import _agent
+from hydra_plugins.mlens_launcher._ledger import FAILED, FINISHED, RUNNING, STOPPED, Ledger
+from hydra_plugins.mlens_launcher._settings import LauncherSettings, Share, divide
+
+# What a process group around the sweep would tell its jobs.
+FOREIGN = ("LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_")
+# How long ended jobs may take to leave by themselves.
+LEAVE = 15.0
+POLL = 0.2
+
+
+@dataclass
+class Started:
+    """A job that runs: its process (the leader of its group), the share of the machine that it has, and since when."""
+
+    process: subprocess.Popen
+    share: Share
+    since: float
+
+
+def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment without another process group's variables.
+
+    >>> clean_environment({"RANK": "1", "MASTER_PORT": "2", "HOME": "/h"})
+    {'HOME': '/h'}
+    """
+    return {
+        name: value
+        for name, value in environment.items()
+        if name not in ("RANK", "WORLD_SIZE") and not name.startswith(FOREIGN)
+    }
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    count = torch.cuda.device_count()
+    return named[:count] if named else [str(i) for i in range(count)]
+
+
+def job_environment(share: Share) -> dict[str, str]:
+    environment = clean_environment(os.environ)
+    environment.setdefault("OMP_NUM_THREADS", str(share.threads))
+    if share.gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(share.gpus)
+    return environment
+
+
+def run_local(
+    ledger: Ledger,
+    names: list[str],
+    command: Callable[[str], list[str]],
+    settings: LauncherSettings,
+    watch: Callable[[], None],
+) -> None:
+    """Run these jobs, `max_parallel` at once, and note in the ledger how each ends; a failed one stops no other.
+
+    command: what follows `torchrun --nproc_per_node=N` for a job of that name. `watch` is called some times a second.
+    Ctrl-C ends all jobs with all their ranks, notes them as stopped, and is raised again.
+    """
+    free = divide(settings, visible_gpus(), len(os.sched_getaffinity(0)))
+    waiting, running = list(names), dict[str, Started]()
+    try:
+        while waiting or running:
+            while waiting and free:
+                name, share = waiting.pop(0), free.pop(0)
+                running[name] = _start(ledger, name, command(name), share)
+                ledger.set(name, state=RUNNING, exit_code=None, seconds=None, error=None)
+            time.sleep(POLL)
+            for name, started in list(running.items()):
+                code = started.process.poll()
+                if code is not None:
+                    _end_group(started.process)  # ranks whose agent was killed
+                    free.append(running.pop(name).share)
+                    note_end(ledger, name, code, time.monotonic() - started.since)
+            watch()
+    except BaseException:
+        _stop([started.process for started in running.values()])
+        for name, started in running.items():
+            ledger.set(name, state=STOPPED, seconds=time.monotonic() - started.since)
+        raise
+
+
+def note_end(ledger: Ledger, name: str, code: int, seconds: float) -> None:
+    """A job has finished when its summary exists: one that was killed after it wrote it has done all."""
+    done = code == 0 or (ledger.folder / name / "summary.json").is_file()
+    error = None if done else last_lines(log_file(ledger.folder, name))
+    ledger.set(name, state=FINISHED if done else FAILED, exit_code=code, seconds=seconds, error=error)
+
+
+def log_file(folder: Path, name: str) -> Path:
+    return folder / "logs" / f"{name}.log"
+
+
+def last_lines(log: Path) -> str:
+    """What a failed job said last: its `error:` line where there is one, else its last lines."""
+    lines = [line.rstrip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    told = [line for line in lines if line.startswith("error: ")]
+    return told[0] if told else "\n".join(lines[-5:])
+
+
+def _start(ledger: Ledger, name: str, command: list[str], share: Share) -> Started:
+    log = log_file(ledger.folder, name)
+    log.parent.mkdir(exist_ok=True)
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, _agent.__file__, "--standalone", f"--nproc_per_node={share.ranks}", *command],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=job_environment(share),
+            start_new_session=True,
+        )
+    return Started(process, share, time.monotonic())
+
+
+def _stop(processes: list[subprocess.Popen]) -> None:
+    """Ask all to end, and kill what is left after a while."""
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + LEAVE
+    while time.monotonic() < deadline and any(process.poll() is None for process in processes):
+        time.sleep(POLL)
+    for process in processes:
+        _end_group(process)
+        process.wait()
+
+
+def _end_group(process: subprocess.Popen) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    if process.stdin is not None:
+        process.stdin.close()

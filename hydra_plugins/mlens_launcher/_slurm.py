@@ -1,0 +1,144 @@
+"""Jobs in a SLURM queue, through submitit: one task a node, each of which runs torchrun there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra_plugins.mlens_launcher._ledger import RUNNING, STOPPED, Ledger
+from hydra_plugins.mlens_launcher._local import clean_environment, log_file, note_end
+from hydra_plugins.mlens_launcher._settings import LauncherSettings
+from mlens.errors import UserError
+
+POLL = 1.0
+
+
+@dataclass(frozen=True)
+class NodeTask:
+    """What each node of a job runs (pickled by submitit): torchrun with its part of the ranks. Returns the exit code.
+
+    The first node's output goes to `log`, the others' to files beside it.
+    """
+
+    command: list[str]
+    nnodes: int
+    nproc_per_node: int | str
+    log: Path
+
+    def __call__(self) -> int:
+        import submitit
+
+        node = submitit.JobEnvironment()
+        log = self.log if node.global_rank == 0 else self.log.with_suffix(f".node{node.global_rank}.log")
+        arguments = torchrun_arguments(self.nnodes, self._ranks(), node.hostnames[0], str(node.job_id))
+        with log.open("wb") as output:
+            return subprocess.run(
+                [sys.executable, "-m", "torch.distributed.run", *arguments, *self.command],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=clean_environment(os.environ),
+            ).returncode
+
+    def _ranks(self) -> int:
+        if self.nproc_per_node != "auto":
+            return int(self.nproc_per_node)
+        import torch
+
+        return max(1, torch.cuda.device_count())
+
+
+def torchrun_arguments(nnodes: int, ranks: int, first_host: str, job_id: str) -> list[str]:
+    """On several nodes they meet at the first one, on a port that follows from the job's number.
+
+    >>> torchrun_arguments(2, 8, "node1", "123_4")
+    ['--nnodes=2', '--nproc_per_node=8', '--rdzv_backend=c10d', '--rdzv_id=123_4', '--rdzv_endpoint=node1:21234']
+    """
+    if nnodes == 1:
+        return ["--standalone", f"--nproc_per_node={ranks}"]
+    port = 20000 + int("".join(filter(str.isdigit, job_id)) or 0) % 20000
+    return [
+        f"--nnodes={nnodes}",
+        f"--nproc_per_node={ranks}",
+        "--rdzv_backend=c10d",
+        f"--rdzv_id={job_id}",
+        f"--rdzv_endpoint={first_host}:{port}",
+    ]
+
+
+def make_executor(settings: LauncherSettings, folder: Path, cluster: str = "slurm") -> Any:
+    """submitit's executor with the queue's parameters. Raises UserError where submitit isn't installed, there is no
+    SLURM here, or a parameter isn't known."""
+    try:
+        import submitit
+    except ImportError as error:
+        raise UserError("hydra.launcher.backend=slurm needs submitit: pip install 'mlens[slurm]'") from error
+    try:
+        executor = submitit.AutoExecutor(folder=folder / "logs" / "queue", cluster=cluster)
+        executor.update_parameters(name="mlens", nodes=settings.nnodes, tasks_per_node=1, **settings.slurm)
+    except (RuntimeError, NameError, ValueError, TypeError) as error:
+        raise UserError(f"hydra.launcher.slurm: {' '.join(str(error).split())}") from error
+    return executor
+
+
+def still_queued(ledger: Ledger, names: list[str], executor: Any) -> dict[str, Any]:
+    """Of these jobs, those that an earlier sweep left in the queue, waiting or at work."""
+    import submitit
+
+    found = {}
+    for name in names:
+        job = ledger.jobs[name]
+        if job.state == RUNNING and job.queue_id is not None:
+            queued: Any = submitit.SlurmJob(folder=executor.folder, job_id=job.queue_id)
+            if not queued.done():
+                found[name] = queued
+    return found
+
+
+def run_queued(
+    ledger: Ledger,
+    names: list[str],
+    command: Callable[[str], list[str]],
+    settings: LauncherSettings,
+    watch: Callable[[], None],
+    executor: Any,
+    queued: dict[str, Any],
+) -> None:
+    """Submit these jobs, `max_parallel` at once beside those `queued` already, and note in the ledger how each ends.
+
+    Ctrl-C cancels what is queued, notes it as stopped, and is raised again.
+    """
+    waiting: list[str] = list(names)
+    at_work: dict[str, Any] = dict(queued)
+    since = dict.fromkeys(at_work, time.monotonic())
+    try:
+        while waiting or at_work:
+            while waiting and len(at_work) < settings.max_parallel:
+                name = waiting.pop(0)
+                log = log_file(ledger.folder, name)
+                log.parent.mkdir(exist_ok=True)
+                log.touch()
+                task = NodeTask(command(name), settings.nnodes, settings.nproc_per_node, log)
+                at_work[name], since[name] = executor.submit(task), time.monotonic()
+                ledger.set(name, state=RUNNING, exit_code=None, seconds=None, error=None, queue_id=at_work[name].job_id)
+            time.sleep(POLL)
+            for name, job in list(at_work.items()):
+                if job.done():
+                    del at_work[name]
+                    note_end(ledger, name, _exit_code(job), time.monotonic() - since[name])
+            watch()
+    except BaseException:
+        for name, job in at_work.items():
+            job.cancel()
+            ledger.set(name, state=STOPPED)
+        raise
+
+
+def _exit_code(job: Any) -> int:
+    """The first node's exit code; 1 where the queue ended the job."""
+    return 1 if job.exception() is not None else int(job.result())

@@ -1,0 +1,228 @@
+"""The launcher: composes and checks every job, runs those that aren't finished, and writes the report."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+from hydra_plugins.mlens_launcher._board import Board
+from hydra_plugins.mlens_launcher._ledger import FINISHED, WAITING, Job, Ledger, job_names
+from hydra_plugins.mlens_launcher._local import run_local
+from hydra_plugins.mlens_launcher._settings import LauncherSettings
+from mlens.errors import JobFailed, UserError
+
+# A sweep's own settings, which its jobs have no use for.
+SWEEP_ONLY = ("output_dir=", "resume=", "hydra.")
+# How long the ranks of a sweep that was killed may take to notice.
+LEFTOVERS = 30.0
+
+
+class MlensLauncher(Launcher):
+    """Hydra's sweeper calls `setup` once and `launch` for each batch of jobs."""
+
+    def __init__(self, **settings: Any) -> None:
+        try:
+            self.settings = LauncherSettings(**settings)
+        except TypeError as error:
+            raise UserError(f"hydra.launcher: {error}") from error
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Raises UserError under torchrun or another launcher: every rank would sweep for itself."""
+        if "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UserError(
+                "a sweep starts a torchrun for each job by itself: start it without one, as "
+                f"`python {Path(sys.argv[0]).name} {' '.join(sys.argv[1:])} "
+                f"hydra.launcher.nproc_per_node={os.environ.get('LOCAL_WORLD_SIZE', 'auto')}` "
+                "(on several nodes: with hydra.launcher.backend=slurm)"
+            )
+        self.config = config
+        self.loader: ConfigLoader = hydra_context.config_loader
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the jobs of this batch that aren't finished yet; returns what each came to, in their order: the best
+        validation RMSE of a finished one, a JobFailed for a failed one."""
+        from filelock import FileLock, Timeout
+
+        folder = Path(self.config.hydra.sweep.dir).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        batch = [[o for o in overrides if not o.startswith(SWEEP_ONLY)] for overrides in job_overrides]
+        jobs = self._checked_jobs(batch, job_overrides, initial_job_idx)
+        try:
+            lock = FileLock(folder / ".sweep.lock").acquire(timeout=0)
+        except Timeout as error:
+            raise UserError(f"another sweep is at work in {folder}: wait for it, or give another output_dir") from error
+        with lock, _terminated_like_interrupted():
+            ledger = Ledger(folder, jobs)
+            todo = [job.name for job in jobs if not _is_finished(ledger, job)]
+            executor, queued = self._queue(ledger, todo)
+            todo = [name for name in todo if name not in queued]
+            _wait_for_leftovers(folder, todo)
+            for name in todo:
+                shutil.rmtree(folder / name, ignore_errors=True)
+                ledger.set(name, state=WAITING)
+            ledger.write()
+            with Board(ledger) as board:
+                self._run(ledger, todo, board, executor, queued)
+            if any(job.state == FINISHED for job in ledger.jobs.values()):
+                self._report(folder)
+        return [_returned(ledger, job.name, overrides) for job, overrides in zip(jobs, job_overrides, strict=True)]
+
+    def _queue(self, ledger: Ledger, names: list[str]) -> tuple[Any, dict[str, Any]]:
+        """With backend=slurm, the executor, and which of these jobs are in its queue."""
+        if self.settings.backend != "slurm":
+            return None, {}
+        from hydra_plugins.mlens_launcher._slurm import make_executor, still_queued
+
+        executor = make_executor(self.settings, ledger.folder)
+        return executor, still_queued(ledger, names, executor)
+
+    def _run(self, ledger: Ledger, todo: list[str], board: Board, executor: Any, queued: dict[str, Any]) -> None:
+        def command(name: str) -> list[str]:
+            overrides = ledger.jobs[name].overrides
+            if not any(override.startswith("wandb.group=") for override in overrides):
+                overrides = [*overrides, f"wandb.group={_quoted(ledger.folder.name)}"]
+            return [*self._script(), *overrides, _output_dir(ledger.folder, name)]
+
+        if self.settings.backend == "slurm":
+            from hydra_plugins.mlens_launcher._slurm import run_queued
+
+            run_queued(ledger, todo, command, self.settings, board, executor, queued)
+        else:
+            run_local(ledger, todo, command, self.settings, board)
+
+    def _report(self, folder: Path) -> None:
+        """Compare what has finished; what can't be compared takes nothing from the jobs."""
+        from mlens.comparison.report import report, say
+        from mlens.comparison.tracking import track
+        from mlens.training.settings import Wandb
+
+        try:
+            written = report([folder], folder)
+        except UserError as error:
+            print(f"no report: {error}", file=sys.stderr, flush=True)
+            return
+        say(written)
+        track(written, Wandb(**self.config.wandb), folder)
+
+    def _script(self) -> list[str]:
+        """The script and what of the command line chooses its configs."""
+        hydra = self.config.hydra
+        options = ["--config-name", hydra.job.config_name]
+        options += [f"--config-dir={s.path}" for s in hydra.runtime.config_sources if s.provider == "command-line"]
+        options += [override for override in hydra.overrides.hydra if override.startswith("hydra.searchpath=")]
+        return [str(Path(sys.argv[0]).resolve()), *options, "hydra.mode=RUN"]
+
+    def _checked_jobs(self, batch: list[list[str]], job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
+        """Every job's config composed and checked, and its data read (once), before any is started."""
+        from hydra.utils import instantiate
+
+        from mlens.config import check, fingerprint, resolved
+        from mlens.data.load import load_table
+
+        hashes: dict[str, str] = {}
+        jobs = []
+        for name, overrides in zip(job_names(batch, first), batch, strict=True):
+            config = self.loader.load_sweep_config(self.config, overrides)
+            with open_dict(config):
+                del config["hydra"]
+            try:
+                check(config)
+                data = str(resolved(config)["data"])
+                if data not in hashes:
+                    hashes[data] = load_table(instantiate(config.data)).content_hash()
+            except UserError as error:
+                raise UserError(f"job {name}: {error}") from error
+            jobs.append(Job(name, overrides, fingerprint(resolved(config), hashes[data])))
+        return jobs
+
+
+def _output_dir(folder: Path, name: str) -> str:
+    return f"output_dir={_quoted(str(folder / name))}"
+
+
+def _quoted(value: str) -> str:
+    """A value as one string in Hydra's grammar, whatever signs it has.
+
+    >>> _quoted("history=none,seed=0")
+    "'history=none,seed=0'"
+    """
+    return "'" + value.replace("'", "\\'") + "'"
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM ends the jobs as Ctrl-C does."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _is_finished(ledger: Ledger, job: Job) -> bool:
+    """Whether the job's folder holds its finished run. Raises UserError where it holds another's, or other files."""
+    import json
+
+    folder = ledger.folder / job.name
+    summary = folder / "summary.json"
+    if summary.is_file():
+        found = json.loads(summary.read_text(encoding="utf-8"))["fingerprint"]
+        if found != job.fingerprint:
+            raise UserError(
+                f"{folder} holds a run that finished with other settings, data or version (fingerprint {found}, now "
+                f"{job.fingerprint}): give another output_dir, or remove it to run it again"
+            )
+        if ledger.jobs[job.name].state != FINISHED:
+            ledger.set(job.name, state=FINISHED)
+        return True
+    if folder.exists() and any(folder.iterdir()) and not (folder / ".hydra").is_dir():
+        raise UserError(f"{folder} holds other files than a run: remove them, or give another output_dir")
+    return False
+
+
+def _wait_for_leftovers(folder: Path, names: list[str]) -> None:
+    """Wait until no process of an earlier sweep works in these jobs' folders. Raises UserError where one stays."""
+    import psutil
+
+    arguments = {_output_dir(folder, name) for name in names}
+    deadline = time.monotonic() + LEFTOVERS
+    while True:
+        found = [
+            process.pid
+            for process in psutil.process_iter(["cmdline"])
+            if arguments & set(process.info["cmdline"] or ()) and process.pid != os.getpid()
+        ]
+        if not found:
+            return
+        if time.monotonic() > deadline:
+            raise UserError(f"processes {', '.join(map(str, found))} still work on jobs in {folder}: end them first")
+        time.sleep(0.5)
+
+
+def _returned(ledger: Ledger, name: str, overrides: Sequence[str]) -> JobReturn:
+    import json
+
+    job = ledger.jobs[name]
+    if job.state != FINISHED:
+        error = JobFailed(f"job {name} failed (exit code {job.exit_code}): {job.error}")
+        return JobReturn(overrides=overrides, status=JobStatus.FAILED, _return_value=error)
+    summary: dict = json.loads((ledger.folder / name / "summary.json").read_text(encoding="utf-8"))
+    rmse = summary["metrics"].get("val", {}).get("rmse")
+    return JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=rmse)

@@ -1,0 +1,1 @@
+"""Finished runs' files -> paired statistics, report."""

@@ -1,0 +1,274 @@
+"""The launcher's parts: names, ledger, shares of the machine, and jobs as processes (with a stand-in for torchrun)."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hydra_plugins.mlens_launcher import _agent
+from hydra_plugins.mlens_launcher._board import Standing
+from hydra_plugins.mlens_launcher._ledger import FAILED, FINISHED, STOPPED, WAITING, Job, Ledger, job_names, read_ledger
+from hydra_plugins.mlens_launcher._local import last_lines, run_local
+from hydra_plugins.mlens_launcher._settings import LauncherSettings, divide
+from hydra_plugins.mlens_launcher.launcher import _quoted
+from mlens.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\n"), min_size=1, max_size=200)
+
+
+@given(st.lists(st.lists(WORDS, max_size=3), min_size=1, max_size=6))
+def test_names_are_different_and_no_path(batch):
+    batch = [[f"{i}={value}" for i, value in enumerate(values)] for values in {tuple(values) for values in batch}]
+    names = job_names(batch)
+    assert len(set(names)) == len(batch)
+    assert all(name and "/" not in name and len(name.encode()) < 255 * 4 and len(name) < 140 for name in names)
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\n\r\\$"), max_size=40))
+def test_a_quoted_folder_is_one_value_to_hydra(text):
+    (override,) = OverridesParser.create().parse_overrides([f"output_dir={_quoted(text)}"])
+    assert not override.is_sweep_override() and override.value() == text
+
+
+def test_the_ledger_keeps_what_an_earlier_sweep_did_of_the_same_jobs(tmp_path):
+    first = Ledger(tmp_path, [Job("a", ["x=1"], "f1"), Job("b", ["x=2"], "f2")])
+    first.set("a", state=FINISHED, seconds=3.0)
+    first.set("b", state=FAILED, error="why")
+    second = Ledger(tmp_path, [Job("a", ["x=1"], "f1"), Job("b", ["x=2"], "other")])
+    assert second.jobs["a"] == replace(first.jobs["a"])
+    assert second.jobs["b"].state == WAITING and second.jobs["b"].error is None
+    second.write()
+    assert [job.name for job in read_ledger(tmp_path)] == ["a", "b"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"jobs": [{"x": 1}]}', '{"jobs": [3]}'])
+def test_a_file_that_is_no_ledger_is_refused_and_kept(tmp_path, text):
+    (tmp_path / "sweep.json").write_text(text)
+    with pytest.raises(UserError, match="no ledger"):
+        Ledger(tmp_path, [])
+    assert (tmp_path / "sweep.json").read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("settings", "gpus", "cores", "shares"),
+    [
+        ({}, 0, 8, [(1, (), 8)]),
+        ({}, 8, 16, [(8, tuple("01234567"), 2)]),
+        ({"max_parallel": 3}, 8, 16, [(2, ("0", "1"), 2), (2, ("2", "3"), 2), (2, ("4", "5"), 2)]),
+        ({"max_parallel": 2, "nproc_per_node": 1}, 4, 2, [(1, ("0",), 1), (1, ("1",), 1)]),
+        ({"max_parallel": 4}, 0, 2, [(1, (), 1)] * 4),
+        ({"nproc_per_node": 2}, 0, 2, [(2, (), 1)]),
+    ],
+)
+def test_the_machine_is_divided(settings, gpus, cores, shares):
+    found = divide(LauncherSettings(**settings), [str(i) for i in range(gpus)], cores)
+    assert [(share.ranks, share.gpus, share.threads) for share in found] == shares
+
+
+def test_more_ranks_than_gpus_are_refused():
+    with pytest.raises(UserError, match="need 6 GPUs, and there are 4"):
+        divide(LauncherSettings(max_parallel=2, nproc_per_node=3), list("0123"), 8)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"backend": "pbs"},
+        {"nproc_per_node": 0},
+        {"nproc_per_node": "all"},
+        {"max_parallel": 0},
+        {"nnodes": 2},
+        {"slurm": {"slurm_partition": "gpu"}},
+    ],
+)
+def test_wrong_settings_are_refused_by_name(wrong):
+    with pytest.raises(UserError, match=f"hydra.launcher.{next(iter(wrong))}"):
+        LauncherSettings(**wrong)
+
+
+def test_a_jobs_standing_is_read_as_it_is_written(tmp_path):
+    logs = tmp_path / "training_logs"
+    logs.mkdir()
+    at = Standing()
+    at.look(tmp_path)
+    assert at.seconds_left is None
+    (tmp_path / "plan.json").write_text('{"steps": 10}')
+    train = {"kind": "train", "epoch": 1, "seconds": 2.0}
+    with (logs / "metrics.jsonl").open("w") as file:
+        file.write(json.dumps(train | {"step": 1}) + "\n" + json.dumps(train | {"step": 2})[:20])
+        file.flush()
+        at.look(tmp_path)
+        assert (at.step, at.steps, at.seconds_left) == (1, 10, 18.0)
+        file.write(
+            json.dumps(train | {"step": 2})[20:] + "\n" + json.dumps({"kind": "val", "step": 2, "rmse": 0.9}) + "\n"
+        )
+        file.flush()
+        at.look(tmp_path)
+    assert (at.step, at.rmse, at.seconds_left) == (2, 0.9, 16.0)
+
+
+def test_what_a_failed_job_said_last(tmp_path):
+    log = tmp_path / "log"
+    log.write_text("a\n\nerror: data.path is missing\ntorchrun's own words\n")
+    assert last_lines(log) == "error: data.path is missing"
+    log.write_text("".join(f"line {i}\n" for i in range(9)))
+    assert last_lines(log) == "line 4\nline 5\nline 6\nline 7\nline 8"
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """A stand-in for torchrun that starts the job's command once a rank, and ends as the real agent does."""
+    agent = tmp_path / "agent.py"
+    agent.write_text(
+        textwrap.dedent(
+            """
+            import subprocess, sys, threading
+            from hydra_plugins.mlens_launcher._agent import end_with_launcher
+            threading.Thread(target=end_with_launcher, daemon=True).start()
+            ranks = next(int(a.split("=")[1]) for a in sys.argv if a.startswith("--nproc_per_node="))
+            command = [a for a in sys.argv[1:] if not a.startswith("--")]
+            jobs = [subprocess.Popen([sys.executable, *command]) for _ in range(ranks)]
+            sys.exit(max(job.wait() for job in jobs))
+            """
+        )
+    )
+    monkeypatch.setattr(_agent, "__file__", str(agent))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+def write_job(folder: Path, body: str) -> str:
+    script = folder / "job.py"
+    script.write_text(f"import os, sys, time, pathlib\nname = sys.argv[1]\n{textwrap.dedent(body)}")
+    return str(script)
+
+
+def run(ledger: Ledger, script: str, settings: LauncherSettings, watch=lambda: None) -> None:
+    folder = str(ledger.folder)
+    run_local(ledger, list(ledger.jobs), lambda name: [script, name, folder], settings, watch)
+
+
+def test_a_failed_job_stops_no_other_and_its_last_words_are_kept(stand_in, tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    script = write_job(
+        tmp_path,
+        """
+        assert "RANK" not in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ
+        assert int(os.environ["OMP_NUM_THREADS"]) >= 1
+        if name == "b":
+            print("error: no such film"); sys.exit(3)
+        pathlib.Path(sys.argv[2], name).touch()
+        """,
+    )
+    ledger = Ledger(tmp_path, [Job(name, [], name) for name in "abc"])
+    run(ledger, script, LauncherSettings(max_parallel=2))
+    found = {job.name: (job.state, job.exit_code, job.error) for job in read_ledger(tmp_path)}
+    assert found == {
+        "a": (FINISHED, 0, None),
+        "b": (FAILED, 3, "error: no such film"),
+        "c": (FINISHED, 0, None),
+    }
+    assert (tmp_path / "a").exists() and (tmp_path / "c").exists()
+
+
+def test_no_more_jobs_at_once_than_asked(stand_in, tmp_path):
+    script = write_job(
+        tmp_path,
+        """
+        own = pathlib.Path(sys.argv[2], f"at_work_{name}")
+        own.touch()
+        time.sleep(0.5)
+        print(len(list(own.parent.glob("at_work_*"))))
+        own.unlink()
+        """,
+    )
+    ledger = Ledger(tmp_path, [Job(name, [], name) for name in "abcd"])
+    run(ledger, script, LauncherSettings(max_parallel=2))
+    counts = [int((tmp_path / "logs" / f"{name}.log").read_text()) for name in "abcd"]
+    assert max(counts) == 2 and all(job.state == FINISHED for job in ledger.jobs.values())
+
+
+def pids_of(tmp_path: Path) -> list[int]:
+    return [int(file.read_text()) for file in tmp_path.glob("pid_*") if file.read_text()]
+
+
+def wait_until(true, seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "too long"
+        time.sleep(0.05)
+
+
+SLEEPER = """
+    pathlib.Path(sys.argv[2], f"pid_{name}_{os.getpid()}").write_text(str(os.getpid()))
+    time.sleep(120)
+"""
+
+
+def test_ctrl_c_ends_every_rank_and_leaves_a_ledger_to_go_on_from(stand_in, tmp_path):
+    script = write_job(tmp_path, SLEEPER)
+    ledger = Ledger(tmp_path, [Job(name, [], name) for name in "ab"])
+
+    def interrupt_when_started() -> None:
+        if len(pids_of(tmp_path)) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(ledger, script, LauncherSettings(nproc_per_node=2), interrupt_when_started)
+    wait_until(lambda: not any(psutil.pid_exists(pid) for pid in pids_of(tmp_path)))
+    assert {job.name: job.state for job in read_ledger(tmp_path)} == {"a": STOPPED, "b": WAITING}
+
+
+def test_when_the_launcher_is_killed_no_rank_goes_on(stand_in, tmp_path):
+    script = write_job(tmp_path, SLEEPER)
+    launcher = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            textwrap.dedent(
+                f"""
+                from pathlib import Path
+                from hydra_plugins.mlens_launcher import _agent
+                from hydra_plugins.mlens_launcher._ledger import Job, Ledger
+                from hydra_plugins.mlens_launcher._local import run_local
+                from hydra_plugins.mlens_launcher._settings import LauncherSettings
+                _agent.__file__ = {_agent.__file__!r}
+                ledger = Ledger(Path({str(tmp_path)!r}), [Job(name, [], name) for name in "ab"])
+                run_local(ledger, ["a", "b"], lambda name: [{script!r}, name, {str(tmp_path)!r}],
+                          LauncherSettings(nproc_per_node=2, max_parallel=2), lambda: None)
+                """
+            ),
+        ],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    wait_until(lambda: len(pids_of(tmp_path)) == 4, 60.0)
+    launcher.send_signal(signal.SIGKILL)
+    launcher.wait()
+    wait_until(lambda: not any(psutil.pid_exists(pid) for pid in pids_of(tmp_path)))
+
+
+def test_when_a_jobs_agent_is_killed_its_ranks_end_and_the_sweep_goes_on(stand_in, tmp_path):
+    script = write_job(tmp_path, "if name == 'b': sys.exit(0)\n" + textwrap.dedent(SLEEPER))
+    ledger = Ledger(tmp_path, [Job(name, [], name) for name in "ab"])
+
+    def kill_the_agent() -> None:
+        found = pids_of(tmp_path)
+        if len(found) == 2 and psutil.pid_exists(found[0]):
+            psutil.Process(found[0]).parent().send_signal(signal.SIGKILL)
+
+    run(ledger, script, LauncherSettings(nproc_per_node=2), kill_the_agent)
+    wait_until(lambda: not any(psutil.pid_exists(pid) for pid in pids_of(tmp_path)))
+    assert [(job.state, job.exit_code) for job in ledger.jobs.values()] == [(FAILED, -signal.SIGKILL), (FINISHED, 0)]

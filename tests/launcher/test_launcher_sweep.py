@@ -1,0 +1,150 @@
+"""Sweeps as a user starts them: jobs in torchruns of their own, failures, restarts, and what is refused."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from runs import FAST, ROOT, child_environment, summary_of, train
+
+SWEEP = ("--multirun", "history=none,fixed_count", *FAST, "trainer.max_steps=2", "evaluation.max_users=null")
+
+
+def jobs_of(folder: Path) -> dict[str, dict]:
+    return {job["name"]: job for job in json.loads((folder / "sweep.json").read_text())["jobs"]}
+
+
+def results_of(folder: Path) -> list[dict]:
+    """results.csv without its timing columns."""
+    with (folder / "results.csv").open() as file:
+        return [{k: v for k, v in row.items() if not k.startswith("seconds_")} for row in csv.DictReader(file)]
+
+
+def test_a_sweep_with_a_job_that_always_fails_finishes_the_others_and_goes_on_where_it_stopped(tmp_path):
+    sweep = tmp_path / "sweep"
+    # A learning rate that no float holds makes the loss of the second step no number.
+    common = [*SWEEP[1:], f"output_dir={sweep}", "hydra.launcher.nproc_per_node=2"]
+    rates = "trainer.learning_rate=0.02,1e30"
+    first = train(
+        "--multirun", *common, rates, "trainer.validate_every_steps=null", "trainer.max_steps=3", cwd=tmp_path
+    )
+    assert first.returncode == 1, first.stderr
+    jobs = jobs_of(sweep)
+    states = {name: job["state"] for name, job in jobs.items()}
+    assert states == {
+        f"history={history},trainer.learning_rate={rate}": "failed" if rate == "1e+30" else "finished"
+        for history in ("none", "fixed_count")
+        for rate in ("0.02", "1e+30")
+    }
+    failed = jobs["history=none,trainer.learning_rate=1e+30"]
+    assert failed["error"].startswith("error: the loss of step") and failed["exit_code"] != 0
+    assert first.stderr.splitlines()[-1].startswith("error: job history=none,trainer.learning_rate=1e+30 failed")
+    assert {row["arm"].split()[0] for row in results_of(sweep)} == {"none", "fixed_count"}
+    finished = sweep / "history=none,trainer.learning_rate=0.02"
+    assert summary_of(finished)["counts"]["ranks"] == 2 and (sweep / "report.html").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["sweep"]
+
+    written = (finished / "summary.json").stat().st_mtime_ns
+    again = train(
+        "--multirun", *common, rates, "trainer.validate_every_steps=null", "trainer.max_steps=3", cwd=tmp_path
+    )
+    assert again.returncode == 1 and (finished / "summary.json").stat().st_mtime_ns == written
+    lines = [line for line in again.stderr.splitlines() if line.endswith("  running")]
+    assert len(lines) == 2 and all("1e+30" in line for line in lines)
+
+
+def test_other_settings_in_a_finished_jobs_folder_are_refused_and_it_is_kept(tmp_path):
+    job = tmp_path / "history=none"
+    job.mkdir(parents=True)
+    (job / "summary.json").write_text('{"fingerprint": "x"}')
+    result = train(*SWEEP, f"output_dir={tmp_path}", cwd=tmp_path)
+    assert result.returncode == 2 and "finished with other settings" in result.stderr.splitlines()[-1]
+    assert (job / "summary.json").read_text() == '{"fingerprint": "x"}'
+
+
+def test_a_wrong_job_is_refused_by_name_before_any_starts(tmp_path):
+    result = train(
+        "--multirun", "history=random", "history.ratio=0.5,2", *FAST, f"output_dir={tmp_path}/s", cwd=tmp_path
+    )
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].startswith("error: job history.ratio=2: history.ratio must be above 0")
+    assert not (tmp_path / "s" / "sweep.json").exists() and not (tmp_path / "s" / "logs").exists()
+
+
+def test_under_torchrun_a_sweep_is_refused_with_the_command_to_use_and_leaves_nothing(tmp_path):
+    result = train("--multirun", "history=none,random", "seed=3", ranks=2, cwd=tmp_path)
+    assert result.returncode != 0
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert "python train.py --multirun history=none,random seed=3 hydra.launcher.nproc_per_node=2" in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_sweep_in_a_folder_where_another_is_at_work_is_refused(tmp_path):
+    from filelock import FileLock
+
+    with FileLock(tmp_path / ".sweep.lock"):
+        result = train(*SWEEP, f"output_dir={tmp_path}", cwd=tmp_path)
+    assert result.returncode == 2 and "another sweep is at work" in result.stderr
+
+
+@pytest.mark.slow
+def test_two_agents_as_two_nodes_do_what_two_ranks_of_one_do(tmp_path):
+    train(*FAST, f"output_dir={tmp_path}/one", "trainer.max_steps=3", ranks=2, cwd=tmp_path)
+    arguments = [
+        "--nnodes=2",
+        "--nproc_per_node=1",
+        "--rdzv_backend=c10d",
+        "--rdzv_id=x",
+        "--rdzv_endpoint=127.0.0.1:29871",
+    ]
+    command = [sys.executable, "-m", "torch.distributed.run", *arguments, str(ROOT / "train.py"), *FAST]
+    command += ["trainer.max_steps=3", f"output_dir={tmp_path}/two"]
+    agents = [subprocess.Popen(command, cwd=tmp_path, env=child_environment()) for _ in range(2)]
+    assert [agent.wait(timeout=300) for agent in agents] == [0, 0]
+    one, two = summary_of(tmp_path / "one"), summary_of(tmp_path / "two")
+    assert two["metrics"] == one["metrics"] and two["counts"]["ranks"] == 2 and two["fingerprint"] == one["fingerprint"]
+
+
+KILLS = int(os.environ.get("MLENS_KILLS", "3"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(KILLS))
+def test_a_sweep_killed_at_a_random_moment_ends_as_one_left_alone(number, tmp_path, tmp_path_factory):
+    """SIGKILL to the launcher, to a job's agent or to one rank of two, in turn; MLENS_KILLS=20 for more of them."""
+    common = (*SWEEP, "hydra.launcher.nproc_per_node=2")
+    alone = tmp_path_factory.getbasetemp() / "left_alone"
+    if not alone.exists():
+        started = time.monotonic()
+        assert train(*common, f"output_dir={alone}", cwd=tmp_path).returncode == 0
+        (alone / "seconds").write_text(str(time.monotonic() - started))
+    random = np.random.default_rng(number)
+    sweep = tmp_path / "sweep"
+    command = [sys.executable, str(ROOT / "train.py"), *common, f"output_dir={sweep}"]
+    launcher = subprocess.Popen(command, cwd=tmp_path, env=child_environment(), stderr=subprocess.DEVNULL)
+    time.sleep(random.uniform(1, float((alone / "seconds").read_text())))
+    kill(launcher, ("launcher", "agent", "rank")[number % 3])
+    launcher.wait(timeout=300)
+    done = train(*common, f"output_dir={sweep}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert results_of(sweep) == results_of(alone)
+    assert {name: job["state"] for name, job in jobs_of(sweep).items()} == dict.fromkeys(jobs_of(alone), "finished")
+
+
+def kill(launcher: subprocess.Popen, what: str) -> None:
+    """SIGKILL to one process of the sweep; to the launcher where there is no such process at the moment."""
+    victims = [launcher.pid]
+    if what != "launcher" and launcher.poll() is None:
+        for process in psutil.Process(launcher.pid).children(recursive=True):
+            line = process.cmdline()
+            is_agent = any(word.endswith("_agent.py") for word in line)
+            if is_agent == (what == "agent") and any(word.startswith("output_dir=") for word in line):
+                victims.append(process.pid)
+    os.kill(victims[-1], signal.SIGKILL)
