@@ -1,0 +1,99 @@
+"""The report's plots, as SVG text: small, sharp in print, and drawn without scripts."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+# Text stays text, in the reader's own fonts; the same input gives the same file.
+STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "mlens", "text.parse_math": False, "font.size": 9}
+COLOURS = matplotlib.color_sequences["tab10"]
+LINES = ("-", "--", ":")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """label; points (x, y); group: curves of one group share a colour."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    group: int
+
+
+@matplotlib.rc_context(STYLE)
+def intervals(labels: Sequence[str], values: Sequence[tuple[float, float, float]], what: str) -> str:
+    """A point with its interval (value, low, high) for each label, top to bottom."""
+    figure = Figure(figsize=(7, 0.8 + 0.35 * len(labels)))
+    axes = figure.subplots()
+    for i, (value, low, high) in enumerate(values):
+        axes.errorbar(
+            value, i, xerr=[[max(0.0, value - low)], [max(0.0, high - value)]], fmt="o", capsize=3, color=_colour(i)
+        )
+    axes.set_yticks(range(len(labels)), labels)
+    axes.invert_yaxis()
+    axes.set_xlabel(what)
+    axes.grid(axis="x", alpha=0.3)
+    return _svg(figure)
+
+
+@matplotlib.rc_context(STYLE)
+def curves(lines: Sequence[Curve], x: str, y: str, log_x: bool = False, diagonal: bool = False) -> str:
+    """Lines with a mark at each point; the first of each group is in the legend."""
+    figure = Figure(figsize=(5.2, 3.4))
+    axes = figure.subplots()
+    if diagonal:
+        axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+    seen: dict[int, int] = {}
+    for line in lines:
+        turn = seen[line.group] = seen.get(line.group, -1) + 1
+        axes.plot(
+            line.x,
+            line.y,
+            marker=".",
+            color=_colour(line.group),
+            linestyle=LINES[turn % len(LINES)],
+            label=line.label if turn == 0 else None,
+        )
+    if log_x:
+        axes.set_xscale("log")
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, frameon=False)
+    return _svg(figure)
+
+
+@matplotlib.rc_context(STYLE)
+def groups(labels: Sequence[str], values: Sequence[Mapping[str, float]], x: str, y: str) -> str:
+    """Bars of each label in each group, groups side by side in the order of their lower edges."""
+    names = sorted({name for value in values for name in value}, key=lambda name: int(name.split("-")[0].rstrip("+")))
+    figure = Figure(figsize=(5.2, 3.4))
+    axes = figure.subplots()
+    width = 0.8 / max(1, len(labels))
+    for i, (label, value) in enumerate(zip(labels, values, strict=True)):
+        places = [n + (i - (len(labels) - 1) / 2) * width for n, name in enumerate(names) if name in value]
+        axes.bar(places, [value[name] for name in names if name in value], width, label=label, color=_colour(i))
+    axes.set_xticks(range(len(names)), names)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.legend(fontsize=8, frameon=False)
+    return _svg(figure)
+
+
+def _colour(number: int):
+    return COLOURS[number % len(COLOURS)]
+
+
+def _svg(figure: Figure) -> str:
+    """The figure as an <svg> element, without the document's head."""
+    text = io.StringIO()
+    figure.set_layout_engine("constrained")
+    figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    svg = text.getvalue()
+    return svg[svg.index("<svg") :]

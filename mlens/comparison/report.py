@@ -1,0 +1,247 @@
+"""The report of finished runs: report.html, report.md and results.csv."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+
+from mlens.comparison import sections
+from mlens.comparison.crossed import crossed_table
+from mlens.comparison.pairing import pair
+from mlens.comparison.results import LEVEL, Results, answer, baseline_names, compare, scope, table
+from mlens.comparison.runs import differing_keys, find_runs, make_arms
+from mlens.files import write_beside, write_text
+
+PAIR_COLUMNS = (
+    "arms",
+    "identical histories",
+    "neither trimmed: targets",
+    "difference",
+    "both trimmed: targets",
+    "difference",
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written: where, the answer, the table of arms, and why some runs aren't in it."""
+
+    html: Path
+    answer: str
+    table: pl.DataFrame
+    refused: list[str]
+
+
+def report(folders: Sequence[Path], output: Path) -> Report:
+    """Compare the finished runs in these folders, and write report.html, report.md and results.csv into `output`.
+
+    Raises UserError where there is no finished run among them, or files of one can't be read.
+    """
+    paired, refused = pair(make_arms(find_runs(folders)))
+    results = compare(paired)
+    content = _content(results, refused)
+    frame = table(results)
+    output.mkdir(parents=True, exist_ok=True)
+    write_beside(output / "results.csv", frame.write_csv)
+    write_text(output / "report.md", _markdown(content))
+    write_text(output / "report.html", _html(content))
+    return Report(output / "report.html", content["answer"], frame, refused)
+
+
+def say(written: Report) -> None:
+    """The report's essentials on stdout."""
+    console = Console()
+    shown = Table()
+    columns = {"arm": "", "seeds": "seeds", "rmse": "test RMSE", "mae": "test MAE", "share_trimmed": "trimmed"}
+    for name, title in columns.items():
+        shown.add_column(title, justify="left" if name == "arm" else "right")
+    for row in written.table.to_dicts():
+        interval = f"{row['rmse']:.4f} ({row['rmse_low']:.4f} to {row['rmse_high']:.4f})"
+        shown.add_row(row["arm"], str(row["seeds"]), interval, f"{row['mae']:.4f}", f"{row['share_trimmed']:.0%}")
+    console.print(shown)
+    for line in (written.answer, *(f"not compared: {line}" for line in written.refused), str(written.html)):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _content(results: Results, refused: list[str]) -> dict[str, Any]:
+    """All that the report says, as HTML and Markdown show it."""
+    paired = results.paired
+    arms = paired.arms
+    labels = [arm.label for arm in arms]
+    two = len(arms) == 2
+    return {
+        "title": f"{len(arms)} strategies compared" if len(arms) != 1 else labels[0],
+        "answer": answer(results),
+        "scope": scope(results),
+        "made_up": any(run.summary["made_up_data"] for run in paired.runs),
+        "fairness": sections.fairness(arms),
+        "refused": refused,
+        "columns": list(COLUMNS),
+        "rows": _rows(results),
+        "baseline_columns": [name.replace("_", " ") for name in baseline_names(results)],
+        "baselines": _baselines(results),
+        "labels": labels,
+        "differences": _matrix(results),
+        "pair_columns": PAIR_COLUMNS,
+        "pairs": _pairs(results),
+        "ties": [(one, other, f"{value:+.4f}") for one, other, value in sections.ties(results)],
+        "crossed": crossed_table(arms),
+        "plots": list(sections.plots(results)),
+        "apart": sections.farthest_apart(paired) if two else [],
+        "config_difference": _config_difference(results) if two else [],
+        "examples": sections.examples(paired),
+        "worst": sections.worst(paired),
+        "runs": [
+            {
+                "name": run.name,
+                "arm": arm.label,
+                "seed": run.seed,
+                "fingerprint": run.summary["fingerprint"],
+                "command": f"python train.py {' '.join(run.summary['overrides'])}",
+            }
+            for arm in arms
+            for run in arm.runs
+        ],
+        "versions": paired.runs[0].summary["versions"],
+    }
+
+
+COLUMNS = {
+    "arm": "arm",
+    "seeds": "seeds",
+    "RMSE": "rmse",
+    "MAE": "mae",
+    "accuracy": "accuracy",
+    "NLL": "nll",
+    "calibration": "calibration_error",
+    "AUC": "auc",
+    "NDCG@10": "ndcg_10",
+    "trimmed": "share_trimmed",
+    "ratings shown": "mean_history",
+    "tokens": "training_tokens",
+    "minutes": "seconds_training",
+}
+
+
+def _rows(results: Results) -> list[list[str]]:
+    def cell(row: dict, name: str) -> str:
+        value = row[name]
+        if value is None:
+            return ""
+        if name in ("rmse", "mae"):
+            return f"{value:.4f} ({row[name + '_low']:.4f} to {row[name + '_high']:.4f})"
+        if name == "share_trimmed":
+            return f"{value:.0%}"
+        if name == "seconds_training":
+            return f"{value / 60:.1f}"
+        if name == "training_tokens":
+            return f"{value / 1e6:.1f} M"
+        if name == "mean_history":
+            return f"{value:.1f}"
+        return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+    return [[cell(row, name) for name in COLUMNS.values()] for row in table(results).to_dicts()]
+
+
+def _baselines(results: Results) -> list[list[str]]:
+    """A line of baselines given the full history, and one for each arm that shows less."""
+    names, rows = baseline_names(results), []
+    for number in results.order:
+        arm = results.paired.arms[number]
+        for column, label in (("full_history", "full history"), ("own_history", f"what {arm.label} shows")):
+            values = [arm.mean("baselines", "test", column, name, "rmse") for name in names]
+            row = [label, *("" if value is None else f"{value:.4f}" for value in values)]
+            if row not in rows:
+                rows.append(row)
+    return rows
+
+
+def _matrix(results: Results) -> list[dict]:
+    arms = results.paired.arms
+    if len(arms) < 2:
+        return []
+    rows = []
+    for i, arm in enumerate(arms):
+        cells: list[dict[str, Any]] = []
+        for j in range(len(arms)):
+            if i == j:
+                cells.append({"value": ""})
+                continue
+            found, sign = results.between[min(i, j), max(i, j)].rmse, 1 if i < j else -1
+            low, high = sorted((sign * found.low, sign * found.high))
+            cells.append(
+                {
+                    "value": f"{sign * found.value:+.4f}",
+                    "interval": f"{low:+.4f} to {high:+.4f}",
+                    "p": f"p {found.p_holm:.3g}",
+                    "apart": found.p_holm < LEVEL,
+                }
+            )
+        rows.append({"label": arm.label, "cells": cells})
+    return rows
+
+
+def _pairs(results: Results) -> list[list[str]]:
+    def told(difference) -> str:
+        if difference is None:
+            return ""
+        return f"{difference.value:+.4f} ({difference.low:+.4f} to {difference.high:+.4f})"
+
+    arms = results.paired.arms
+    return [
+        [
+            f"{arms[i].label} - {arms[j].label}",
+            f"{between.same_history:.0%}",
+            f"{between.untrimmed_targets:,}",
+            told(between.untrimmed),
+            f"{between.trimmed_targets:,}",
+            told(between.trimmed),
+        ]
+        for (i, j), between in results.between.items()
+    ]
+
+
+def _config_difference(results: Results) -> list[str]:
+    one, other = (arm.runs[0] for arm in results.paired.arms)
+    return [f"{key}: {one.settings.get(key)} / {other.settings.get(key)}" for key in differing_keys([one, other])]
+
+
+def _html(content: dict[str, Any]) -> str:
+    from jinja2 import Environment
+
+    # Titles and everything else that came with data are text: escaped, but for the plots, which escape themselves.
+    template = files("mlens.comparison").joinpath("report.html.jinja").read_text(encoding="utf-8")
+    return Environment(autoescape=True, trim_blocks=True).from_string(template).render(content)
+
+
+def _markdown(content: dict[str, Any]) -> str:
+    lines = [f"# {content['title']}", "", content["answer"], ""]
+    lines += [f"- {line}" for line in content["fairness"]]
+    lines += [f"- not compared: {line}" for line in content["refused"]]
+    lines += ["", *_markdown_table(content["columns"], content["rows"])]
+    if content["baselines"]:
+        lines += ["", "Baselines: RMSE on the same targets", ""]
+        lines += _markdown_table(["", *content["baseline_columns"]], content["baselines"])
+    if content["differences"]:
+        lines += ["", "Differences of test RMSE (row minus column; p corrected by Holm's method)", ""]
+        matrix = [
+            [row["label"], *(f"{c['value']} ({c['p']})" if c["value"] else "" for c in row["cells"])]
+            for row in content["differences"]
+        ]
+        lines += _markdown_table(["", *content["labels"]], matrix)
+        lines += ["", *_markdown_table(content["pair_columns"], content["pairs"])]
+    return "\n".join([*lines, ""])
+
+
+def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    return [line(columns), line(["---"] * len(columns)), *map(line, rows)]

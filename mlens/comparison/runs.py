@@ -1,0 +1,173 @@
+"""Finished runs as their folders tell of them: nothing of the program that made them is needed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from omegaconf import OmegaConf
+
+from mlens.config import NOT_RESULT, flatten
+from mlens.errors import UserError
+
+# What two runs of one arm may differ in.
+SEED = "seed"
+# What a strategy's name is followed by, where its config has it.
+PARAMETERS = ("ratio", "count")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, summary.json, and its config, nested and resolved."""
+
+    folder: Path
+    summary: dict
+    config: dict
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def seed(self) -> int:
+        return self.config[SEED]
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The config's dotted keys that a result depends on, without the seed."""
+        flat = flatten(self.config)
+        return {key: value for key, value in flat.items() if key != SEED and not key.startswith(NOT_RESULT)}
+
+    def predictions(self, stage: str, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """One row a target, as the run wrote them (these columns only). Raises UserError where they are missing."""
+        file = self.folder / "predictions" / f"{stage}.parquet"
+        try:
+            return pl.read_parquet(file, columns=None if columns is None else list(columns))
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise UserError(f"{file} can't be read: {str(error).splitlines()[0]}") from error
+
+    @cached_property
+    def records(self) -> list[dict]:
+        """The lines of metrics.jsonl (none where it was removed)."""
+        file = self.folder / "training_logs" / "metrics.jsonl"
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+
+    @cached_property
+    def plan(self) -> dict:
+        return read_json(self.folder / "plan.json")
+
+    @cached_property
+    def prompts(self) -> list[dict]:
+        """The prompts that the run kept of its test targets (none where the file was removed)."""
+        file = self.folder / "predictions" / "prompts.json"
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+
+
+def read_run(folder: Path) -> Run:
+    """Raises UserError where `folder` holds no finished run."""
+    if not (folder / "summary.json").is_file():
+        raise UserError(f"{folder} holds no finished run: summary.json is missing")
+    config = folder / ".hydra" / "config.yaml"
+    if not config.is_file():
+        raise UserError(f"{folder} holds no run's config: .hydra/config.yaml is missing")
+    loaded = OmegaConf.to_container(OmegaConf.load(config), resolve=True)
+    assert isinstance(loaded, dict)
+    return Run(folder, read_json(folder / "summary.json"), {str(key): value for key, value in loaded.items()})
+
+
+def find_runs(folders: Iterable[Path]) -> list[Run]:
+    """The finished runs in these folders, each a run's or one that holds runs' (a sweep's), by folder name.
+
+    Raises UserError where one of them has none.
+    """
+    found = []
+    for folder in folders:
+        inside = sorted(summary.parent for summary in folder.glob("*/summary.json"))
+        if (folder / "summary.json").is_file():
+            inside = [folder]
+        if not inside:
+            raise UserError(f"{folder} holds no finished run (a run has finished when its summary.json exists)")
+        found += [read_run(path) for path in inside]
+    return found
+
+
+def read_json(file: Path) -> dict:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} can't be read: {error}") from error
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Runs that differ in nothing but their seeds, under a label that tells them from other arms."""
+
+    label: str
+    runs: tuple[Run, ...]
+
+    def mean(self, *keys: str) -> float | None:
+        """The mean over runs of a figure of their summaries; None where one of them has none."""
+        values = []
+        for run in self.runs:
+            value: Any = run.summary
+            for key in keys:
+                value = value.get(key) if isinstance(value, dict) else None
+            if value is None:
+                return None
+            values.append(float(value))
+        return sum(values) / len(values)
+
+
+def make_arms(runs: Sequence[Run]) -> list[Arm]:
+    """The arms of these runs, in the order of their first runs. Raises UserError where two runs are the same one."""
+    arms: dict[str, list[Run]] = {}
+    for run in runs:
+        arms.setdefault(json.dumps(run.settings, sort_keys=True), []).append(run)
+    for members in arms.values():
+        seeds = [run.seed for run in members]
+        for i, run in enumerate(members):
+            if run.seed in seeds[:i]:
+                other = members[seeds.index(run.seed)]
+                raise UserError(
+                    f"{run.folder} and {other.folder} are one run (same settings and seed): give one of them"
+                )
+    labels = _labels([members[0] for members in arms.values()])
+    return [Arm(label, tuple(members)) for label, members in zip(labels, arms.values(), strict=True)]
+
+
+def strategy_label(history: dict) -> str:
+    """A strategy's name and its main parameter, from its config node.
+
+    >>> strategy_label({"_target_": "mlens.history.fixed_count.FixedCount", "count": 10})
+    'fixed_count 10'
+    """
+    strategy = str(history.get("_target_", "")).split(".")[-2:][0]
+    return " ".join([strategy, *(str(history[name]) for name in PARAMETERS if name in history)])
+
+
+def _labels(runs: Sequence[Run]) -> list[str]:
+    """A label for each: its strategy, and what else it differs in from those that have that too."""
+    told = {f"history.{name}" for name in ("_target_", *PARAMETERS)}
+    differing = []
+    for key in differing_keys(runs):
+        values = {str(run.settings[key]) for run in runs if key in run.settings}
+        if len(values) > 1 and key not in told:
+            differing.append(key)
+    return [
+        " ".join(
+            [strategy_label(run.config["history"])]
+            + [f"{key}={run.settings[key]}" for key in differing if key in run.settings]
+        )
+        for run in runs
+    ]
+
+
+def differing_keys(runs: Sequence[Run]) -> list[str]:
+    """The settings in which these runs differ, the seed aside."""
+    keys = sorted({key for run in runs for key in run.settings})
+    return [key for key in keys if len({json.dumps(run.settings.get(key)) for run in runs}) > 1]

@@ -1,0 +1,185 @@
+"""What the report shows beside its tables: plots and prompts, each made from the runs' files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from mlens.comparison import figures
+from mlens.comparison.figures import Curve
+from mlens.comparison.pairing import Paired
+from mlens.comparison.results import Results
+from mlens.comparison.runs import Arm, Run, differing_keys
+
+# Earlier ratings of the target's user, whether the strategy shows them or not.
+HISTORY_EDGES = (0, 10, 20, 50, 100, 200, 500, 1000)
+CALIBRATION_BINS = 10
+# Prompts that are shown: targets shared by all arms, and each arm's worst.
+EXAMPLES, WORST, APART = 3, 3, 10
+
+
+@dataclass(frozen=True)
+class Plot:
+    title: str
+    svg: str
+    note: str = ""
+
+
+def plots(results: Results) -> Iterator[Plot]:
+    """In the order in which the report shows them."""
+    arms, order = results.paired.arms, results.order
+    labels = [arms[arm].label for arm in order]
+    points = [(results.rmse[arm].value, results.rmse[arm].low, results.rmse[arm].high) for arm in order]
+    yield Plot("Test RMSE", figures.intervals(labels, points, "test RMSE, 95% interval"))
+    for x, what in (("epoch", "epochs"), ("seconds", "seconds of training")):
+        lines = list(_validations(arms, x))
+        if lines:
+            yield Plot(f"Validation RMSE by {what}", figures.curves(lines, what, "validation RMSE"))
+    yield Plot(
+        "RMSE by earlier ratings",
+        figures.groups([arm.label for arm in arms], _by_earlier(results.paired), "earlier ratings of the user", "RMSE"),
+        "All of the user's earlier ratings, shown or not.",
+    )
+    for group, what in (("by_user_activity", "the user"), ("by_movie_popularity", "the movie")):
+        values = [_grouped(arm, group) for arm in arms]
+        yield Plot(
+            f"RMSE by training ratings of {what}",
+            figures.groups([arm.label for arm in arms], values, f"training ratings of {what}", "RMSE"),
+        )
+    lines = [Curve(arm.label, *_calibration(arm.runs[0]), group=i) for i, arm in enumerate(arms)]
+    yield Plot(
+        "Calibration",
+        figures.curves(lines, "probability of the most probable rating", "how often it is right", diagonal=True),
+        "On the grey line a model is right as often as it says. Each arm's first run.",
+    )
+
+
+def _validations(arms: tuple[Arm, ...], x: str) -> Iterator[Curve]:
+    for number, arm in enumerate(arms):
+        for run in arm.runs:
+            per_epoch = run.plan["steps_per_epoch"]
+            records = [record for record in run.records if record["kind"] == "val"]
+            if records:
+                at = [record["step"] / per_epoch if x == "epoch" else record["seconds"] for record in records]
+                yield Curve(arm.label, at, [record["rmse"] for record in records], number)
+
+
+def _by_earlier(paired: Paired) -> list[dict[str, float]]:
+    earlier = paired.targets["t"].to_numpy()
+    group = np.searchsorted(HISTORY_EDGES, earlier, side="right") - 1
+    names = [f"{low}-{high - 1}" for low, high in pairwise(HISTORY_EDGES)]
+    names.append(f"{HISTORY_EDGES[-1]}+")
+    counts = np.bincount(group, minlength=len(names))
+    found = []
+    for arm in range(len(paired.arms)):
+        squares = ((paired.expected[paired.arm == arm] - paired.rating) ** 2).mean(axis=0)
+        sums = np.bincount(group, squares, minlength=len(names))
+        found.append({names[g]: float(np.sqrt(sums[g] / counts[g])) for g in np.flatnonzero(counts)})
+    return found
+
+
+def _grouped(arm: Arm, group: str) -> dict[str, float]:
+    names = arm.runs[0].summary["metrics"]["test"].get(group, {})
+    values = {name: arm.mean("metrics", "test", group, name, "rmse") for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _calibration(run: Run) -> tuple[list[float], list[float]]:
+    """Mean probability of the most probable rating, and how often it is the true one, in equal bins of the former."""
+    frame = run.predictions("test")
+    probability = frame.select(name for name in frame.columns if name.startswith("p_")).to_numpy()
+    confidence, right = probability.max(axis=1), (frame["argmax"] == frame["rating"]).to_numpy()
+    bins = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
+    counts = np.bincount(bins, minlength=CALIBRATION_BINS)
+    full = counts > 0
+    means = (np.bincount(bins, value, minlength=CALIBRATION_BINS)[full] / counts[full] for value in (confidence, right))
+    x, y = (mean.tolist() for mean in means)
+    return x, y
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A prompt of one target: whose, what was shown, what was predicted."""
+
+    arm: str
+    prompt: dict
+
+
+def examples(paired: Paired) -> list[list[Shown]]:
+    """For some targets, the prompt of each arm for it."""
+    by_arm = [
+        {_key(prompt): prompt for prompt in arm.runs[0].prompts if prompt["kind"] == "example"} for arm in paired.arms
+    ]
+    shared = [key for key in by_arm[0] if all(key in prompts for prompts in by_arm)][:EXAMPLES]
+    return [[Shown(arm.label, by_arm[i][key]) for i, arm in enumerate(paired.arms)] for key in shared]
+
+
+def worst(paired: Paired) -> list[Shown]:
+    """The worst predictions of each arm's first run, with their prompts."""
+    found = []
+    for arm in paired.arms:
+        kept = [prompt for prompt in arm.runs[0].prompts if prompt["kind"] == "worst"]
+        found += [Shown(arm.label, prompt) for prompt in kept[:WORST]]
+    return found
+
+
+def _key(prompt: dict) -> tuple:
+    return prompt["user"], prompt["movie"], prompt["t"]
+
+
+def farthest_apart(paired: Paired) -> list[dict]:
+    """Of two arms, the targets on which their (mean) expected ratings differ most."""
+    one, other = (paired.expected[paired.arm == arm].mean(axis=0) for arm in (0, 1))
+    order = np.argsort(-np.abs(one - other), kind="stable")[:APART]
+    titles = {_movie(p): p["title"] for run in paired.runs for p in run.prompts}
+    rows = paired.targets[order].to_dicts()
+    return [
+        row | {"title": titles.get(str(row["movie"]), f"movie {row['movie']}"), "one": one[i], "other": other[i]}
+        for row, i in zip(rows, order, strict=True)
+    ]
+
+
+def _movie(prompt: dict) -> str:
+    return str(prompt["movie"])
+
+
+def ties(results: Results) -> list[tuple[str, str, float]]:
+    """Pairs of arms that differ in split.ties alone: their labels, and the difference of their RMSE."""
+    found = []
+    for (i, j), between in results.between.items():
+        one, other = results.paired.arms[i], results.paired.arms[j]
+        if differing_keys([one.runs[0], other.runs[0]]) == ["split.ties"]:
+            found.append((one.label, other.label, between.rmse.value))
+    return found
+
+
+def fairness(arms: tuple[Arm, ...]) -> list[str]:
+    """What the arms have in common as a fair comparison wants, and a line that begins with NOTE where they don't."""
+    runs = [arm.runs[0] for arm in arms]
+    other = [key for key in differing_keys(runs) if not key.startswith("history.")]
+    said = []
+    if other:
+        said.append(f"NOTE: beside the history the arms differ in {', '.join(other)}")
+    equal = runs[0].config.get("comparison", {}).get("equal", "targets")
+    targets = sorted({run.summary["training"]["targets"] for arm in arms for run in arm.runs})
+    if equal == "time":
+        said.append("All arms trained for the same time, as long as trainer.max_minutes says.")
+    elif len(targets) == 1:
+        said.append(f"All arms trained on the same number of targets: {targets[0]:,}.")
+    else:
+        said.append(
+            f"NOTE: the arms trained on {targets[0]:,} to {targets[-1]:,} targets (early stopping, or other steps)"
+        )
+    rates = {
+        key: runs[0].settings[key] for key in ("trainer.optimizer", "trainer.learning_rate") if key in runs[0].settings
+    }
+    same = [f"{key}={value}" for key, value in rates.items() if key not in other]
+    weight = runs[0].settings.get("trainer.history_loss_weight", 0)
+    said.append(
+        f"The same start, split, targets and evaluation seed; {', '.join(same)}; "
+        + ("loss on the answers alone." if not weight else f"history loss of weight {weight}.")
+    )
+    return said

@@ -1,0 +1,129 @@
+"""Folders of finished runs, made up: what a comparison reads, with planted errors, without training anything."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from omegaconf import OmegaConf
+
+SCALE = (1.0, 2.0, 3.0, 4.0, 5.0)
+TARGETS_OF = {
+    "none": "mlens.history.none.NoHistory",
+    "all_previous": "mlens.history.all_previous.AllPrevious",
+    "fixed_count": "mlens.history.fixed_count.FixedCount",
+    "random": "mlens.history.random.Random",
+}
+NASTY = "</script><script>alert(1)</script> & $x_1$ <b>\u202eTitle\u202c (1999)"
+
+
+def make_run(
+    folder: Path,
+    history: str = "none",
+    parameters: dict | None = None,
+    seed: int = 0,
+    error: float = 0.8,
+    users: int = 40,
+    each: int = 8,
+    dropped: int = 0,
+    settings: dict | None = None,
+    first_user: int = 1,
+    targets_seen: int = 1000,
+) -> Path:
+    """A run whose expected ratings miss by a normal error of this standard deviation; every user has `each` targets."""
+    truth = np.random.default_rng(7)
+    count = users * each
+    rating = truth.choice(SCALE, count)
+    own = np.random.default_rng([seed, len(history), int(1000 * error)])
+    expected = np.clip(rating + own.normal(0, error, count), 1, 5)
+    place = np.searchsorted(SCALE, expected).clip(0, 4)
+    probability = np.full((count, len(SCALE)), 0.05)
+    probability[np.arange(count), place] = 0.8
+    shown = 0 if history == "none" else 5
+    frame = pl.DataFrame(
+        {
+            "user": np.repeat(np.arange(first_user, first_user + users), each),
+            "movie": 1 + np.repeat(np.arange(first_user, first_user + users), each) * 7 % 500,
+            "t": np.tile(np.arange(20, 20 + each), users),
+            "rating": rating,
+            "expected": expected,
+            "argmax": np.array(SCALE)[place],
+        }
+        | {f"p_{value}": probability[:, i] for i, value in enumerate(SCALE)}
+        | {
+            "history_used": np.full(count, shown),
+            "history_dropped": np.where(np.arange(count) % 2, dropped, 0),
+            "history_hash": [f"{history} {i if i % 4 else 'same'}" for i in range(count)],
+        }
+    )
+    config = {
+        "output_dir": str(folder),
+        "seed": seed,
+        "data": {"_target_": "mlens.data.sample.Sample", "path": None},
+        "split": {"ties": "order", "seed": 42},
+        "history": {"_target_": TARGETS_OF[history], **(parameters or {})},
+        "prompt": {"trim": "strided", "max_tokens": 2048},
+        "trainer": {"optimizer": "muon", "learning_rate": 0.01, "history_loss_weight": 0.0},
+        "evaluation": {"seed": 1234},
+        "comparison": {"equal": "targets"},
+        "wandb": {"mode": "disabled"},
+    }
+    for key, value in (settings or {}).items():
+        node, _, name = key.rpartition(".")
+        config[node][name] = value
+    squares = float(np.sqrt(np.mean((expected - rating) ** 2)))
+    metrics = {
+        "rmse": squares,
+        "mae": float(np.abs(expected - rating).mean()),
+        "accuracy": 0.4,
+        "nll": 1.2,
+        "calibration_error": 0.05,
+        "auc": 0.7,
+        "ndcg_10": 0.9,
+        "user_rmse": squares,
+        "argmax_rmse": squares,
+        "illegal_mass": 0.0,
+        "by_user_activity": {"1-19": {"targets": count, "rmse": squares, "mae": 0.5}},
+        "by_movie_popularity": {"0": {"targets": count, "rmse": squares, "mae": 0.5}},
+    }
+    baselines = {"global_mean": {"rmse": 1.4, "mae": 1.2}, "user_mean_so_far": {"rmse": 1.1, "mae": 0.9}}
+    summary = {
+        "fingerprint": f"{abs(hash((history, seed, error))):016x}"[:16],
+        "overrides": [f"history={history}", f"seed={seed}"],
+        "metrics": {"val": metrics, "test": metrics},
+        "baselines": {"test": {"full_history": baselines, "own_history": baselines}},
+        "training": {"targets": targets_seen, "tokens": 5000, "step": 10},
+        "seconds": {"training": 12.5, "evaluation": 2.0},
+        "made_up_data": True,
+        "versions": {"python": "3.11.7", "mlens": "0.1.0"},
+    }
+    prompts = [
+        {
+            "kind": kind,
+            **frame.select("user", "movie", "t", "rating", "expected", "history_used").row(i, named=True),
+            "title": NASTY,
+            "prompt": f"[TASK]\n{NASTY}\n",
+        }
+        for kind, i in (("example", 3), ("example", 9), ("worst", 5))
+    ]
+    for part in (".hydra", "training_logs", "predictions"):
+        (folder / part).mkdir(parents=True)
+    OmegaConf.save(OmegaConf.create(config), folder / ".hydra" / "config.yaml")
+    frame.write_parquet(folder / "predictions" / "test.parquet")
+    (folder / "predictions" / "prompts.json").write_text(json.dumps(prompts))
+    (folder / "plan.json").write_text(json.dumps({"steps": 10, "steps_per_epoch": 5}))
+    records = [{"kind": "val", "step": step, "rmse": 1 + error / step, "seconds": float(step)} for step in (5, 10)]
+    (folder / "training_logs" / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def make_sweep(folder: Path, seeds: int = 1) -> Path:
+    """Three strategies with errors 1.0, 0.6 and 0.62: the last two can't be told apart."""
+    for seed in range(seeds):
+        make_run(folder / f"none_{seed}", "none", seed=seed, error=1.0)
+        make_run(folder / f"all_{seed}", "all_previous", seed=seed, error=0.6, dropped=3)
+        make_run(folder / f"count_{seed}", "fixed_count", {"count": 10}, seed=seed, error=0.62)
+    return folder

@@ -1,0 +1,232 @@
+"""The report of finished runs: what it compares, what it refuses, what it writes."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import polars as pl
+import pytest
+from made_up_runs import NASTY, make_run, make_sweep
+
+from mlens.comparison.pairing import pair
+from mlens.comparison.report import report
+from mlens.comparison.results import answer, compare
+from mlens.comparison.runs import find_runs, make_arms
+from mlens.errors import UserError
+
+
+def results_of(folder):
+    paired, refused = pair(make_arms(find_runs([folder])))
+    return compare(paired), refused
+
+
+def test_arms_are_runs_that_differ_in_their_seed_alone(tmp_path):
+    arms = make_arms(find_runs([make_sweep(tmp_path, seeds=3)]))
+    assert {arm.label: len(arm.runs) for arm in arms} == {"all_previous": 3, "fixed_count 10": 3, "none": 3}
+
+
+def test_a_label_says_in_what_else_an_arm_differs(tmp_path):
+    make_run(tmp_path / "a", "random", {"ratio": 0.5, "draw": "per_target"})
+    make_run(tmp_path / "b", "random", {"ratio": 0.5, "draw": "per_user"})
+    make_run(tmp_path / "c", "none", settings={"prompt.trim": "exact"})
+    labels = [arm.label for arm in make_arms(find_runs([tmp_path]))]
+    assert labels == [
+        "random 0.5 history.draw=per_target prompt.trim=strided",
+        "random 0.5 history.draw=per_user prompt.trim=strided",
+        "none prompt.trim=exact",
+    ]
+
+
+def test_one_run_given_twice_is_refused(tmp_path):
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "b")
+    with pytest.raises(UserError, match="one run"):
+        make_arms(find_runs([tmp_path]))
+
+
+def test_a_folder_without_finished_runs_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no finished run"):
+        find_runs([tmp_path])
+    make_run(tmp_path / "a")
+    (tmp_path / "a" / "summary.json").unlink()
+    with pytest.raises(UserError, match="no finished run"):
+        find_runs([tmp_path])
+
+
+def test_figures_are_those_of_the_predictions(tmp_path):
+    results, refused = results_of(make_sweep(tmp_path, seeds=2))
+    assert not refused
+    for number, arm in enumerate(results.paired.arms):
+        frames = [pl.read_parquet(run.folder / "predictions" / "test.parquet") for run in arm.runs]
+        errors = [(frame["expected"] - frame["rating"]).to_numpy() for frame in frames]
+        assert results.rmse[number].value == pytest.approx(np.mean([np.sqrt(np.mean(e**2)) for e in errors]))
+        assert results.mae[number].value == pytest.approx(np.mean([np.abs(e).mean() for e in errors]))
+        assert results.rmse[number].low < results.rmse[number].value < results.rmse[number].high
+
+
+def test_the_answer_tells_what_differs_from_what_can_not_be_told_apart(tmp_path):
+    results, _ = results_of(make_sweep(tmp_path))
+    said = answer(results)
+    assert said.startswith("all_previous has the lowest test RMSE, 0.5")
+    assert "it is better than none (corrected p < 0.05), and can't be told from fixed_count 10" in said
+    assert "these trained models, not the strategies" in said
+    with_seeds, _ = results_of(make_sweep(tmp_path / "more", seeds=3))
+    assert "Over 3 seeds" in answer(with_seeds)
+
+
+def test_shares_of_identical_histories_and_what_neither_trimmed(tmp_path):
+    results, _ = results_of(make_sweep(tmp_path))
+    labels = [arm.label for arm in results.paired.arms]
+    between = results.between[labels.index("all_previous"), labels.index("fixed_count 10")]
+    # Every second target of all_previous is trimmed, and histories of different strategies are never the same here.
+    assert (between.untrimmed_targets, between.trimmed_targets, between.trimmed) == (160, 0, None)
+    assert between.same_history == 0
+    assert between.untrimmed is not None and between.untrimmed.value != between.rmse.value
+
+
+def test_runs_with_other_targets_are_not_paired_and_it_says_in_what_they_differ(tmp_path):
+    make_run(tmp_path / "a", "all_previous")
+    make_run(tmp_path / "b", "fixed_count", {"count": 10})
+    make_run(tmp_path / "c", "none", settings={"split.seed": 43}, first_user=11)
+    results, refused = results_of(tmp_path)
+    assert [arm.label for arm in results.paired.arms] == ["all_previous split.seed=42", "fixed_count 10 split.seed=42"]
+    (line,) = refused
+    assert "80 are its alone, 80 the other's alone" in line and "split.seed: 43 against 42" in line
+    written = report([tmp_path], tmp_path)
+    assert line in (tmp_path / "report.md").read_text() and written.refused == refused
+
+
+def test_other_ratings_of_the_same_targets_are_not_paired_either(tmp_path):
+    make_run(tmp_path / "a", "all_previous")
+    make_run(tmp_path / "b", "none")
+    file = tmp_path / "b" / "predictions" / "test.parquet"
+    pl.read_parquet(file).with_columns(rating=6 - pl.col("rating")).write_parquet(file)
+    _, (line,) = results_of(tmp_path)
+    assert "the ratings of its targets aren't those of a" in line
+
+
+def test_the_table_has_a_row_an_arm_and_is_the_same_again_but_for_its_seconds(tmp_path):
+    make_sweep(tmp_path / "sweep", seeds=2)
+    report([tmp_path / "sweep"], tmp_path / "one")
+    for file in (tmp_path / "sweep").glob("*/summary.json"):
+        summary = json.loads(file.read_text())
+        summary["seconds"] = {"training": 99.0, "evaluation": 1.0}
+        file.write_text(json.dumps(summary))
+    report([tmp_path / "sweep"], tmp_path / "two")
+    one, two = (list(csv.DictReader((tmp_path / name / "results.csv").open())) for name in ("one", "two"))
+    assert {row["arm"] for row in one} == {"all_previous", "fixed_count 10", "none"}
+    assert [row["rmse"] for row in one] == sorted(row["rmse"] for row in one)
+    timing = {name for name in one[0] if name.startswith("seconds_")}
+    assert timing == {"seconds_training", "seconds_evaluation"} and one != two
+    assert [{k: v for k, v in row.items() if k not in timing} for row in one] == [
+        {k: v for k, v in row.items() if k not in timing} for row in two
+    ]
+
+
+def test_unequal_training_is_said(tmp_path):
+    make_run(tmp_path / "a", "all_previous", targets_seen=900)
+    make_run(tmp_path / "b", "none", settings={"trainer.learning_rate": 0.5})
+    report([tmp_path], tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "NOTE: the arms trained on 900 to 1,000 targets" in text
+    assert "NOTE: beside the history the arms differ in trainer.learning_rate" in text
+
+
+def test_two_arms_show_their_difference_and_where_they_are_farthest_apart(tmp_path):
+    make_run(tmp_path / "a", "fixed_count", {"count": 10}, error=0.3)
+    make_run(tmp_path / "b", "fixed_count", {"count": 20}, error=1.2)
+    report([tmp_path / "a", tmp_path / "b"], tmp_path / "out")
+    html = (tmp_path / "out" / "report.html").read_text()
+    assert "history.count: 10 / 20" in html and "Where the two differ most" in html
+
+
+def test_ties_are_told_where_such_runs_exist(tmp_path):
+    make_run(tmp_path / "a", "all_previous")
+    make_run(tmp_path / "b", "all_previous", error=0.7, settings={"split.ties": "strict"})
+    report([tmp_path], tmp_path)
+    assert "Sensitivity to ties" in (tmp_path / "report.html").read_text()
+
+
+def test_a_crossed_evaluation_becomes_a_matrix(tmp_path):
+    make_sweep(tmp_path)
+    folder = tmp_path / "none_0" / "evaluations" / "history=fixed_count"
+    folder.mkdir(parents=True)
+    history = {"_target_": "mlens.history.fixed_count.FixedCount", "count": 10}
+    (folder / "summary.json").write_text(json.dumps({"history": history, "metrics": {"test": {"rmse": 0.98765}}}))
+    report([tmp_path], tmp_path)
+    html = (tmp_path / "report.html").read_text()
+    assert "Trained under one strategy, tested under another" in html and "0.9877" in html
+
+
+class Elements(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.tags, self.links = [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.links += [value for name, value in attributes if name in ("src", "href", "xlink:href")]
+
+
+def test_the_page_needs_nothing_from_outside_and_titles_are_text(tmp_path):
+    report([make_sweep(tmp_path)], tmp_path)
+    html = (tmp_path / "report.html").read_text()
+    page = Elements()
+    page.feed(html)
+    assert "script" not in page.tags and page.tags.count("svg") == 7
+    assert all(link.startswith(("#", "data:")) for link in page.links)
+    assert not re.search(r"url\((?!#|\"#|'#)", html)
+    assert NASTY not in html and "&lt;/script&gt;" in html and "$x_1$" in html
+
+
+@pytest.mark.parametrize("folders", [["missing"], ["a", "missing"]])
+def test_the_command_tells_a_wrong_folder_in_one_line(tmp_path, folders):
+    make_run(tmp_path / "a")
+    command = [sys.executable, "-m", "mlens.comparison", *folders]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: missing holds no finished run")
+    assert done.stderr.count("\n") == 1 and not (tmp_path / "comparison").exists()
+
+
+def test_the_command_writes_into_the_sweeps_folder(tmp_path):
+    make_sweep(tmp_path / "sweep")
+    command = [sys.executable, "-m", "mlens.comparison", "sweep"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "all_previous has the lowest test RMSE" in done.stdout and "sweep/report.html" in done.stdout
+    assert {file.name for file in (tmp_path / "sweep").iterdir() if file.is_file()} == {
+        "report.html",
+        "report.md",
+        "results.csv",
+    }
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+def test_a_browser_draws_every_plot_without_a_word(tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    report([make_sweep(tmp_path, seeds=2)], tmp_path)
+    told = []
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1200, "height": 900})
+        page.on("console", lambda message: told.append(message.text))
+        page.on("pageerror", lambda error: told.append(str(error)))
+        page.on(
+            "request",
+            lambda request: told.append(request.url) if not request.url.startswith(("file:", "data:")) else None,
+        )
+        page.goto((tmp_path / "report.html").as_uri())
+        boxes = page.eval_on_selector_all(
+            "figure svg",
+            "all => all.map(s => [s.getBBox().width, s.getBBox().height, s.querySelectorAll('path, use').length])",
+        )
+        page.screenshot(path=tmp_path / "report.png", full_page=True)
+        browser.close()
+    assert told == []
+    assert len(boxes) == 7 and all(width > 100 and height > 50 and marks > 5 for width, height, marks in boxes)
+    assert (tmp_path / "report.png").stat().st_size > 50_000

@@ -1,0 +1,377 @@
+"""Statistics of a comparison: by hand, against loops and SciPy, and what they mustn't depend on."""
+
+import math
+import random as python_random
+from dataclasses import astuple, replace
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import bootstrap, permutation_test, t
+
+from mlens.comparison.statistics import (
+    TAILS,
+    USERS,
+    Errors,
+    _resampled,
+    differences,
+    estimates,
+    holm,
+    sum_errors,
+)
+
+METRICS = pytest.mark.parametrize("metric", ["rmse", "mae"])
+# The 5% point of the difference of two means of 7 each with equal variances by Behrens-Fisher (6 and 6 degrees of
+# freedom, 45 degrees).
+BEHRENS_FISHER = 2.435
+
+
+def alike(values, arm, users=4):
+    """Runs whose every absolute error is values [runs]: users say nothing new, so only seeds are uncertain."""
+    absolutes = np.repeat(np.array(values, dtype=float)[:, None], users, axis=1)
+    return Errors(absolutes**2, absolutes, np.ones(users, dtype=int), np.array(arm))
+
+
+def made_up(seed, arm, users=12, worse=0.0):
+    """Errors of users with a target or several; the last arm is worse by `worse` stars."""
+    random = np.random.default_rng(seed)
+    user = np.repeat(np.arange(users), random.integers(1, 6, users))
+    rating = random.integers(1, 11, len(user)) / 2
+    arm = np.array(arm)
+    predicted = rating + random.normal(size=len(user)) * 0.5 + random.normal(size=(len(arm), len(user))) * 0.3
+    return predicted + worse * (arm == arm.max())[:, None] * np.sign(predicted - rating), rating, user, arm
+
+
+# sums
+
+
+def test_sums_by_hand():
+    predicted = np.array([[3.0, 4.0, 1.0], [3.5, 3.0, 4.0]])
+    errors = sum_errors(predicted, np.array([3.0, 2.0, 2.0]), np.array([70, 5, 70]), [0, 1])
+    assert errors.counts.tolist() == [1, 2]
+    assert errors.absolutes.tolist() == [[2.0, 1.0], [1.0, 2.5]]
+    assert errors.squares.tolist() == [[4.0, 1.0], [1.0, 4.25]]
+    assert (errors.arms, errors.seeds.tolist()) == (2, [1, 1])
+
+
+@given(st.integers(0, 2**32), st.integers(2, 40), st.integers(1, 4), st.permutations(range(10)))
+def test_sums_equal_loops_and_dont_depend_on_the_order_of_targets_or_on_ids(seed, targets, runs, ids):
+    random = np.random.default_rng(seed)
+    predicted, rating = random.normal(size=(runs, targets)), random.normal(size=targets)
+    user = random.integers(0, 8, targets)
+    user[:2] = 8, 9
+    errors = sum_errors(predicted, rating, user, np.arange(runs))
+    for number, one in enumerate(sorted(set(user.tolist()))):
+        own = [i for i in range(targets) if user[i] == one]
+        assert errors.counts[number] == len(own)
+        for run in range(runs):
+            missed = [predicted[run, i] - rating[i] for i in own]
+            assert errors.squares[run, number] == pytest.approx(sum(e * e for e in missed))
+            assert errors.absolutes[run, number] == pytest.approx(sum(map(abs, missed)))
+    order = random.permutation(targets)
+    shuffled = sum_errors(predicted[:, order], rating[order], user[order], np.arange(runs))
+    assert shuffled.squares == pytest.approx(errors.squares)
+    renamed = sum_errors(predicted, rating, np.array([f"u{one}" for one in ids])[user], np.arange(runs))
+    assert sorted(renamed.counts.tolist()) == sorted(errors.counts.tolist())
+    for metric in ("rmse", "mae"):
+        assert [one.value for one in estimates(renamed, metric, resamples=9)] == pytest.approx(
+            [one.value for one in estimates(errors, metric, resamples=9)]
+        )
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"arm": np.array([0, 2])}, "each has a run"),
+        ({"arm": np.array([1, 1])}, "each has a run"),
+        ({"arm": np.array([-1, 0])}, "each has a run"),
+        ({"arm": np.array([0])}, "1 runs, 3 users"),
+        ({"squares": np.ones((2, 2))}, "2 runs, 3 users"),
+        ({"counts": np.array([1, 0, 1])}, "each with a target"),
+        ({"absolutes": np.array([[1, 1, 1], [1, np.nan, 1]])}, "isn't finite"),
+    ],
+)
+def test_errors_that_cant_be_are_refused(changed, said):
+    with pytest.raises(ValueError, match=said):
+        replace(alike([1, 2], [0, 1], users=3), **changed)
+
+
+def test_one_user_no_run_other_lengths_and_other_metrics_are_refused():
+    one = np.ones(2)
+    with pytest.raises(ValueError, match="two users at least"):
+        sum_errors(np.ones((1, 2)), one, np.array([3, 3]), [0])
+    with pytest.raises(ValueError, match="each has a run"):
+        sum_errors(np.ones((0, 2)), one, np.array([3, 4]), [])
+    for predicted, user, arm in (
+        (np.ones((1, 3)), [1, 2], [0]),
+        (np.ones((1, 2)), [1], [0]),
+        (np.ones(2), [1, 2], [0]),
+    ):
+        with pytest.raises(ValueError, match="predicted"):
+            sum_errors(predicted, one, np.array(user), arm)
+    for function in (estimates, differences):
+        with pytest.raises(ValueError, match="rmse, mae: accuracy"):
+            function(alike([1, 2], [0, 1]), "accuracy")
+
+
+# values and intervals
+
+
+def test_values_by_hand():
+    # Users of 1 and 3 targets; arm 0 has two runs.
+    squares = np.array([[4.0, 12.0], [0.0, 4.0], [1.0, 35.0]])
+    absolutes = np.array([[2.0, 6.0], [0.0, 2.0], [1.0, 9.0]])
+    errors = Errors(squares, absolutes, np.array([1, 3]), np.array([0, 0, 1]))
+    assert [one.value for one in estimates(errors, "rmse")] == [(2 + 1) / 2, 3.0]
+    assert [one.value for one in estimates(errors, "mae")] == [(2 + 0.5) / 2, 2.5]
+    assert differences(errors, "rmse")[0, 1].value == -1.5
+    assert differences(errors, "mae")[0, 1].value == -1.25
+
+
+@METRICS
+def test_the_seeds_part_is_a_t_interval(metric):
+    runs = [1.0, 1.1, 1.3]
+    (estimate,) = estimates(alike(runs, [0, 0, 0]), metric, resamples=400_000)
+    half = t.ppf(0.975, 2) * np.std(runs, ddof=1) / math.sqrt(3)
+    assert estimate.value == pytest.approx(np.mean(runs))
+    assert estimate.high - estimate.value == pytest.approx(half, rel=0.02)
+    assert estimate.value - estimate.low == pytest.approx(half, rel=0.02)
+
+
+@METRICS
+def test_a_difference_has_the_seeds_noise_of_both_arms(metric):
+    spread = np.arange(7) / 100
+    errors = alike([*(1 + spread), *(1.2 + spread)], [0] * 7 + [1] * 7)
+    difference = differences(errors, metric, resamples=400_000)[0, 1]
+    half = BEHRENS_FISHER * math.sqrt(2 * np.var(spread, ddof=1) / 7)
+    assert difference.seeds
+    assert difference.value == pytest.approx(-0.2)
+    assert difference.high - difference.value == pytest.approx(half, rel=0.02)
+    assert difference.value - difference.low == pytest.approx(half, rel=0.02)
+
+
+def test_p_of_seeds_alone_is_the_t_distributions():
+    # One arm's runs don't differ, so that the difference is a t of the other's; each swap turns a user's sign.
+    errors = alike([1.0, 1.1, 1.3, 1.1, 1.1], [0, 0, 0, 1, 1], users=1000)
+    found = differences(errors, "mae", resamples=99_999)[0, 1]
+    null = np.random.default_rng(5).standard_t(2, 99_999) * np.std([1.0, 1.1, 1.3], ddof=1) / math.sqrt(3)
+    assert found.p == pytest.approx(np.mean(np.abs(null) >= abs(found.value)), abs=0.01)
+
+
+@METRICS
+def test_what_users_explain_is_not_taken_for_seeds(metric):
+    # Two runs that differ by user, far more than in all: what differs in all is what users would make it.
+    signs = np.resize([1.0, -1.0], 100)
+    absolutes = np.array([1.005 + 0.5 * signs, 0.995 - 0.5 * signs])
+    by_user = Errors(absolutes**2, absolutes, np.ones(100, dtype=int), np.array([0, 0]))
+    runs = np.sqrt((absolutes**2).mean(axis=1)) if metric == "rmse" else absolutes.mean(axis=1)
+    (mixed,), (seeds,) = estimates(by_user, metric), estimates(alike(runs, [0, 0]), metric)
+    assert mixed.value == pytest.approx(seeds.value)
+    assert mixed.high - mixed.low < 0.7 * (seeds.high - seeds.low)
+
+
+@METRICS
+def test_one_run_in_either_arm_leaves_seeds_out(metric):
+    found = differences(alike([1.0, 1.0, 1.4, 1.5, 1.7], [0, 1, 1, 2, 2]), metric)
+    assert {pair: one.seeds for pair, one in found.items()} == {(0, 1): False, (0, 2): False, (1, 2): True}
+    for pair in ((0, 1), (0, 2)):
+        assert found[pair].low == pytest.approx(found[pair].value) == pytest.approx(found[pair].high)
+    assert found[1, 2].high > found[1, 2].value + 1
+
+
+def test_users_are_resampled_as_by_scipy():
+    errors = sum_errors(*made_up(3, [0, 1, 1], users=30))
+
+    def means(drawn, axis):
+        return np.stack([sums[:, drawn].sum(axis=-1) / errors.counts[drawn].sum(axis=-1) for sums in errors.sums])
+
+    expected = bootstrap(
+        (np.arange(30),),
+        means,
+        vectorized=True,
+        n_resamples=200,
+        batch=50,
+        method="percentile",
+        rng=np.random.default_rng((4, USERS)),
+    )
+    assert _resampled(errors, 200, 4) == pytest.approx(expected.bootstrap_distribution)
+
+
+@METRICS
+@pytest.mark.parametrize(
+    ("counts", "effective"), [([1] * 10, 10), ([2, 2, 2, 6, 6], 324 / 84), ([9, 9], 2), ([1, 1, 10_000_000], 2)]
+)
+def test_intervals_are_wider_than_percentiles_as_t_is_than_normal(metric, counts, effective):
+    random = np.random.default_rng(2)
+    absolutes = random.uniform(0.2, 2, (2, len(counts))) * counts
+    errors = Errors(absolutes**2 / counts, absolutes, np.array(counts), np.array([0, 1]))
+    draws = _resampled(errors, 9_999, 0)
+    draws = np.sqrt(draws[0]) if metric == "rmse" else draws[1]
+    wider = t.ppf(0.975, effective - 1) / 1.959964 * math.sqrt(effective / (effective - 1))
+    both = [*estimates(errors, metric), differences(errors, metric)[0, 1]]
+    for found, own in zip(both, [*draws, draws[0] - draws[1]], strict=True):
+        low, high = np.quantile(own, TAILS)
+        assert [found.low, found.high] == pytest.approx(
+            [found.value + wider * (low - found.value), found.value + wider * (high - found.value)]
+        )
+
+
+def naive(errors, metric, resamples):
+    """Interval of arm 0 and of arm 0 minus arm 1, and p of that, by loops; one run an arm."""
+    random = python_random.Random(8)
+    users, counts = len(errors.counts), errors.counts.tolist()
+    sums = (errors.squares if metric == "rmse" else errors.absolutes).tolist()
+
+    def figure(arm, drawn):
+        mean = sum(sums[arm][u] for u in drawn) / sum(counts[u] for u in drawn)
+        return math.sqrt(mean) if metric == "rmse" else mean
+
+    observed = [figure(arm, range(users)) for arm in (0, 1)]
+    effective = sum(counts) ** 2 / sum(n * n for n in counts)
+    wider = t.ppf(0.975, effective - 1) / 1.959964 * math.sqrt(effective / (effective - 1))
+    own, paired, far = [], [], 0
+    gaps = [a - b for a, b in zip(*sums, strict=True)]
+    for _ in range(resamples):
+        drawn = random.choices(range(users), k=users)
+        own.append(observed[0] + wider * (figure(0, drawn) - observed[0]))
+        paired.append(
+            observed[0] - observed[1] + wider * (figure(0, drawn) - figure(1, drawn) - observed[0] + observed[1])
+        )
+        far += abs(sum(random.choice((-1, 1)) * gap for gap in gaps)) >= abs(sum(gaps)) - 1e-9
+    return np.quantile(own, TAILS), np.quantile(paired, TAILS), (1 + far) / (1 + resamples)
+
+
+@METRICS
+def test_one_run_an_arm_equals_loops(metric):
+    errors = sum_errors(*made_up(6, [0, 1], users=25, worse=0.05))
+    own, paired, p = naive(errors, metric, 4000)
+    estimate, difference = estimates(errors, metric)[0], differences(errors, metric)[0, 1]
+    assert [estimate.low, estimate.high] == pytest.approx(own, abs=0.03 * (own[1] - own[0]))
+    assert [difference.low, difference.high] == pytest.approx(paired, abs=0.03 * (paired[1] - paired[0]))
+    assert 0.01 < p < 0.99
+    assert difference.p == pytest.approx(p, abs=0.03)
+
+
+# p
+
+
+@METRICS
+@pytest.mark.parametrize(("third", "share"), [(0.125, 2 / 8), (-0.125, 4 / 8)])
+def test_p_by_hand(metric, third, share):
+    # With 0.5, 0.25 and 0.125, only none swapped and all swapped are as far from 0 as 0.875; with -0.125, 0.625 is
+    # reached wherever the first two have one sign.
+    sums = np.array([[1.0, 1.0, 1.0], [1.5, 1.25, 1 + third]])
+    errors = Errors(sums, sums, np.array([1, 2, 3]), np.array([0, 1]))
+    assert differences(errors, metric, resamples=99_999)[0, 1].p == pytest.approx(share, abs=0.01)
+
+
+@METRICS
+def test_p_against_scipys_exact_test(metric):
+    errors = sum_errors(*made_up(9, [0, 0, 1, 2], users=11))
+    sums = (errors.squares if metric == "rmse" else errors.absolutes).astype(float)
+    # The last two arms have one run each.
+    exact = permutation_test((sums[2] - sums[3],), np.sum, permutation_type="samples", n_resamples=np.inf).pvalue
+    assert differences(errors, metric, resamples=50_000)[1, 2].p == pytest.approx(exact, abs=0.01)
+
+
+def test_p_is_never_zero_and_falls_with_the_difference():
+    found = [
+        differences(sum_errors(*made_up(1, [0, 1], users=60, worse=worse)), "rmse")[0, 1].p
+        for worse in (0.0, 0.01, 1.0)
+    ]
+    assert found[0] > found[1] > found[2] == 1 / 10_000
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.5]) == [1.0, 1.0]
+    assert holm([0.2]) == [0.2]
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(1e-6, 1), min_size=1, max_size=12))
+def test_holm_equals_its_definition(p):
+    order = sorted(range(len(p)), key=p.__getitem__)
+    expected, largest = {}, 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, (len(p) - rank) * p[place])
+        expected[place] = min(1.0, largest)
+    assert holm(p) == pytest.approx([expected[i] for i in range(len(p))])
+
+
+def test_p_holm_is_over_the_pairs_of_one_metric():
+    found = differences(sum_errors(*made_up(4, [0, 1, 1, 2, 2, 3], users=40, worse=0.1)), "mae")
+    assert list(found) == [(i, j) for i, j in product(range(4), repeat=2) if i < j]
+    assert [one.p_holm for one in found.values()] == holm([one.p for one in found.values()])
+
+
+# what they mustn't depend on
+
+
+@METRICS
+@pytest.mark.parametrize("arm", [[0, 1], [0, 0, 1, 1], [0, 0, 0, 1, 1, 1]])
+def test_identical_arms_dont_differ(metric, arm):
+    predicted, rating, user, _ = made_up(7, [0] * (len(arm) // 2))
+    difference = differences(sum_errors(np.tile(predicted, (2, 1)), rating, user, arm), metric)[0, 1]
+    assert (difference.value, difference.p, difference.p_holm) == (0.0, 1.0, 1.0)
+    assert difference.low <= 0 <= difference.high
+    assert (difference.low == difference.high) == (len(arm) == 2)
+
+
+@METRICS
+def test_runs_that_are_one_model_are_no_seeds_noise(metric):
+    predicted, rating, user, _ = made_up(7, [0, 1])
+    once = differences(sum_errors(predicted, rating, user, [0, 1]), metric)[0, 1]
+    thrice = differences(sum_errors(np.repeat(predicted, 3, axis=0), rating, user, [0, 0, 0, 1, 1, 1]), metric)[0, 1]
+    assert astuple(thrice)[:5] == pytest.approx(astuple(once)[:5])
+
+
+@METRICS
+@given(st.integers(0, 2**32))
+@settings(max_examples=20)
+def test_swapping_arms_negates(metric, seed):
+    predicted, rating, user, arm = made_up(seed, [0, 1])
+    one = differences(sum_errors(predicted, rating, user, arm), metric, resamples=199)[0, 1]
+    other = differences(sum_errors(predicted, rating, user, 1 - arm), metric, resamples=199)[0, 1]
+    assert [other.value, other.low, other.high] == pytest.approx([-one.value, -one.high, -one.low], abs=1e-9)
+    assert other.p == one.p
+
+
+@METRICS
+@given(st.integers(0, 2**32), st.permutations(range(6)))
+@settings(max_examples=20)
+def test_the_order_of_runs_doesnt_matter(metric, seed, order):
+    predicted, rating, user, arm = made_up(seed, [0, 0, 0, 1, 1, 2])
+    first = sum_errors(predicted, rating, user, arm)
+    other = sum_errors(predicted[order], rating, user, arm[order])
+    for one, again in zip(
+        estimates(first, metric, resamples=199), estimates(other, metric, resamples=199), strict=True
+    ):
+        assert astuple(again) == pytest.approx(astuple(one), abs=1e-9)
+    found, again = differences(first, metric, resamples=199), differences(other, metric, resamples=199)
+    for pair, one in found.items():
+        assert astuple(again[pair]) == pytest.approx(astuple(one), abs=1e-9)
+
+
+@METRICS
+def test_the_order_of_users_moves_only_what_is_drawn(metric):
+    first = sum_errors(*made_up(5, [0, 0, 1, 1], users=50, worse=0.05))
+    order = np.random.default_rng(0).permutation(50)
+    other = Errors(first.squares[:, order], first.absolutes[:, order], first.counts[order], first.arm)
+    one, again = (differences(errors, metric, resamples=40_000)[0, 1] for errors in (first, other))
+    assert again.value == pytest.approx(one.value)
+    assert [again.low, again.high, again.p] == pytest.approx([one.low, one.high, one.p], rel=0.15)
+
+
+def test_equal_arguments_give_equal_results_and_another_seed_others():
+    given_errors = made_up(2, [0, 0, 1])
+    first, again = sum_errors(*given_errors), sum_errors(*given_errors)
+    for function in (estimates, differences):
+        results = function(first, "rmse", resamples=99), function(first, "mae", resamples=99)
+        assert results == (function(again, "rmse", resamples=99), function(again, "mae", resamples=99))
+        assert results[0] != results[1]
+        assert results[0] != function(first, "rmse", resamples=99, seed=1)
+        assert results[0] == function(first, "rmse", resamples=99)
+        assert results[0] != function(first, "rmse", resamples=98)
