@@ -14,7 +14,7 @@ from mlens.errors import JobFailed, UserError, exit_with, told_in_one_line
 
 def start(main: Callable[[], object]) -> None:
     """Call Hydra's `main` with the command line; what Hydra or a sweep refuses in it is one line and exit code 2 too,
-    and a sweep with a failed job ends with exit code 1."""
+    a sweep with a failed job ends with exit code 1, and Ctrl-C with 130."""
     sys.argv = drop_local_rank(sys.argv)
     # Else Hydra prints its refusals itself, over many lines, and cuts the traceback of anything else.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
@@ -24,6 +24,10 @@ def start(main: Callable[[], object]) -> None:
     except JobFailed as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(1)
+    except KeyboardInterrupt:
+        # As a shell tells of a program that SIGINT ended.
+        print("stopped: resume=true goes on with a run, the same command with a sweep", file=sys.stderr, flush=True)
+        sys.exit(130)
     except (ConfigCompositionException, OverrideParseException) as error:
         exit_with(UserError(_one_line(error)))
     except ValueError as error:

@@ -41,8 +41,10 @@ def test_other_errors_pass(raised, monkeypatch):
         start(main)
 
 
-@pytest.mark.parametrize(("raised", "code"), [(UserError("of the user"), 2), (JobFailed("of a job"), 1)])
-def test_what_a_sweep_refuses_and_a_failed_job_are_one_line(raised, code, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("raised", "code"), [(UserError("of the user"), 2), (JobFailed("of a job"), 1), (KeyboardInterrupt(), 130)]
+)
+def test_what_a_sweep_refuses_a_failed_job_and_ctrl_c_are_one_line(raised, code, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["train.py"])
 
     def main():
@@ -50,4 +52,6 @@ def test_what_a_sweep_refuses_and_a_failed_job_are_one_line(raised, code, monkey
 
     with pytest.raises(SystemExit) as ended:
         start(main)
-    assert ended.value.code == code and capsys.readouterr().err == f"error: {raised}\n"
+    said = capsys.readouterr().err
+    assert ended.value.code == code and said.count("\n") == 1
+    assert said.startswith(f"error: {raised}" if code != 130 else "stopped: ")

@@ -47,6 +47,7 @@ class Results:
 
 def compare(paired: Paired) -> Results:
     errors = sum_errors(paired.expected, paired.rating, paired.user, paired.arm)
+    of_arms = estimates(errors, "rmse"), estimates(errors, "mae")
     rmse, mae = differences(errors, "rmse"), differences(errors, "mae")
     between = {}
     for i, j in rmse:
@@ -61,7 +62,7 @@ def compare(paired: Paired) -> Results:
             _on(paired, i, j, both),
             int(both.sum()),
         )
-    return Results(paired, estimates(errors, "rmse"), estimates(errors, "mae"), between)
+    return Results(paired, *of_arms, between)
 
 
 def _on(paired: Paired, i: int, j: int, targets: np.ndarray) -> Difference | None:

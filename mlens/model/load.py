@@ -115,7 +115,9 @@ def load_trained(
     except (OSError, ValueError) as error:
         raise _cannot_load("tokenizer", str(folder), error) from error
     if isinstance(model, TinyModel):
-        weights: Path | None = None if isinstance(peft, Lora) else folder
+        if isinstance(peft, Lora) and model.base.lines:
+            raise UserError(f"{folder} holds an adapter alone, and the base model that it changes isn't kept with it")
+        weights = None if isinstance(peft, Lora) else folder
         built = build_model(model, NoPeft(), tokenizer, longest, settings.seed, False, device, weights)
     else:
         own = model if isinstance(peft, Lora) else replace(model, path=str(folder))

@@ -1,0 +1,73 @@
+"""A trained model under another strategy than its own."""
+
+import subprocess
+import sys
+
+import polars as pl
+import pytest
+from runs import ROOT, child_environment, run_here, summary_of
+
+from mlens.errors import UserError
+from mlens.evaluation.__main__ import evaluate_under
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "all"
+    run_here(folder, "debug=fast", "history=all_previous", "trainer.max_steps=2")
+    return folder
+
+
+def test_under_its_own_strategy_a_model_is_as_good_as_its_run_says(run):
+    file = evaluate_under(run, ["history=all_previous"])
+    assert file == run / "evaluations" / "history=all_previous" / "summary.json"
+    found, own = summary_of(file.parent), summary_of(run)
+    for stage in ("val", "test"):
+        assert found["metrics"][stage].pop("by_history_length") == own["metrics"][stage].pop("by_history_length")
+        assert found["metrics"][stage]["rmse"] == pytest.approx(own["metrics"][stage]["rmse"], abs=1e-6)
+    before, after = (pl.read_parquet(f / "predictions" / "test.parquet") for f in (run, file.parent))
+    assert before["history_hash"].equals(after["history_hash"])
+
+
+def test_under_another_strategy_it_sees_that_ones_histories_on_the_same_targets(run):
+    file = evaluate_under(run, ["history=fixed_count", "history.count=2"])
+    found = summary_of(file.parent)
+    assert found["history"] == {"_target_": "mlens.history.fixed_count.FixedCount", "count": 2}
+    before, after = (pl.read_parquet(f / "predictions" / "test.parquet") for f in (run, file.parent))
+    assert before.select("user", "movie", "t").equals(after.select("user", "movie", "t"))
+    assert after["history_used"].max() == 2 < before["history_used"].max()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["split.seed=3"], "split.seed can't differ"),
+        (["seed=3"], "seed can't differ"),
+        (["history=bogus"], "bogus"),
+        (["history=random", "history.ratio=2"], "history.ratio"),
+        (["history"], "history"),
+    ],
+)
+def test_what_would_ask_for_other_targets_or_is_wrong_is_refused(run, overrides, message):
+    before = {path.name for path in (run / "evaluations").glob("*")}
+    with pytest.raises(UserError, match=message):
+        evaluate_under(run, overrides)
+    assert {path.name for path in (run / "evaluations").glob("*")} == before
+
+
+def test_the_command_says_where_it_wrote_and_refuses_to_do_it_again(run, tmp_path):
+    command = [sys.executable, "-m", "mlens.evaluation", str(run), "history=none"]
+    first, again = (
+        subprocess.run(
+            command, cwd=tmp_path, env=child_environment(PYTHONPATH=str(ROOT)), capture_output=True, text=True
+        )
+        for _ in range(2)
+    )
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.splitlines()[-1] == str(run / "evaluations" / "history=none" / "summary.json")
+    assert again.returncode == 2 and "holds this evaluation already" in again.stderr.splitlines()[-1]
+
+
+def test_a_run_that_is_not_finished_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no finished run"):
+        evaluate_under(tmp_path, ["history=none"])
