@@ -74,7 +74,7 @@ STUDIES = {
 }
 RATES = {"muon": (0.02, 0.003), "adamw": (0.0015, 0.0015)}
 # A base model is fine-tuned as trainer=from_base does.
-BASE_RATES = (0.005, 0.001)
+BASE_RATES = (0.003, 0.0005)
 # On stretches, as conf/model/tiny_base.yaml has them.
 RATINGS_PER_STEP, ASKED = 96, 0.25
 

@@ -13,8 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
 from hypothesis import given
 from hypothesis import strategies as st
+from runs import composed, hydra_config
 
 from hydra_plugins.mlens_launcher import _agent
 from hydra_plugins.mlens_launcher._board import Standing
@@ -272,3 +275,9 @@ def test_when_a_jobs_agent_is_killed_its_ranks_end_and_the_sweep_goes_on(stand_i
     run(ledger, script, LauncherSettings(nproc_per_node=2), kill_the_agent)
     wait_until(lambda: not any(psutil.pid_exists(pid) for pid in pids_of(tmp_path)))
     assert [(job.state, job.exit_code) for job in ledger.jobs.values()] == [(FAILED, -signal.SIGKILL), (FINISHED, 0)]
+
+
+def test_hydra_finds_the_launcher():
+    found = {f"{launcher.__module__}.{launcher.__name__}" for launcher in Plugins.instance().discover(Launcher)}
+    assert "hydra_plugins.mlens_launcher.launcher.MlensLauncher" in found
+    assert composed().keys() and hydra_config().launcher._target_ in found

@@ -1,0 +1,48 @@
+"""Real runs of one config over seeds, split into two labels, and a report that is tracked."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from made_up_runs import make_sweep
+from runs import run_here
+
+from mlens.comparison.pairing import pair
+from mlens.comparison.report import report
+from mlens.comparison.runs import find_runs, make_arms
+from mlens.comparison.statistics import differences, sum_errors
+from mlens.comparison.tracking import track
+from mlens.training.settings import Wandb
+
+SEEDS = 6
+
+
+@pytest.mark.slow
+def test_one_strategy_under_two_labels_is_found_different_no_more_often_than_nominal(tmp_path):
+    """Six seeds of one config in all ten ways to call three of them A and the other three B: at the level of 5% at most
+    one of them may be found different (two or more have a probability of 0.09 if the ten were independent)."""
+    for seed in range(SEEDS):
+        settings = ("debug=fast", "data.max_users=null", "evaluation.max_users=null", "trainer.max_steps=60")
+        run_here(
+            tmp_path / str(seed), *settings, "history=fixed_count", "trainer.validate_every_steps=null", f"seed={seed}"
+        )
+    paired, _ = pair(make_arms(find_runs([tmp_path])))
+    assert len(paired.arms) == 1 and len(paired.runs) == SEEDS
+    found = 0
+    for members in combinations(range(1, SEEDS), SEEDS // 2 - 1):
+        arm = np.ones(SEEDS, dtype=np.int64)
+        arm[[0, *members]] = 0
+        errors = sum_errors(paired.expected, paired.rating, paired.user, arm)
+        found += differences(errors, "rmse")[0, 1].p < 0.05
+    assert found <= 1
+
+
+def test_the_report_is_tracked_in_the_group_of_its_sweep(tmp_path):
+    written = report([make_sweep(tmp_path / "sweep")], tmp_path / "sweep")
+    track(written, Wandb(mode="disabled"), tmp_path / "sweep")
+    assert not (tmp_path / "sweep" / "wandb").exists()
+    track(written, Wandb(mode="offline"), tmp_path / "sweep")
+    (run,) = (tmp_path / "sweep" / "wandb").glob("offline-run-*")
+    logged = b"".join(file.read_bytes() for file in run.glob("*.wandb"))
+    assert b"report" in logged and b"sweep" in logged
+    assert list(run.glob("files/media/html/report_*.html")) and list(run.glob("files/media/table/results_*.json"))
