@@ -8,7 +8,7 @@ some of them, evenly spread, with packing.share=never. Counted are the tokens of
 and backward passes over rows that are built before. The growth exponent is the slope of the least-squares line through
 the logarithms of length and cost: 0 doesn't grow, 1 grows as the history does. The plot shows the points and the lines.
 
-On a GPU, where there is one, the lengths go on to 2,048. Needs the extra `bench`. About two minutes on two cores.
+On a GPU, where there is one, the lengths go on to 2,048. About two minutes on two cores.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 import ours
 import torch
 from rich.table import Table
-from setting import command, console, make_setting, require, start
+from setting import command, console, make_setting, start
 
 from mlens.engine.engine import Engine
 from mlens.packing.dataset import RatingDataset
@@ -92,7 +92,6 @@ def exponent(lengths: Sequence[int], costs: Sequence[float]) -> tuple[float, flo
 
 
 def main(options: argparse.Namespace) -> None:
-    require("matplotlib")
     lengths = GPU_LENGTHS if torch.cuda.is_available() else LENGTHS
     most = 32 * max(lengths) + 1024  # tokens: a line has 27 on average
     overrides = (f"prompt.max_tokens={most}", f"packing.row_tokens={2 * most}")
