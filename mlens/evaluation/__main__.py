@@ -105,3 +105,7 @@ def _config(run: Path, overrides: list[str]):
             key = override.key_or_group
             OmegaConf.update(config, key, chosen[key] if "." not in key else override.value(), merge=False)
     return config
+
+
+if __name__ == "__main__":
+    main()
