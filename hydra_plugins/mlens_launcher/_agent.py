@@ -1,7 +1,7 @@
 """torchrun, ended with the sweep that started it: `python _agent.py TORCHRUN_ARGUMENTS`.
 
 The launcher holds the other end of standard input. When it goes, however it does, the pipe ends, and this process
-ends its whole group: no rank trains on in a folder that the next sweep wants.
+ends its ranks and itself: no rank trains on in a folder that the next sweep wants.
 """
 
 from __future__ import annotations
@@ -9,12 +9,19 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from contextlib import suppress
+
+import psutil
 
 
 def end_with_launcher() -> None:
     while os.read(0, 1):  # not sys.stdin, whose lock would abort the interpreter's end
         pass
-    os.killpg(os.getpgrp(), signal.SIGKILL)
+    # torchrun gives every rank a session of its own, so there is no group to end.
+    for rank in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            rank.kill()
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 if __name__ == "__main__":

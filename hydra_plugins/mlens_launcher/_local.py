@@ -12,6 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from hydra_plugins.mlens_launcher import _agent
 from hydra_plugins.mlens_launcher._ledger import FAILED, FINISHED, RUNNING, STOPPED, Ledger
 from hydra_plugins.mlens_launcher._settings import LauncherSettings, Share, divide
@@ -25,9 +27,11 @@ POLL = 0.2
 
 @dataclass
 class Started:
-    """A job that runs: its process (the leader of its group), the share of the machine that it has, and since when."""
+    """A job that runs: its process, the argument that tells its ranks from all others, the share of the machine that it
+    has, and since when."""
 
     process: subprocess.Popen
+    mark: str
     share: Share
     since: float
 
@@ -71,8 +75,9 @@ def run_local(
 ) -> None:
     """Run these jobs, `max_parallel` at once, and note in the ledger how each ends; a failed one stops no other.
 
-    command: what follows `torchrun --nproc_per_node=N` for a job of that name. `watch` is called some times a second.
-    Ctrl-C ends all jobs with all their ranks, notes them as stopped, and is raised again.
+    command: what follows `torchrun --nproc_per_node=N` for a job of that name; its last argument is no other job's.
+    `watch` is called some times a second. Ctrl-C ends all jobs with all their ranks, notes them as stopped, and is raised
+    again.
     """
     free = divide(settings, visible_gpus(), len(os.sched_getaffinity(0)))
     waiting, running = list(names), dict[str, Started]()
@@ -86,12 +91,12 @@ def run_local(
             for name, started in list(running.items()):
                 code = started.process.poll()
                 if code is not None:
-                    _end_group(started.process)  # ranks whose agent was killed
+                    end_processes(started.mark)  # ranks whose agent was killed
                     free.append(running.pop(name).share)
                     note_end(ledger, name, code, time.monotonic() - started.since)
             watch()
     except BaseException:
-        _stop([started.process for started in running.values()])
+        _stop(list(running.values()))
         for name, started in running.items():
             ledger.set(name, state=STOPPED, seconds=time.monotonic() - started.since)
         raise
@@ -127,23 +132,31 @@ def _start(ledger: Ledger, name: str, command: list[str], share: Share) -> Start
             env=job_environment(share),
             start_new_session=True,
         )
-    return Started(process, share, time.monotonic())
+    return Started(process, command[-1], share, time.monotonic())
 
 
-def _stop(processes: list[subprocess.Popen]) -> None:
+def _stop(jobs: list[Started]) -> None:
     """Ask all to end, and kill what is left after a while."""
-    for process in processes:
-        process.send_signal(signal.SIGTERM)
+    for job in jobs:
+        job.process.send_signal(signal.SIGTERM)
     deadline = time.monotonic() + LEAVE
-    while time.monotonic() < deadline and any(process.poll() is None for process in processes):
+    while time.monotonic() < deadline and any(job.process.poll() is None for job in jobs):
         time.sleep(POLL)
-    for process in processes:
-        _end_group(process)
-        process.wait()
+    for job in jobs:
+        job.process.kill()
+        end_processes(job.mark)
+        job.process.wait()
 
 
-def _end_group(process: subprocess.Popen) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    if process.stdin is not None:
-        process.stdin.close()
+def end_processes(mark: str) -> None:
+    """Kill every process with this argument. torchrun gives its ranks sessions of their own, and a rank whose agent was
+    killed is nobody's child: its command line alone tells whose it was."""
+    for process in processes_with({mark}):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def processes_with(marks: set[str]) -> list[psutil.Process]:
+    """The processes that have one of these arguments, but for this one."""
+    found = psutil.process_iter(["cmdline"])
+    return [p for p in found if marks & set(p.info["cmdline"] or ()) and p.pid != os.getpid()]

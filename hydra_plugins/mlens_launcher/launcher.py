@@ -20,7 +20,7 @@ from omegaconf import DictConfig, open_dict
 
 from hydra_plugins.mlens_launcher._board import Board
 from hydra_plugins.mlens_launcher._ledger import FINISHED, WAITING, Job, Ledger, job_names
-from hydra_plugins.mlens_launcher._local import run_local
+from hydra_plugins.mlens_launcher._local import processes_with, run_local
 from hydra_plugins.mlens_launcher._settings import LauncherSettings
 from mlens.errors import JobFailed, UserError
 
@@ -199,16 +199,10 @@ def _is_finished(ledger: Ledger, job: Job) -> bool:
 
 def _wait_for_leftovers(folder: Path, names: list[str]) -> None:
     """Wait until no process of an earlier sweep works in these jobs' folders. Raises UserError where one stays."""
-    import psutil
-
-    arguments = {_output_dir(folder, name) for name in names}
+    marks = {_output_dir(folder, name) for name in names}
     deadline = time.monotonic() + LEFTOVERS
     while True:
-        found = [
-            process.pid
-            for process in psutil.process_iter(["cmdline"])
-            if arguments & set(process.info["cmdline"] or ()) and process.pid != os.getpid()
-        ]
+        found = [process.pid for process in processes_with(marks)]
         if not found:
             return
         if time.monotonic() > deadline:

@@ -142,7 +142,7 @@ def stand_in(tmp_path, monkeypatch):
             threading.Thread(target=end_with_launcher, daemon=True).start()
             ranks = next(int(a.split("=")[1]) for a in sys.argv if a.startswith("--nproc_per_node="))
             command = [a for a in sys.argv[1:] if not a.startswith("--")]
-            jobs = [subprocess.Popen([sys.executable, *command]) for _ in range(ranks)]
+            jobs = [subprocess.Popen([sys.executable, *command], start_new_session=True) for _ in range(ranks)]
             sys.exit(max(job.wait() for job in jobs))
             """
         )
@@ -159,7 +159,9 @@ def write_job(folder: Path, body: str) -> str:
 
 def run(ledger: Ledger, script: str, settings: LauncherSettings, watch=lambda: None) -> None:
     folder = str(ledger.folder)
-    run_local(ledger, list(ledger.jobs), lambda name: [script, name, folder], settings, watch)
+    run_local(
+        ledger, list(ledger.jobs), lambda name: [script, name, folder, f"output_dir={folder}/{name}"], settings, watch
+    )
 
 
 def test_a_failed_job_stops_no_other_and_its_last_words_are_kept(stand_in, tmp_path, monkeypatch):
@@ -250,8 +252,8 @@ def test_when_the_launcher_is_killed_no_rank_goes_on(stand_in, tmp_path):
                 from hydra_plugins.mlens_launcher._settings import LauncherSettings
                 _agent.__file__ = {_agent.__file__!r}
                 ledger = Ledger(Path({str(tmp_path)!r}), [Job(name, [], name) for name in "ab"])
-                run_local(ledger, ["a", "b"], lambda name: [{script!r}, name, {str(tmp_path)!r}],
-                          LauncherSettings(nproc_per_node=2, max_parallel=2), lambda: None)
+                command = lambda name: [{script!r}, name, {str(tmp_path)!r}, f"output_dir={{name}}"]
+                run_local(ledger, ["a", "b"], command, LauncherSettings(nproc_per_node=2, max_parallel=2), lambda: None)
                 """
             ),
         ],
