@@ -76,8 +76,8 @@ def run_local(
     """Run these jobs, `max_parallel` at once, and note in the ledger how each ends; a failed one stops no other.
 
     command: what follows `torchrun --nproc_per_node=N` for a job of that name; its last argument is no other job's.
-    `watch` is called some times a second. Ctrl-C ends all jobs with all their ranks, notes them as stopped, and is raised
-    again.
+    `watch` is called some times a second. Ctrl-C ends all jobs with all their ranks, notes them as stopped, and is
+    raised again.
     """
     free = divide(settings, visible_gpus(), len(os.sched_getaffinity(0)))
     waiting, running = list(names), dict[str, Started]()
