@@ -13,6 +13,8 @@ from mlens.comparison.statistics import Difference, Errors, Estimate, difference
 
 # Below this corrected p a difference is called one.
 LEVEL = 0.05
+# Resamples for differences on a part of the targets, of which intervals alone are shown: two for each pair of arms.
+ON_A_PART = 999
 # Taken from the runs' own summaries, as means over seeds.
 SUMMARISED = ("accuracy", "nll", "calibration_error", "auc", "ndcg_10", "user_rmse", "argmax_rmse", "illegal_mass")
 
@@ -73,7 +75,7 @@ def _on(paired: Paired, i: int, j: int, targets: np.ndarray) -> Difference | Non
     runs = np.flatnonzero((paired.arm == i) | (paired.arm == j))
     arm = (paired.arm[runs] == j).astype(np.int64)
     errors: Errors = sum_errors(paired.expected[np.ix_(runs, targets)], paired.rating[targets], user, arm)
-    return differences(errors, "rmse")[0, 1]
+    return differences(errors, "rmse", resamples=ON_A_PART)[0, 1]
 
 
 def answer(results: Results) -> str:
