@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import lzma
 import shutil
 import stat
 import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -99,7 +101,8 @@ def unpacked(archive: Path, layouts: Sequence[Layout]) -> dict[str, Path]:
                     # zipfile hands out no more than the declared size, which was checked.
                     with zipped.open(member) as source, (folder / name).open("wb") as target:
                         shutil.copyfileobj(source, target)
-        except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError) as error:
+        # An encrypted member is a RuntimeError, one that is packed in an unknown way a NotImplementedError.
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
             raise UserError(f"{archive}: a broken zip archive ({error})") from error
 
     folder = cached_folder("archives", content_key(sorted(wanted), files=[archive]), write)

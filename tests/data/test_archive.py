@@ -144,6 +144,18 @@ def test_a_broken_zip(zipped):
     )
 
 
+@pytest.mark.parametrize("packed", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+def test_packed_data_that_make_no_sense(zipped, cache, packed):
+    file = zipped({**FILES, "ratings.csv": RATINGS * 50}, packed)
+    with zipfile.ZipFile(file) as whole:
+        member = whole.getinfo("ratings.csv")
+    data, start = bytearray(file.read_bytes()), member.header_offset + 30 + len(member.filename)
+    data[start : start + member.compress_size] = b"\xff" * member.compress_size
+    file.write_bytes(data)
+    assert refused(str(file), "ml-25m", LAYOUTS).startswith(f"{file}: a broken zip archive (")
+    assert not any(path.is_file() and path.suffix == ".csv" for path in cache.rglob("*"))
+
+
 def test_what_is_no_source(tmp_path, zipped, write):
     assert refused(f"{tmp_path}/no", "ml-25m", LAYOUTS) == f"data.path={tmp_path}/no: no such file or folder"
     text = tmp_path / "text.zip"
