@@ -15,11 +15,12 @@ from hydra_plugins.mlens_launcher._ledger import RUNNING, Job, Ledger
 
 @dataclass
 class Standing:
-    """How far a job has come, as its folder tells: steps done and planned, its last validation RMSE, and the seconds
-    that its steps took."""
+    """How far a job has come, as its folder tells: steps done, planned at most, and the seconds that they may take at
+    most (None: any number); its last validation RMSE, and the seconds that its steps took."""
 
     step: int = 0
     steps: int | None = None
+    limit: float | None = None
     epoch: int = 0
     rmse: float | None = None
     spent: float = 0.0
@@ -29,13 +30,16 @@ class Standing:
     def seconds_left(self) -> float | None:
         if not self.step or self.steps is None:
             return None
-        return (self.steps - self.step) * self.spent / self.step
+        left = (self.steps - self.step) * self.spent / self.step
+        return left if self.limit is None else min(left, max(0.0, self.limit - self.spent))
 
     def look(self, folder: Path) -> None:
         """Read what the job wrote since."""
         plan, metrics = folder / "plan.json", folder / "training_logs" / "metrics.jsonl"
         if self.steps is None and plan.is_file():
-            self.steps = json.loads(plan.read_text(encoding="utf-8"))["steps"]
+            planned = json.loads(plan.read_text(encoding="utf-8"))
+            self.steps, minutes = planned["steps"], planned.get("max_minutes")
+            self.limit = None if minutes is None else 60 * minutes
         if not metrics.is_file():
             return
         with metrics.open("rb") as file:

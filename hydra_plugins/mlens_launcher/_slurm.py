@@ -77,7 +77,7 @@ def make_executor(settings: LauncherSettings, folder: Path, cluster: str = "slur
     try:
         import submitit
     except ImportError as error:
-        raise UserError("hydra.launcher.backend=slurm needs submitit: pip install 'mlens[slurm]'") from error
+        raise UserError("hydra.launcher.backend=slurm needs submitit: pip install -e '.[slurm]'") from error
     try:
         executor = submitit.AutoExecutor(folder=folder / "logs" / "queue", cluster=cluster)
         executor.update_parameters(name="mlens", nodes=settings.nnodes, tasks_per_node=1, **settings.slurm)

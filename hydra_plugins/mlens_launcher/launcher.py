@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -59,7 +60,7 @@ class MlensLauncher(Launcher):
         folder = Path(self.config.hydra.sweep.dir).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         batch = [[o for o in overrides if not o.startswith(SWEEP_ONLY)] for overrides in job_overrides]
-        jobs = self._checked_jobs(batch, job_overrides, initial_job_idx)
+        jobs = self._checked_jobs(batch, initial_job_idx)
         try:
             lock = FileLock(folder / ".sweep.lock").acquire(timeout=0)
         except Timeout as error:
@@ -71,7 +72,8 @@ class MlensLauncher(Launcher):
             todo = [name for name in todo if name not in queued]
             _wait_for_leftovers(folder, todo)
             for name in todo:
-                shutil.rmtree(folder / name, ignore_errors=True)
+                if (folder / name).exists():
+                    shutil.rmtree(folder / name)
                 ledger.set(name, state=WAITING)
             ledger.write()
             with Board(ledger) as board:
@@ -121,11 +123,12 @@ class MlensLauncher(Launcher):
         """The script and what of the command line chooses its configs."""
         hydra = self.config.hydra
         options = ["--config-name", hydra.job.config_name]
-        options += [f"--config-dir={s.path}" for s in hydra.runtime.config_sources if s.provider == "command-line"]
+        flags = {"main": "--config-path", "command-line": "--config-dir"}
+        options += [f"{flags[s.provider]}={s.path}" for s in hydra.runtime.config_sources if s.provider in flags]
         options += [override for override in hydra.overrides.hydra if override.startswith("hydra.searchpath=")]
         return [str(Path(sys.argv[0]).resolve()), *options, "hydra.mode=RUN"]
 
-    def _checked_jobs(self, batch: list[list[str]], job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
+    def _checked_jobs(self, batch: list[list[str]], first: int) -> list[Job]:
         """Every job's config composed and checked, and its data read (once), before any is started."""
         from hydra.utils import instantiate
 
@@ -178,12 +181,12 @@ def _terminated_like_interrupted() -> Iterator[None]:
 
 def _is_finished(ledger: Ledger, job: Job) -> bool:
     """Whether the job's folder holds its finished run. Raises UserError where it holds another's, or other files."""
-    import json
+    from mlens.comparison.runs import read_json
 
     folder = ledger.folder / job.name
     summary = folder / "summary.json"
     if summary.is_file():
-        found = json.loads(summary.read_text(encoding="utf-8"))["fingerprint"]
+        found = read_json(summary).get("fingerprint")
         if found != job.fingerprint:
             raise UserError(
                 f"{folder} holds a run that finished with other settings, data or version (fingerprint {found}, now "
@@ -211,8 +214,6 @@ def _wait_for_leftovers(folder: Path, names: list[str]) -> None:
 
 
 def _returned(ledger: Ledger, name: str, overrides: Sequence[str]) -> JobReturn:
-    import json
-
     job = ledger.jobs[name]
     if job.state != FINISHED:
         error = JobFailed(f"job {name} failed (exit code {job.exit_code}): {job.error}")

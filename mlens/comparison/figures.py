@@ -43,7 +43,7 @@ def intervals(labels: Sequence[str], values: Sequence[tuple[float, float, float]
 
 
 @matplotlib.rc_context(STYLE)
-def curves(lines: Sequence[Curve], x: str, y: str, log_x: bool = False, diagonal: bool = False) -> str:
+def curves(lines: Sequence[Curve], x: str, y: str, diagonal: bool = False) -> str:
     """Lines with a mark at each point; the first of each group is in the legend."""
     figure = Figure(figsize=(5.2, 3.4))
     axes = figure.subplots()
@@ -60,8 +60,6 @@ def curves(lines: Sequence[Curve], x: str, y: str, log_x: bool = False, diagonal
             linestyle=LINES[turn % len(LINES)],
             label=line.label if turn == 0 else None,
         )
-    if log_x:
-        axes.set_xscale("log")
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(alpha=0.3)

@@ -21,11 +21,12 @@ from mlens.files import write_beside, write_text
 
 PAIR_COLUMNS = (
     "arms",
+    "difference of MAE",
     "identical histories",
     "neither trimmed: targets",
-    "difference",
+    "difference of RMSE",
     "both trimmed: targets",
-    "difference",
+    "difference of RMSE",
 )
 
 
@@ -46,8 +47,8 @@ def report(folders: Sequence[Path], output: Path) -> Report:
     """
     paired, refused = pair(make_arms(find_runs(folders)))
     results = compare(paired)
-    content = _content(results, refused)
     frame = table(results)
+    content = _content(results, frame, refused)
     output.mkdir(parents=True, exist_ok=True)
     write_beside(output / "results.csv", frame.write_csv)
     write_text(output / "report.md", _markdown(content))
@@ -70,7 +71,7 @@ def say(written: Report) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _content(results: Results, refused: list[str]) -> dict[str, Any]:
+def _content(results: Results, frame: pl.DataFrame, refused: list[str]) -> dict[str, Any]:
     """All that the report says, as HTML and Markdown show it."""
     paired = results.paired
     arms = paired.arms
@@ -84,7 +85,7 @@ def _content(results: Results, refused: list[str]) -> dict[str, Any]:
         "fairness": sections.fairness(arms),
         "refused": refused,
         "columns": list(COLUMNS),
-        "rows": _rows(results),
+        "rows": _rows(frame),
         "baseline_columns": [name.replace("_", " ") for name in baseline_names(results)],
         "baselines": _baselines(results),
         "labels": labels,
@@ -130,7 +131,7 @@ COLUMNS = {
 }
 
 
-def _rows(results: Results) -> list[list[str]]:
+def _rows(frame: pl.DataFrame) -> list[list[str]]:
     def cell(row: dict, name: str) -> str:
         value = row[name]
         if value is None:
@@ -147,7 +148,7 @@ def _rows(results: Results) -> list[list[str]]:
             return f"{value:.1f}"
         return f"{value:.4f}" if isinstance(value, float) else str(value)
 
-    return [[cell(row, name) for name in COLUMNS.values()] for row in table(results).to_dicts()]
+    return [[cell(row, name) for name in COLUMNS.values()] for row in frame.to_dicts()]
 
 
 def _baselines(results: Results) -> list[list[str]]:
@@ -198,6 +199,7 @@ def _pairs(results: Results) -> list[list[str]]:
     return [
         [
             f"{arms[i].label} - {arms[j].label}",
+            told(between.mae),
             f"{between.same_history:.0%}",
             f"{between.untrimmed_targets:,}",
             told(between.untrimmed),

@@ -10,6 +10,7 @@ import polars as pl
 from mlens.comparison.pairing import Paired
 from mlens.comparison.runs import Arm
 from mlens.comparison.statistics import Difference, Errors, Estimate, differences, estimates, sum_errors
+from mlens.errors import UserError
 
 # Below this corrected p a difference is called one.
 LEVEL = 0.05
@@ -48,6 +49,9 @@ class Results:
 
 
 def compare(paired: Paired) -> Results:
+    """Raises UserError where all targets are one user's: nothing is known then of other users."""
+    if paired.user.max() < 1:
+        raise UserError("the test targets are those of one user: a comparison needs two (raise evaluation.max_users)")
     errors = sum_errors(paired.expected, paired.rating, paired.user, paired.arm)
     of_arms = estimates(errors, "rmse"), estimates(errors, "mae")
     rmse, mae = differences(errors, "rmse"), differences(errors, "mae")

@@ -32,7 +32,8 @@ def describe(
     steps = total_steps(settings.trainer, len(train))
     per_epoch = steps_per_epoch(len(train), settings.trainer.targets_per_step)
     stages = {name: asdict(stage) for name, stage in lengths.items()}
-    write_json(folder.plan, {"stages": stages, "steps": steps, "steps_per_epoch": per_epoch})
+    minutes = settings.trainer.max_minutes
+    write_json(folder.plan, {"stages": stages, "steps": steps, "steps_per_epoch": per_epoch, "max_minutes": minutes})
     write_text(folder.detailed_log, "\n".join(detailed_log(lengths, train, tokenizer)))
     table = train.table
     if table.made_up:
@@ -44,6 +45,7 @@ def describe(
     journal.say(
         f"prompts of {lengths['train'].tokens_median} tokens (median; 99% {lengths['train'].tokens_p99}); "
         f"{lengths['train'].trimmed:.0%} cut; {steps:,} steps, {per_epoch:,} an epoch"
+        + ("" if minutes is None else f", as many as {minutes:g} minutes hold")
     )
     for name, stage_lengths in lengths.items():
         for line in judge(stage_lengths, train):

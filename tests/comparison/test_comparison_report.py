@@ -58,6 +58,19 @@ def test_a_folder_without_finished_runs_is_refused(tmp_path):
         find_runs([tmp_path])
 
 
+def test_targets_of_one_user_are_refused(tmp_path):
+    make_run(tmp_path / "a", users=1, each=12)
+    with pytest.raises(UserError, match="one user"):
+        report([tmp_path], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_single_run_has_a_report_too(tmp_path):
+    make_run(tmp_path / "a", "all_previous")
+    assert report([tmp_path / "a"], tmp_path).answer.endswith("there is nothing to compare it with.")
+    assert "Differences" not in (tmp_path / "report.html").read_text()
+
+
 def test_figures_are_those_of_the_predictions(tmp_path):
     results, refused = results_of(make_sweep(tmp_path, seeds=2))
     assert not refused

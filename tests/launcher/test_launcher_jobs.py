@@ -122,6 +122,16 @@ def test_a_jobs_standing_is_read_as_it_is_written(tmp_path):
     assert (at.step, at.rmse, at.seconds_left) == (2, 0.9, 16.0)
 
 
+def test_against_the_clock_no_more_is_left_than_the_clock_leaves(tmp_path):
+    (tmp_path / "training_logs").mkdir()
+    (tmp_path / "plan.json").write_text('{"steps": 10000, "max_minutes": 0.5}')
+    record = json.dumps({"kind": "train", "epoch": 0, "seconds": 12.0, "step": 1})
+    (tmp_path / "training_logs" / "metrics.jsonl").write_text(record + "\n")
+    at = Standing()
+    at.look(tmp_path)
+    assert at.seconds_left == 18.0
+
+
 def test_what_a_failed_job_said_last(tmp_path):
     log = tmp_path / "log"
     log.write_text("a\n\nerror: data.path is missing\ntorchrun's own words\n")

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,6 +93,19 @@ def test_a_sweep_in_a_folder_where_another_is_at_work_is_refused(tmp_path):
     with FileLock(tmp_path / ".sweep.lock"):
         result = train(*SWEEP, f"output_dir={tmp_path}", cwd=tmp_path)
     assert result.returncode == 2 and "another sweep is at work" in result.stderr
+
+
+@pytest.mark.slow
+def test_the_jobs_use_the_configs_that_the_sweep_was_given(tmp_path):
+    conf = tmp_path / "conf"
+    shutil.copytree(ROOT / "conf", conf)
+    fast = conf / "debug" / "fast.yaml"
+    fast.write_text(fast.read_text().replace("max_users: 20", "max_users: 15"))
+    command = (f"--config-path={conf}", "--multirun", "history=none", *FAST, f"output_dir={tmp_path}/sweep")
+    for _ in range(2):  # the second finds it finished under the same fingerprint
+        result = train(*command, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+    assert summary_of(tmp_path / "sweep" / "0")["counts"]["users"] == 15
 
 
 @pytest.mark.slow
