@@ -78,8 +78,10 @@ class Board:
 
     def table(self) -> Table:
         table = Table(title=str(self.ledger.folder))
-        for column in ("job", "state", "epoch", "step", "validation RMSE", "time left"):
-            table.add_column(column, justify="left" if column in ("job", "state") else "right")
+        table.add_column("job", overflow="fold")
+        table.add_column("state")
+        for column in ("epoch", "step", "validation RMSE", "time left"):
+            table.add_column(column, justify="right")
         for name, job in self.ledger.jobs.items():
             at = self._standings[name]
             step = f"{at.step:,}" + (f" of {at.steps:,}" if at.steps is not None else "") if at.step else ""

@@ -29,7 +29,7 @@ class Curve:
 @matplotlib.rc_context(STYLE)
 def intervals(labels: Sequence[str], values: Sequence[tuple[float, float, float]], what: str) -> str:
     """A point with its interval (value, low, high) for each label, top to bottom."""
-    figure = Figure(figsize=(7, 0.8 + 0.35 * len(labels)))
+    figure = Figure(figsize=(7, 0.8 + 0.35 * len(labels)), layout="constrained")
     axes = figure.subplots()
     for i, (value, low, high) in enumerate(values):
         axes.errorbar(
@@ -45,7 +45,7 @@ def intervals(labels: Sequence[str], values: Sequence[tuple[float, float, float]
 @matplotlib.rc_context(STYLE)
 def curves(lines: Sequence[Curve], x: str, y: str, diagonal: bool = False) -> str:
     """Lines with a mark at each point; the first of each group is in the legend."""
-    figure = Figure(figsize=(5.2, 3.4))
+    figure = Figure(figsize=(5.2, 3.6), layout="constrained")
     axes = figure.subplots()
     if diagonal:
         axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
@@ -63,7 +63,7 @@ def curves(lines: Sequence[Curve], x: str, y: str, diagonal: bool = False) -> st
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, frameon=False)
+    _legend(figure)
     return _svg(figure)
 
 
@@ -71,7 +71,7 @@ def curves(lines: Sequence[Curve], x: str, y: str, diagonal: bool = False) -> st
 def groups(labels: Sequence[str], values: Sequence[Mapping[str, float]], x: str, y: str) -> str:
     """Bars of each label in each group, groups side by side in the order of their lower edges."""
     names = sorted({name for value in values for name in value}, key=lambda name: int(name.split("-")[0].rstrip("+")))
-    figure = Figure(figsize=(5.2, 3.4))
+    figure = Figure(figsize=(5.2, 3.6), layout="constrained")
     axes = figure.subplots()
     width = 0.8 / max(1, len(labels))
     for i, (label, value) in enumerate(zip(labels, values, strict=True)):
@@ -80,8 +80,13 @@ def groups(labels: Sequence[str], values: Sequence[Mapping[str, float]], x: str,
     axes.set_xticks(range(len(names)), names)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
-    axes.legend(fontsize=8, frameon=False)
+    _legend(figure)
     return _svg(figure)
+
+
+def _legend(figure: Figure) -> None:
+    """Below the axes, where it hides nothing."""
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
 
 
 def _colour(number: int):
@@ -91,7 +96,6 @@ def _colour(number: int):
 def _svg(figure: Figure) -> str:
     """The figure as an <svg> element, without the document's head."""
     text = io.StringIO()
-    figure.set_layout_engine("constrained")
     figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     svg = text.getvalue()
     return svg[svg.index("<svg") :]

@@ -29,9 +29,10 @@ class Plot:
 
 
 def plots(results: Results) -> Iterator[Plot]:
-    """In the order in which the report shows them."""
-    arms, order = results.paired.arms, results.order
-    labels = [arms[arm].label for arm in order]
+    """In the order in which the report shows them; an arm has the same colour in all, from the lowest RMSE up."""
+    order = results.order
+    arms = tuple(results.paired.arms[arm] for arm in order)
+    labels = [arm.label for arm in arms]
     points = [(results.rmse[arm].value, results.rmse[arm].low, results.rmse[arm].high) for arm in order]
     yield Plot("Test RMSE", figures.intervals(labels, points, "test RMSE, 95% interval"))
     for x, what in (("epoch", "epochs"), ("seconds", "seconds of training")):
@@ -40,14 +41,14 @@ def plots(results: Results) -> Iterator[Plot]:
             yield Plot(f"Validation RMSE by {what}", figures.curves(lines, what, "validation RMSE"))
     yield Plot(
         "RMSE by earlier ratings",
-        figures.groups([arm.label for arm in arms], _by_earlier(results.paired), "earlier ratings of the user", "RMSE"),
+        figures.groups(labels, _by_earlier(results.paired, order), "earlier ratings of the user", "RMSE"),
         "All of the user's earlier ratings, shown or not.",
     )
     for group, what in (("by_user_activity", "the user"), ("by_movie_popularity", "the movie")):
         values = [_grouped(arm, group) for arm in arms]
         yield Plot(
             f"RMSE by training ratings of {what}",
-            figures.groups([arm.label for arm in arms], values, f"training ratings of {what}", "RMSE"),
+            figures.groups(labels, values, f"training ratings of {what}", "RMSE"),
         )
     lines = [Curve(arm.label, *_calibration(arm.runs[0]), group=i) for i, arm in enumerate(arms)]
     yield Plot(
@@ -67,14 +68,14 @@ def _validations(arms: tuple[Arm, ...], x: str) -> Iterator[Curve]:
                 yield Curve(arm.label, at, [record["rmse"] for record in records], number)
 
 
-def _by_earlier(paired: Paired) -> list[dict[str, float]]:
+def _by_earlier(paired: Paired, order: list[int]) -> list[dict[str, float]]:
     earlier = paired.targets["t"].to_numpy()
     group = np.searchsorted(HISTORY_EDGES, earlier, side="right") - 1
     names = [f"{low}-{high - 1}" for low, high in pairwise(HISTORY_EDGES)]
     names.append(f"{HISTORY_EDGES[-1]}+")
     counts = np.bincount(group, minlength=len(names))
     found = []
-    for arm in range(len(paired.arms)):
+    for arm in order:
         squares = ((paired.expected[paired.arm == arm] - paired.rating) ** 2).mean(axis=0)
         sums = np.bincount(group, squares, minlength=len(names))
         found.append({names[g]: float(np.sqrt(sums[g] / counts[g])) for g in np.flatnonzero(counts)})
