@@ -58,7 +58,8 @@ def source_files(path: str | None, release: str, layouts: Sequence[Layout]) -> d
         return {name: place / name for name in names}
     if not place.exists():
         raise UserError(f"data.path={place}: no such file or folder")
-    if not zipfile.is_zipfile(place):
+    # A pipe would be waited for.
+    if not (place.is_file() and zipfile.is_zipfile(place)):
         raise UserError(f"data.path={place}: neither a folder nor a zip archive")
     return unpacked(place, layouts)
 
@@ -114,7 +115,10 @@ def _wanted(archive: Path, members: Iterable[zipfile.ZipInfo], layouts: Sequence
     for member in members:
         if not member.is_dir():
             inside = PurePosixPath(member.filename)
-            folders.setdefault(inside.parent, {})[inside.name] = member
+            folder = folders.setdefault(inside.parent, {})
+            if inside.name in folder:
+                raise UserError(f"{archive}: refused, since {member.filename!r} is in it twice")
+            folder[inside.name] = member
     found = [(files, names) for files in folders.values() if (names := _complete(files, layouts)) is not None]
     if not found:
         raise UserError(f"{archive}: {_missing(archive, layouts)}")
@@ -142,8 +146,11 @@ def _refuse_unsafe(archive: Path, members: Iterable[zipfile.ZipInfo]) -> None:
         name = member.filename
         if name.startswith("/") or "\\" in name or ":" in name.partition("/")[0] or ".." in PurePosixPath(name).parts:
             raise UserError(f"{archive}: refused, since {name!r} in it would be written outside its folder")
-        if stat.S_ISLNK(member.external_attr >> 16):
+        kind = stat.S_IFMT(member.external_attr >> 16)
+        if kind == stat.S_IFLNK:
             raise UserError(f"{archive}: refused, since {name!r} in it is a link")
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise UserError(f"{archive}: refused, since {name!r} in it is no ordinary file")
 
 
 def _refuse_bomb(archive: Path, members: Iterable[zipfile.ZipInfo]) -> None:

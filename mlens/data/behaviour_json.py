@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import ijson
+import numpy as np
 import polars as pl
 
 from mlens.data.raw import HALF_STARS, RawTables
@@ -19,6 +20,8 @@ from mlens.errors import UserError
 
 # Ratings kept as Python objects before they become columns.
 CHUNK = 1 << 16
+# How deep a record may be nested: seven levels hold all that is read, a profile may have some of its own.
+DEEPEST = 100
 WORDS = {"dict": "an object", "list": "a list", "str": "text"}
 SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "user": pl.Int32,
@@ -27,6 +30,9 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "timestamp": pl.Int64,
     "context": pl.List(pl.String),
 }
+# What each byte outside of text does to the depth.
+_STEPS = np.zeros(256, dtype=np.int8)
+_STEPS[list(b"[{")], _STEPS[list(b"]}")] = 1, -1
 _TITLE_AND_LAST_GROUP = re.compile(r"(.*\S)\s*\(([^()]*)\)")
 
 
@@ -141,15 +147,42 @@ def _records(file: Path) -> Iterator[dict]:
         if stream.read(3) != b"\xef\xbb\xbf":
             stream.seek(0)
         try:
-            for record in ijson.items(stream, "item", use_float=True):
+            for record in ijson.items(_Shallow(stream, file), "item", use_float=True):
                 number += 1
                 yield record
-        except (ijson.JSONError, UnicodeDecodeError) as error:
-            reason = error.args[0] if isinstance(error, ijson.JSONError) else "invalid UTF-8"
+        except UserError:
+            raise
+        # A number of more digits than Python turns into one is a ValueError.
+        except (ijson.JSONError, ValueError) as error:
+            reason = "invalid UTF-8" if isinstance(error, UnicodeDecodeError) else error.args[0]
             # The parser hands on its text as bytes where it quotes bytes that are no UTF-8.
             reason = reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)
             reason = reason.partition("\n")[0].strip()
             raise UserError(f"{file}: not valid JSON after user {number} ({reason})") from error
+
+
+class _Shallow:
+    """A stream of JSON that ends with a UserError where it is nested deeper than DEEPEST: the parser's memory grows
+    with the square of the depth, and what reads a record goes down into it."""
+
+    def __init__(self, stream: BinaryIO, file: Path) -> None:
+        self._stream, self._file = stream, file
+        self._depth, self._inside, self._rest = 0, False, b""
+
+    def read(self, size: int = -1) -> bytes:
+        more = self._stream.read(size)
+        # Without escapes, every second stretch between quotes is outside of text.
+        text = (self._rest + more).replace(b"\\\\", b"").replace(b'\\"', b"")
+        self._rest = b"\\" if text.endswith(b"\\") else b""
+        stretches = text.split(b'"')
+        signs = np.frombuffer(b"".join(stretches[self._inside :: 2]), dtype=np.uint8)
+        self._inside ^= len(stretches) % 2 == 0
+        depth = np.cumsum(_STEPS[signs], dtype=np.int64) + self._depth
+        if len(depth):
+            if depth.max() > DEEPEST:
+                raise UserError(f"{self._file}: nested deeper than {DEEPEST} levels: this is no list of users")
+            self._depth = int(depth[-1])
+        return more
 
 
 def _read_user(record: Any, place: str, scale: tuple[float, ...], columns: _Columns) -> None:
@@ -218,6 +251,8 @@ def _context(item: dict, place: str) -> list[str]:
 def _number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
+    if isinstance(value, str) and ("_" in value or not value.isascii()):
+        return None  # Python reads 0_5 as 5, and digits of any script
     try:
         return float(value)
     except (ValueError, OverflowError):

@@ -24,8 +24,8 @@ def read_csv(
     a field is missing), and `line` (1-based).
 
     `columns` maps the names they get to the names in the header. Blank lines are passed over; a byte order mark and
-    CRLF are fine. Raises UserError for a missing column, a line with too many fields, broken quotes, text that is not
-    UTF-8, or what `typed` refuses.
+    CRLF are fine. Raises UserError for a column that is missing or there twice, a line with too many fields, broken
+    quotes, a zero byte, text that is not UTF-8, or what `typed` refuses.
     """
     return pl.concat(read_parts(file, columns, types, separator=separator, quote=quote))
 
@@ -38,8 +38,12 @@ def read_parts(
     for name in columns.values():
         if name not in header:
             raise UserError(f"{file}:1: there is no column {name!r}; the header has {', '.join(header)}")
+        if header.count(name) > 1:
+            raise UserError(f"{file}:1: there are several columns {name!r}")
     line = 2
     for part, quoted in _parts(file, quote):
+        if b"\0" in part:
+            raise UserError(_no_text(file))
         try:
             frame = _read_part(part, quoted, line, columns, types or {}, separator, quote)
         except (pl.exceptions.PolarsError, OverflowError) as error:
@@ -127,8 +131,8 @@ def read_lines(
 
     `free_text` names the one column in which the separator's character may stand. With encoding="latin-1" a file that
     is valid UTF-8 is taken as that: accented Latin-1 never is, and converted copies are about. Blank lines are passed
-    over; a byte order mark and CRLF are fine. Raises UserError for a line with another number of fields, or text that
-    is not UTF-8.
+    over; a byte order mark and CRLF are fine. Raises UserError for a line with another number of fields, a zero byte,
+    or text that is not UTF-8.
     """
     lines = pl.read_csv(
         io.BytesIO(_utf8(file, encoding)),
@@ -210,6 +214,8 @@ def _reader(stream: Iterable[str], separator: str, quote: str | None):
 
 def _utf8(file: Path, encoding: str) -> bytes:
     content = file.read_bytes()
+    if b"\0" in content:
+        raise UserError(_no_text(file))
     try:
         content.decode()
     except UnicodeDecodeError as error:
@@ -218,6 +224,13 @@ def _utf8(file: Path, encoding: str) -> bytes:
             raise UserError(f"{file}:{line}: not valid UTF-8") from error
         return content.decode(encoding).encode()
     return content
+
+
+def _no_text(file: Path) -> str:
+    """What is said of a file with a zero byte, as a damaged disk or another encoding leaves them."""
+    with file.open("rb") as stream:
+        number = next(number for number, line in enumerate(stream, 1) if b"\0" in line)
+    return f"{file}:{number}: a zero byte: the file is damaged, or no UTF-8 text"
 
 
 def _what_is_wrong(file: Path, width: int, separator: str, quote: str | None) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -11,9 +13,10 @@ from mlens.data import draws
 from mlens.data.cache import cached_folder, content_key
 from mlens.data.raw import RawTables, build_table
 from mlens.data.table import RatingTable, open_table, save_table
+from mlens.errors import UserError
 
 # Part of every cache key: a change in what a reader or `build_table` makes of the same files must change it.
-READER_VERSION = 3
+READER_VERSION = 4
 
 
 class Source(Protocol):
@@ -31,17 +34,31 @@ class Source(Protocol):
 
 
 def load_table(source: Source) -> RatingTable:
-    """The table of `source`; the first call reads its files, later calls with the same content map the cache."""
-    files = source.files()
-    key = content_key(READER_VERSION, type(source).__name__, _settings(source), files=files)
+    """The table of `source`; the first call reads its files, later calls with the same content map the cache.
+
+    Raises UserError where a file is missing, can't be read, or isn't what it should be.
+    """
+    with _told():
+        files = source.files()
+        key = content_key(READER_VERSION, type(source).__name__, _settings(source), files=files)
 
     def write(folder: Path) -> None:
-        raw = source.read(files)
+        with _told():
+            raw = source.read(files)
         if source.max_users is not None:
             raw = _subset(raw, source.max_users)
         save_table(build_table(raw), folder)
 
     return open_table(cached_folder("tables", key, write))
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What the system refuses (a file without permission, a broken disk, a name that is too long) in one line."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{error.filename or 'the data'} can't be read: {error.strerror or error}") from error
 
 
 def _settings(source: Source) -> dict:

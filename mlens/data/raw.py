@@ -15,6 +15,8 @@ from mlens.errors import UserError
 
 HALF_STARS = tuple(i / 2 for i in range(1, 11))
 WHOLE_STARS = (1.0, 2.0, 3.0, 4.0, 5.0)
+# A real time in seconds, or in any finer unit, is far below; sums of such times stay exact.
+NEVER = 2**53
 MOVIE_SCHEMA = {"movie": pl.Int64, "title": pl.String, "genres": pl.String}
 
 
@@ -48,17 +50,26 @@ def genres_from_pipes() -> pl.Expr:
     return pl.when(genres != "(no genres listed)").then(genres).otherwise(pl.lit("")).alias("genres")
 
 
+def on_one_line(text: pl.Expr) -> pl.Expr:
+    """Control characters and line breaks, with the blanks around them, become one blank: a title (a tag, a profile, a
+    task, a turn of context) can't begin a line of the prompt, and so can't look like a section or a rating of it. All
+    other signs stay as they are, marks of the direction of writing too: they are the data's own text, which the model
+    may see; what shows them to people shows them as escapes."""
+    return text.str.replace_all(r" *[\p{Cc}\u{2028}\u{2029}][\p{Cc}\u{2028}\u{2029} ]*", " ").str.strip_chars()
+
+
 def tidy_tags(tags: pl.DataFrame) -> pl.DataFrame:
-    """Tags without outer blanks; empty ones are left out."""
-    return tags.with_columns(pl.col("tag").str.strip_chars()).filter(pl.col("tag").fill_null("") != "")
+    """Tags on one line, without outer blanks; empty ones are left out."""
+    return tags.with_columns(on_one_line(pl.col("tag"))).filter(pl.col("tag").fill_null("") != "")
 
 
 def build_table(raw: RawTables) -> RatingTable:
-    """Check `raw` and sort it by (user, timestamp, source order); users are numbered by ascending raw id.
+    """Check `raw` and sort it by (user, timestamp, source order); users are numbered by ascending raw id. Every text
+    that a prompt may show becomes one line (`on_one_line`).
 
     Raises UserError, naming file, line and rule, for a rating off the scale, a movie without a title or listed twice,
-    a rating of an unknown movie, a duplicate (user, movie, timestamp), a negative time, a user described twice, or no
-    ratings at all.
+    a rating of an unknown movie, a duplicate (user, movie, timestamp), a negative or impossible time, a user described
+    twice, or no ratings at all.
     """
     movies = _checked_movies(raw)
     users = _checked_users(raw)
@@ -76,7 +87,7 @@ def build_table(raw: RawTables) -> RatingTable:
         movies=movies,
         scale=tuple(raw.scale),
         tags=None if raw.tags is None else _number_tags(raw.tags, users, movies),
-        contexts=raw.ratings.select(pl.col("context").gather(order)) if "context" in raw.ratings.columns else None,
+        contexts=_contexts(raw.ratings, order) if "context" in raw.ratings.columns else None,
         made_up=raw.made_up,
     )
     if has_repeats(table.user_offsets, table.movie, table.timestamp):
@@ -85,12 +96,16 @@ def build_table(raw: RawTables) -> RatingTable:
     return table
 
 
+def _contexts(ratings: pl.DataFrame, order: np.ndarray) -> pl.DataFrame:
+    return ratings.select(pl.col("context").gather(order).list.eval(on_one_line(pl.element())))
+
+
 def _checked_movies(raw: RawTables) -> pl.DataFrame:
     """`id`, `title` without outer blanks, `genres`: one row a movie."""
     movies = raw.movies.select(
         pl.col("movie").alias("id"),
-        pl.col("title").fill_null("").str.strip_chars(),
-        pl.col("genres").fill_null(""),
+        on_one_line(pl.col("title").fill_null("")),
+        on_one_line(pl.col("genres").fill_null("")),
         (pl.col("line") if "line" in raw.movies.columns else pl.lit(None)).alias("line"),
     )
     file = raw.movies_file or raw.ratings_file
@@ -108,7 +123,8 @@ def _checked_users(raw: RawTables) -> pl.DataFrame:
     again = raw.users.filter(~pl.col("user").is_first_distinct())
     if not again.is_empty():
         raise UserError(f"{raw.ratings_file}: user {again['user'][0]} is described twice")
-    return users.join(raw.users, on="user", how="left", maintain_order="left")
+    told = [on_one_line(pl.col(name)) for name in ("profile", "task") if name in raw.users.columns]
+    return users.join(raw.users.with_columns(told), on="user", how="left", maintain_order="left")
 
 
 def _checked_ratings(
@@ -126,7 +142,9 @@ def _checked_ratings(
     # Text like 3.3 and a scale made of tenths agree up to rounding.
     off = by_blocks(lambda given, level: np.abs(given - scale[level]) > 1e-6, given, level)
     _refuse_rating(raw, off, f"the rating is not on the scale {_words(raw.scale)}")
-    _refuse_rating(raw, raw.ratings["timestamp"].to_numpy() < 0, "a timestamp must not be negative")
+    time = raw.ratings["timestamp"].to_numpy()
+    _refuse_rating(raw, time < 0, "a timestamp must not be negative")
+    _refuse_rating(raw, time >= NEVER, f"a timestamp must be below {NEVER:,}")
     _refuse_rating(raw, movie < 0, "the movie is not in the movie list")
     return places(raw.ratings["user"], users["user"]), movie, level
 

@@ -77,7 +77,7 @@ def test_tags_of_unknown_users_and_movies_and_empty_ones_are_left_out(source):
         ("1,  Blanks (1990) ,Drama", "Blanks (1990)"),
         ('1," Blanks, The (1990)  ",Drama', "Blanks, The (1990)"),
         ("1,Cité  des enfants,Drama", "Cité  des enfants"),
-        ('1,"Two\nlines",Drama', "Two\nlines"),
+        ('1,"Two\nlines",Drama', "Two lines"),
         ("1,\N{CJK UNIFIED IDEOGRAPH-4E03} (1954),Drama", "\N{CJK UNIFIED IDEOGRAPH-4E03} (1954)"),
     ],
 )
