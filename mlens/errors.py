@@ -1,4 +1,4 @@
-"""The one exception that stands for a mistake of the user's, not of the program's."""
+"""How things end that go wrong: by a mistake of the user's, by what happened to a run, or by a signal."""
 
 from __future__ import annotations
 
@@ -9,39 +9,80 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
+from mlens.files import disk_refusal, in_words
+
+# Characters of a message: what a file holds may be longer than anybody wants to read.
+LONGEST = 2000
+
 
 class UserError(ValueError):
     """Something the user gave can't be used: a setting, a file, a folder.
 
-    The message is one readable line: what was wrong, where, and what to do. The entry points print it without a
-    traceback and exit with code 2.
+    The message is one readable line, whatever a file or folder that it quotes holds: what was wrong, where, and what to
+    do. The entry points print it without a traceback and exit with code 2.
     """
+
+    def __init__(self, message: str) -> None:
+        shown = one_line(message)
+        super().__init__(shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 3]}...")
+
+
+def one_line(text: str) -> str:
+    """`text` as a terminal may show it: line breaks become blanks, and what doesn't print (control characters, marks
+    that turn the direction of writing) is written as its escape.
+
+    >>> one_line("Heat\\n\\x1b[2J\\u202e(1995)")
+    'Heat \\\\x1b[2J\\\\u202e(1995)'
+    """
+    line = " ".join(text.splitlines())
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in line)
+
+
+class RunFailed(Exception):
+    """What was given is right, and the run still can't go on: a loss that is no number, a full disk, a dead worker.
+
+    The message is one readable line that says what was saved. The entry point exits with code 1.
+    """
+
+
+class Stopped(Exception):
+    """A signal asked the run to end, and it has saved where it stands. The entry point exits with code CONTINUE."""
 
 
 class JobFailed(Exception):
     """A job of a sweep failed; the message says which and how it ended. The entry point exits with code 1."""
 
 
-# A launcher ends all ranks when the first one fails: the others leave rank 0 so many seconds to fail first.
-GRACE = 20.0
+# What a run exits with that was stopped and can go on (EX_TEMPFAIL of sysexits.h).
+CONTINUE = 75
 
 
-def exit_with(error: UserError) -> NoReturn:
-    """End the process with exit code 2 and the error's one line on stderr; on several ranks, once a machine: another
-    rank speaks only where rank 0 didn't meet the same error."""
+# A launcher ends all ranks when the first one fails: the others leave rank 0 so many seconds to fail first; by the
+# user's mistake they may meet it at different times, in a run they work in step.
+GRACE = {UserError: 20.0, RunFailed: 3.0}
+
+
+def exit_with(error: UserError | RunFailed) -> NoReturn:
+    """End the process with the error's one line on stderr, and exit code 2 for the user's mistake, 1 for a run that
+    can't go on; on several ranks, once a machine: another rank speaks only where rank 0 didn't meet the same error."""
+    kind = UserError if isinstance(error, UserError) else RunFailed
     if os.environ.get("LOCAL_RANK", "0") != "0":
-        time.sleep(GRACE)
+        time.sleep(GRACE[kind])
     print(f"error: {error}", file=sys.stderr, flush=True)
-    sys.exit(2)
+    sys.exit(2 if kind is UserError else 1)
 
 
 @contextmanager
 def told_in_one_line() -> Iterator[None]:
-    """End the process as `exit_with` does where a UserError is raised inside, or was while Hydra made an object."""
+    """End the process as `exit_with` does where a UserError or RunFailed is raised inside, or was while Hydra made an
+    object; and where the disk is full, or a file or folder can't be used."""
     try:
         yield
     except Exception as error:
-        given = error if isinstance(error, UserError) else error.__cause__
-        if isinstance(given, UserError):
+        given = error if isinstance(error, UserError | RunFailed) else error.__cause__
+        if isinstance(given, UserError | RunFailed):
             exit_with(given)
+        refusal = disk_refusal(error)
+        if refusal is not None:
+            exit_with(UserError(in_words(refusal)))
         raise

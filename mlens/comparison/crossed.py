@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mlens.comparison.runs import Arm, read_json, strategy_label
+from mlens.comparison.forms import EVALUATION, read_json
+from mlens.comparison.runs import Arm, strategy_label
 
 
 def crossed_table(arms: Sequence[Arm]) -> dict[str, list] | None:
@@ -15,7 +16,7 @@ def crossed_table(arms: Sequence[Arm]) -> dict[str, list] | None:
         for run in arm.runs:
             found[arm.label].setdefault(arm.label, []).append(run.summary["metrics"]["test"]["rmse"])
             for file in sorted((run.folder / "evaluations").glob("*/summary.json")):
-                other = read_json(file)
+                other = read_json(file, EVALUATION)
                 found[arm.label].setdefault(strategy_label(other["history"]), []).append(
                     other["metrics"]["test"]["rmse"]
                 )

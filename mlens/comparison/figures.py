@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,7 +71,7 @@ def curves(lines: Sequence[Curve], x: str, y: str, diagonal: bool = False) -> st
 @matplotlib.rc_context(STYLE)
 def groups(labels: Sequence[str], values: Sequence[Mapping[str, float]], x: str, y: str) -> str:
     """Bars of each label in each group, groups side by side in the order of their lower edges."""
-    names = sorted({name for value in values for name in value}, key=lambda name: int(name.split("-")[0].rstrip("+")))
+    names = sorted({name for value in values for name in value}, key=_lower_edge)
     figure = Figure(figsize=(5.2, 3.6), layout="constrained")
     axes = figure.subplots()
     width = 0.8 / max(1, len(labels))
@@ -82,6 +83,12 @@ def groups(labels: Sequence[str], values: Sequence[Mapping[str, float]], x: str,
     axes.set_ylabel(y)
     _legend(figure)
     return _svg(figure)
+
+
+def _lower_edge(name: str) -> tuple[float, str]:
+    """Of a group like `5-19` or `1000+`; what is none comes last."""
+    digits = re.match("[0-9]{1,12}", name)
+    return float(digits[0]) if digits else float("inf"), name
 
 
 def _legend(figure: Figure) -> None:

@@ -94,6 +94,7 @@ def pair(arms: Sequence[Arm]) -> tuple[Paired, list[str]]:
 def _difference(first: Run, targets: pl.DataFrame, run: Run, frame: pl.DataFrame) -> str:
     """In what two runs' test targets differ."""
     keys = list(TARGET[:3])
+    targets, frame = (own.with_columns(pl.col(keys).cast(pl.String)) for own in (targets, frame))
     only_first = len(targets.join(frame, on=keys, how="anti"))
     only_own = len(frame.join(targets, on=keys, how="anti"))
     said = f"its targets aren't those of {first.name}: {only_own:,} are its alone, {only_first:,} the other's alone"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -11,14 +12,19 @@ from typing import Any
 import polars as pl
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from mlens.comparison import sections
 from mlens.comparison.crossed import crossed_table
 from mlens.comparison.pairing import pair
 from mlens.comparison.results import LEVEL, Results, answer, baseline_names, compare, scope, table
 from mlens.comparison.runs import differing_keys, find_runs, make_arms
+from mlens.errors import one_line
 from mlens.files import write_beside, write_text
 
+# Marks that turn the direction of writing, for all that follows in a line: one in a title would turn the figures behind
+# it. People see them as escapes, the model as they are.
+BIDI_MARKS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 PAIR_COLUMNS = (
     "arms",
     "difference of MAE",
@@ -50,7 +56,9 @@ def report(folders: Sequence[Path], output: Path) -> Report:
     frame = table(results)
     content = _content(results, frame, refused)
     output.mkdir(parents=True, exist_ok=True)
-    write_beside(output / "results.csv", frame.write_csv)
+    write_beside(
+        output / "results.csv", frame.with_columns(pl.col(pl.String).map_elements(_no_formula, pl.String)).write_csv
+    )
     write_text(output / "report.md", _markdown(content))
     write_text(output / "report.html", _html(content))
     return Report(output / "report.html", content["answer"], frame, refused)
@@ -65,7 +73,7 @@ def say(written: Report) -> None:
         shown.add_column(title, justify="left" if name == "arm" else "right")
     for row in written.table.to_dicts():
         interval = f"{row['rmse']:.4f} ({row['rmse_low']:.4f} to {row['rmse_high']:.4f})"
-        shown.add_row(row["arm"], str(row["seeds"]), interval, f"{row['mae']:.4f}", f"{row['share_trimmed']:.0%}")
+        shown.add_row(Text(row["arm"]), str(row["seeds"]), interval, f"{row['mae']:.4f}", f"{row['share_trimmed']:.0%}")
     console.print(shown)
     for line in (written.answer, *(f"not compared: {line}" for line in written.refused), str(written.html)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -220,13 +228,32 @@ def _html(content: dict[str, Any]) -> str:
 
     # Titles and everything else that came with data are text: escaped, but for the plots, which escape themselves.
     template = files("mlens.comparison").joinpath("report.html.jinja").read_text(encoding="utf-8")
-    return Environment(autoescape=True, trim_blocks=True).from_string(template).render(content)
+    page = Environment(autoescape=True, trim_blocks=True).from_string(template).render(content)
+    return BIDI_MARKS.sub(lambda mark: f"&lt;U+{ord(mark[0]):04X}&gt;", page)
+
+
+def _no_formula(cell: str) -> str:
+    """A text cell that no spreadsheet takes for a formula.
+
+    >>> _no_formula("=1+1")
+    "'=1+1"
+    """
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+
+
+def _as_text(text: str) -> str:
+    """Text in Markdown, whatever signs it has.
+
+    >>> _as_text("a|b [c](d) <img>")
+    'a\\\\|b \\\\[c\\\\](d) \\\\<img\\\\>'
+    """
+    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", one_line(text))
 
 
 def _markdown(content: dict[str, Any]) -> str:
-    lines = [f"# {content['title']}", "", content["answer"], ""]
-    lines += [f"- {line}" for line in content["fairness"]]
-    lines += [f"- not compared: {line}" for line in content["refused"]]
+    lines = [f"# {_as_text(content['title'])}", "", _as_text(content["answer"]), ""]
+    lines += [f"- {_as_text(line)}" for line in content["fairness"]]
+    lines += [f"- not compared: {_as_text(line)}" for line in content["refused"]]
     lines += ["", *_markdown_table(content["columns"], content["rows"])]
     if content["baselines"]:
         lines += ["", "Baselines: RMSE on the same targets", ""]
@@ -244,6 +271,6 @@ def _markdown(content: dict[str, Any]) -> str:
 
 def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        return "| " + " | ".join(map(_as_text, cells)) + " |"
 
     return [line(columns), line(["---"] * len(columns)), *map(line, rows)]

@@ -10,10 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from omegaconf import OmegaConf
 
+from mlens.comparison.forms import (
+    PLAN,
+    PROMPTS,
+    RECORD,
+    SUMMARY,
+    VALIDATION,
+    parse_json,
+    read_config,
+    read_json,
+    read_predictions,
+    require,
+)
 from mlens.config import NOT_RESULT, flatten
-from mlens.errors import UserError
+from mlens.errors import UserError, one_line
 
 # What two runs of one arm may differ in.
 SEED = "seed"
@@ -43,41 +54,46 @@ class Run:
         flat = flatten(self.config)
         return {key: value for key, value in flat.items() if key != SEED and not key.startswith(NOT_RESULT)}
 
-    def predictions(self, stage: str, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    def predictions(self, stage: str, columns: tuple[str, ...] | None = None) -> pl.DataFrame:
         """One row a target, as the run wrote them (these columns only). Raises UserError where they are missing."""
-        file = self.folder / "predictions" / f"{stage}.parquet"
-        try:
-            return pl.read_parquet(file, columns=None if columns is None else list(columns))
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise UserError(f"{file} can't be read: {str(error).splitlines()[0]}") from error
+        return read_predictions(self.folder / "predictions" / f"{stage}.parquet", columns)
 
     @cached_property
     def records(self) -> list[dict]:
-        """The lines of metrics.jsonl (none where it was removed)."""
+        """The lines of metrics.jsonl (none where it was removed). Raises UserError where one is no record."""
         file = self.folder / "training_logs" / "metrics.jsonl"
-        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+        if not file.is_file():
+            return []
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{file} can't be read: {error}") from error
+        records = [parse_json(line, RECORD, f"{file}:{number}") for number, line in enumerate(lines, 1)]
+        for number, record in enumerate(records, 1):
+            if record["kind"] == "val":
+                require(record, VALIDATION, f"{file}:{number}")
+        return records
 
     @cached_property
     def plan(self) -> dict:
-        return read_json(self.folder / "plan.json")
+        return read_json(self.folder / "plan.json", PLAN)
 
     @cached_property
     def prompts(self) -> list[dict]:
-        """The prompts that the run kept of its test targets (none where the file was removed)."""
+        """The prompts that the run kept of its test targets (none where the file was removed). Raises UserError where
+        they are none."""
         file = self.folder / "predictions" / "prompts.json"
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+        return read_json(file, PROMPTS) if file.is_file() else []
 
 
 def read_run(folder: Path) -> Run:
-    """Raises UserError where `folder` holds no finished run."""
+    """Raises UserError where `folder` holds no finished run, or its summary or config isn't what a run leaves."""
     if not (folder / "summary.json").is_file():
         raise UserError(f"{folder} holds no finished run: summary.json is missing")
     config = folder / ".hydra" / "config.yaml"
     if not config.is_file():
         raise UserError(f"{folder} holds no run's config: .hydra/config.yaml is missing")
-    loaded = OmegaConf.to_container(OmegaConf.load(config), resolve=True)
-    assert isinstance(loaded, dict)
-    return Run(folder, read_json(folder / "summary.json"), {str(key): value for key, value in loaded.items()})
+    return Run(folder, read_json(folder / "summary.json", SUMMARY), read_config(config))
 
 
 def find_runs(folders: Iterable[Path]) -> list[Run]:
@@ -94,13 +110,6 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
             raise UserError(f"{folder} holds no finished run (a run has finished when its summary.json exists)")
         found += [read_run(path) for path in inside]
     return found
-
-
-def read_json(file: Path) -> dict:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} can't be read: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -127,7 +136,7 @@ def make_arms(runs: Sequence[Run]) -> list[Arm]:
     """The arms of these runs, in the order of their first runs. Raises UserError where two runs are the same one."""
     arms: dict[str, list[Run]] = {}
     for run in runs:
-        arms.setdefault(json.dumps(run.settings, sort_keys=True), []).append(run)
+        arms.setdefault(json.dumps(run.settings, sort_keys=True, default=repr), []).append(run)
     for members in arms.values():
         seeds = [run.seed for run in members]
         for i, run in enumerate(members):
@@ -158,16 +167,17 @@ def _labels(runs: Sequence[Run]) -> list[str]:
         values = {str(run.settings[key]) for run in runs if key in run.settings}
         if len(values) > 1 and key not in told:
             differing.append(key)
-    return [
+    labels = [
         " ".join(
             [strategy_label(run.config["history"])]
             + [f"{key}={run.settings[key]}" for key in differing if key in run.settings]
         )
         for run in runs
     ]
+    return [one_line(label) for label in labels]
 
 
 def differing_keys(runs: Sequence[Run]) -> list[str]:
     """The settings in which these runs differ, the seed aside."""
     keys = sorted({key for run in runs for key in run.settings})
-    return [key for key in keys if len({json.dumps(run.settings.get(key)) for run in runs}) > 1]
+    return [key for key in keys if len({json.dumps(run.settings.get(key), default=repr) for run in runs}) > 1]

@@ -1,0 +1,176 @@
+"""What a comparison needs of the files that a run left. A file that was cut off, edited by hand or made up is refused
+in one line, so that whoever reads the content need not look twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mlens.errors import UserError
+
+# Larger numbers are none of a run's.
+LARGEST = 1e15
+# Rows that a byte of a parquet file may hold: every target has a prediction of its own.
+ROWS_PER_BYTE = 10
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of values: what it is called, and whether a value is of it."""
+
+    name: str
+    holds: Callable[[Any], bool]
+
+
+# A form is a kind of values, a list of one form, or a dict of forms by key (`key?`: may be missing; `...`: of all other
+# keys, which may be any without it).
+Form = Any
+
+
+def _is(value: Any, *kinds: type) -> bool:
+    return isinstance(value, kinds) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return _is(value, int, float) and not abs(value) > LARGEST  # NaN is one
+
+
+TEXT = Kind("text", lambda value: _is(value, str))
+WHOLE = Kind("a whole number", lambda value: _is(value, int) and _is_number(value))
+NUMBER = Kind("a number", _is_number)
+POSITIVE = Kind("a number above 0", lambda value: _is_number(value) and value > 0)
+FIGURE = Kind("a number or null", lambda value: value is None or _is_number(value))
+FIGURES = Kind("a number, null, or an object", lambda value: value is None or _is_number(value) or _is(value, dict))
+OBJECT = Kind("an object", lambda value: _is(value, dict))
+LIST = Kind("a list", lambda value: _is(value, list))
+SWITCH = Kind("true or false", lambda value: isinstance(value, bool))
+ID = Kind("an id", lambda value: _is(value, int, str))
+
+_ERRORS = {...: {"rmse": FIGURE}}
+SUMMARY: Form = {
+    "fingerprint": TEXT,
+    "overrides": [TEXT],
+    "metrics": {
+        "val?": {"rmse?": FIGURE},
+        "test": {"rmse": NUMBER, "by_user_activity?": _ERRORS, "by_movie_popularity?": _ERRORS, ...: FIGURES},
+    },
+    "baselines": {"test": {"full_history": _ERRORS, "own_history?": _ERRORS}},
+    "training": {"targets": WHOLE, "tokens?": FIGURE},
+    "seconds": {...: FIGURE},
+    "made_up_data": SWITCH,
+    "versions": {...: TEXT},
+}
+EVALUATION: Form = {"history": OBJECT, "metrics": {"test": {"rmse": NUMBER}}}
+PLAN: Form = {"steps_per_epoch": POSITIVE}
+RECORD: Form = {"kind": TEXT}
+VALIDATION: Form = {"step": NUMBER, "seconds": NUMBER, "rmse": FIGURE}
+PROMPTS: Form = [
+    {"kind": TEXT, "user": ID, "movie": ID, "t": WHOLE, "title": TEXT, "prompt": TEXT}
+    | dict.fromkeys(("rating", "expected", "history_used"), NUMBER)
+]
+CONFIG: Form = {"seed": WHOLE, "history": OBJECT, "comparison?": OBJECT}
+
+# Columns of predictions: text or numbers, and numbers (all with prefix p_ too).
+NAMES = ("user", "movie", "history_hash")
+NUMBERS = ("t", "rating", "expected", "argmax", "history_used", "history_dropped")
+
+
+def read_json(file: Path, form: Form = OBJECT) -> Any:
+    """The content of a JSON file. Raises UserError where it can't be read or hasn't this form."""
+    try:
+        return parse_json(file.read_text(encoding="utf-8"), form, str(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} can't be read: {error}") from error
+
+
+def parse_json(text: str, form: Form, place: str) -> Any:
+    """The content of JSON text. Raises UserError, which begins with `place`, where it is none or hasn't this form."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{place} can't be read: {error}") from error
+    require(content, form, place)
+    return content
+
+
+def read_config(file: Path) -> dict:
+    """A run's saved config. It was resolved before it was saved, so what looks like a reference (`${oc.env:…}`) is text
+    and stays so: the file of somebody else's run must not fetch from this machine's environment. Raises UserError where
+    it can't be read or is none."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        # None is ever saved, and a few lines of them unfold to any size.
+        aliases = any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader))
+        content = None if aliases else OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+    except (OSError, ValueError, RecursionError, AttributeError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{file} can't be read: {error}") from error
+    require(content, CONFIG, str(file))
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
+def read_predictions(file: Path, columns: tuple[str, ...] | None = None) -> pl.DataFrame:
+    """One row a target: these columns (None: all that predictions have). Raises UserError where the file can't be read,
+    or a column is missing, of another kind, or has gaps."""
+    try:
+        schema = pl.read_parquet_schema(file)
+        rows = pl.scan_parquet(file, glob=False).select(pl.len()).collect().item()
+        own = [name for name in schema if name in (*NAMES, *NUMBERS) or name.startswith("p_")]
+        wanted = own if columns is None else list(columns)
+        for name in wanted:
+            _require_column(name, schema, file)
+        if not 0 < rows <= ROWS_PER_BYTE * file.stat().st_size:
+            raise UserError(f"{file}: {rows:,} rows of predictions can't be in it")
+        frame = pl.read_parquet(file, columns=wanted, glob=False)
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise UserError(f"{file} can't be read: {str(error).partition(chr(10))[0]}") from error
+    for name in wanted:
+        gap = frame[name].has_nulls() if name in NAMES else not frame[name].is_between(-LARGEST, LARGEST).all()
+        if gap or frame[name].has_nulls():
+            raise UserError(f"{file}: the column {name} has values that are none")
+    return frame
+
+
+def _require_column(name: str, schema: dict[str, pl.DataType] | pl.Schema, file: Path) -> None:
+    if name not in schema:
+        raise UserError(f"{file}: there is no column {name}")
+    kind = schema[name]
+    if not (kind.is_numeric() or (name in NAMES and kind == pl.String)):
+        raise UserError(f"{file}: the column {name} must be {'text or ' if name in NAMES else ''}numbers, not {kind}")
+
+
+def require(content: Any, form: Form, place: str, name: str = "") -> None:
+    """Raises UserError where `content`, which stands in the file `place` as `name`, hasn't this form."""
+    kind = form if isinstance(form, Kind) else OBJECT if isinstance(form, dict) else LIST
+    if not kind.holds(content):
+        raise UserError(f"{place}: {name or 'the content'} must be {kind.name}, not {_short(content)}")
+    if isinstance(form, list):
+        for i, item in enumerate(content):
+            require(item, form[0], place, f"{name}[{i}]")
+    elif isinstance(form, dict):
+        named = {key.removesuffix("?"): key for key in form if key is not ...}
+        for key, written in named.items():
+            if key == written and key not in content:
+                raise UserError(f"{place}: {_below(name, key)} is missing")
+        for key, value in content.items():
+            if key in named or ... in form:
+                require(value, form[named.get(key, ...)], place, _below(name, key))
+
+
+def _below(name: str, key: object) -> str:
+    return f"{name}.{key}" if name else str(key)
+
+
+def _short(content: Any) -> str:
+    if isinstance(content, dict | list):
+        return "an object" if isinstance(content, dict) else "a list"
+    text = repr(content)
+    return text if len(text) <= 60 else f"{text[:57]}..."
