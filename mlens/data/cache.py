@@ -1,4 +1,9 @@
-"""The cache folder: tables and tokenizers that are made once and opened by every later run."""
+"""The cache folder: tables and tokenizers that are made once and opened by every later run.
+
+An entry is a folder `kind/key`, filled beside, sealed with the digest of each of its files, flushed to the disk and
+renamed, all under a lock. So it is whole or not there, whatever ends the process that makes it; and whatever happens to
+its files later is noticed, and the entry made again.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +13,18 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import platformdirs
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
+from mlens.errors import UserError
+from mlens.files import disk_refusal, flush, in_words, naming, write_json
+
+MANIFEST = "manifest.json"
 # From how many bytes on a file's digest is worth remembering: 16 MiB are read in some hundredths of a second.
 LARGE = 1 << 24
 # How long a file's times must be past before they tell one content from the next.
@@ -53,12 +63,16 @@ def file_digest(file: Path) -> bytes:
     memory = cache_root() / "digests" / f"{name}.json"
     if large and (remembered := _remembered(memory, before)):
         return bytes.fromhex(remembered)
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "blake2b").digest()
+    digest = _digest(file)
     settled = max(before["mtime_ns"], before["ctime_ns"]) < time.time_ns() - SETTLED_NS
     if large and settled and _identity(file) == before:
         _remember(memory, before, digest.hex())
     return digest
+
+
+def _digest(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "blake2b").digest()
 
 
 def _identity(file: Path) -> dict[str, int]:
@@ -68,37 +82,124 @@ def _identity(file: Path) -> dict[str, int]:
 
 def _remembered(memory: Path, identity: dict[str, int]) -> str | None:
     try:
-        content = json.loads(memory.read_text())
+        content = json.loads(memory.read_text(encoding="utf-8"))
         return content["digest"] if content["identity"] == identity else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def _remember(memory: Path, identity: dict[str, int], digest: str) -> None:
-    beside = memory.with_suffix(f".{os.getpid()}")
     # A cache that can't be written to is of use all the same.
     with suppress(OSError):
         memory.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(json.dumps({"identity": identity, "digest": digest}))
-        beside.replace(memory)
+        write_json(memory, {"identity": identity, "digest": digest})
 
 
 def cached_folder(kind: str, key: str, write: Callable[[Path], None]) -> Path:
-    """The folder `kind/key` of the cache; where it is not there yet, `write` fills it.
+    """The folder `kind/key` of the cache; where it is not there yet, or damaged, `write` fills it.
 
-    It is filled beside and renamed, under a lock, so that several ranks or runs never see half of it.
+    Of several ranks or runs that want it at once one fills it and the others wait. Raises UserError where the disk has
+    no room for it or is read-only.
     """
     folder = cache_root() / kind / key
-    if folder.is_dir():
+    if is_whole(folder):
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if folder.is_dir():
-            return folder
-        beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{key}-"))
-        try:
-            write(beside)
-            beside.rename(folder)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
+    with lock(folder):
+        if not is_whole(folder, tell=True):
+            with placed(folder) as beside:
+                write(beside)
     return folder
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Inside, no other process fills this entry. What processes that were killed left of theirs is removed first.
+
+    The system lets go of the lock of a process that dies; the lock's file stays, and says nothing. Raises UserError
+    where the disk has no room or is read-only.
+    """
+    with _told():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            _remove_leftovers(folder)
+            yield
+
+
+def _remove_leftovers(folder: Path) -> None:
+    for beside in folder.parent.glob(".*-*"):
+        key = beside.name[1:].rpartition("-")[0]
+        if key == folder.name:
+            shutil.rmtree(beside, ignore_errors=True)
+            continue
+        # Who holds the lock of another entry is filling it right now.
+        with suppress(Timeout, OSError), FileLock(folder.with_name(f"{key}.lock"), timeout=0):
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextmanager
+def placed(folder: Path) -> Iterator[Path]:
+    """Under the entry's lock: an empty folder beside it, which becomes the entry when it was filled inside."""
+    beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    try:
+        with naming(beside):
+            yield beside
+            seal(beside)
+            if folder.exists():
+                # Who has mapped the damaged one keeps it until the end.
+                folder.rename(Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-")) / "damaged")
+            beside.rename(folder)
+            flush(folder.parent)
+    except FileNotFoundError as error:
+        if beside.exists() or folder.exists():
+            raise
+        raise UserError(f"{folder.parent} was deleted while it was written to: start again") from error
+    finally:
+        for left in folder.parent.glob(f".{folder.name}-*"):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def seal(folder: Path) -> None:
+    """Note the digest of every file in the filled folder, and have all of them lie on the disk."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    for file in files:
+        flush(file)
+    write_json(folder / MANIFEST, {file.relative_to(folder).as_posix(): _digest(file).hex() for file in files})
+    flush(folder)
+
+
+def is_whole(folder: Path, tell: bool = False) -> bool:
+    """Whether the entry is there and each of its files is what was written; with `tell`, a damaged one is warned of."""
+    if not folder.is_dir():
+        return False
+    damaged = _damaged_file(folder)
+    if damaged is not None and tell:
+        what = f"{damaged} is not what was written, or gone"
+        warnings.warn(f"the cache entry {folder} is damaged and is made again: {what}", stacklevel=4)
+    return damaged is None
+
+
+def _damaged_file(folder: Path) -> str | None:
+    name = MANIFEST
+    try:
+        sealed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        for name, digest in sealed.items():
+            if file_digest(folder / name).hex() != digest:
+                return name
+    except (OSError, ValueError, AttributeError):
+        return name
+    return None
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """A full or closed disk is no mistake of the program's: one line, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        refusal = disk_refusal(error)
+        if refusal is None:
+            raise
+        told = in_words(refusal)
+        if refusal.filename is not None and cache_root() in Path(os.fsdecode(refusal.filename)).parents:
+            told = f"the cache can't be written: {told}; MLENS_CACHE=FOLDER in the environment puts it elsewhere"
+        raise UserError(told) from error

@@ -36,15 +36,18 @@ class Source(Protocol):
 def load_table(source: Source) -> RatingTable:
     """The table of `source`; the first call reads its files, later calls with the same content map the cache.
 
-    Raises UserError where a file is missing, can't be read, or isn't what it should be.
+    Raises UserError where a file is missing, can't be read, changes meanwhile, or isn't what it should be.
     """
     with _told():
         files = source.files()
-        key = content_key(READER_VERSION, type(source).__name__, _settings(source), files=files)
+        key = _key(source, files)
 
     def write(folder: Path) -> None:
         with _told():
             raw = source.read(files)
+            if _key(source, files) != key:
+                names = ", ".join(str(file) for file in files)
+                raise UserError(f"{names}: changed while being read: start again when they are all there")
         if source.max_users is not None:
             raw = _subset(raw, source.max_users)
         save_table(build_table(raw), folder)
@@ -59,6 +62,10 @@ def _told() -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"{error.filename or 'the data'} can't be read: {error.strerror or error}") from error
+
+
+def _key(source: Source, files: list[Path]) -> str:
+    return content_key(READER_VERSION, type(source).__name__, _settings(source), files=files)
 
 
 def _settings(source: Source) -> dict:

@@ -12,6 +12,8 @@ import numpy as np
 import polars as pl
 
 from mlens.data.blocks import by_blocks
+from mlens.errors import UserError
+from mlens.files import write_json
 
 COLUMNS = ("user", "movie", "rating", "timestamp", "user_offsets")
 
@@ -95,17 +97,26 @@ class RatingTable:
 def save_table(table: RatingTable, folder: Path) -> None:
     """Write the table into the existing, empty `folder`, in the form that `open_table` maps."""
     for name in COLUMNS:
-        np.save(folder / f"{name}.npy", getattr(table, name))
+        _save_column(folder / f"{name}.npy", getattr(table, name))
     for name in ("users", "movies", "tags", "contexts"):
         frame = getattr(table, name)
         if frame is not None:
             frame.write_parquet(folder / f"{name}.parquet")
-    (folder / "meta.json").write_text(json.dumps({"scale": table.scale, "made_up": table.made_up}))
+    write_json(folder / "meta.json", {"scale": table.scale, "made_up": table.made_up})
+
+
+def _save_column(file: Path, column: np.ndarray) -> None:
+    """As np.save does, which doesn't tell why a write failed."""
+    with file.open("wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(column))
+        stream.write(np.ascontiguousarray(column).data)
 
 
 def open_table(folder: Path) -> RatingTable:
-    """Map the table that `save_table` wrote; no rating is read before it is used."""
-    meta = json.loads((folder / "meta.json").read_text())
+    """Map the table that `save_table` wrote; no rating is read before it is used. Raises UserError where it is gone."""
+    if not (folder / "meta.json").is_file():
+        raise UserError(f"{folder} is gone: the cache was deleted while a run used it; start the run again")
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
 
     def frame(name: str) -> pl.DataFrame | None:
         file = folder / f"{name}.parquet"

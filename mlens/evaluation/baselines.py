@@ -27,6 +27,7 @@ from mlens.evaluation.lenskit_models import (
 )
 from mlens.evaluation.metrics import mae, rmse
 from mlens.evaluation.shown import Histories, Shown, full_history, own_history, shown_blocks
+from mlens.files import write_json
 from mlens.packing.dataset import RatingDataset
 
 # Of what is cached; a change of any baseline's predictions raises it.
@@ -101,10 +102,10 @@ def _measured(
         rating = np.asarray(table.rating)[stage.targets]
         found = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
         errors = {name: {"rmse": rmse(p, rating), "mae": mae(p, rating)} for name, p in found.items()}
-        (folder / "errors.json").write_text(json.dumps(errors))
+        write_json(folder / "errors.json", errors)
 
     folder = cached_folder("baselines", _key(table, roles, stage, histories), write)
-    return json.loads((folder / "errors.json").read_text())
+    return json.loads((folder / "errors.json").read_text(encoding="utf-8"))
 
 
 def _key(table: RatingTable, roles: np.ndarray, stage: Stage, histories: Histories) -> str:

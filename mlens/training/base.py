@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
@@ -24,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mlens.config import Settings, resolved
 from mlens.data import draws
-from mlens.data.cache import cache_root, content_key
+from mlens.data.cache import cache_root, content_key, is_whole, lock, placed
 from mlens.data.stage import Stage
 from mlens.engine.engine import uses_bf16_parameters
 from mlens.engine.ranks import Ranks
@@ -130,10 +129,12 @@ def base_weights(
     form["prompt"] = {name: plain["prompt"][name] for name in ("task", "question", "chat")}
     key = content_key("base", VERSION, renderer.table.content_hash(), stage.visible.tobytes(), form)
     folder = cache_root() / "bases" / key
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Without the lock where it is there: a cache that can't be written to serves too.
+    if ranks.tell(ranks.main and is_whole(folder)):
+        return folder
     # Of several runs that want the same model at once, one trains it and the others wait.
-    with FileLock(f"{folder}.lock") if ranks.main else nullcontext():
-        if not ranks.tell(folder.is_dir()):
+    with lock(folder) if ranks.main else nullcontext():
+        if not ranks.tell(ranks.main and is_whole(folder, tell=True)):
             _train(settings, config, model.base, renderer, stage, tokenizer, ranks, folder)
     return folder
 
@@ -171,7 +172,8 @@ def _train(
             if (done + 1) % max(1, total // 10) == 0:
                 minutes = (time.perf_counter() - started) / 60
                 console.print(f"base model  step {done + 1:,}  {minutes:.1f} minutes  loss {loss:.4f} nats a token")
-    engine.export(folder, tokenizer)
+    with placed(folder) if ranks.main else nullcontext(folder) as beside:
+        engine.export(ranks.tell(beside), tokenizer)
 
 
 def _steps(base: Base, renderer: Renderer, stage: Stage, collator: PackedRows, ranks: Ranks) -> Iterator[list]:

@@ -17,6 +17,7 @@ from tokenizers_for_tests import HISTORY, style, tiny
 from trees import check_row, prompts
 
 import mlens.training.base as base
+from mlens.data.cache import seal
 from mlens.data.split import TRAIN, Split, assign_roles
 from mlens.data.stage import make_stage
 from mlens.model.load import build_model
@@ -166,6 +167,7 @@ def only_made(monkeypatch):
 
     def make(*arguments):
         arguments[-1].mkdir()
+        seal(arguments[-1])
         folders.append(arguments[-1])
 
     monkeypatch.setattr(base, "_train", make)
