@@ -68,8 +68,8 @@ def run(config: DictConfig) -> float | None:
     engine = instantiate(
         config.deepspeed, model, ranks, settings.trainer.update_rule(), settings.model.dtype, _convert_="all"
     )
-    make_folder(ranks, folder, config, HydraConfig.get())
-    with open_journal(ranks, folder, settings, config) as journal:
+    made = make_folder(ranks, folder, config, HydraConfig.get())
+    with made, open_journal(ranks, folder, settings, config) as journal:
         describe(datasets, tokenizer, settings, folder, journal)
         training = fit(engine, datasets, collator, settings, folder, journal)
         return conclude(training, roles, tokenizer, config, HydraConfig.get())

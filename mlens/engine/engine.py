@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
+from mlens.engine.checkpoint_files import make_universal, tensors_only
 from mlens.engine.ranks import Ranks
 from mlens.engine.settings import DeepSpeed, Optimizer
-from mlens.errors import UserError
+from mlens.errors import RunFailed, UserError
 from mlens.packing.blocks import with_blocks
 from mlens.packing.row import Row
 
@@ -37,18 +41,20 @@ class Engine:
         """Add the gradient of one row; with `last`, update the parameters. labels: the weights of all label tokens of
         the whole step, over all rows and ranks. Returns the weighted sum of the row's label losses (nats, detached)."""
         self._engine.set_gradient_accumulation_boundary(last)
-        row = self._placed(row)
-        scores = self._scores(row)
-        loss = -(scores * row.weight).sum() if row.scores else scores.sum()
-        # DeepSpeed averages over ranks, and would divide by the accumulation count; the step's loss is one mean.
-        self._engine.backward(loss * (self.ranks.world / labels), scale_wrt_gas=False)
-        self._engine.step()
+        with _out_of_memory_told(row):
+            row = self._placed(row)
+            scores = self._scores(row)
+            loss = -(scores * row.weight).sum() if row.scores else scores.sum()
+            # DeepSpeed averages over ranks, and would divide by the accumulation count; the step's loss is one mean.
+            self._engine.backward(loss * (self.ranks.world / labels), scale_wrt_gas=False)
+            self._engine.step()
         return loss.detach()
 
     @torch.no_grad()
     def score(self, row: Row) -> torch.Tensor:
         """[row.scores] float32 on the CPU: the log-probabilities that the row asks for."""
-        return self._scores(self._placed(row)).cpu()[: row.scores]
+        with _out_of_memory_told(row):
+            return self._scores(self._placed(row)).cpu()[: row.scores]
 
     def _placed(self, row: Row) -> Row:
         device = self.ranks.device
@@ -83,41 +89,53 @@ class Engine:
             group["lr"] = base * factor
         return self._base_rates[0] * factor
 
-    def save(self, folder: Path, tag: str, state: dict) -> None:
-        """Write parameters, optimizer and `state` as `folder/tag`; a checkpoint of that name is replaced only by a
-        whole one."""
-        beside = f"{tag}.new"
-        if self.ranks.main:
-            shutil.rmtree(folder / beside, ignore_errors=True)
-        self.ranks.wait()
-        self._engine.save_checkpoint(str(folder), tag=beside, client_state=state, save_latest=False)
-        self.ranks.wait()
-        if self.ranks.main:
-            old = folder / f"{tag}.old"
-            shutil.rmtree(old, ignore_errors=True)
-            if (folder / tag).exists():
-                (folder / tag).rename(old)
-            (folder / beside).rename(folder / tag)
-            shutil.rmtree(old, ignore_errors=True)
-        self.ranks.wait()
+    def finite(self) -> bool:
+        """Whether all parameters on this rank are finite numbers: a gradient that isn't makes them so at once."""
+        own = [getattr(p, "ds_tensor", p).detach() for p in self._engine.module.parameters()]
+        return bool(torch.stack([part.sum(dtype=torch.float32) for part in own]).isfinite().all())
 
-    def load(self, folder: Path, tag: str) -> dict:
-        """Take parameters and optimizer back from `folder/tag`; returns its `state`.
+    @property
+    def checkpoint_bytes(self) -> int:
+        """About how large a checkpoint is, at most: parameters, and for those that are trained a float32 copy and the
+        optimizer's two moments."""
+        parameters = list(self._engine.module.parameters())
+        sizes = [(getattr(p, "ds_numel", p.numel()), p.element_size(), p.requires_grad) for p in parameters]
+        return sum(numel * (size + 12 * trained) for numel, size, trained in sizes)
 
-        Raises UserError where it isn't there or was written by another number of ranks.
+    def save(self, folder: Path, tag: str) -> None:
+        """Write parameters and optimizer into `folder/tag`, each rank its part."""
+        self._engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
+
+    def load(self, folder: Path, tag: str, written_by: int) -> None:
+        """Take parameters and optimizer back from `folder/tag`, which so many ranks wrote.
+
+        Raises UserError where another number of ranks wrote it and DeepSpeed can't convert it, RunFailed where it
+        holds more than tensors or isn't whole.
         """
-        if not (folder / tag).is_dir() and (folder / f"{tag}.old").is_dir():
-            tag = f"{tag}.old"  # the run was killed between two renames
-        if not (folder / tag).is_dir():
-            raise UserError(f"{folder / tag} is missing: there is no checkpoint to go on from")
-        # Under ZeRO every rank writes its own part of the optimizer, and needs it back.
-        parts = len(list((folder / tag).glob("*optim_states.pt"))) if self._engine.zero_optimization_stage() else 0
-        if parts and parts != self.ranks.world:
-            raise UserError(f"{folder / tag} was written by {parts} ranks: go on with as many, not {self.ranks.world}")
-        loaded, state = self._engine.load_checkpoint(str(folder), tag=tag)
+        engine, zero = self._engine, self._engine.zero_optimization_stage() > 0
+        convert = zero and written_by != self.ranks.world  # under ZeRO every rank needs its own part back
+        if convert and engine.optimizer_name() != "adamw":
+            raise UserError(
+                f"{folder / tag} was written by {written_by} ranks: with trainer.optimizer={engine.optimizer_name()} "
+                f"go on with as many, not {self.ranks.world} (DeepSpeed converts Adam's checkpoints alone)"
+            )
+        with tensors_only():
+            if convert:
+                universal = f"{tag}.universal"
+                self.ranks.alone(lambda: make_universal(folder / tag, folder / universal))
+                tag = universal
+            engine._config.load_universal_checkpoint = convert
+            try:
+                loaded, _ = engine.load_checkpoint(str(folder), tag=tag)
+            except UnpicklingError as error:
+                raise RunFailed(f"{folder / tag} can't be loaded: {_first_line(error)}") from error
+            finally:
+                engine._config.load_universal_checkpoint = False
+        self.ranks.wait()
+        if convert and self.ranks.main:
+            shutil.rmtree(folder / tag)
         if loaded is None:
-            raise UserError(f"{folder / tag} can't be loaded: it is not whole")
-        return state
+            raise RunFailed(f"{folder / tag} can't be loaded: it is not whole")
 
     def export(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
         """Write the model (an adapter alone with LoRA) and its tokenizer in Hugging Face format, beside and renamed."""
@@ -134,6 +152,26 @@ class Engine:
             shutil.rmtree(folder, ignore_errors=True)
             beside.rename(folder)
         self.ranks.wait()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
+
+
+@contextmanager
+def _out_of_memory_told(row: Row) -> Iterator[None]:
+    """Raises RunFailed, with the row's size and what to lower, where memory runs out inside."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        out = isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+        if not out:
+            raise
+        raise RunFailed(
+            f"out of memory in a row of {row.input_ids.shape[1]:,} tokens with {row.scores:,} answers: lower "
+            "packing.row_tokens (at least prompt.max_tokens), or set model.gradient_checkpointing=true, or "
+            "deepspeed=zero3 or zero3_offload on a GPU; resume=true goes on only with the run's own settings"
+        ) from error
 
 
 def uses_bf16_parameters(dtype: str, stage: int) -> bool:

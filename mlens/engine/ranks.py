@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from mlens.errors import UserError
+from mlens.errors import RunFailed, UserError
 
 Value = TypeVar("Value")
 
@@ -37,19 +37,25 @@ class Ranks:
             dist.broadcast_object_list(box, src=0)
         return box[0]
 
-    def first(self, act: Callable[[], Value]) -> Value:
-        """`act()` on every rank, but on rank 0 before the others (it fills caches). A UserError of rank 0 is raised on
-        all of them."""
-        error: UserError | None = None
+    def alone(self, act: Callable[[], Value]) -> Value:
+        """`act()` on rank 0; every rank gets its value, or raises the UserError or RunFailed that it raised there."""
+        value, error = None, None
         if self.main:
             try:
                 value = act()
-            except UserError as raised:
+            except (UserError, RunFailed) as raised:
                 error = raised
-        error = self.tell(error)
+        value, error = self.tell((value, error))
         if error is not None:
             raise error
-        return value if self.main else act()
+        return value  # type: ignore[return-value]
+
+    def first(self, act: Callable[[], Value]) -> Value:
+        """`act()` on every rank, but on rank 0 before the others (it fills caches). A UserError or RunFailed of rank 0
+        is raised on all of them."""
+        values: list[Value] = []
+        self.alone(lambda: values.append(act()))
+        return values[0] if values else act()
 
     def gather(self, value: Value) -> list[Value]:
         """What every rank gave, in the order of ranks."""

@@ -11,9 +11,10 @@ from omegaconf import DictConfig
 from transformers import PreTrainedTokenizerBase
 
 from mlens.config import fingerprint, resolved
+from mlens.engine.ending import ending_together
 from mlens.engine.memory import peak_memory_bytes
 from mlens.evaluation.baselines import measure_baselines
-from mlens.evaluation.evaluate import Evaluated, by_activity, evaluate
+from mlens.evaluation.evaluate import Evaluated, by_activity
 from mlens.evaluation.prompts import kept_prompts
 from mlens.files import write_beside, write_json
 from mlens.training.loop import Training
@@ -30,11 +31,11 @@ def conclude(
     """Take the model that was best on validation, export it, evaluate it on validation and test, and write predictions
     and, last of all, summary.json. Returns the validation RMSE (None without validation targets)."""
     engine, folder, journal, progress = training.engine, training.folder, training.journal, training.progress
-    if progress.best_rmse is not None and progress.best_step != progress.step:
-        engine.load(folder.checkpoints, "best")
-    engine.export(folder.model, tokenizer)
-    started = time.perf_counter()
-    evaluated = {name: _evaluate(training, name) for name in training.datasets if name != "train"}
+    with ending_together(engine.ranks) as training.ending:
+        training.take_best()
+        engine.export(folder.model, tokenizer)
+        started = time.perf_counter()
+        evaluated = {name: _evaluate(training, name) for name in training.datasets if name != "train"}
     seconds = {"training": progress.seconds, "evaluation": time.perf_counter() - started}
     rmse = evaluated["val"].metrics["rmse"] if "val" in evaluated else None
     if not engine.ranks.main:
@@ -66,13 +67,7 @@ def conclude(
 
 def _evaluate(training: Training, stage: str) -> Evaluated:
     """The best model on `stage`; its validation was evaluated when it was found, unless another process found it."""
-    if stage == "val" and training.best is not None:
-        return training.best
-    draws, journal, dataset = training.settings.evaluation.draws, training.journal, training.datasets[stage]
-    bar = journal.begin(f"evaluating {stage}", len(dataset) * draws)
-    evaluated = evaluate(training.engine, dataset, training.collator, draws, journal.follow(bar))
-    journal.end(bar)
-    return evaluated
+    return training.best if stage == "val" and training.best is not None else training.evaluate(stage)
 
 
 def _summary(

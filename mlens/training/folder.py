@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from hydra.conf import HydraConf
 from omegaconf import DictConfig, OmegaConf
 
@@ -14,6 +17,8 @@ from mlens.config import refuse_changes, resolved
 from mlens.engine.ranks import Ranks
 from mlens.errors import UserError
 from mlens.files import write_text
+
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ def find_folder(ranks: Ranks, config: DictConfig) -> RunFolder:
     config differs in more than a resume may change; warns where the schedule's horizon changes.
     """
     folder = RunFolder(ranks.tell(Path(config.output_dir or _unused_folder())))
-    ranks.first(lambda: _check(folder, config) if ranks.main else None)
+    ranks.alone(lambda: _check(folder, config))
     return folder
 
 
@@ -80,15 +85,33 @@ def _check(folder: RunFolder, config: DictConfig) -> None:
         raise UserError(f"{folder.path} holds a finished run: give another output_dir, or remove it to run it again")
     if config.resume:
         _check_resume(folder, config)
-    elif folder.path.exists() and any(folder.path.iterdir()):
+    elif folder.path.exists() and any(path.name != LOCK for path in folder.path.iterdir()):
         what = "an unfinished run: resume=true goes on with it" if folder.hydra.exists() else "other files"
         raise UserError(f"{folder.path} holds {what}; or give another output_dir")
 
 
-def make_folder(ranks: Ranks, folder: RunFolder, config: DictConfig, hydra_config: HydraConf) -> None:
-    """Make the folder and write .hydra/ into it: rank 0 alone, when all that can be wrong has been checked."""
-    if not ranks.main:
-        return
+@contextmanager
+def make_folder(ranks: Ranks, folder: RunFolder, config: DictConfig, hydra_config: HydraConf) -> Iterator[None]:
+    """Make the folder and write .hydra/ into it: rank 0 alone, when all that can be wrong has been checked. Inside, no
+    other run can have it.
+
+    Raises UserError where another run has it, or has had it since it was checked.
+    """
+    lock = FileLock(folder.path / LOCK)
+    ranks.alone(lambda: _write(folder, lock, config, hydra_config))
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _write(folder: RunFolder, lock: FileLock, config: DictConfig, hydra_config: HydraConf) -> None:
+    folder.path.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(f"another run is at work in {folder.path}: wait for it, or give another output_dir") from error
+    _check(folder, config)
     for made in (folder.hydra, folder.checkpoints, folder.metrics.parent, folder.predictions("test").parent):
         made.mkdir(parents=True, exist_ok=True)
     write_text(folder.hydra / "config.yaml", OmegaConf.to_yaml(config, resolve=True))

@@ -6,16 +6,19 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cached_property, partial
 
 import psutil
 import torch
 from torch.utils.data import DataLoader
 
 from mlens.config import Settings
+from mlens.data import draws
+from mlens.engine.checkpoints import Checkpoints
+from mlens.engine.ending import Ending, ending_together, forget_signals_of_parent
 from mlens.engine.engine import Engine
 from mlens.engine.memory import peak_memory_bytes
-from mlens.errors import UserError
+from mlens.errors import RunFailed, Stopped, UserError
 from mlens.evaluation.evaluate import Evaluated, evaluate
 from mlens.packing.dataset import RatingDataset
 from mlens.packing.plan import Collator, PlannedRow, RowLoader, plan_epoch, steps_per_epoch
@@ -57,9 +60,11 @@ class Progress:
 
 @dataclass
 class StepRecord:
-    """What one step did on this rank so far; not_finite: the targets of rows whose loss isn't a finite number."""
+    """What one step did on this rank so far; targets: of its rows; not_finite: those of the first row whose loss isn't
+    a finite number."""
 
     loss: float = 0.0
+    targets: list[int] = field(default_factory=list)
     not_finite: list[int] = field(default_factory=list)
     tokens: int = 0
     padded: int = 0
@@ -68,6 +73,7 @@ class StepRecord:
 
     def add(self, planned: PlannedRow, loss: torch.Tensor, row: Row) -> None:
         self.loss += float(loss)
+        self.targets += planned.targets
         if not math.isfinite(self.loss) and not self.not_finite:
             self.not_finite = planned.targets
         self.tokens += row.useful
@@ -92,31 +98,49 @@ class Training:
     settings: Settings
     folder: RunFolder
     journal: Journal
+    ending: Ending
     progress: Progress = field(default_factory=Progress)
     best: Evaluated | None = None
+    _saved_step: int | None = None
+    _saved_at: float = 0.0
+
+    @cached_property
+    def checkpoints(self) -> Checkpoints:
+        return Checkpoints(self.engine, self.folder.checkpoints, self.settings.trainer.checkpoint.keep)
 
     def resume(self) -> None:
-        """Go on from `checkpoints/last`; a run that was stopped before it wrote one starts over."""
-        places = (self.folder.checkpoints / tag for tag in ("last", "last.old"))
-        if not self.engine.ranks.tell(any(place.is_dir() for place in places)):
-            self.journal.say("no checkpoint was written yet: the run starts over")
+        """Go on from the newest whole checkpoint; a run that was stopped before it wrote one starts over.
+
+        Raises UserError where the data aren't those that the run began with.
+        """
+        state = self.checkpoints.load_newest()
+        if state is None:
+            self.journal.say("there is no whole checkpoint: the run starts over")
             self.journal.rewind(0)
             return
-        self.progress = Progress(**self.engine.load(self.folder.checkpoints, "last")["progress"])
+        if state["data"] != self._data():
+            raise UserError("resume=true: the data aren't those that this run began with: give another output_dir")
+        self.progress = Progress(**state["progress"])
+        self._saved_step = self.progress.step
         self.journal.rewind(self.progress.step)
+        self.journal.say(f"resumed after step {self.progress.step}")
 
     def run(self) -> None:
         """Train to the last step or until patience ends.
 
-        Leaves `checkpoints/last`, and `checkpoints/best` where there are validation targets. Raises UserError on a loss
-        that isn't finite, naming step and targets; the checkpoints stay as they were.
+        Leaves checkpoints of the last step and, where there are validation targets, of the best one. Raises RunFailed
+        on a loss or a gradient that isn't finite, naming step and targets; the checkpoints stay as they were. Raises
+        Stopped, with a checkpoint of where it stands, when a signal asks for it.
         """
         trainer, progress = self.settings.trainer, self.progress
         total = total_steps(trainer, len(self.datasets["train"]))
         bar = self.journal.begin("training", total, progress.step)
+        self._saved_at = time.monotonic()
+        if self._owes_validation() and progress.step < total:  # stopped between a step and its validation
+            self._validate()
         while not self._done(total):
             dataset = self.datasets["train"].at(progress.epoch)
-            record = StepRecord()
+            record = self._begin_step()
             for planned, row in _rows(self.engine, dataset, self.collator, trainer, progress):
                 rate = self.engine.set_learning_rate(self._rate_factor(total))
                 record.add(planned, self.engine.backward(row, planned.labels, planned.last), row)
@@ -125,18 +149,35 @@ class Training:
                 done = finish_step(self.engine, dataset, planned, record, rate, progress)
                 self.journal.record("train", progress.step, **done)
                 self.journal.advance(bar, progress.step, in_short(done))
+                self.stop_if_asked()
                 if progress.step < total:
                     self._between_steps()
                 if self._done(total):
                     break
-                record = StepRecord()
+                record = self._begin_step()
             else:
                 progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
-                if trainer.validate_every_steps is None and progress.step < total:
+                if self._owes_validation() and progress.step < total:
                     self._validate()
         if progress.validated_step != progress.step:
             self._validate()
         self.journal.end(bar)
+
+    def _begin_step(self) -> StepRecord:
+        """LoRA's dropout is drawn by seed, rank and step, so that a resumed run drops what it would have dropped."""
+        rank, progress = self.engine.ranks.rank, self.progress
+        (word,) = draws.words(1, draws.DROPOUT, self.settings.seed, rank, progress.step)
+        torch.manual_seed(int(word) & (1 << 63) - 1)
+        return StepRecord()
+
+    def stop_if_asked(self) -> None:
+        """Save and raise Stopped where a signal asked any rank to end; all ranks come here alike."""
+        if self.ending.agreed():
+            if self._saved_step != self.progress.step:
+                self._save()
+            raise Stopped(
+                f"asked to end after step {self.progress.step}; resume=true output_dir={self.folder.path} goes on"
+            )
 
     def _done(self, total: int) -> bool:
         stopping = self.settings.trainer.early_stopping
@@ -153,21 +194,28 @@ class Training:
         guessed = round(step / spent) if step and spent else total
         return rate_factor(self.settings.trainer, step, min(total, max(guessed, step + 1)))
 
+    def _owes_validation(self) -> bool:
+        """Whether a validation is due here, after so many steps or at an epoch's end, and wasn't made yet."""
+        every, progress = self.settings.trainer.validate_every_steps, self.progress
+        due = progress.step_in_epoch == 0 if every is None else progress.step % every == 0
+        return due and progress.step > 0 and progress.validated_step != progress.step
+
     def _between_steps(self) -> None:
-        trainer = self.settings.trainer
-        if _is_due(trainer.validate_every_steps, self.progress.step):
+        if self._owes_validation():
             self._validate()
-        elif _is_due(trainer.checkpoint.every_steps, self.progress.step):
-            self._save("last")
+        elif _is_due(self.settings.trainer.checkpoint.every_steps, self.progress.step) or self._minutes_are_over():
+            self._save()
+
+    def _minutes_are_over(self) -> bool:
+        """Whether trainer.checkpoint.every_minutes have passed since the last checkpoint, by rank 0's clock."""
+        minutes = self.settings.trainer.checkpoint.every_minutes
+        return minutes is not None and self.engine.ranks.tell(time.monotonic() - self._saved_at >= 60 * minutes)
 
     def _validate(self) -> None:
-        """Validate where there is something to validate on, and save: `best` if it is, and `last`."""
-        progress, draws = self.progress, self.settings.evaluation.draws
-        progress.validated_step = progress.step
+        """Validate where there is something to validate on, and save."""
+        progress = self.progress
         if "val" in self.datasets:
-            bar = self.journal.begin("validating", len(self.datasets["val"]) * draws)
-            evaluated = evaluate(self.engine, self.datasets["val"], self.collator, draws, self.journal.follow(bar))
-            self.journal.end(bar)
+            evaluated = self.evaluate("val")
             rmse = evaluated.metrics["rmse"]
             best = progress.validated(rmse, self.settings.trainer.early_stopping)
             self.journal.record("val", progress.step, rmse=rmse, best_rmse=progress.best_rmse, seconds=progress.seconds)
@@ -176,11 +224,37 @@ class Training:
             self.journal.say(f"{where}  validation RMSE {rmse:.4f}{' (best)' if best else ''}")
             if best:
                 self.best = evaluated
-                self._save("best")
-        self._save("last")
+        progress.validated_step = progress.step
+        self._save()
 
-    def _save(self, tag: str) -> None:
-        self.engine.save(self.folder.checkpoints, tag, {"progress": asdict(self.progress)})
+    def evaluate(self, stage: str) -> Evaluated:
+        """The model as it is on `stage`, with a progress bar. Raises Stopped when a signal asks for it."""
+        times, dataset = self.settings.evaluation.draws, self.datasets[stage]
+        bar = self.journal.begin(f"evaluating {stage}", len(dataset) * times)
+        follow = self.journal.follow(bar)
+
+        def after_row(targets: int) -> None:
+            follow(targets)
+            self.stop_if_asked()
+
+        evaluated = evaluate(self.engine, dataset, self.collator, times, after_row)
+        self.journal.end(bar)
+        return evaluated
+
+    def take_best(self) -> None:
+        """The parameters of the best validation, where there was one and they aren't the model's already."""
+        progress = self.progress
+        if progress.best_rmse is not None and progress.best_step != progress.step:
+            self.checkpoints.load(progress.best_step)
+
+    def _save(self) -> None:
+        progress = self.progress
+        needs = None if progress.best_rmse is None else progress.best_step
+        self.checkpoints.save(progress.step, {"progress": asdict(progress), "data": self._data()}, needs)
+        self._saved_step, self._saved_at = progress.step, time.monotonic()
+
+    def _data(self) -> str:
+        return self.datasets["train"].table.content_hash()
 
 
 def fit(
@@ -192,17 +266,21 @@ def fit(
     journal: Journal,
 ) -> Training:
     """Train from the start, or with `resume` from where the run's folder stands; returns the finished training."""
-    training = Training(engine, datasets, collator, settings, folder, journal)
-    if settings.resume:
-        training.resume()
-    training.run()
+    with ending_together(engine.ranks) as ending:
+        training = Training(engine, datasets, collator, settings, folder, journal, ending)
+        if settings.resume:
+            training.resume()
+        training.run()
     return training
 
 
 def _rows(
     engine: Engine, dataset: RatingDataset, collator: Collator, trainer: Trainer, progress: Progress
 ) -> Iterator[tuple[PlannedRow, Row]]:
-    """This rank's rows from where `progress` stands to the end of the epoch, built ahead by worker processes."""
+    """This rank's rows from where `progress` stands to the end of the epoch, built ahead by worker processes.
+
+    Raises RunFailed where one of these dies.
+    """
     ranks = engine.ranks
     planned = plan_epoch(
         dataset,
@@ -214,16 +292,28 @@ def _rows(
         ranks.world,
         progress.step_in_epoch,
     )
-    return iter(
-        DataLoader(
-            RowLoader(dataset, partial(collator.train_row, history_loss_weight=trainer.history_loss_weight)),
-            sampler=planned,
-            batch_size=None,
-            num_workers=trainer.loader_workers,
-            pin_memory=ranks.device.type == "cuda",
-            prefetch_factor=4 if trainer.loader_workers else None,
-        )
+    loader = DataLoader(
+        RowLoader(dataset, partial(collator.train_row, history_loss_weight=trainer.history_loss_weight)),
+        sampler=planned,
+        batch_size=None,
+        num_workers=trainer.loader_workers,
+        pin_memory=ranks.device.type == "cuda",
+        prefetch_factor=4 if trainer.loader_workers else None,
+        worker_init_fn=_start_worker,
     )
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise RunFailed(
+            "a process that builds rows ahead (trainer.loader_workers) was killed, maybe for want of memory; "
+            "resume=true goes on from the last checkpoint, with trainer.loader_workers=0 without such processes"
+        ) from error
+
+
+def _start_worker(_: int) -> None:
+    forget_signals_of_parent()
 
 
 def finish_step(
@@ -234,21 +324,29 @@ def finish_step(
     rate: float,
     progress: Progress,
 ) -> dict:
-    """Count the step over all ranks; returns its record. Raises UserError on a loss that isn't finite."""
+    """Count the step over all ranks; returns its record. Raises RunFailed on a loss, or a gradient, that isn't finite:
+    nothing is saved of such a step."""
     ranks = engine.ranks
-    counts = torch.tensor([record.loss, record.tokens, record.padded], dtype=torch.float64, device=ranks.device)
-    loss, tokens, padded = ranks.sum(counts).tolist()
+    spoilt = float(not engine.finite())
+    counts = torch.tensor([record.loss, record.tokens, record.padded, spoilt], dtype=torch.float64, device=ranks.device)
+    loss, tokens, padded, spoilt = ranks.sum(counts).tolist()
     seconds = time.perf_counter() - record.started
     progress.step += 1
     progress.step_in_epoch = planned.step + 1
     progress.targets += planned.step_targets
     progress.tokens += int(tokens)
     progress.seconds += seconds
-    if not math.isfinite(loss):
-        targets = [target for rank in ranks.gather(record.not_finite) for target in rank]
-        raise UserError(
-            f"the loss of step {progress.step} is {loss}, in the row of {_names(dataset, targets)}: "
-            "lower trainer.learning_rate; the checkpoints are those before it"
+    if spoilt or not math.isfinite(loss):
+        found = ranks.gather((record.not_finite, record.targets))
+        rows = [target for not_finite, _ in found for target in not_finite]
+        what = (
+            f"loss of step {progress.step} is {loss}, in the row of"
+            if rows
+            else (f"gradient of step {progress.step} isn't finite, though its loss is; its targets are")
+        )
+        raise RunFailed(
+            f"the {what} {_names(dataset, rows or [target for _, own in found for target in own])}: "
+            "lower trainer.learning_rate (another output_dir); the checkpoints are those before this step"
         )
     return {
         "epoch": progress.epoch,

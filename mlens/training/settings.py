@@ -26,11 +26,18 @@ class EarlyStopping:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """every_steps: write `checkpoints/last` also after so many steps (null: at validations and at the end)."""
+    """A checkpoint is written at every validation and at the end; every_steps, every_minutes: also after so many steps,
+    or where the last one is so old (null: not); keep: how many of the newest stay, beside the best model's."""
 
     every_steps: int | None = None
+    every_minutes: float | None = None
+    keep: int = 2
 
     def __post_init__(self) -> None:
+        if self.every_minutes is not None and not (math.isfinite(self.every_minutes) and self.every_minutes > 0):
+            raise UserError(f"trainer.checkpoint.every_minutes must be above 0 or null, not {self.every_minutes}")
+        if self.keep < 1:
+            raise UserError(f"trainer.checkpoint.keep must be at least 1, not {self.keep}")
         if self.every_steps is not None and self.every_steps < 1:
             raise UserError(f"trainer.checkpoint.every_steps must be at least 1 or null, not {self.every_steps}")
 

@@ -1,5 +1,8 @@
-"""Checkpoints give back what was saved, a half-written one replaces nothing, and exports are ordinary models."""
+"""Checkpoints give back what was saved or say that they can't, and exports are ordinary models."""
 
+import json
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +13,9 @@ from peft import PeftModel
 from steps import answer_log_probabilities, engine_steps, parts
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mlens.errors import UserError
+import mlens.engine.checkpoints as module
+from mlens.engine.checkpoints import Checkpoints
+from mlens.errors import RunFailed, UserError
 from mlens.evaluation.score import predict
 
 
@@ -22,17 +27,22 @@ def same(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+def checkpoints(engine, folder, keep=2) -> Checkpoints:
+    return Checkpoints(engine, folder, keep)
+
+
 @pytest.mark.parametrize("stage", [0, 2])
 def test_a_loaded_checkpoint_goes_on_bit_for_bit(stage, tmp_path):
     made = parts(f"deepspeed=zero{stage}")
     engine = made.engine()
     engine_steps(made, engine, 2)
-    engine.save(tmp_path, "last", {"progress": {"step": 2}})
+    state = {"progress": {"step": 2, "seconds": 0.1 + 0.2}}
+    checkpoints(engine, tmp_path).save(2, state, None)
     saved = weights(engine)
     losses = engine_steps(made, engine, 4, first=2)
     other = parts(f"deepspeed=zero{stage}")
     fresh = other.engine()
-    assert fresh.load(tmp_path, "last")["progress"] == {"step": 2}
+    assert checkpoints(fresh, tmp_path).load_newest() == state
     assert same(weights(fresh), saved)
     assert engine_steps(other, fresh, 4, first=2) == losses
     assert same(weights(fresh), weights(engine))
@@ -46,68 +56,137 @@ def trained():
     return made, engine
 
 
-@pytest.mark.parametrize("stage", range(1, 4))
-def test_a_checkpoint_of_another_number_of_ranks_is_refused(stage, tmp_path):
-    engine = parts(f"deepspeed=zero{stage}").engine()
-    engine.save(tmp_path, "last", {})
+def names(folder) -> set[str]:
+    """But for the scripts that DeepSpeed puts beside its checkpoints."""
+    return {path.name for path in folder.iterdir() if path.suffix != ".py"}
+
+
+def test_the_newest_stay_and_those_that_they_need(trained, tmp_path):
+    saved = checkpoints(trained[1], tmp_path, keep=2)
+    for step, needs in [(1, 1), (2, 1), (3, 3), (4, 3), (5, 3), (6, 3)]:
+        saved.save(step, {"step": step}, needs)
+    assert names(tmp_path) == {"step_00000003", "step_00000005", "step_00000006", "last", "best"}
+    assert (tmp_path / "last").resolve().name == "step_00000006" and (tmp_path / "best").resolve().name[-1] == "3"
+    for path in tmp_path.glob("step_*"):
+        manifest = json.loads((path / "manifest.json").read_text())
+        assert manifest["files"].keys() == names(path) - {"manifest.json"} and manifest["ranks"] == 1
+    assert saved.load_newest() == {"step": 6}
+
+
+def damage_truncated(path):
+    os.truncate(path, path.stat().st_size - 2)
+
+
+def damage_one_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("damage", [damage_truncated, damage_one_bit, Path.unlink])
+@pytest.mark.parametrize("part", ["manifest.json", "mp_rank_00_model_states.pt", "*_optim_states.pt"])
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(trained, tmp_path, damage, part):
+    saved = checkpoints(trained[1], tmp_path)
+    for step in (1, 2, 3):
+        saved.save(step, {"step": step}, None)
+    (file,) = (tmp_path / "step_00000003").glob(part)
+    damage(file)
+    with pytest.warns(UserWarning, match="step_00000003 is damaged"):
+        assert saved.load_newest() == {"step": 2}
+    assert names(tmp_path) - {"last"} == {"step_00000002"}  # what is behind it is made again
+
+
+def test_a_checkpoint_whose_best_model_is_damaged_is_of_no_use(trained, tmp_path):
+    saved = checkpoints(trained[1], tmp_path)
+    for step, needs in [(1, 1), (2, 1), (3, 3), (4, 3)]:
+        saved.save(step, {"step": step}, needs)
+    damage_one_bit(tmp_path / "step_00000003" / "mp_rank_00_model_states.pt")
+    with pytest.warns(UserWarning, match="step_00000003"):
+        assert saved.load_newest() is None  # of the two that stay, 4 needs 3
+    with pytest.warns(UserWarning, match="step_00000003"), pytest.raises(RunFailed, match="step_00000003"):
+        saved.load(3)
+
+
+def test_without_a_whole_checkpoint_there_is_nothing_to_load(trained, tmp_path):
+    saved = checkpoints(trained[1], tmp_path)
+    assert saved.load_newest() is None
+    (tmp_path / ".new").mkdir()
+    assert saved.load_newest() is None
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("write", ["save_checkpoint", "write_json", "rename"])
+def test_a_kill_while_it_saves_loses_no_checkpoint(trained, tmp_path, monkeypatch, write):
+    _, engine = trained
+    saved = checkpoints(engine, tmp_path)
+    saved.save(1, {"step": 1}, None)
+
+    def killed(*arguments, **_):
+        if write == "save_checkpoint":
+            beside = Path(arguments[0]) / _["tag"]
+            beside.mkdir()
+            (beside / "half.pt").write_text("half")
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        where = {"save_checkpoint": engine._engine, "write_json": module, "rename": Path}[write]
+        patched.setattr(where, write, killed)
+        with pytest.raises(Killed):
+            saved.save(2, {"step": 2}, None)
+    assert saved.load_newest() == {"step": 1}
+    saved.save(3, {"step": 3}, None)
+    assert saved.load_newest() == {"step": 3}
+    assert names(tmp_path) == {"step_00000001", "step_00000003", "last"}
+
+
+def test_no_room_is_told_before_anything_is_written(trained, tmp_path, monkeypatch):
+    saved = checkpoints(trained[1], tmp_path)
+    needed = trained[1].checkpoint_bytes
+    saved.save(1, {"step": 1}, None)
+    size = sum(file.stat().st_size for file in (tmp_path / "step_00000001").iterdir())
+    assert 0.7 * needed < size < 1.5 * needed
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": size - 1})())
+    with pytest.raises(RunFailed, match=r"step 2 can't be written .*that of step 1 stays"):
+        saved.save(2, {"step": 2}, None)
+    assert names(tmp_path) == {"step_00000001", "last"}
+
+
+class Code:
+    """What a pickle can make happen where it is loaded."""
+
+    def __reduce__(self):
+        return os.mkdir, ("ran",)
+
+
+@pytest.mark.parametrize("part", ["mp_rank_00_model_states.pt", "*_optim_states.pt"])
+def test_a_checkpoint_that_brings_code_is_refused(trained, tmp_path, monkeypatch, part):
+    saved = checkpoints(trained[1], tmp_path)
+    saved.save(1, {"step": 1}, None)
+    (file,) = (tmp_path / "step_00000001").glob(part)
+    content = torch.load(file, weights_only=False)
+    torch.save(content | {"code": Code()}, file)
+    manifest = json.loads((tmp_path / "step_00000001" / "manifest.json").read_text())
+    manifest["files"] |= module._digests([file])  # who can write the file can write its digest
+    del manifest["digest"]
+    manifest["digest"] = module._digest_of(module.Saved(**manifest))
+    (tmp_path / "step_00000001" / "manifest.json").write_text(json.dumps(manifest))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunFailed, match="can't be loaded"):
+        saved.load_newest()
+    assert not (tmp_path / "ran").exists()
+    torch.load(file, weights_only=False)  # without the guard it runs
+    assert (tmp_path / "ran").exists()
+
+
+def test_another_number_of_ranks_is_refused_where_deepspeed_cannot_convert(tmp_path):
+    engine = parts("trainer.optimizer=muon", "trainer.gradient_clipping=0.0").engine()
+    checkpoints(engine, tmp_path).save(1, {}, None)
     engine.ranks = replace(engine.ranks, world=3)
-    with pytest.raises(UserError, match="written by 1 ranks"):
-        engine.load(tmp_path, "last")
-
-
-def step_of(engine, folder) -> int:
-    return engine.load(folder, "last")["step"]
-
-
-def test_a_save_that_breaks_off_leaves_the_checkpoint_before(trained, tmp_path, monkeypatch):
-    _, engine = trained
-    engine.save(tmp_path, "last", {"step": 1})
-
-    def broken(folder, tag, **_):
-        (Path(folder) / tag).mkdir()
-        (Path(folder) / tag / "half.pt").write_text("half")
-        raise OSError("disk full")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(engine._engine, "save_checkpoint", broken)
-        with pytest.raises(OSError):
-            engine.save(tmp_path, "last", {"step": 2})
-    assert step_of(engine, tmp_path) == 1
-    engine.save(tmp_path, "last", {"step": 3})
-    assert step_of(engine, tmp_path) == 3
-    assert not {"last.new", "last.old"} & {path.name for path in tmp_path.iterdir()}
-
-
-@pytest.mark.parametrize("renames, kept", [(0, 1), (1, 1), (2, 2)])
-def test_a_kill_between_renames_loses_no_checkpoint(trained, tmp_path, monkeypatch, renames, kept):
-    _, engine = trained
-    engine.save(tmp_path, "last", {"step": 1})
-    done, rename = [], Path.rename
-
-    def killed(path, target):
-        if len(done) == renames:
-            raise KeyboardInterrupt
-        done.append(path)
-        return rename(path, target)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Path, "rename", killed)
-        if renames < 2:
-            with pytest.raises(KeyboardInterrupt):
-                engine.save(tmp_path, "last", {"step": 2})
-        else:
-            engine.save(tmp_path, "last", {"step": 2})
-    assert step_of(engine, tmp_path) == kept
-    engine.save(tmp_path, "last", {"step": 3})
-    assert step_of(engine, tmp_path) == 3
-
-
-@pytest.mark.parametrize("present", [None, "last.new"])
-def test_without_a_whole_checkpoint_there_is_nothing_to_load(trained, tmp_path, present):
-    if present:
-        (tmp_path / present).mkdir()
-    with pytest.raises(UserError, match="last"):
-        trained[1].load(tmp_path, "last")
+    with pytest.raises(UserError, match=r"written by 1 ranks: with trainer\.optimizer=muon"):
+        engine.load(tmp_path, "step_00000001", written_by=1)
 
 
 @pytest.mark.parametrize("stage", [2, 3])

@@ -47,9 +47,10 @@ def test_rank_0_alone_makes_the_folder(tmp_path):
     config = composed(f"output_dir={tmp_path}/run")
     folder = find_folder(rank(0), config)
     assert folder.path == tmp_path / "run" and not folder.path.exists()
-    make_folder(rank(1), folder, config, hydra_config())
-    assert not folder.path.exists()
-    make_folder(rank(0), folder, config, hydra_config())
+    with make_folder(rank(1), folder, config, hydra_config()):
+        assert not folder.path.exists()
+    with make_folder(rank(0), folder, config, hydra_config()):
+        pass
     assert OmegaConf.load(folder.hydra / "config.yaml") == OmegaConf.create(resolved(config))
     assert list(OmegaConf.load(folder.hydra / "overrides.yaml")) == [f"output_dir={tmp_path}/run"]
     assert "hydra" in OmegaConf.load(folder.hydra / "hydra.yaml")
@@ -60,13 +61,26 @@ def test_without_output_dir_each_run_has_a_folder_of_its_own(tmp_path, monkeypat
     config, made = composed(), set()
     for _ in range(3):
         folder = find_folder(rank(0), config)
-        make_folder(rank(0), folder, config, hydra_config())
+        with make_folder(rank(0), folder, config, hydra_config()):
+            pass
         made.add(str(folder.path))
     assert len(made) == 3 and all(path.startswith("outputs/") for path in made)
 
 
 def test_an_empty_folder_is_taken(tmp_path):
     assert find_folder(rank(0), composed(f"output_dir={tmp_path}")).path == tmp_path
+
+
+def test_a_folder_is_one_runs_at_a_time_and_no_others_later(tmp_path):
+    config = composed(f"output_dir={tmp_path}/run")
+    folder = find_folder(rank(0), config)
+    one, other = (make_folder(rank(0), folder, config, hydra_config()) for _ in range(2))
+    with one, pytest.raises(UserError, match="another run is at work"), other:
+        pass
+    before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="unfinished run"), make_folder(rank(0), folder, config, hydra_config()):
+        pass
+    assert {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()} == before
 
 
 def changed(*overrides):

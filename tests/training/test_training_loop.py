@@ -1,16 +1,21 @@
 """When the loop validates, saves and stops, with an engine that only counts and validations that are scripted."""
 
 from collections import Counter
+from copy import deepcopy
 from dataclasses import replace
+from itertools import repeat
+from pathlib import Path
 
 import pytest
 import torch
 from steps import parts
 
 import mlens.training.loop as loop
-from mlens.errors import UserError
+from mlens.engine.ending import Ending
+from mlens.errors import RunFailed, Stopped
 from mlens.evaluation.evaluate import Evaluated
 from mlens.packing.plan import plan_epoch
+from mlens.training.folder import RunFolder
 from mlens.training.loop import Progress, Training
 from mlens.training.settings import Checkpoint, EarlyStopping, Trainer
 
@@ -18,9 +23,9 @@ from mlens.training.settings import Checkpoint, EarlyStopping, Trainer
 class CountingEngine:
     """Remembers what it was told."""
 
-    def __init__(self, ranks, loss=1.0):
-        self.ranks, self.loss = ranks, loss
-        self.rates, self.saved, self.rows = [], [], 0
+    def __init__(self, ranks, loss=1.0, all_finite=None):
+        self.ranks, self.loss, self.all_finite = ranks, loss, all_finite or repeat(True)
+        self.rates, self.rows = [], 0
 
     def set_learning_rate(self, factor):
         self.rates.append(factor)
@@ -30,8 +35,19 @@ class CountingEngine:
         self.rows += 1
         return torch.tensor(self.loss(self.rows) if callable(self.loss) else self.loss)
 
-    def save(self, folder, tag, state):
-        self.saved.append((tag, state["progress"]["step"]))
+    def finite(self):
+        return next(self.all_finite)
+
+
+class KeptCheckpoints(list):
+    """(step, the best model's step) of each checkpoint."""
+
+    def __init__(self, *_):
+        super().__init__()
+
+    def save(self, step, state, needs):
+        assert state["progress"]["step"] == step
+        self.append((step, needs))
 
 
 class Notes:
@@ -63,26 +79,29 @@ def made():
 def run(made, monkeypatch):
     """run(rmses, trainer fields) -> (training, steps at which it validated)."""
 
-    def run(rmses, loss=1.0, progress=None, without=(), **fields):
+    def run(rmses, loss=1.0, progress=None, without=(), all_finite=None, ending=None, **fields):
         rmses, validated = iter(rmses), []
         defaults = {"targets_per_step": 8, "loader_workers": 0, "warmup_steps": 0, "max_epochs": 1000}
         trainer = Trainer(**defaults | fields)
         datasets = {name: dataset for name, dataset in made.datasets.items() if name not in without}
         training = Training(
-            CountingEngine(made.ranks, loss),
+            CountingEngine(made.ranks, loss, all_finite),
             datasets,
             made.collator,
             replace(made.settings, trainer=trainer),
-            folder=type("Folder", (), {"checkpoints": None})(),
+            folder=RunFolder(Path("run")),
             journal=Notes(),
+            ending=ending or Ending(made.ranks),
             progress=progress or Progress(),
         )
 
-        def scripted(*_):
+        def scripted(engine, dataset, collator, draws, progress):
+            progress(len(dataset))
             validated.append(training.progress.step)
             return Evaluated({"rmse": next(rmses)}, None)
 
         monkeypatch.setattr(loop, "evaluate", scripted)
+        monkeypatch.setattr(loop, "Checkpoints", KeptCheckpoints)
         training.run()
         return training, validated
 
@@ -112,12 +131,9 @@ def test_a_gain_of_just_the_threshold_does_not_count(run):
     assert validated == [1, 2, 3]
 
 
-def test_the_best_checkpoint_is_saved_before_the_last_and_only_when_better(run):
+def test_a_validation_saves_once_and_names_the_best_models_checkpoint(run):
     training, _ = run([1.0, 1.2, 0.9, 0.9], max_steps=4, **stopping(9))
-    assert training.engine.saved == [
-        *(("best", 1), ("last", 1), ("last", 2)),
-        *(("best", 3), ("last", 3), ("last", 4)),
-    ]
+    assert training.checkpoints == [(1, 1), (2, 1), (3, 3), (4, 3)]
 
 
 def test_a_validation_that_is_no_number_is_never_the_best(run):
@@ -176,19 +192,19 @@ def test_the_history_loss_weight_and_the_pieces_of_a_step_are_the_trainers(run, 
 
 def test_checkpoints_are_written_when_due_besides(run):
     training, _ = run([1.0] * 9, max_steps=5, validate_every_steps=4, checkpoint=Checkpoint(2))
-    assert training.engine.saved == [("last", 2), ("best", 4), ("last", 4), ("last", 5)]
+    assert training.checkpoints == [(2, None), (4, 4), (5, 4)]
 
 
 def test_without_steps_the_model_is_validated_as_it_is(run):
     training, validated = run([1.0], max_steps=0)
     assert validated == [0] and training.engine.rows == 0
-    assert training.engine.saved == [("best", 0), ("last", 0)]
+    assert training.checkpoints == [(0, 0)]
 
 
 def test_without_validation_targets_it_trains_to_the_end(run):
     training, validated = run([], max_steps=3, validate_every_steps=1, without=("val",))
     assert validated == [] and training.progress.step == 3 and training.progress.best_rmse is None
-    assert {tag for tag, _ in training.engine.saved} == {"last"}
+    assert training.checkpoints == [(1, None), (2, None), (3, None)]
 
 
 def test_the_rate_of_a_step_is_that_of_the_whole_runs_schedule(run):
@@ -212,7 +228,7 @@ def test_a_resumed_loop_goes_on_inside_its_epoch(run, made):
 @pytest.mark.parametrize("epochs_done", [0, 1])
 def test_a_checkpoint_at_the_end_of_an_epoch_resumes_with_the_next(run, made, epochs_done):
     per_epoch = -(-len(made.datasets["train"]) // 8)
-    inside = {"epoch": 1} if epochs_done else {"step_in_epoch": per_epoch}
+    inside = {"epoch": 1, "validated_step": per_epoch} if epochs_done else {"step_in_epoch": per_epoch}
     training, validated = run(
         [1.0] * 9, max_steps=per_epoch + 1, progress=Progress(step=per_epoch, seconds=1.0, **inside)
     )
@@ -224,10 +240,50 @@ def test_a_checkpoint_at_the_end_of_an_epoch_resumes_with_the_next(run, made, ep
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_stops_with_step_and_targets(run, made, value):
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(RunFailed) as caught:
         run([1.0] * 9, loss=lambda row: value if row > 5 else 1.0, max_steps=20, validate_every_steps=2)
     line = str(caught.value)
     assert "step" in line and "user" in line and "movie" in line and "learning_rate" in line and "\n" not in line
+
+
+def test_a_gradient_that_is_not_finite_stops_before_anything_is_saved_of_its_step(run):
+    with pytest.raises(RunFailed, match=r"gradient of step 3 isn't finite.* user .* movie"):
+        run([1.0] * 9, all_finite=iter([True, True, False]), max_steps=20, validate_every_steps=1)
+
+
+class AskedAfter:
+    """A signal that comes while the loop asks for the nth time."""
+
+    def __init__(self, times):
+        self.left = times
+
+    def agreed(self):
+        self.left -= 1
+        return self.left < 0
+
+
+@pytest.mark.parametrize("every", [None, 2])
+@pytest.mark.parametrize("times", [0, 1, 2, 3, 5, 8])
+def test_stopped_anywhere_and_gone_on_it_does_what_it_does_at_one_go(run, made, monkeypatch, every, times):
+    """It asks after each step and in each validation; what was saved then is where it goes on."""
+    fields = {
+        "max_steps": 6,
+        "validate_every_steps": every,
+        "targets_per_step": -(-len(made.datasets["train"]) // 3),
+    }
+    whole, _ = run([1.0] * 9, **fields)
+    records, saved = [], []
+    monkeypatch.setattr(KeptCheckpoints, "save", lambda self, step, state, needs: saved.append(deepcopy(state)))
+    monkeypatch.setattr(Notes, "record", lambda self, kind, step, **values: records.append((kind, step)))
+    try:
+        run([1.0] * 9, ending=AskedAfter(times), **fields)
+    except Stopped as stopped:
+        progress = Progress(**saved[-1]["progress"])
+        assert f"after step {progress.step}" in str(stopped)
+        records = [(kind, step) for kind, step in records if step <= progress.step]
+        rest, _ = run([1.0] * 9, progress=progress, **fields)
+        assert rest.progress.validated_step == whole.progress.validated_step
+    assert records == [(kind, step) for kind, step, _ in whole.journal.records]
 
 
 def test_a_runs_own_numbers_are_recorded_for_each_step(run):

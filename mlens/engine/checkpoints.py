@@ -1,0 +1,203 @@
+"""The checkpoints of a run: each whole or not there, and known to be what was written.
+
+`step_00000120/` holds what DeepSpeed wrote after step 120, and a manifest: the run's state, and the size and BLAKE2b
+digest of every file and of itself. `last` and `best` are links to two of these folders, for the eye.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import warnings
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mlens.engine.engine import Engine
+from mlens.errors import RunFailed
+from mlens.files import write_json
+
+MANIFEST = "manifest.json"
+PREFIX = "step_"
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a manifest says: after which step; needs: the step of another checkpoint that this one is of no use without
+    (the best model's), or None; ranks: how many wrote it; state: the run's, plain data; files: size and digest by
+    name."""
+
+    step: int
+    needs: int | None
+    ranks: int
+    state: dict
+    files: dict[str, list]
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints in `folder`, of which the newest `keep` stay, and those that they need. Every method is called by
+    all ranks alike."""
+
+    engine: Engine
+    folder: Path
+    keep: int
+
+    def save(self, step: int, state: dict, needs: int | None) -> None:
+        """Write the engine's parameters and optimizer, and `state`: beside, with their digests, then renamed.
+
+        Raises RunFailed, on all ranks, where the disk hasn't the room: what was saved before stays.
+        """
+        ranks, beside = self.engine.ranks, self.folder / ".new"
+        ranks.alone(lambda: self._make_room(beside, step))
+        try:
+            self.engine.save(self.folder, beside.name)
+            found = ranks.gather(_digests(self._share(beside)))
+        except (OSError, RuntimeError) as error:
+            if not _could_not_write(error):
+                raise
+            if ranks.main:
+                shutil.rmtree(beside, ignore_errors=True)
+            raise RunFailed(self._cannot(step, _first_line(error))) from error
+        ranks.alone(lambda: self._put(beside, Saved(step, needs, ranks.world, state, _merged(found))))
+
+    def load_newest(self) -> dict | None:
+        """Load the newest checkpoint that is whole, and whose needed one is; returns its state, None without any.
+
+        Warns of those that are damaged; what is newer than the loaded one is removed, since it is made again.
+        """
+        ranks = self.engine.ranks
+        for step in reversed(ranks.alone(self._steps)):
+            saved = self._whole(step)
+            if saved is not None and (saved.needs in (None, step) or self._whole(saved.needs)):
+                self.engine.load(self.folder, _name(step), saved.ranks)
+                ranks.alone(partial(self._drop_after, saved.step))
+                return saved.state
+        return None
+
+    def load(self, step: int) -> None:
+        """Take parameters and optimizer of this step's checkpoint. Raises RunFailed where it isn't whole."""
+        saved = self._whole(step)
+        if saved is None:
+            raise RunFailed(f"the best model's checkpoint, {self.folder / _name(step)}, is gone or damaged")
+        self.engine.load(self.folder, _name(step), saved.ranks)
+
+    def _whole(self, step: int) -> Saved | None:
+        """The checkpoint's manifest where every file is what it says, else None and a warning; each rank reads a part
+        of the files."""
+        path, ranks = self.folder / _name(step), self.engine.ranks
+        saved, problem = ranks.alone(lambda: _read(path))
+        if saved is not None:
+            found = _merged(ranks.gather(_digests(self._share(path))))
+            wrong = sorted(name for name in saved.files if found.get(name) != saved.files[name])
+            problem = f"{wrong[0]} is not what was written" if wrong else None
+        if problem is None:
+            return saved
+        if ranks.main:
+            warnings.warn(f"{path} is damaged and isn't used: {problem}", stacklevel=2)
+        return None
+
+    def _share(self, path: Path) -> list[Path]:
+        """This rank's part of the files, to read them in parallel."""
+        files = sorted(file for file in path.iterdir() if file.is_file() and file.name != MANIFEST)
+        return files[self.engine.ranks.rank :: self.engine.ranks.world]
+
+    def _steps(self) -> list[int]:
+        names = [path.name.removeprefix(PREFIX) for path in self.folder.glob(f"{PREFIX}*") if path.is_dir()]
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def _make_room(self, beside: Path, step: int) -> None:
+        shutil.rmtree(beside, ignore_errors=True)
+        steps = self._steps()
+        needed = _bytes(self.folder / _name(steps[-1])) if steps else self.engine.checkpoint_bytes
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise RunFailed(self._cannot(step, f"it takes {needed / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free"))
+
+    def _put(self, beside: Path, saved: Saved) -> None:
+        path = self.folder / _name(saved.step)
+        try:
+            write_json(beside / MANIFEST, {"digest": _digest_of(saved), **vars(saved)})
+            if path.exists():  # of a run that had to go back to an earlier one
+                shutil.rmtree(path)
+            beside.rename(path)
+        except OSError as error:
+            raise RunFailed(self._cannot(saved.step, error)) from error
+        _link(self.folder / "last", path)
+        if saved.needs is not None:
+            _link(self.folder / "best", self.folder / _name(saved.needs))
+        newest = self._steps()[-self.keep :]
+        manifests = [_read(self.folder / _name(step))[0] for step in newest]
+        kept = {*newest, *(manifest.needs for manifest in manifests if manifest is not None)}
+        self._drop(step for step in self._steps() if step not in kept)
+
+    def _drop_after(self, step: int) -> None:
+        self._drop(newer for newer in self._steps() if newer > step)
+
+    def _drop(self, steps: Iterable[int]) -> None:
+        for step in list(steps):
+            shutil.rmtree(self.folder / _name(step))
+
+    def _cannot(self, step: int, why: Any) -> str:
+        steps = self._steps()
+        kept = f"that of step {steps[-1]} stays, and resume=true goes on from it" if steps else "there is none yet"
+        return f"the checkpoint of step {step} can't be written to {self.folder}: {why}; {kept}"
+
+
+def _name(step: int) -> str:
+    return f"{PREFIX}{step:08d}"
+
+
+def _read(path: Path) -> tuple[Saved | None, str | None]:
+    """The manifest, or what is wrong with it."""
+    try:
+        content = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        digest, saved = content.pop("digest"), Saved(**content)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        return None, f"{MANIFEST} can't be read ({error})"
+    return (saved, None) if digest == _digest_of(saved) else (None, f"{MANIFEST} is not what was written")
+
+
+def _digest_of(saved: Saved) -> str:
+    """Of the manifest itself, as it reads."""
+    text = json.dumps(vars(saved), sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _could_not_write(error: Exception) -> bool:
+    """torch tells of a failed write as of any other mistake of its file writer's, in a RuntimeError."""
+    return isinstance(error, OSError) or "PytorchStreamWriter" in str(error) or "inline_container" in str(error)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
+
+
+def _digests(files: Iterable[Path]) -> dict[str, list]:
+    """[size, BLAKE2b digest] of each file, by its name."""
+    found = {}
+    for file in files:
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16))
+        found[file.name] = [file.stat().st_size, digest.hexdigest()]
+    return found
+
+
+def _merged(parts: Iterable[dict]) -> dict:
+    return {name: value for part in parts for name, value in part.items()}
+
+
+def _bytes(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.iterdir())
+
+
+def _link(link: Path, target: Path) -> None:
+    beside = link.with_name(f".{link.name}.new")
+    with suppress(OSError):  # a file system without links: nothing reads them
+        beside.unlink(missing_ok=True)
+        beside.symlink_to(target.name)
+        beside.replace(link)
