@@ -105,11 +105,8 @@ def unpacked(archive: Path, layouts: Sequence[Layout]) -> dict[str, Path]:
         # An encrypted member is a RuntimeError, one that is packed in an unknown way a NotImplementedError.
         except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
             raise UserError(f"{archive}: a broken zip archive ({error})") from error
-        if content_key(sorted(wanted), files=[archive]) != key:
-            raise UserError(f"{archive}: changed while being unpacked: start again when it is whole")
 
-    key = content_key(sorted(wanted), files=[archive])
-    folder = cached_folder("archives", key, write)
+    folder = cached_folder("archives", content_key(sorted(wanted), files=[archive]), write)
     return {name: folder / name for name in wanted}
 
 
