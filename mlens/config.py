@@ -36,15 +36,24 @@ ONE_FORM = {
     "wandb": Wandb,
 }
 CHOSEN = ("data", "history", "model", "peft", "packing")
+# Of the former, those whose `_target_` isn't their form.
+MADE_BY = {"deepspeed": "mlens.engine.engine.make_engine"}
 # What a run's result doesn't depend on: left out of its fingerprint, and free to differ on resume.
-NOT_RESULT = ("output_dir", "resume", "wandb", "data.path", "model.path", "trainer.loader_workers")
+NOT_RESULT = (
+    "output_dir",
+    "resume",
+    "wandb",
+    "data.path",
+    "model.path",
+    "trainer.loader_workers",
+    "trainer.checkpoint",
+)
 # What a resumed run may change besides.
 MAY_CHANGE = (
     "trainer.max_epochs",
     "trainer.max_steps",
     "trainer.max_minutes",
     "trainer.early_stopping.patience",
-    "trainer.checkpoint",
 )
 
 
@@ -96,9 +105,14 @@ def check(config: DictConfig) -> Settings:
         raise UserError(f"{missing[0]} is missing: the config needs it")
     root = _strictly("", Root, {key: _value(config, key) for key in Root.__dataclass_fields__})
     nodes = {name: _strictly(name, form, _plain(config, name)) for name, form in ONE_FORM.items()}
+    for name, form in ONE_FORM.items():
+        _require_target(name, config, MADE_BY.get(name, f"{form.__module__}.{form.__name__}"))
     for name in CHOSEN:
         node = _plain(config, name)
         nodes[name] = _strictly(name, _chosen_class(name, config), node)
+    for key, value in flatten(resolved(config)).items():
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise UserError(f"{key} must be a number of 64 bits, not {value}")
     for key in _plain(config, "dataset"):
         raise UserError(f"dataset.{key}: unknown key; dataset holds _target_ alone")
     settings = Settings(**vars(root), **nodes)
@@ -121,6 +135,13 @@ def _plain(config: DictConfig, name: str) -> dict:
     return {key: value for key, value in node.items() if key != "_target_"}
 
 
+def _require_target(name: str, config: DictConfig, known: str) -> None:
+    """Another target would be called with values that were checked for the known one, whatever it does."""
+    target = config[name].get("_target_", known)
+    if target != known:
+        raise UserError(f"{name}._target_ must be {known}, not {target}")
+
+
 def _chosen_class(name: str, config: DictConfig) -> type:
     target = config[name].get("_target_")
     try:
@@ -140,8 +161,9 @@ def _strictly(name: str, form: type, node: dict) -> Any:
         return OmegaConf.to_object(OmegaConf.merge(schema, node))
     except UserError:
         raise
-    except OmegaConfBaseException as error:
-        raise UserError(f"{where}{error.full_key or ''}: {_first_line(error)}".replace(".:", ":")) from error
+    except (OmegaConfBaseException, OverflowError) as error:  # the latter of a number with hundreds of digits
+        key = getattr(error, "full_key", None) or ""
+        raise UserError(f"{where}{key}: {_first_line(error)}".replace(".:", ":")) from error
 
 
 def _make_writable(node: Any) -> None:

@@ -53,8 +53,8 @@ class JobFailed(Exception):
     """A job of a sweep failed; the message says which and how it ended. The entry point exits with code 1."""
 
 
-# What a run exits with that was stopped and can go on (EX_TEMPFAIL of sysexits.h).
-CONTINUE = 75
+# What a run exits with that was stopped and can go on: 75, "temporary failure" of sysexits.h.
+CONTINUE = os.EX_TEMPFAIL
 
 
 # A launcher ends all ranks when the first one fails: the others leave rank 0 so many seconds to fail first; by the

@@ -9,13 +9,12 @@ from collections.abc import Callable
 from hydra.errors import ConfigCompositionException, OverrideParseException
 from omegaconf import OmegaConf
 
-from mlens.errors import CONTINUE, JobFailed, Stopped, UserError, exit_with, told_in_one_line
+from mlens.errors import JobFailed, UserError, exit_with, told_in_one_line
 
 
 def start(main: Callable[[], object]) -> None:
     """Call Hydra's `main` with the command line; what Hydra or a sweep refuses in it is one line and exit code 2 too,
-    a sweep with a failed job or a run that can't go on ends with exit code 1, a run that a signal stopped with
-    CONTINUE, and Ctrl-C with 130."""
+    a sweep with a failed job ends with exit code 1, and Ctrl-C with 130."""
     sys.argv = drop_local_rank(sys.argv)
     # Else Hydra prints its refusals itself, over many lines, and cuts the traceback of anything else.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
@@ -25,10 +24,6 @@ def start(main: Callable[[], object]) -> None:
     except JobFailed as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(1)
-    except Stopped as stopped:
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            print(f"stopped: {stopped}", file=sys.stderr, flush=True)
-        sys.exit(CONTINUE)
     except KeyboardInterrupt:
         # As a shell tells of a program that SIGINT ended.
         print("stopped: resume=true goes on with a run, the same command with a sweep", file=sys.stderr, flush=True)

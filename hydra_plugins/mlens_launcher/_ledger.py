@@ -41,9 +41,10 @@ class Ledger:
         known = {job.name: job for job in read_ledger(folder)}
         self.jobs = {job.name: job for job in jobs}
         self._others = {name: job for name, job in known.items() if name not in self.jobs}
-        for name, job in known.items():
-            if name in self.jobs and job.fingerprint == self.jobs[name].fingerprint:
-                self.jobs[name] = replace(job, overrides=self.jobs[name].overrides)
+        # The jobs that are what they were: an unfinished one can go on.
+        self.known = {n for n, job in known.items() if n in self.jobs and job.fingerprint == self.jobs[n].fingerprint}
+        for name in self.known:
+            self.jobs[name] = replace(known[name], overrides=self.jobs[name].overrides)
 
     def set(self, name: str, **changes: Any) -> None:
         self.jobs[name] = replace(self.jobs[name], **changes)
@@ -65,9 +66,24 @@ def read_ledger(folder: Path) -> list[Job]:
     if not file.is_file():
         return []
     try:
-        return [Job(**job) for job in json.loads(file.read_text(encoding="utf-8"))["jobs"]]
-    except (ValueError, KeyError, TypeError) as error:
+        jobs = [Job(**job) for job in json.loads(file.read_text(encoding="utf-8"))["jobs"]]
+        wrong = next((job for job in jobs if not _is_whole(job)), None)
+        if wrong is not None:
+            raise ValueError(f"job {wrong.name!r} has values of another kind")
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise UserError(f"{file} is no ledger of a sweep ({error}): remove it, or give another output_dir") from error
+    return jobs
+
+
+def _is_whole(job: Job) -> bool:
+    """Whether all values are of their kinds: a ledger that was edited or cut is told where it is read."""
+    texts = [job.name, job.fingerprint, job.state, *(v for v in (job.queue_id, job.error) if v is not None)]
+    numbers = [v for v in (job.exit_code, job.seconds) if v is not None]
+    return (
+        isinstance(job.overrides, list)
+        and all(isinstance(text, str) for text in (*texts, *job.overrides))
+        and all(isinstance(number, int | float) and abs(number) < 1e12 for number in numbers)  # NaN is none
+    )
 
 
 def job_names(batch: Sequence[Sequence[str]], first: int = 0) -> list[str]:

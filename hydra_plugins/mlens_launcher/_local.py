@@ -17,11 +17,12 @@ import psutil
 from hydra_plugins.mlens_launcher import _agent
 from hydra_plugins.mlens_launcher._ledger import FAILED, FINISHED, RUNNING, STOPPED, Ledger
 from hydra_plugins.mlens_launcher._settings import LauncherSettings, Share, divide
+from mlens.errors import CONTINUE
 
 # What a process group around the sweep would tell its jobs.
 FOREIGN = ("LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_")
-# How long ended jobs may take to leave by themselves.
-LEAVE = 15.0
+# How long jobs that are asked to end may take to save.
+LEAVE = 60.0
 POLL = 0.2
 
 
@@ -76,8 +77,8 @@ def run_local(
     """Run these jobs, `max_parallel` at once, and note in the ledger how each ends; a failed one stops no other.
 
     command: what follows `torchrun --nproc_per_node=N` for a job of that name; its last argument is no other job's.
-    `watch` is called some times a second. Ctrl-C ends all jobs with all their ranks, notes them as stopped, and is
-    raised again.
+    `watch` is called some times a second. A job that a signal stopped goes on when the others have had their turn.
+    Ctrl-C ends all jobs with all their ranks, notes them as stopped, and is raised again.
     """
     free = divide(settings, visible_gpus(), len(os.sched_getaffinity(0)))
     waiting, running = list(names), dict[str, Started]()
@@ -85,7 +86,7 @@ def run_local(
         while waiting or running:
             while waiting and free:
                 name, share = waiting.pop(0), free.pop(0)
-                running[name] = _start(ledger, name, command(name), share)
+                running[name] = _start(ledger, name, resuming(command(name), ledger.folder / name), share)
                 ledger.set(name, state=RUNNING, exit_code=None, seconds=None, error=None)
             time.sleep(POLL)
             for name, started in list(running.items()):
@@ -93,6 +94,8 @@ def run_local(
                 if code is not None:
                     end_processes(started.mark)  # ranks whose agent was killed
                     free.append(running.pop(name).share)
+                    if code == CONTINUE:
+                        waiting.append(name)
                     note_end(ledger, name, code, time.monotonic() - started.since)
             watch()
     except BaseException:
@@ -104,6 +107,9 @@ def run_local(
 
 def note_end(ledger: Ledger, name: str, code: int, seconds: float) -> None:
     """A job has finished when its summary exists: one that was killed after it wrote it has done all."""
+    if code == CONTINUE:
+        ledger.set(name, state=STOPPED, exit_code=code, seconds=seconds)
+        return
     done = code == 0 or (ledger.folder / name / "summary.json").is_file()
     error = None if done else last_lines(log_file(ledger.folder, name))
     ledger.set(name, state=FINISHED if done else FAILED, exit_code=code, seconds=seconds, error=error)
@@ -113,17 +119,23 @@ def log_file(folder: Path, name: str) -> Path:
     return folder / "logs" / f"{name}.log"
 
 
+def resuming(command: list[str], run: Path) -> list[str]:
+    """The command, with `resume=true` where the run has begun already; its last argument stays the last."""
+    begun = (run / ".hydra" / "config.yaml").is_file() and "resume=true" not in command
+    return [*command[:-1], "resume=true", command[-1]] if begun else command
+
+
 def last_lines(log: Path) -> str:
-    """What a failed job said last: its `error:` line where there is one, else its last lines."""
+    """What a failed job said last: its last `error:` line where there is one, else its last lines."""
     lines = [line.rstrip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     told = [line for line in lines if line.startswith("error: ")]
-    return told[0] if told else "\n".join(lines[-5:])
+    return told[-1] if told else "\n".join(lines[-5:])
 
 
 def _start(ledger: Ledger, name: str, command: list[str], share: Share) -> Started:
     log = log_file(ledger.folder, name)
     log.parent.mkdir(exist_ok=True)
-    with log.open("wb") as output:
+    with log.open("ab") as output:  # a job that goes on writes on
         process = subprocess.Popen(
             [sys.executable, _agent.__file__, "--standalone", f"--nproc_per_node={share.ranks}", *command],
             stdin=subprocess.PIPE,
@@ -136,12 +148,13 @@ def _start(ledger: Ledger, name: str, command: list[str], share: Share) -> Start
 
 
 def _stop(jobs: list[Started]) -> None:
-    """Ask all to end, and kill what is left after a while."""
+    """Ask all to save and end, and kill what is left after a while, or at once with a second Ctrl-C."""
     for job in jobs:
-        job.process.send_signal(signal.SIGTERM)
+        job.process.send_signal(signal.SIGUSR1)
     deadline = time.monotonic() + LEAVE
-    while time.monotonic() < deadline and any(job.process.poll() is None for job in jobs):
-        time.sleep(POLL)
+    with suppress(KeyboardInterrupt):
+        while time.monotonic() < deadline and any(job.process.poll() is None for job in jobs):
+            time.sleep(POLL)
     for job in jobs:
         job.process.kill()
         end_processes(job.mark)

@@ -3,33 +3,39 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hydra_plugins.mlens_launcher import _agent
 from hydra_plugins.mlens_launcher._ledger import RUNNING, STOPPED, Ledger
-from hydra_plugins.mlens_launcher._local import clean_environment, log_file, note_end
+from hydra_plugins.mlens_launcher._local import clean_environment, log_file, note_end, resuming
 from hydra_plugins.mlens_launcher._settings import LauncherSettings
-from mlens.errors import UserError
+from mlens.errors import CONTINUE, UserError
 
 POLL = 1.0
 
 
-@dataclass(frozen=True)
+@dataclass
 class NodeTask:
     """What each node of a job runs (pickled by submitit): torchrun with its part of the ranks. Returns the exit code.
 
-    The first node's output goes to `log`, the others' to files beside it.
+    run: the job's folder; log: the first node's output goes there, the others' to files beside it; process: torchrun,
+    once it runs.
     """
 
     command: list[str]
     nnodes: int
     nproc_per_node: int | str
+    run: Path
     log: Path
+    process: subprocess.Popen | None = None
 
     def __call__(self) -> int:
         import submitit
@@ -37,13 +43,27 @@ class NodeTask:
         node = submitit.JobEnvironment()
         log = self.log if node.global_rank == 0 else self.log.with_suffix(f".node{node.global_rank}.log")
         arguments = torchrun_arguments(self.nnodes, self._ranks(), node.hostnames[0], str(node.job_id))
-        with log.open("wb") as output:
-            return subprocess.run(
-                [sys.executable, "-m", "torch.distributed.run", *arguments, *self.command],
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, _agent.__file__, *arguments, *self.command],
+                stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=clean_environment(os.environ),
-            ).returncode
+            )
+        return self.process.wait()
+
+    def checkpoint(self) -> Any:
+        """submitit calls this on the first node when the queue is about to end the job: the ranks (of all nodes, since
+        they agree) save and end, and the job that is put into the queue again goes on."""
+        import submitit
+
+        if self.process is not None:
+            self.process.send_signal(signal.SIGUSR1)
+            with suppress(ChildProcessError):
+                # Not Popen.wait, in the midst of which this is called.
+                os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
+        return submitit.helpers.DelayedSubmission(replace(self, command=resuming(self.command, self.run), process=None))
 
     def _ranks(self) -> int:
         if self.nproc_per_node != "auto":
@@ -123,14 +143,19 @@ def run_queued(
                 log = log_file(ledger.folder, name)
                 log.parent.mkdir(exist_ok=True)
                 log.touch()
-                task = NodeTask(command(name), settings.nnodes, settings.nproc_per_node, log)
+                run = ledger.folder / name
+                own = resuming(command(name), run)
+                task = NodeTask(own, settings.nnodes, settings.nproc_per_node, run, log)
                 at_work[name], since[name] = executor.submit(task), time.monotonic()
                 ledger.set(name, state=RUNNING, exit_code=None, seconds=None, error=None, queue_id=at_work[name].job_id)
             time.sleep(POLL)
             for name, job in list(at_work.items()):
                 if job.done():
                     del at_work[name]
-                    note_end(ledger, name, _exit_code(job), time.monotonic() - since[name])
+                    code = _exit_code(job)
+                    if code == CONTINUE:
+                        waiting.append(name)
+                    note_end(ledger, name, code, time.monotonic() - since[name])
             watch()
     except BaseException:
         for name, job in at_work.items():

@@ -72,7 +72,8 @@ class MlensLauncher(Launcher):
             todo = [name for name in todo if name not in queued]
             _wait_for_leftovers(folder, todo)
             for name in todo:
-                if (folder / name).exists():
+                begun = (folder / name / ".hydra" / "config.yaml").is_file()
+                if (folder / name).exists() and not (begun and name in ledger.known):
                     shutil.rmtree(folder / name)
                 ledger.set(name, state=WAITING)
             ledger.write()
@@ -182,6 +183,7 @@ def _terminated_like_interrupted() -> Iterator[None]:
 def _is_finished(ledger: Ledger, job: Job) -> bool:
     """Whether the job's folder holds its finished run. Raises UserError where it holds another's, or other files."""
     from mlens.comparison.runs import read_json
+    from mlens.training.folder import LOCK
 
     folder = ledger.folder / job.name
     summary = folder / "summary.json"
@@ -195,7 +197,8 @@ def _is_finished(ledger: Ledger, job: Job) -> bool:
         if ledger.jobs[job.name].state != FINISHED:
             ledger.set(job.name, state=FINISHED)
         return True
-    if folder.exists() and any(folder.iterdir()) and not (folder / ".hydra").is_dir():
+    others = any(path.name != LOCK for path in folder.iterdir()) if folder.is_dir() else False
+    if others and not (folder / ".hydra").is_dir():
         raise UserError(f"{folder} holds other files than a run: remove them, or give another output_dir")
     return False
 

@@ -17,7 +17,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hypothesis import given
 from hypothesis import strategies as st
-from runs import composed, hydra_config
+from runs import child_environment, composed, hydra_config
 
 from hydra_plugins.mlens_launcher import _agent
 from hydra_plugins.mlens_launcher._board import Standing
@@ -197,6 +197,47 @@ def test_a_failed_job_stops_no_other_and_its_last_words_are_kept(stand_in, tmp_p
         "c": (FINISHED, 0, None),
     }
     assert (tmp_path / "a").exists() and (tmp_path / "c").exists()
+
+
+def test_a_job_that_a_signal_stopped_goes_on_after_the_others(stand_in, tmp_path):
+    script = write_job(
+        tmp_path,
+        """
+        run = pathlib.Path(sys.argv[2], name)
+        print(name, "resume=true" in sys.argv, file=open(run.parent / "order", "a"))
+        if name == "a" and not run.exists():
+            (run / ".hydra").mkdir(parents=True)
+            (run / ".hydra" / "config.yaml").touch()
+            sys.exit(75)
+        """,
+    )
+    ledger = Ledger(tmp_path, [Job(name, [], name) for name in "ab"])
+    run(ledger, script, LauncherSettings())
+    assert (tmp_path / "order").read_text().splitlines() == ["a False", "b False", "a True"]
+    assert [(job.state, job.exit_code) for job in read_ledger(tmp_path)] == [(FINISHED, 0), (FINISHED, 0)]
+
+
+def test_the_agent_passes_the_warning_on_and_ends_as_its_ranks_do(tmp_path):
+    """Three ranks under the real agent; the signal reaches all, and their exit code is its own."""
+    script = write_job(
+        tmp_path,
+        """
+        import signal
+        signal.signal(signal.SIGUSR1, lambda *_: sys.exit(75 if name == "all" else 3))
+        pathlib.Path(f"{sys.argv[2]}_{os.environ['RANK']}").touch()
+        time.sleep(120)
+        """,
+    )
+    for name, code in (("all", 75), ("other", 1)):
+        command = [sys.executable, _agent.__file__, "--standalone", "--nproc_per_node=3", script, name]
+        ready = tmp_path / name
+        with (tmp_path / "log").open("wb") as log:
+            agent = subprocess.Popen(
+                [*command, str(ready)], stdin=subprocess.PIPE, stdout=log, stderr=log, env=child_environment()
+            )
+        wait_until(lambda: len(list(tmp_path.glob(f"{name}_*"))) == 3, 60.0)  # noqa: B023
+        agent.send_signal(signal.SIGUSR1)
+        assert agent.wait(timeout=60) == code
 
 
 def test_no_more_jobs_at_once_than_asked(stand_in, tmp_path):

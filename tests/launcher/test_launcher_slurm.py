@@ -1,9 +1,11 @@
 """Jobs in a queue: the text of the sbatch script, and real jobs through submitit's local executor."""
 
 import os
+import signal
 import stat
 import textwrap
 
+import psutil
 import pytest
 
 from hydra_plugins.mlens_launcher._ledger import FAILED, FINISHED, RUNNING, Job, Ledger, read_ledger
@@ -68,6 +70,44 @@ def test_queued_jobs_run_under_torchrun_and_end_in_the_ledger(tmp_path):
     assert (tmp_path / "logs" / "a.log").read_text().splitlines().count("2") == 2
     assert found["b"].state == FAILED and found["b"].exit_code != 0 and found["b"].error == "error: no such film"
     assert all(job.queue_id for job in found.values())
+
+
+def test_a_job_that_the_queue_is_about_to_end_saves_and_goes_on_when_it_comes_again(tmp_path):
+    script = tmp_path / "job.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import os, pathlib, signal, sys, time
+            run = pathlib.Path(sys.argv[-1])
+            print(f"resume {'resume=true' in sys.argv}", flush=True)
+            if "resume=true" in sys.argv:
+                sys.exit(0)
+            signal.signal(signal.SIGUSR1, lambda *_: sys.exit(75))
+            (run / ".hydra").mkdir(parents=True)
+            (run / ".hydra" / "config.yaml").touch()
+            (run / "saved").touch()
+            time.sleep(120)
+            """
+        )
+    )
+    settings = LauncherSettings(backend="slurm", nproc_per_node=1, slurm={"timeout_min": 5})
+    executor = make_executor(settings, tmp_path, cluster="local")
+    ledger = Ledger(tmp_path, [Job("a", [], "a")])
+    asked = []
+
+    def end_once() -> None:
+        if (tmp_path / "a" / "saved").exists() and not asked:
+            (task,) = psutil.Process(submitted[0]._process.pid).children()
+            task.send_signal(signal.SIGUSR2)  # as the queue does, before it ends a job
+            asked.append(True)
+
+    submitted, submit = [], executor.submit
+    executor.submit = lambda task: submitted.append(submit(task)) or submitted[-1]
+    run_queued(ledger, ["a"], lambda name: [str(script), str(tmp_path / "a")], settings, end_once, executor, {})
+    (job,) = read_ledger(tmp_path)
+    assert asked and (job.state, job.exit_code) == (FINISHED, 0)
+    log = (tmp_path / "logs" / "a.log").read_text().splitlines()
+    assert [line for line in log if line.startswith("resume")] == ["resume False", "resume True"]
 
 
 def test_a_job_that_is_still_queued_is_found_again(with_srun, tmp_path):
