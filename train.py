@@ -34,6 +34,7 @@ def run(config: DictConfig) -> float | None:
     from mlens.engine.engine import uses_bf16_parameters
     from mlens.engine.ranks import join_ranks
     from mlens.model.load import build_model, load_tokenizer
+    from mlens.packing.audit import audit
     from mlens.prompt.renderer import make_renderer
     from mlens.training.base import base_weights
     from mlens.training.conclude import conclude
@@ -55,16 +56,11 @@ def run(config: DictConfig) -> float | None:
         for name, stage in stages.items()
     }
     collator = instantiate(config.packing)
-    model = build_model(
-        settings.model,
-        settings.peft,
-        tokenizer,
-        settings.prompt.max_tokens,
-        settings.seed,
-        device=ranks.device.type,
-        weights=base_weights(settings, config, renderer, stages["train"], tokenizer, ranks),
-        bf16_parameters=uses_bf16_parameters(settings.model.dtype, settings.deepspeed.zero_optimization.stage),
-    )
+    audited = ranks.first(lambda: audit(datasets, roles, split) if ranks.main else None)
+    weights = base_weights(settings, config, renderer, stages["train"], tokenizer, ranks)
+    longest, device = settings.prompt.max_tokens, ranks.device.type
+    bf16 = uses_bf16_parameters(settings.model.dtype, settings.deepspeed.zero_optimization.stage)
+    model = build_model(settings.model, settings.peft, tokenizer, longest, settings.seed, bf16, device, weights)
     engine = instantiate(
         config.deepspeed, model, ranks, settings.trainer.update_rule(), settings.model.dtype, _convert_="all"
     )
@@ -72,7 +68,7 @@ def run(config: DictConfig) -> float | None:
     with made, open_journal(ranks, folder, settings, config) as journal:
         describe(datasets, tokenizer, settings, folder, journal)
         training = fit(engine, datasets, collator, settings, folder, journal)
-        return conclude(training, roles, tokenizer, config, HydraConfig.get())
+        return conclude(training, roles, audited, tokenizer, config, HydraConfig.get())
 
 
 if __name__ == "__main__":

@@ -5,15 +5,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 from torch.utils.data import Dataset
 
 from mlens.data.stage import Stage
 from mlens.data.table import RatingTable
+from mlens.errors import UserError
 from mlens.history.budget import Budget
 from mlens.history.none import NoHistory
 from mlens.history.selection import Strategy
+from mlens.packing.leaks import named
 from mlens.packing.tree import Branch, Shapes, Tree
 from mlens.prompt.renderer import Renderer
 
@@ -72,8 +75,19 @@ class RatingDataset(Dataset[Sample]):
 
     def history(self, i: int) -> np.ndarray:
         """[h] the chosen ratings of target i, as indices into the table, in time order."""
-        chosen = self.stage.visible_to(i)[self.selection.chosen(i)]
-        return self.renderer.fitting(int(self.stage.targets[i]), chosen)
+        return self.renderer.fitting(int(self.stage.targets[i]), self.stage.visible_to(i)[self._chosen(i)])
+
+    def _chosen(self, i: int) -> np.ndarray:
+        """[h] places in what target i may see, ascending. Raises UserError where the strategy says others: a negative
+        one would be counted from the end."""
+        places, count = self.selection.chosen(i), self.stage.count[i]
+        if len(places) and (places[0] < 0 or places[-1] >= count or (places[1:] <= places[:-1]).any()):
+            self._refuse(i, f"ratings {places.tolist()} of the {count} that it may see are not ascending places")
+        return places
+
+    def _refuse(self, i: int, what: str) -> NoReturn:
+        target = f"the {self.stage.name} target {named(self.table, self.stage.targets[i])}"
+        raise UserError(f"the history strategy {type(self.strategy).__name__} is wrong about {target}: {what}")
 
     def text(self, i: int) -> str:
         """The prompt of target i as it reads."""
@@ -118,9 +132,10 @@ class RatingDataset(Dataset[Sample]):
             branch = Branch(len(sample.prompt), nothing, sample.answer)
             return Tree(sample.prompt, nothing, (branch,))
         last = int(targets[-1])
-        places = self.selection.chosen(last)
+        places = self._chosen(last)
         trunk = renderer.trunk(stage.user[last], stage.visible_to(last)[places])
         seen = renderer.head_lengths(stage.user[targets]) + self.selection.sections(targets)
+        self._check_trunk(targets, places, trunk, seen)
         branches = []
         for i, tokens in zip(targets, seen, strict=True):
             target = int(stage.targets[i])
@@ -129,11 +144,28 @@ class RatingDataset(Dataset[Sample]):
         lines = np.flatnonzero(self._first_shown(targets, places))
         return Tree(renderer.pieces.tokens(trunk), renderer.rating_places(trunk, lines), tuple(branches))
 
+    def _check_trunk(self, targets: np.ndarray, places: np.ndarray, trunk: np.ndarray, seen: np.ndarray) -> None:
+        """Raises UserError where one of `targets`, of which each sees `seen` tokens of `trunk`, would see a part of a
+        line, or a line (of `places` in the last one's list) that it may not see."""
+        stage, pieces = self.stage, self.renderer.pieces
+        ends = np.cumsum(pieces.lengths[trunk])
+        # What the head takes, and all up to each line's rating.
+        borders = np.append(ends[1], ends[5::3])
+        lines = np.minimum(np.searchsorted(borders, seen), len(borders) - 1)
+        newest = np.append(-1, places)[lines]
+        user = stage.user[targets]
+        own = (user == user[-1]) | ((lines == 0) & (pieces.head[user] == pieces.head[user[-1]]))
+        wrong = (borders[lines] != seen) | (newest >= stage.count[targets]) | ~own
+        if wrong.any():
+            at = int(np.argmax(wrong))
+            other = named(self.table, stage.targets[targets[-1]])
+            self._refuse(int(targets[at]), f"it sees {seen[at]} tokens of the trunk of {other}, which aren't its own")
+
     def history_labels(self, targets: np.ndarray) -> int:
         """How many tokens of ratings in the histories of these targets can carry loss (`Tree.lines`)."""
         total, pieces, renderer = 0, self.renderer.pieces, self.renderer
         for i in targets if renderer.joins else ():
-            places = self.selection.chosen(int(i))
+            places = self._chosen(int(i))
             shown = self.stage.visible_to(i)[places[self._first_shown(np.array([i]), places)]]
             total += int(pieces.lengths[pieces.rating[self.table.rating_index[shown]]].sum())
         return total

@@ -24,12 +24,14 @@ from mlens.training.report import print_table, versions
 def conclude(
     training: Training,
     roles: np.ndarray,
+    audited: dict | None,
     tokenizer: PreTrainedTokenizerBase,
     config: DictConfig,
     hydra_config: HydraConf,
 ) -> float | None:
     """Take the model that was best on validation, export it, evaluate it on validation and test, and write predictions
-    and, last of all, summary.json. Returns the validation RMSE (None without validation targets)."""
+    and, last of all, summary.json, with what the leak audit said (on rank 0). Returns the validation RMSE (None without
+    validation targets)."""
     engine, folder, journal, progress = training.engine, training.folder, training.journal, training.progress
     with ending_together(engine.ranks) as training.ending:
         training.take_best()
@@ -49,7 +51,7 @@ def conclude(
         training.datasets["train"].table, roles, {name: training.datasets[name] for name in evaluated}
     )
     seconds["baselines"] = time.perf_counter() - started
-    summary |= {"baselines": baselines, "seconds": seconds}
+    summary |= {"baselines": baselines, "audit": audited, "seconds": seconds}
     write_json(folder.prompts, kept_prompts(training.datasets["test"], evaluated["test"].frame))
     write_json(folder.summary, summary)
     journal.summarise(summary["metrics"])

@@ -1,0 +1,219 @@
+"""The audit of what targets may see: the split, and every stage's lists, whole and exact.
+
+Whatever is drawn in whatever epoch is taken from these lists, so that they hold for all epochs. Nothing here asks the
+code that made the roles or the stages: the rules are read off the table's own columns again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlens.data.blocks import group_blocks
+from mlens.data.split import STAGES, TEST, TRAIN, VAL, Split
+from mlens.data.stage import Stage
+from mlens.data.table import RatingTable
+from mlens.packing.leaks import Finder
+
+# Splits in which a user's ratings are training, validation and test in the order of time.
+IN_ORDER = ("temporal", "leave_last")
+
+
+def audit_split(finder: Finder, roles: np.ndarray, split: Split) -> None:
+    """Find what `roles` [n] can't be: see `table`, `cold_start` and `split_order` in KINDS."""
+    sizes = np.diff(finder.table.user_offsets)
+    ranges = _TimeRanges(finder.table, roles, sizes >= split.min_ratings)
+    for users in group_blocks(sizes):
+        _audit_roles(finder, roles, split, users)
+        if split.method == "global_time":
+            ranges.look(users)
+    ranges.tell(finder)
+
+
+def _audit_roles(finder: Finder, roles: np.ndarray, split: Split, users: slice) -> None:
+    table = finder.table
+    rows, owner = _rows(table, users)
+    time, role, first = np.asarray(table.timestamp[rows]), roles[rows], rows.start
+    same = owner[1:] == owner[:-1]
+    wrong = (table.user[rows] != owner) | (role < TRAIN) | (role > TEST)
+    wrong[1:] |= same & (time[1:] < time[:-1])
+    finder.add("table", wrong, lambda i: f"the rating {finder.rating(first + i)}")
+    if split.method == "user":
+        # One for each user: where its first rating of another role stands.
+        change = np.flatnonzero(same & (role[1:] != role[:-1]))
+        change = change[np.unique(owner[change], return_index=True)[1]]
+        each = np.ones(len(change), dtype=bool)
+        finder.add("cold_start", each, lambda i: _both(finder, roles, first + int(change[i])))
+    if split.method in IN_ORDER:
+        descends = same & (role[1:] < role[:-1])
+        finder.add("split_order", descends, lambda i: _both(finder, roles, first + i))
+
+
+def _rows(table: RatingTable, users: slice) -> tuple[slice, np.ndarray]:
+    """The ratings of these users, and whose each is."""
+    offsets = table.user_offsets[users.start : users.stop + 1]
+    return slice(int(offsets[0]), int(offsets[-1])), np.repeat(np.arange(users.start, users.stop), np.diff(offsets))
+
+
+def _both(finder: Finder, roles: np.ndarray, rating: int) -> str:
+    """Of a rating of the table and the one behind it."""
+    one, other = (f"{STAGES[roles[i]]} rating {finder.rating(i)}" for i in (rating, rating + 1))
+    return f"the {one} stands before the {other}"
+
+
+class _TimeRanges:
+    """The first and the last rating of each role in time, over the `cut` [users]: those that split=global_time cuts."""
+
+    def __init__(self, table: RatingTable, roles: np.ndarray, cut: np.ndarray) -> None:
+        self.table, self.roles, self.cut = table, roles, cut
+        self.first: dict[int, tuple[int, int]] = {}
+        self.last: dict[int, tuple[int, int]] = {}
+
+    def look(self, users: slice) -> None:
+        rows, owner = _rows(self.table, users)
+        time, cut = np.asarray(self.table.timestamp[rows]), self.cut[owner]
+        for role in (TRAIN, VAL, TEST):
+            at = np.flatnonzero(cut & (self.roles[rows] == role))
+            if len(at):
+                low, high = at[np.argmin(time[at])], at[np.argmax(time[at])]
+                first, last = ((int(time[i]), rows.start + int(i)) for i in (low, high))
+                self.first[role] = min(self.first.get(role, first), first)
+                self.last[role] = max(self.last.get(role, last), last)
+
+    def tell(self, finder: Finder) -> None:
+        for early, late in ((TRAIN, VAL), (TRAIN, TEST), (VAL, TEST)):
+            if early in self.last and late in self.first and self.last[early][0] >= self.first[late][0]:
+                (since, held_out), (_, other) = self.first[late], self.last[early]
+                names = [f"{STAGES[self.roles[i]]} rating {finder.rating(i)}" for i in (held_out, other)]
+                cut = np.repeat(self.cut, np.diff(self.table.user_offsets))
+                after = cut & (self.roles == early) & (np.asarray(self.table.timestamp) >= since)
+                finder.add("split_order", after, lambda _: "the {} isn't after the {}".format(*names))  # noqa: B023
+
+
+def audit_visible(finder: Finder, stage: Stage, roles: np.ndarray, split: Split) -> int:
+    """Find every target of `stage` that may see what section by section of KINDS it must not, from `plan` to
+    `held_out_in_evaluation`; returns how many pairs of a target and a rating that it may see were looked at."""
+    if not _makes_sense(finder, stage):
+        return 0
+    offsets, lists = finder.table.user_offsets, stage.visible_offsets
+    for users in group_blocks(np.diff(offsets) + np.diff(lists)):
+        _audit_users(finder, stage, roles, split, users)
+    return int(stage.count.sum(dtype=np.int64))
+
+
+def _makes_sense(finder: Finder, stage: Stage) -> bool:
+    """Whether the columns of `stage` are lists of users and targets in order at all."""
+    n, targets, lists = len(finder.table), stage.targets, stage.visible_offsets
+    columns = len(stage.user) == len(stage.count) == len(targets)
+    borders = len(lists) == len(finder.table.users) + 1 and lists[0] == 0 and lists[-1] == len(stage.visible)
+    if not columns or not borders or (lists[1:] < lists[:-1]).any():
+        finder.add("plan", np.ones(1, dtype=bool), lambda _: f"the lists of what {stage.name} targets may see")
+        return False
+    wrong = (targets < 0) | (targets >= n)
+    wrong[1:] |= targets[1:] <= targets[:-1]
+    finder.add("plan", wrong, lambda i: finder.target(stage.name, targets[i]))
+    return not wrong.any()
+
+
+@dataclass(frozen=True)
+class _Lists:
+    """The lists of some users' visible ratings, joined. rows [p]: the ratings, as places among these users' own ratings
+    (another user's rating as the list's owner's first); foreign [p] bool: another user's; role [p]: of each rating,
+    TRAIN where it is foreign; newest [p]: the last in order of its list up to here; place [rows]: where each rating
+    stands, -1 nowhere."""
+
+    rows: np.ndarray
+    foreign: np.ndarray
+    role: np.ndarray
+    newest: np.ndarray
+    place: np.ndarray
+
+
+def _lists(table: RatingTable, stage: Stage, roles: np.ndarray, users: slice) -> _Lists:
+    offsets, lists = table.user_offsets, stage.visible_offsets
+    first_row, last_row = int(offsets[users.start]), int(offsets[users.stop])
+    lengths = np.diff(lists[users.start : users.stop + 1])
+    seen = stage.visible[lists[users.start] : lists[users.stop]]
+    first, stop = (np.repeat(offsets[at], lengths) for at in (users, slice(users.start + 1, users.stop + 1)))
+    foreign = (seen < first) | (seen >= stop)
+    rows = np.minimum(np.where(foreign, first, seen), max(first_row, last_row - 1)) - first_row
+    # Users stand in order, so that the greatest so far is the list's own.
+    newest = np.maximum.accumulate(rows)
+    place = np.full(last_row - first_row, -1)
+    own = np.flatnonzero(~foreign)[::-1]
+    place[rows[own]] = own
+    role = np.where(foreign, np.int8(TRAIN), roles[first_row:last_row][rows])
+    return _Lists(rows, foreign, role, newest, place)
+
+
+def _hidden(role: np.ndarray, stage: str, split: Split) -> dict[str, np.ndarray]:
+    """Which ratings of these roles [p] a stage must not show, by kind."""
+    held_out = role != TRAIN
+    if stage == "train":
+        return {"held_out_in_training": held_out}
+    test = role == TEST if stage == "val" else np.zeros(len(role), dtype=bool)
+    only_training = held_out & (split.eval_history == "train")
+    return {"test_in_validation": test, "held_out_in_evaluation": only_training & ~test}
+
+
+def _audit_users(finder: Finder, stage: Stage, roles: np.ndarray, split: Split, users: slice) -> None:
+    table, lists = finder.table, stage.visible_offsets
+    rows, owner = _rows(table, users)
+    ends = np.searchsorted(stage.targets, np.array([rows.start, rows.stop], dtype=stage.targets.dtype))
+    t = slice(int(ends[0]), int(ends[1]))
+    if t.start == t.stop:
+        return
+    role = STAGES.index(stage.name)
+    of = _lists(table, stage, roles, users)
+    targets, first_place = stage.targets[t], int(lists[users.start])
+    local = targets - rows.start
+    user = owner[local]
+    count, own_list = stage.count[t].astype(np.int64), stage.user[t] == user
+    sensible = own_list & (count >= 0) & (count <= np.diff(lists)[user])
+    begin = lists[user] - first_place
+    # Of the others nothing more can be said.
+    end = begin + np.where(sensible, count, 0)
+
+    def target(i: int) -> str:
+        return finder.target(stage.name, targets[i])
+
+    def sees(i: int, place: int) -> str:
+        return finder.sees(stage.name, targets[i], roles, stage.visible[first_place + place])
+
+    def sees_first(marked: np.ndarray) -> Callable[[int], str]:
+        return lambda i: sees(i, int(begin[i] + np.argmax(marked[begin[i] : end[i]])))
+
+    finder.add("other_stage", roles[targets] != role, lambda i: f"{target(i)} is a {STAGES[roles[targets[i]]]} rating")
+    finder.add("another_user", ~own_list, lambda i: f"{target(i)} sees the list of another user")
+    finder.add(
+        "plan",
+        own_list & ~sensible,
+        lambda i: f"{target(i)} sees {count[i]} ratings of {np.diff(lists)[user[i]]} that its stage shows",
+    )
+    finder.add("another_user", _any(of.foreign, begin, end), sees_first(of.foreign))
+    for kind, hidden in _hidden(of.role, stage.name, split).items():
+        finder.add(kind, _any(hidden, begin, end), sees_first(hidden))
+    some = end > begin
+    newest = np.where(some, of.newest[np.maximum(end, 1) - 1] if len(of.newest) else 0, -1)
+    place = of.place[local]
+    itself = (place >= begin) & (place < end)
+    finder.add("itself", itself, lambda i: sees(i, int(place[i])))
+
+    def newest_seen(i: int) -> str:
+        return sees(i, int(begin[i] + np.argmax(of.rows[begin[i] : end[i]])))
+
+    finder.add("later", newest > local, newest_seen)
+    if split.ties == "strict":
+        time = np.asarray(table.timestamp[rows])
+        tied = some & (newest < local) & (time[np.maximum(newest, 0)] == time[local])
+        finder.add("same_second", tied, newest_seen)
+
+
+def _any(marked: np.ndarray, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """[t] bool: whether one of marked[begin:end] is."""
+    if not marked.any():
+        return np.zeros(len(begin), dtype=bool)
+    before = np.concatenate([[0], np.cumsum(marked)])
+    return before[end] > before[begin]

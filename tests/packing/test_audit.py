@@ -1,0 +1,688 @@
+"""The leak audit finds each kind of leak that is planted, names it, counts what loops over sets count, and is silent
+where there is none."""
+
+import copy
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from cases import STRATEGIES, Case, make_case, told_table
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from reference import naive_turns, own_ratings
+from runs import FAST, composed, train_module
+from tokenizers_for_tests import ABLATIONS
+
+from mlens.data import blocks
+from mlens.data import stage as data_stage
+from mlens.data.split import METHODS, STAGES, Split
+from mlens.data.stage import Stage, make_stage
+from mlens.data.table import RatingTable
+from mlens.errors import UserError
+from mlens.history.all_previous import AllPrevious
+from mlens.history.fixed_count import FixedCount
+from mlens.history.fixed_ratio import FixedRatio
+from mlens.history.none import NoHistory
+from mlens.history.random import Random
+from mlens.history.selection import Selection
+from mlens.packing import audit_shown
+from mlens.packing.audit import audit, find_leaks
+from mlens.packing.leaks import KINDS, named
+from mlens.prompt.context import Context
+
+SPLITS = st.builds(
+    Split,
+    method=st.sampled_from(METHODS),
+    val_ratio=st.just(0.3),
+    test_ratio=st.just(0.3),
+    min_ratings=st.sampled_from([1, 3]),
+    eval_history=st.just("all"),
+    ties=st.sampled_from(["order", "strict"]),
+    max_train_targets_per_user=st.sampled_from([None, 4, None]),
+)
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+@st.composite
+def plans(draw, split=SPLITS, strategy=STRATEGIES, ablations=tuple(ABLATIONS), most_users=3):
+    """Users of up to nine ratings, everything that a run can choose, and stages that have targets."""
+    chosen = draw(split)
+    if chosen.method != "user" and draw(st.booleans()):
+        chosen = replace(chosen, eval_history="train")
+    table = told_table(draw(SEEDS), draw(st.sampled_from([9, 5])))
+    assume(len(table.users) <= most_users)
+    case = make_case(
+        table,
+        draw(strategy),
+        ablation=draw(st.sampled_from(ablations)),
+        split=chosen,
+        room=draw(st.sampled_from([1000, 90, 40, 0])),
+        epoch=draw(st.sampled_from([0, 1])),
+        max_context=draw(st.sampled_from([1, 3])),
+    )
+    assume(case.datasets)
+    return case
+
+
+def table_of(case: Case) -> RatingTable:
+    return next(iter(case.datasets.values())).table
+
+
+@contextmanager
+def small_blocks(block=6, most=None):
+    """The audit goes from block to block, and looks at samples, on small tables too."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(blocks, "BLOCK", block)
+        patched.setattr(audit_shown, "BLOCK", block)
+        for name in ("MOST", "MOST_DRAWN", "MOST_TAGGED") if most else ():
+            patched.setattr(audit_shown, name, most)
+        yield
+
+
+def found(datasets, roles, split) -> dict[str, int]:
+    return {leak.kind: leak.prompts for leak in find_leaks(datasets, roles, split).leaks}
+
+
+def changed(dataset, **attributes):
+    """The dataset with other attributes, whatever they may mean."""
+    other = copy.copy(dataset)
+    for name, value in attributes.items():
+        setattr(other, name, value)
+    return other
+
+
+def put(array, place, value):
+    """A copy of the array with another value there."""
+    other = np.array(array)
+    other[place] = value
+    return other
+
+
+# What loops find.
+
+
+def naive_visible(table, roles, split, stage) -> dict[str, set]:
+    kinds = defaultdict(set)
+    role = STAGES.index(stage.name)
+    for t, target in enumerate(stage.targets.tolist()):
+        own = own_ratings(table, table.user[target])
+        if roles[target] != role:
+            kinds["other_stage"].add(t)
+        if stage.user[t] != table.user[target]:
+            kinds["another_user"].add(t)
+            continue
+        start, stop = stage.visible_offsets[stage.user[t] : stage.user[t] + 2]
+        if not 0 <= stage.count[t] <= stop - start:
+            kinds["plan"].add(t)
+            continue
+        for rating in stage.visible[start : start + stage.count[t]].tolist():
+            if rating not in own:
+                kinds["another_user"].add(t)
+                continue
+            if stage.name == "train" and roles[rating] != 0:
+                kinds["held_out_in_training"].add(t)
+            elif stage.name == "val" and roles[rating] == 2:
+                kinds["test_in_validation"].add(t)
+            elif split.eval_history == "train" and roles[rating] != 0:
+                kinds["held_out_in_evaluation"].add(t)
+            if rating == target:
+                kinds["itself"].add(t)
+            elif own.index(rating) > own.index(target):
+                kinds["later"].add(t)
+            elif split.ties == "strict" and table.timestamp[rating] == table.timestamp[target]:
+                kinds["same_second"].add(t)
+    # What a target may see at all is told before what it sees of its own second.
+    kinds["same_second"] -= {t for t in kinds["later"] | kinds["itself"] if _newest(stage, t) >= stage.targets[t]}
+    return {kind: targets for kind, targets in kinds.items() if targets}
+
+
+def _newest(stage, t) -> int:
+    return max(stage.visible_to(t).tolist())
+
+
+def naive_split(table, roles, split) -> dict[str, int]:
+    kinds = defaultdict(int)
+    users = [own_ratings(table, u) for u in range(len(table.users))]
+    for own in users:
+        if split.method == "user":
+            kinds["cold_start"] += len({int(roles[i]) for i in own}) > 1
+        if split.method in ("temporal", "leave_last"):
+            kinds["split_order"] += sum(roles[b] < roles[a] for a, b in pairwise(own))
+    if split.method == "global_time":
+        cut = [i for own in users if len(own) >= split.min_ratings for i in own]
+        for early, late in ((0, 1), (0, 2), (1, 2)):
+            since = min((table.timestamp[i] for i in cut if roles[i] == late), default=np.inf)
+            kinds["split_order"] += sum(table.timestamp[i] >= since for i in cut if roles[i] == early)
+    return {kind: count for kind, count in kinds.items() if count}
+
+
+def naive_shown(dataset) -> dict[str, int]:
+    """Of a stage that is right, with a selection that may not be."""
+    kinds, stage, selection, renderer = defaultdict(set), dataset.stage, dataset.selection, dataset.renderer
+    everyone = np.arange(len(stage))
+    trunks, sections = dataset.trunks(everyone), selection.sections(everyone)
+    histories = {}
+    for t in everyone.tolist():
+        places = selection.chosen(t).tolist()
+        if any(not 0 <= place < stage.count[t] for place in places):
+            kinds["not_visible"].add(t)
+        if any(b <= a for a, b in pairwise(places)):
+            kinds["out_of_order"].add(t)
+        if not kinds:
+            history = histories[t] = stage.visible_to(t)[places].tolist()
+            head = renderer.pieces.tokens(renderer.trunk(stage.user[t], np.array([], dtype=int)))
+            own = renderer.pieces.tokens(renderer.trunk(stage.user[t], np.array(history, dtype=int)))
+            if sections[t] != len(own) - len(head):
+                kinds["shared_tokens"].add(t)
+    for key in set(trunks[trunks >= 0].tolist()):
+        members = [t for t in everyone.tolist() if trunks[t] == key]
+        kinds["shared_user"] |= {(key, b) for a, b in pairwise(members) if _apart(stage, a, b)}
+        shown = [t for t in members if histories.get(t)]
+        for a, b in pairwise(shown):
+            if histories[b][: len(histories[a])] != histories[a]:
+                kinds["shared_lines"].add(a)
+    return {kind: len(targets) for kind, targets in kinds.items() if targets}
+
+
+def _apart(stage, a, b) -> bool:
+    return stage.user[a] != stage.user[b]
+
+
+def naive_tags(dataset) -> dict[str, int]:
+    table, context, kinds = dataset.table, dataset.renderer.context, defaultdict(int)
+    for target in dataset.stage.targets.tolist():
+        shown = [context.texts[turn] for turn in context.turns(table, target, dataset.renderer.style.max_context)]
+        wrong = set(shown) - set(naive_turns(table, target, 10**6))
+        movie = table.movies["title"][int(table.movie[target])]
+        kinds["target_tag"] += any(text.startswith(f"{movie} (") or text.startswith(f"{movie}: ") for text in wrong)
+        kinds["later_tag"] += any(not text.startswith((f"{movie} (", f"{movie}: ")) for text in wrong)
+    return {kind: count for kind, count in kinds.items() if count}
+
+
+def added(*kinds: dict) -> dict[str, int]:
+    total = defaultdict(int)
+    for one in kinds:
+        for kind, targets in one.items():
+            total[kind] += targets if isinstance(targets, int | np.integer) else len(targets)
+    return dict(total)
+
+
+# No false alarm.
+
+
+@settings(max_examples=60)
+@given(plans(), st.sampled_from([None, 2]))
+def test_what_the_program_plans_has_no_leak(case, most):
+    with small_blocks(most=most):
+        told = audit(case.datasets, case.roles, case.split)
+        for dataset in case.datasets.values():
+            assert naive_shown(dataset) == {}
+    assert told["leaks"] == dict.fromkeys(KINDS, 0)
+    for name, dataset in case.datasets.items():
+        checked = told["stages"][name]
+        assert checked["targets"] == len(dataset)
+        assert checked["visible"] == sum(len(dataset.stage.visible_to(t)) for t in range(len(dataset)))
+        if most is None:
+            histories = [dataset.selection.chosen(t) for t in range(len(dataset))]
+            assert checked["shown"]["prompts"] == len(dataset)
+            assert checked["shown"]["ratings"] == sum(map(len, histories))
+            # The prompts' own way to the histories is the one that was looked at.
+            for t, places in enumerate(histories):
+                assert dataset.history(t).tolist() == dataset.stage.visible_to(t)[places].tolist()
+        else:
+            assert checked["shown"]["prompts"] >= min(most, len(dataset))
+
+
+EACH = {
+    "none": NoHistory(),
+    "all_previous": AllPrevious(),
+    "fixed_ratio": FixedRatio(0.3),
+    "fixed_count": FixedCount(2),
+    "random": Random(0.5),
+    "random per_user": Random(0.5, "per_user"),
+}
+
+
+@pytest.mark.parametrize("strategy", EACH)
+def test_no_split_rule_or_strategy_is_a_false_alarm(strategy):
+    for method in METHODS:
+        for ties in ("order", "strict"):
+            for eval_history in ("all", "train") if method != "user" else ("all",):
+                split = Split(method, 0.3, 0.3, 1, eval_history, ties)
+                case = make_case(told_table(3), EACH[strategy], split=split)
+                assert set(case.datasets) >= {"train", "test"}
+                assert audit(case.datasets, case.roles, split)["leaks"] == dict.fromkeys(KINDS, 0)
+
+
+# Leaks in the lists and the split.
+
+
+def mutated(draw, stage, table):
+    """The stage with something else in one place of one of its columns."""
+    column = draw(st.sampled_from(["count", "visible", "user", "visible_offsets", "targets"]))
+    value = getattr(stage, column)
+    assume(len(value))
+    place = draw(st.integers(0, len(value) - 1))
+    if column in ("count", "visible_offsets"):
+        new = value[place] + draw(st.integers(-3, 3))
+    else:
+        new = draw(st.integers(0, len(table.users) - 1) if column == "user" else st.integers(-1, len(table)))
+    return replace(stage, **{column: put(value, place, new)})
+
+
+@settings(max_examples=150)
+@given(plans(strategy=st.just(AllPrevious()), ablations=("history_only",)), st.data())
+def test_whatever_is_changed_in_lists_or_roles_it_finds_what_loops_find(case, data):
+    name = data.draw(st.sampled_from(list(case.datasets)))
+    dataset, roles = case.datasets[name], case.roles
+    stage, table = dataset.stage, dataset.table
+    if data.draw(st.integers(0, 3)):
+        stage = mutated(data.draw, stage, table)
+    if data.draw(st.booleans()):
+        roles = put(roles, data.draw(st.integers(0, len(roles) - 1)), data.draw(st.integers(0, 2)))
+    ascending = (np.diff(stage.targets) > 0).all() and set(stage.targets.tolist()) <= set(range(len(table)))
+    lists = (np.diff(stage.visible_offsets) >= 0).all()
+    ends = stage.visible_offsets[0] == 0 and stage.visible_offsets[-1] == len(stage.visible)
+    expected = added(naive_split(table, roles, case.split))
+    if ascending and lists and ends:
+        expected = added(expected, naive_visible(table, roles, case.split, stage))
+    with small_blocks():
+        got = found({name: changed(dataset, stage=stage)}, roles, case.split)
+    if not (ascending and lists and ends):
+        assert got.pop("plan") > 0
+    if expected:
+        assert got == expected
+    else:
+        # The lists are right; the strategy that was asked about other ones may not be.
+        assert not set(got) & {"another_user", "itself", "later", "same_second", "plan", "cold_start", "split_order"}
+
+
+PLAIN = {"strategy": st.just(AllPrevious()), "ablations": ("history_only",)}
+
+
+@dataclass(frozen=True)
+class Lists:
+    """A stage of a case, and a choice among what can be done to it."""
+
+    case: Case
+    name: str
+    choice: int
+
+    @property
+    def stage(self) -> Stage:
+        return self.case.datasets[self.name].stage
+
+    @property
+    def roles(self) -> np.ndarray:
+        return self.case.roles
+
+    def pick(self, candidates):
+        candidates = list(candidates)
+        assume(candidates)
+        return candidates[self.choice % len(candidates)]
+
+    def instead(self, other: Callable[[int, int], bool]) -> Stage:
+        """The stage with one rating that a target sees replaced by one for which other(target, rating) holds."""
+        stage, n = self.stage, len(self.roles)
+        pairs = [(t, v) for t in range(len(stage)) if stage.count[t] for v in range(n) if other(stage.targets[t], v)]
+        t, rating = self.pick(pairs)
+        place = stage.visible_offsets[stage.user[t]] + self.choice % int(stage.count[t])
+        return replace(stage, visible=put(stage.visible, place, rating))
+
+    def own(self, target: int, rating: int) -> bool:
+        return table_of(self.case).user[target] == table_of(self.case).user[rating]
+
+    def shown(self, rating: int) -> bool:
+        most = 0 if self.case.split.eval_history == "train" else STAGES.index(self.name)
+        return self.roles[rating] <= most
+
+
+def shifted_count(lists: Lists):
+    stage = lists.stage
+    lengths = np.diff(stage.visible_offsets)[stage.user]
+    t = lists.pick(np.flatnonzero(stage.count < lengths))
+    return replace(stage, count=put(stage.count, t, stage.count[t] + 1)), lists.roles
+
+
+def too_long_count(lists: Lists):
+    stage = lists.stage
+    t = lists.pick(range(len(stage)))
+    past = int(np.diff(stage.visible_offsets)[stage.user[t]]) + 1
+    return replace(stage, count=put(stage.count, t, lists.pick([past, -1]))), lists.roles
+
+
+def swapped_role(lists: Lists):
+    stage = lists.stage
+    rating = lists.pick({v for t in range(len(stage)) for v in stage.visible_to(t).tolist()})
+    return stage, put(lists.roles, rating, 2)
+
+
+def other_users(lists: Lists):
+    return lists.instead(lambda target, v: not lists.own(target, v)), lists.roles
+
+
+def itself(lists: Lists):
+    return lists.instead(lambda target, v: v == target and lists.shown(v)), lists.roles
+
+
+def later(lists: Lists):
+    return lists.instead(lambda target, v: v > target and lists.own(target, v) and lists.shown(v)), lists.roles
+
+
+def same_second(lists: Lists):
+    time = table_of(lists.case).timestamp
+    assume(lists.case.split.ties == "strict")
+
+    def tied(target, v):
+        return v < target and lists.own(target, v) and lists.shown(v) and time[v] == time[target]
+
+    return lists.instead(tied), lists.roles
+
+
+def both_sides(lists: Lists):
+    table = table_of(lists.case)
+    assume(lists.case.split.method == "user")
+    rating = lists.pick(i for i in range(len(table)) if len(own_ratings(table, table.user[i])) > 1)
+    return lists.stage, put(lists.roles, rating, (lists.roles[rating] + 1 + lists.choice % 2) % 3)
+
+
+def other_list(lists: Lists):
+    stage, users = lists.stage, len(table_of(lists.case).users)
+    assume(users > 1)
+    t = lists.pick(range(len(stage)))
+    return replace(stage, user=put(stage.user, t, (stage.user[t] + 1) % users)), lists.roles
+
+
+# What is planted, and as which of these kinds it may be found.
+IN_LISTS = {
+    shifted_count: ("itself", "later", "same_second"),
+    too_long_count: ("plan",),
+    swapped_role: ("held_out_in_training", "test_in_validation", "held_out_in_evaluation"),
+    other_users: ("another_user",),
+    other_list: ("another_user",),
+    itself: ("itself",),
+    later: ("later",),
+    same_second: ("same_second",),
+    both_sides: ("cold_start",),
+}
+
+
+def splits(plant) -> st.SearchStrategy[Split]:
+    """Splits in which this can be planted."""
+    if plant is both_sides:
+        return SPLITS.map(lambda split: replace(split, method="user"))
+    return SPLITS.map(lambda split: replace(split, ties="strict")) if plant is same_second else SPLITS
+
+
+@pytest.mark.parametrize("plant", IN_LISTS, ids=lambda plant: plant.__name__)
+@settings(max_examples=25)
+@given(st.data())
+def test_a_leak_in_the_lists_is_found_and_named(plant, data):
+    case = data.draw(plans(splits(plant), **PLAIN))
+    # Of a test target everything that is earlier may be seen, but for eval_history=train.
+    names = [n for n in case.datasets if plant is not swapped_role or n != "test" or case.split.eval_history == "train"]
+    assume(names)
+    name = data.draw(st.sampled_from(names))
+    stage, roles = plant(Lists(case, name, data.draw(SEEDS)))
+    dataset = changed(case.datasets[name], stage=stage)
+    by_target = naive_visible(table_of(case), roles, case.split, stage)
+    expected = added(naive_split(table_of(case), roles, case.split), by_target)
+    (kind, *_) = [kind for kind in IN_LISTS[plant] if kind in expected]
+    with small_blocks():
+        assert found({name: dataset}, roles, case.split) == expected
+        with pytest.raises(UserError) as raised:
+            audit({**case.datasets, name: dataset}, roles, case.split)
+    line = str(raised.value)
+    assert "\n" not in line
+    assert f"{kind}: {expected[kind]} found" in line or len(case.datasets) > 1
+    assert f"({kind}: " in line
+    if kind in by_target:
+        target = stage.targets[min(by_target[kind])]
+        assert named(table_of(case), target) in line
+    if plant in (itself, later, other_users, same_second):
+        (rating,) = set(stage.visible[stage.visible != case.datasets[name].stage.visible].tolist())
+        assert named(table_of(case), rating) in line
+
+
+@settings(max_examples=40)
+@given(plans(SPLITS.filter(lambda split: split.method in ("temporal", "leave_last", "global_time")), **PLAIN), SEEDS)
+def test_a_role_against_time_is_found(case, choice):
+    """Everything is planned by swapped roles, so that no list contradicts them."""
+    pairs = [(a, b) for a in range(len(case.roles)) for b in range(a) if case.roles[a] != case.roles[b]]
+    assume(pairs)
+    a, b = pairs[choice % len(pairs)]
+    roles = put(put(case.roles, a, case.roles[b]), b, case.roles[a])
+    expected = naive_split(table_of(case), roles, case.split)
+    assume(expected)
+    datasets = {
+        name: changed(dataset, stage=make_stage(table_of(case), roles, case.split, name))
+        for name, dataset in case.datasets.items()
+    }
+    with small_blocks():
+        assert found(datasets, roles, case.split) == expected
+
+
+@settings(max_examples=40)
+@given(plans(**PLAIN), SEEDS, st.sampled_from(["timestamp", "user"]))
+def test_a_table_out_of_order_is_found(case, choice, column):
+    table = table_of(case)
+    place = choice % len(table)
+    value = int(table.timestamp[place]) + choice % 7 - 3 if column == "timestamp" else (table.user[place] + 1)
+    changed_table = replace(table, **{column: put(getattr(table, column), place, value)})
+    datasets = {name: changed(dataset, table=changed_table) for name, dataset in case.datasets.items()}
+    told = found(datasets, case.roles, case.split)
+    own = [own_ratings(table, u) for u in range(len(table.users))]
+    time = changed_table.timestamp
+    descends = sum(time[b] < time[a] for ratings in own for a, b in pairwise(ratings))
+    assert told.get("table", 0) == (descends if column == "timestamp" else 1)
+
+
+# Leaks in what is drawn and shared.
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """A strategy's selection, that says something else about some targets."""
+
+    right: Selection
+    own_chosen: dict = field(default_factory=dict)
+    own_sections: dict = field(default_factory=dict)
+    own_trunks: dict = field(default_factory=dict)
+
+    def chosen(self, t):
+        return np.array(self.own_chosen.get(int(t), self.right.chosen(t)), dtype=np.int64)
+
+    def wanted(self, targets):
+        return self.right.wanted(targets)
+
+    def sections(self, targets):
+        return np.array([self.own_sections.get(int(t), self.right.sections(np.array([t]))[0]) for t in targets])
+
+    def trunks(self, targets):
+        return np.array([self.own_trunks.get(int(t), self.right.trunks(np.array([t]))[0]) for t in targets])
+
+
+WITH_HISTORY = tuple(name for name, ablation in ABLATIONS.items() if ablation.history)
+SHOWING = {"ablations": WITH_HISTORY}
+
+
+def negative_place(dataset, pick):
+    t = pick(t for t in range(len(dataset)) if len(dataset.selection.chosen(t)))
+    return Wrong(dataset.selection, own_chosen={t: [-1, *dataset.selection.chosen(t)[1:]]}), t
+
+
+def place_beyond(dataset, pick):
+    t = pick(range(len(dataset)))
+    return Wrong(dataset.selection, own_chosen={t: [*dataset.selection.chosen(t), dataset.stage.count[t]]}), t
+
+
+def backwards(dataset, pick):
+    t = pick(t for t in range(len(dataset)) if len(dataset.selection.chosen(t)) > 1)
+    return Wrong(dataset.selection, own_chosen={t: dataset.selection.chosen(t)[::-1]}), t
+
+
+def twice(dataset, pick):
+    t = pick(t for t in range(len(dataset)) if len(dataset.selection.chosen(t)))
+    return Wrong(dataset.selection, own_chosen={t: np.repeat(dataset.selection.chosen(t), 2)}), t
+
+
+def wrong_sections(dataset, pick):
+    t = pick(range(len(dataset)))
+    own = int(dataset.selection.sections(np.array([t]))[0])
+    return Wrong(dataset.selection, own_sections={t: own + pick([1, 7, 20, -1, -7])}), t
+
+
+def wrong_trunks(dataset, pick):
+    """Two targets of one user, of which the earlier one's history doesn't begin the later one's."""
+    user, shown = dataset.stage.user, [dataset.selection.chosen(t).tolist() for t in range(len(dataset))]
+    pairs = [
+        (a, b)
+        for b in range(len(shown))
+        for a in range(b)
+        if user[a] == user[b] and shown[a] and shown[b] and shown[b][: len(shown[a])] != shown[a]
+    ]
+    a, b = pick(pairs)
+    return Wrong(dataset.selection, own_trunks={a: 10**6, b: 10**6}), a
+
+
+def trunk_of_two_users(dataset, pick):
+    user = dataset.stage.user
+    a, b = pick((a, b) for b in range(len(user)) for a in range(b) if user[a] != user[b])
+    number = int(dataset.trunks(np.arange(len(user))).max())
+    return Wrong(dataset.selection, own_trunks={a: abs(number), b: abs(number)}), a
+
+
+IN_SELECTIONS = {
+    negative_place: "not_visible",
+    place_beyond: "not_visible",
+    backwards: "out_of_order",
+    twice: "out_of_order",
+    wrong_sections: "shared_tokens",
+    wrong_trunks: "shared_lines",
+    trunk_of_two_users: "shared_user",
+}
+SHORT = st.one_of(st.just(FixedCount(2)), st.builds(Random, st.just(0.6), st.sampled_from(["per_user", "per_target"])))
+
+
+@pytest.mark.parametrize("plant", IN_SELECTIONS, ids=lambda plant: plant.__name__)
+@settings(max_examples=20)
+@given(st.data())
+def test_a_leak_in_what_a_strategy_says_is_found_and_named(plant, data):
+    case = data.draw(plans(strategy=SHORT if plant is wrong_trunks else STRATEGIES, **SHOWING))
+    name, choice = data.draw(st.sampled_from(list(case.datasets))), data.draw(SEEDS)
+
+    def pick(candidates):
+        candidates = list(candidates)
+        assume(candidates)
+        return candidates[choice % len(candidates)]
+
+    selection, t = plant(case.datasets[name], pick)
+    dataset = changed(case.datasets[name], selection=selection)
+    expected = naive_shown(dataset)
+    assert IN_SELECTIONS[plant] in expected
+    with small_blocks():
+        got = found({name: dataset}, case.roles, case.split)
+        with pytest.raises(UserError) as raised:
+            audit({name: dataset}, case.roles, case.split)
+    assert got[IN_SELECTIONS[plant]] == expected[IN_SELECTIONS[plant]]
+    if "not_visible" not in expected and "out_of_order" not in expected:
+        assert got == expected
+    assert f"({IN_SELECTIONS[plant]}: " in str(raised.value)
+    if expected == {IN_SELECTIONS[plant]: 1} and plant is not trunk_of_two_users:
+        assert named(table_of(case), dataset.stage.targets[t]) in str(raised.value)
+    if IN_SELECTIONS[plant] in ("not_visible", "out_of_order"):
+        # In another epoch the prompt itself is refused.
+        with pytest.raises(UserError, match=type(dataset.strategy).__name__):
+            dataset.history(t)
+        with pytest.raises(UserError, match=type(dataset.strategy).__name__):
+            dataset.tree(np.array([t]))
+
+
+@settings(max_examples=150)
+@given(plans(strategy=STRATEGIES, **SHOWING), st.data())
+def test_a_prompt_is_refused_where_it_would_see_lines_that_its_target_may_not(case, data):
+    dataset = case.datasets[data.draw(st.sampled_from(list(case.datasets)))]
+    stage, renderer = dataset.stage, dataset.renderer
+    a, b = (data.draw(st.integers(0, len(dataset) - 1)) for _ in range(2))
+    lines = stage.visible_to(b)[dataset.selection.chosen(b)]
+    trunks = [renderer.pieces.tokens(renderer.trunk(stage.user[b], lines[:k])) for k in range(len(lines) + 1)]
+    head = renderer.pieces.tokens(renderer.trunk(stage.user[a], lines[:0]))
+    tokens = data.draw(st.sampled_from([len(trunk) - len(head) for trunk in trunks])) + data.draw(
+        st.sampled_from([0, 0, 0, 1])
+    )
+    dataset = changed(dataset, selection=Wrong(dataset.selection, own_sections={a: tokens}))
+    whole = [k for k, trunk in enumerate(trunks) if len(trunk) == len(head) + tokens]
+    right = bool(whole) and set(lines[: whole[0]].tolist()) <= set(stage.visible_to(a).tolist())
+    if right and not whole[0]:
+        right = np.array_equal(trunks[0], head)
+    if a == b and dataset.selection.right.sections(np.array([a]))[0] != tokens:
+        right = right and whole[0] < len(lines)
+    if right:
+        assert len(dataset.tree(np.array([a, b])).branches) == 2
+    else:
+        with pytest.raises(UserError, match=type(dataset.strategy).__name__):
+            dataset.tree(np.array([a, b]))
+
+
+# Leaks in the tags above a target.
+
+
+@dataclass(frozen=True)
+class AllTags(Context):
+    """Shows tags of any time, and (own_movie) of the target's own movie."""
+
+    any_time: bool = False
+    own_movie: bool = False
+
+    def turns(self, table, target, most):
+        own = slice(self.owner_offsets[table.user[target]], self.owner_offsets[table.user[target] + 1])
+        shown = (self.time[own] < table.timestamp[target]) | self.any_time
+        shown &= (self.movie[own] != table.movie[target]) | self.own_movie
+        return self.turn[own][shown][-most:]
+
+
+@settings(max_examples=60)
+@given(plans(strategy=st.just(AllPrevious()), ablations=("history_and_context",)), st.booleans(), st.booleans())
+def test_a_tag_that_is_later_or_of_the_targets_movie_is_found(case, any_time, own_movie):
+    for name, dataset in case.datasets.items():
+        context = AllTags(**vars(dataset.renderer.context), any_time=any_time, own_movie=own_movie)
+        dataset = changed(dataset, renderer=replace(dataset.renderer, context=context))
+        expected = naive_tags(dataset)
+        assert any_time or "later_tag" not in expected
+        assert own_movie or "target_tag" not in expected
+        assert found({name: dataset}, case.roles, case.split) == expected
+
+
+@settings(max_examples=40)
+@given(plans(ablations=("history_and_context",)), SEEDS, st.sampled_from(["time", "movie", "turn", "owner_offsets"]))
+def test_a_tag_that_is_not_the_tables_is_found(case, choice, column):
+    dataset = next(iter(case.datasets.values()))
+    context = dataset.renderer.context
+    value = getattr(context, column)
+    assume(len(context.turn) and (column != "turn" or len(context.texts) > 1))
+    place = choice % len(value)
+    new = (value[place] + 1) % len(context.texts) if column == "turn" else value[place] - 1
+    wrong = replace(context, **{column: put(value, place, new)})
+    dataset = changed(dataset, renderer=replace(dataset.renderer, context=wrong))
+    with small_blocks():
+        assert found({dataset.stage.name: dataset}, case.roles, case.split)["tags"] >= 1
+
+
+# A run.
+
+
+def test_a_leak_ends_a_run_before_anything_is_trained_or_written(tmp_path, monkeypatch):
+    real = data_stage.make_stage
+
+    def leaky(table, roles, split, name):
+        stage = real(table, roles, split, name)
+        return replace(stage, count=stage.count + (stage.count > 0)) if name == "train" else stage
+
+    monkeypatch.setattr(data_stage, "make_stage", leaky)
+    with pytest.raises(UserError, match=r"the train target \(user \d+, movie \d+\) sees the train rating .*itself"):
+        train_module().run(composed(*FAST, f"output_dir={tmp_path / 'run'}"))
+    assert not (tmp_path / "run").exists()
