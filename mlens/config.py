@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, is_dataclass
 from pkgutil import resolve_name
 from typing import Any, cast
@@ -48,6 +49,8 @@ NOT_RESULT = (
     "trainer.loader_workers",
     "trainer.checkpoint",
 )
+# What may be taken from the environment.
+PATHS = ("output_dir", "data.path", "data.movies_path", "model.path")
 # What a resumed run may change besides.
 MAY_CHANGE = (
     "trainer.max_epochs",
@@ -95,7 +98,9 @@ class Settings:
 
 
 def check(config: DictConfig) -> Settings:
-    """Every node as its dataclass. Raises UserError that names the node and key for an unknown key or a bad value."""
+    """Every node as its dataclass. Raises UserError that names the node and key for an unknown key, a bad value, or one
+    that is taken from the environment and is no path."""
+    _refuse_environment(config)
     known = {*ONE_FORM, *CHOSEN, "dataset", *Root.__dataclass_fields__}
     unknown = [str(key) for key in config if key not in known]
     if unknown:
@@ -110,14 +115,23 @@ def check(config: DictConfig) -> Settings:
     for name in CHOSEN:
         node = _plain(config, name)
         nodes[name] = _strictly(name, _chosen_class(name, config), node)
-    for key, value in flatten(resolved(config)).items():
-        if isinstance(value, int) and not -(2**63) <= value < 2**63:
-            raise UserError(f"{key} must be a number of 64 bits, not {value}")
     for key in _plain(config, "dataset"):
         raise UserError(f"dataset.{key}: unknown key; dataset holds _target_ alone")
     settings = Settings(**vars(root), **nodes)
     _check_together(settings)
     return settings
+
+
+def _refuse_environment(config: DictConfig) -> None:
+    """The config is saved with its values, tracked and shown in reports, so that a run can be repeated; what stands in
+    the environment (a token, a key) is meant for none of these. Before anything is resolved, since an error quotes the
+    value."""
+    for key, value in flatten(cast(dict, OmegaConf.to_container(config, resolve=False))).items():
+        if key not in PATHS and re.search(r"\$\{\s*oc\.env\b", str(value)):
+            raise UserError(
+                f"{key} refers to the environment, whose values would be saved with the run: give the value itself "
+                f"(only {', '.join(PATHS)} may be {'${oc.env:NAME}'})"
+            )
 
 
 def _value(config: DictConfig, name: str) -> Any:
@@ -155,15 +169,17 @@ def _chosen_class(name: str, config: DictConfig) -> type:
 
 def _strictly(name: str, form: type, node: dict) -> Any:
     where = f"{name}." if name else ""
+    for key, value in flatten(node).items():
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise UserError(f"{where}{key} must be a number of 64 bits")
     try:
         schema = OmegaConf.structured(form)
         _make_writable(schema)
         return OmegaConf.to_object(OmegaConf.merge(schema, node))
     except UserError:
         raise
-    except (OmegaConfBaseException, OverflowError) as error:  # the latter of a number with hundreds of digits
-        key = getattr(error, "full_key", None) or ""
-        raise UserError(f"{where}{key}: {_first_line(error)}".replace(".:", ":")) from error
+    except OmegaConfBaseException as error:
+        raise UserError(f"{where}{error.full_key or ''}: {_first_line(error)}".replace(".:", ":")) from error
 
 
 def _make_writable(node: Any) -> None:
