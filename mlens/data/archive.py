@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import lzma
 import shutil
 import stat
+import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -86,28 +89,36 @@ def downloaded(release: str) -> Path:
 
 def unpacked(archive: Path, layouts: Sequence[Layout]) -> dict[str, Path]:
     """The files of the first complete layout in one folder of the zip `archive`, unpacked into the cache, by name."""
-    try:
-        with zipfile.ZipFile(archive) as zipped:
-            members = zipped.infolist()
-    except zipfile.BadZipFile as error:
-        raise UserError(f"{archive}: a broken zip archive ({error})") from error
+    with _broken(archive), zipfile.ZipFile(archive) as zipped:
+        members = zipped.infolist()
     _refuse_unsafe(archive, members)
     wanted = _wanted(archive, members, layouts)
     _refuse_bomb(archive, wanted.values())
 
     def write(folder: Path) -> None:
-        try:
-            with zipfile.ZipFile(archive) as zipped:
-                for name, member in wanted.items():
-                    # zipfile hands out no more than the declared size, which was checked.
-                    with zipped.open(member) as source, (folder / name).open("wb") as target:
-                        shutil.copyfileobj(source, target)
-        # An encrypted member is a RuntimeError, one that is packed in an unknown way a NotImplementedError.
-        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
-            raise UserError(f"{archive}: a broken zip archive ({error})") from error
+        with _broken(archive), zipfile.ZipFile(archive) as zipped:
+            for name, member in wanted.items():
+                # zipfile hands out no more than the declared size, which was checked.
+                with zipped.open(member) as source, (folder / name).open("wb") as target:
+                    shutil.copyfileobj(source, target)
 
     folder = cached_folder("archives", content_key(sorted(wanted), files=[archive]), write)
     return {name: folder / name for name in wanted}
+
+
+@contextmanager
+def _broken(archive: Path) -> Iterator[None]:
+    """What zipfile raises for an archive that makes no sense, in one line."""
+    try:
+        yield
+    # An encrypted member is a RuntimeError, one that is packed in an unknown way a NotImplementedError; a ValueError or
+    # struct.error is of offsets and fields that can't be.
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError, struct.error) as error:
+        raise UserError(f"{archive}: a broken zip archive ({error})") from error
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):  # bz2's own word, and a place before the file's beginning
+            raise
+        raise UserError(f"{archive}: a broken zip archive ({error.strerror or error})") from error
 
 
 def _wanted(archive: Path, members: Iterable[zipfile.ZipInfo], layouts: Sequence[Layout]) -> dict[str, zipfile.ZipInfo]:
