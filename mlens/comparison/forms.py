@@ -55,6 +55,7 @@ SWITCH = Kind("true or false", lambda value: isinstance(value, bool))
 ID = Kind("an id", lambda value: _is(value, int, str))
 
 _ERRORS = {...: {"rmse": FIGURE}}
+_AUDITED = {"targets": WHOLE, "visible": WHOLE, "shown": {"prompts": WHOLE}}
 SUMMARY: Form = {
     "fingerprint": TEXT,
     "overrides": [TEXT],
@@ -65,6 +66,7 @@ SUMMARY: Form = {
     "baselines": {"test": {"full_history": _ERRORS, "own_history?": _ERRORS}},
     "training": {"targets": WHOLE, "tokens?": FIGURE},
     "seconds": {...: FIGURE},
+    "audit?": {"leaks": {...: WHOLE}, "stages": {...: _AUDITED}},
     "made_up_data": SWITCH,
     "versions": {...: TEXT},
 }

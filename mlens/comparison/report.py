@@ -107,6 +107,7 @@ def _content(results: Results, frame: pl.DataFrame, refused: list[str]) -> dict[
         "config_difference": _config_difference(results) if two else [],
         "examples": sections.examples(paired),
         "worst": sections.worst(paired),
+        "audits": sections.audits(arms),
         "runs": [
             {
                 "name": run.name,
@@ -266,6 +267,8 @@ def _markdown(content: dict[str, Any]) -> str:
         ]
         lines += _markdown_table(["", *content["labels"]], matrix)
         lines += ["", *_markdown_table(content["pair_columns"], content["pairs"])]
+    lines += ["", "Leak audit, before training", ""]
+    lines += [f"- {_as_text(line)}" for line in content["audits"]]
     return "\n".join([*lines, ""])
 
 

@@ -184,3 +184,23 @@ def fairness(arms: tuple[Arm, ...]) -> list[str]:
         + ("loss on the answers alone." if not weight else f"history loss of weight {weight}.")
     )
     return said
+
+
+def audits(arms: tuple[Arm, ...]) -> list[str]:
+    """A line an arm: what the leak audits of its runs looked at before training, and found."""
+    said = []
+    for arm in arms:
+        missing = [run.name for run in arm.runs if "audit" not in run.summary]
+        if missing:
+            said.append(f"{arm.label}: not audited" + (f" ({', '.join(missing)})" if len(arm.runs) > 1 else ""))
+            continue
+        audited = [run.summary["audit"] for run in arm.runs]
+        stages = [stage for audit in audited for stage in audit["stages"].values()]
+        leaks = sum(count for audit in audited for count in audit["leaks"].values())
+        prompts, visible = (sum(stage[name] for stage in stages) for name in ("targets", "visible"))
+        drawn = sum(stage["shown"]["prompts"] for stage in stages)
+        said.append(
+            f"{arm.label}: {leaks} leaks in {prompts:,} prompts (all {visible:,} ratings that they may show, and the "
+            f"histories that are drawn for {'all' if drawn == prompts else f'{drawn:,}'} of them)"
+        )
+    return said
