@@ -56,7 +56,6 @@ class JobFailed(Exception):
 # What a run exits with that was stopped and can go on: 75, "temporary failure" of sysexits.h.
 CONTINUE = os.EX_TEMPFAIL
 
-
 # A launcher ends all ranks when the first one fails: the others leave rank 0 so many seconds to fail first; by the
 # user's mistake they may meet it at different times, in a run they work in step.
 GRACE = {UserError: 20.0, RunFailed: 3.0}
@@ -75,9 +74,14 @@ def exit_with(error: UserError | RunFailed) -> NoReturn:
 @contextmanager
 def told_in_one_line() -> Iterator[None]:
     """End the process as `exit_with` does where a UserError or RunFailed is raised inside, or was while Hydra made an
-    object; and where the disk is full, or a file or folder can't be used."""
+    object; and where the disk is full, or a file or folder can't be used. Where it was Stopped, end it with one line
+    (once a machine) and exit code CONTINUE."""
     try:
         yield
+    except Stopped as stopped:
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"stopped: {stopped}", file=sys.stderr, flush=True)
+        sys.exit(CONTINUE)
     except Exception as error:
         given = error if isinstance(error, UserError | RunFailed) else error.__cause__
         if isinstance(given, UserError | RunFailed):

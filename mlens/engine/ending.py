@@ -43,7 +43,8 @@ def ending_together(ranks: Ranks) -> Iterator[Ending]:
     """Inside, SIGTERM and SIGUSR1 are taken note of, and a rank that fails tells the others why.
 
     All ranks raise the first one's UserError or RunFailed; a rank that finds another gone without a word raises
-    RunFailed. Two ranks or more that are asked to end and don't within DEADLINE seconds are ended.
+    RunFailed. Two ranks or more that are asked to end and don't within DEADLINE seconds are ended. After Stopped both
+    signals stay without effect.
     """
     ending = Ending(ranks)
 
@@ -58,7 +59,11 @@ def ending_together(ranks: Ranks) -> Iterator[Ending]:
         threading.Thread(target=_end_late, args=(watch, ranks), daemon=True).start()
     try:
         yield ending
-    except (Stopped, KeyboardInterrupt):
+    except Stopped:
+        # The first rank to leave makes torchrun ask the others to: they are leaving already, in their own time.
+        before = {}
+        raise
+    except KeyboardInterrupt:
         raise
     except (UserError, RunFailed) as error:
         first = _tell(ranks, str(error))
@@ -87,7 +92,7 @@ def _end_late(watch: int, ranks: Ranks) -> None:
     while number := os.read(watch, 1):
         if number[0] == signal.SIGTERM:
             time.sleep(DEADLINE)
-            reason = _told(ranks, 0) or "asked to end, and hung"
+            reason = _told(ranks, 0) or "asked to end, it could not: it waits for another rank"
             print(f"error: {reason}", file=sys.stderr, flush=True)
             os._exit(1)
     os.close(watch)

@@ -1,0 +1,48 @@
+"""`torchrun … failing_ranks.py HOW`: two ranks that work in step until rank 1 fails in some way."""
+
+import os
+import signal
+import sys
+import time
+
+import torch
+
+import mlens.engine.ending as ending_module
+from mlens.engine.ending import ending_together
+from mlens.engine.ranks import join_ranks
+from mlens.errors import RunFailed, Stopped, UserError, told_in_one_line
+
+ending_module.DEADLINE = 6.0
+
+
+def work(how: str) -> None:
+    ranks = join_ranks()
+    with ending_together(ranks) as ending:
+        for step in range(10**6):
+            if step == 5:
+                if how == "asked" and ranks.rank == 1:
+                    os.kill(os.getpid(), signal.SIGUSR1)
+                if how == "both":
+                    raise UserError("the same on both")
+                if ranks.rank == 1:
+                    fail(how)
+            if ending.agreed():
+                raise Stopped(f"after step {step}")
+            ranks.sum(torch.ones(1))
+            time.sleep(0.01)
+
+
+def fail(how: str) -> None:
+    if how == "told":
+        raise RunFailed("no room for a row")
+    if how == "bug":
+        raise KeyError("left")
+    if how == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "hangs":
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
+if __name__ == "__main__":
+    with told_in_one_line():
+        work(sys.argv[1])

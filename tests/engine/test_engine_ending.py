@@ -1,0 +1,90 @@
+"""Ranks end together, and say the same: under torchrun, two ranks that work in step until one fails."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from runs import child_environment
+
+from mlens.engine.ending import ending_together
+from mlens.engine.ranks import Ranks
+from mlens.errors import CONTINUE, RunFailed
+
+SCRIPT = Path(__file__).with_name("failing_ranks.py")
+ALONE = Ranks(0, 1, torch.device("cpu"))
+
+
+def torchrun(how: str, log) -> subprocess.Popen:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(SCRIPT), how]
+    return subprocess.Popen(command, env=child_environment(), stdout=log, stderr=log)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "how, said",
+    [
+        ("told", {"error: no room for a row"}),
+        ("both", {"error: the same on both"}),
+        ("killed", {"error: another rank ended without a word"}),
+        ("bug", {"error: KeyError: 'left'"}),
+    ],
+)
+def test_all_ranks_end_within_30_seconds_and_with_one_reason(how, said, tmp_path):
+    with (tmp_path / "log").open("w") as log:
+        started = time.monotonic()
+        assert torchrun(how, log).wait(timeout=120) == 1
+    text = (tmp_path / "log").read_text()
+    found = {
+        line.partition(";")[0].partition(":  it was")[0] for line in text.splitlines() if line.startswith("error: ")
+    }
+    assert {re.sub(r": it was killed.*", "", line) for line in found} == said
+    assert text.count("Traceback") == (2 if how == "bug" else 1), text  # torchrun's own, and a bug's
+    print(f"{how}: {time.monotonic() - started:.1f} s with the start")
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_rank_stops_all_after_the_same_step(tmp_path):
+    with (tmp_path / "log").open("w") as log:
+        assert torchrun("asked", log).wait(timeout=120) == 1  # torchrun's own
+    text = (tmp_path / "log").read_text()
+    assert [line for line in text.splitlines() if line.startswith("stopped: ")] == ["stopped: after step 5"]
+    codes = re.findall(r"exitcode\s*: (\d+)", text)
+    assert codes and set(codes) == {str(CONTINUE)}
+
+
+@pytest.mark.slow
+def test_a_rank_that_waits_for_one_that_hangs_is_ended_when_asked_to(tmp_path):
+    """The other rank is stopped (SIGSTOP), so the collective never ends; SIGTERM to torchrun must end both soon."""
+    with (tmp_path / "log").open("w") as log:
+        agent = torchrun("hangs", log)
+        deadline = time.monotonic() + 60
+        while not (hanging := [p for p in psutil.Process(agent.pid).children() if p.status() == psutil.STATUS_STOPPED]):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        (waiting,) = [p for p in psutil.Process(agent.pid).children() if p != hanging[0]]
+        time.sleep(0.5)
+        asked = time.monotonic()
+        waiting.send_signal(signal.SIGTERM)
+        waiting.wait(timeout=20)  # DEADLINE is 6 s in this script
+        assert time.monotonic() - asked > 5
+        agent.wait(timeout=60)
+    assert "error: asked to end, it could not" in (tmp_path / "log").read_text()
+
+
+def test_handlers_are_as_before_afterwards():
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
+    with ending_together(ALONE) as ending:
+        assert not ending.agreed()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert ending.agreed()
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)] == before
+    with pytest.raises(RunFailed, match="full"), ending_together(ALONE):
+        raise RunFailed("full")
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)] == before
