@@ -37,33 +37,34 @@ def audit_shown(finder: Finder, dataset: RatingDataset, seed: int) -> Looked:
     """Find the kinds from `not_visible` on in KINDS among the targets of `dataset`, whose stage `audit_visible` has
     passed; of more than MOST (MOST_DRAWN where a history is drawn when it is asked for) in a sample by `seed`."""
     stage = dataset.stage
-    trunks = dataset.trunks(np.arange(len(dataset)))
-    _audit_users_of_trunks(finder, dataset, trunks)
-    targets = _sample(dataset, trunks, seed)
+    shares = _audit_users_of_trunks(finder, dataset)
+    targets = _sample(dataset, shares, seed)
+    trunks = dataset.trunks(targets)
     # Neighbours on a trunk come one after the other; a beginning of a beginning is one too, so they prove it for all.
-    targets = targets[np.argsort(trunks[targets], kind="stable")]
+    order = np.argsort(trunks, kind="stable")
+    targets, trunks = targets[order], trunks[order]
     ratings = shared = 0
     last: _Shown | None = None
     for block in group_blocks(stage.count[targets].astype(np.int64) + 1):
-        drawn = _draw(dataset, targets[block])
+        drawn = _draw(dataset, targets[block], trunks[block])
         ratings += len(drawn.places)
         if not _audit_places(finder, dataset, drawn):
             last = None
         elif dataset.renderer.joins:
             _audit_sections(finder, dataset, drawn)
-            pairs, last = _audit_beginnings(finder, dataset, drawn, trunks, last)
+            pairs, last = _audit_beginnings(finder, dataset, drawn, last)
             shared += pairs
     return Looked(len(targets), ratings, shared, _audit_tags(finder, dataset, seed))
 
 
-def _sample(dataset: RatingDataset, trunks: np.ndarray, seed: int) -> np.ndarray:
-    """Targets, ascending: all of them, or all those of some users where targets share trunks, or else some."""
+def _sample(dataset: RatingDataset, shares: bool, seed: int) -> np.ndarray:
+    """Targets, ascending: all of them, or those of some users where targets share trunks (`shares`), or else some."""
     stage, n = dataset.stage, len(dataset)
     most = MOST if isinstance(dataset.selection, Windows | PerUser) else MOST_DRAWN
     if n <= most:
         return np.arange(n)
     random = np.random.default_rng(seed)
-    if (trunks < 0).all():
+    if not shares:
         return np.sort(random.choice(n, most, replace=False))
     first = np.flatnonzero(np.append(True, stage.user[1:] != stage.user[:-1]))
     sizes = np.diff(first, append=n)
@@ -74,10 +75,11 @@ def _sample(dataset: RatingDataset, trunks: np.ndarray, seed: int) -> np.ndarray
 
 @dataclass(frozen=True)
 class _Drawn:
-    """targets [t] of a stage; places [h] in what each may see, one target after the other, with offsets [t + 1];
-    of [h]: whose each is (into `targets`); ratings [h]: of the table."""
+    """targets [t] of a stage and their trunks [t]; places [h] in what each may see, one target after the other, with
+    offsets [t + 1]; of [h]: whose each is (into `targets`); ratings [h]: of the table."""
 
     targets: np.ndarray
+    trunks: np.ndarray
     places: np.ndarray
     offsets: np.ndarray
     of: np.ndarray
@@ -86,13 +88,14 @@ class _Drawn:
 
 @dataclass(frozen=True)
 class _Shown:
-    """A target of the stage and the ratings of the table that are shown for it."""
+    """A target of the stage, its trunk, and the ratings of the table that are shown for it."""
 
     target: int
+    trunk: int
     ratings: np.ndarray
 
 
-def _draw(dataset: RatingDataset, targets: np.ndarray) -> _Drawn:
+def _draw(dataset: RatingDataset, targets: np.ndarray, trunks: np.ndarray) -> _Drawn:
     stage = dataset.stage
     lists = [np.asarray(dataset.selection.chosen(t)) for t in targets.tolist()]
     lengths = np.array([len(places) for places in lists])
@@ -100,7 +103,7 @@ def _draw(dataset: RatingDataset, targets: np.ndarray) -> _Drawn:
     # A place that is in no list is told of, not looked up.
     at = stage.visible_offsets[stage.user[targets]][of] + places
     ratings = stage.visible[np.clip(at, 0, len(stage.visible) - 1)] if len(stage.visible) else at
-    return _Drawn(targets, places, np.concatenate([[0], np.cumsum(lengths)]), of, ratings)
+    return _Drawn(targets, trunks, places, np.concatenate([[0], np.cumsum(lengths)]), of, ratings)
 
 
 def _audit_places(finder: Finder, dataset: RatingDataset, drawn: _Drawn) -> bool:
@@ -141,18 +144,19 @@ def _audit_sections(finder: Finder, dataset: RatingDataset, drawn: _Drawn) -> No
 
 
 def _audit_beginnings(
-    finder: Finder, dataset: RatingDataset, drawn: _Drawn, trunks: np.ndarray, last: _Shown | None
+    finder: Finder, dataset: RatingDataset, drawn: _Drawn, last: _Shown | None
 ) -> tuple[int, _Shown | None]:
     """Whether each history is the beginning of the next one on its trunk; those that show nothing share the task alone.
     last: of the target before these ones. Returns how many pairs there were, and the last of these."""
     stage, some = dataset.stage, np.flatnonzero(np.diff(drawn.offsets))
     if not len(some):
         return 0, last
-    targets, ratings, counts = drawn.targets[some], drawn.ratings, np.diff(drawn.offsets)[some]
+    targets, trunk = drawn.targets[some], drawn.trunks[some]
+    ratings, counts = drawn.ratings, np.diff(drawn.offsets)[some]
     if last is not None:
-        targets, ratings = np.append(last.target, targets), np.concatenate([last.ratings, ratings])
-        counts = np.append(len(last.ratings), counts)
-    ends, trunk = np.cumsum(counts), trunks[targets]
+        targets, trunk = np.append(last.target, targets), np.append(last.trunk, trunk)
+        ratings, counts = np.concatenate([last.ratings, ratings]), np.append(len(last.ratings), counts)
+    ends = np.cumsum(counts)
     starts = ends - counts
     pairs = np.flatnonzero((trunk[1:] == trunk[:-1]) & (trunk[1:] >= 0))
     shown = counts[pairs]
@@ -167,19 +171,22 @@ def _audit_beginnings(
         return f"the {stage.name} target {one} shares a trunk with {other}, which doesn't show {missing} there"
 
     finder.add("shared_lines", np.bincount(of[wrong], minlength=len(pairs)) > 0, example)
-    return len(pairs), _Shown(int(targets[-1]), ratings[starts[-1] :])
+    return len(pairs), _Shown(int(targets[-1]), int(trunk[-1]), ratings[starts[-1] :])
 
 
-def _audit_users_of_trunks(finder: Finder, dataset: RatingDataset, trunks: np.ndarray) -> None:
-    """Whether equal numbers of trunks are one user's, for all targets."""
-    stage = dataset.stage
-    if not len(trunks) or trunks.max() < 0:
-        return
-    first = np.flatnonzero(np.append(True, stage.user[1:] != stage.user[:-1]))
-    most = np.maximum.reduceat(trunks, first)
-    least = np.minimum.reduceat(np.where(trunks < 0, np.iinfo(np.int64).max, trunks), first)
-    if (least[1:] > np.maximum.accumulate(most)[:-1]).all():  # users' numbers ascend, as ours do: no need to sort
-        return
+def _audit_users_of_trunks(finder: Finder, dataset: RatingDataset) -> bool:
+    """Whether equal numbers of trunks are one user's, for all targets; returns whether any target has a trunk."""
+    stage, most, ascends = dataset.stage, -1, True
+    for block in stage.user_blocks():
+        trunks = dataset.trunks(np.arange(block.start, block.stop))
+        first = np.flatnonzero(np.append(True, np.diff(stage.user[block])))
+        least = np.minimum.reduceat(np.where(trunks < 0, np.iinfo(np.int64).max, trunks), first)
+        so_far = np.maximum.accumulate(np.append(most, np.maximum.reduceat(trunks, first)))
+        ascends &= bool((least > so_far[:-1]).all())
+        most = int(so_far[-1])
+    if ascends:  # users' numbers are apart, as ours are: no need to sort
+        return most >= 0
+    trunks = dataset.trunks(np.arange(len(dataset)))
     order = np.argsort(trunks, kind="stable")
     trunk, user = trunks[order], stage.user[order]
     shared = (trunk[1:] == trunk[:-1]) & (trunk[1:] >= 0) & (user[1:] != user[:-1])
@@ -189,6 +196,7 @@ def _audit_users_of_trunks(finder: Finder, dataset: RatingDataset, trunks: np.nd
         return f"the {stage.name} target {one} shares a trunk with {other}"
 
     finder.add("shared_user", shared, example)
+    return most >= 0
 
 
 def _audit_tags(finder: Finder, dataset: RatingDataset, seed: int) -> int:
