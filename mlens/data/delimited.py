@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -44,6 +46,8 @@ def read_parts(
     for part, quoted in _parts(file, quote):
         if b"\0" in part:
             raise UserError(_no_text(file))
+        if quoted and _has_broken_quotes(part, separator, quote):
+            raise UserError(_what_is_wrong(file, len(header), separator, quote))
         try:
             frame = _read_part(part, quoted, line, columns, types or {}, separator, quote)
         except (pl.exceptions.PolarsError, OverflowError) as error:
@@ -226,6 +230,21 @@ def _utf8(file: Path, encoding: str) -> bytes:
     return content
 
 
+def _has_broken_quotes(part: bytes, separator: str, quote: str | None) -> bool:
+    """Whether a quote is left open or stands inside a quoted text by itself: polars passes over some of these, and what
+    it makes of them isn't what was written. A quote inside a text without quotes is one of its signs."""
+    if quote is None:
+        return False
+    sign, ends = re.escape(quote.encode()), re.escape((quote + separator + "\r\n").encode())
+    if part.count(quote.encode()) % 2 == 0 and not re.search(b"[^%b]%b[^%b]" % (ends, sign, ends), part):
+        return False
+    try:
+        deque(_reader(io.StringIO(part.decode(errors="replace"), newline=""), separator, quote), maxlen=0)
+    except csv.Error:
+        return True
+    return False
+
+
 def _no_text(file: Path) -> str:
     """What is said of a file with a zero byte, as a damaged disk or another encoding leaves them."""
     with file.open("rb") as stream:
@@ -251,7 +270,7 @@ def _what_is_wrong(file: Path, width: int, separator: str, quote: str | None) ->
                 start = reader.line_num + 1
         except csv.Error:
             return f"{file}:{start}: broken quotes"
-    return f"{file}: can't be read as columns of text"
+    return f"{file}: can't be read as columns of text (a quote inside a text is written twice, and quotes about it)"
 
 
 def _short(text: str) -> str:

@@ -1,0 +1,81 @@
+"""What a reader makes of hostile files: the right table, or one clear line; anything else fails the test."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from small_sources import Files, Small, rows_of
+
+from mlens.data.load import load_table
+from mlens.data.table import RatingTable
+from mlens.errors import UserError
+
+# Seconds after which a small file is taken to hang its reader. Every one takes milliseconds.
+HANGS = 60
+
+
+class Hang(BaseException):
+    """Not an Exception: a reader that catches all of those must not catch this."""
+
+
+@contextmanager
+def bounded() -> Iterator[None]:
+    """Raises Hang where what is done within doesn't come to an end."""
+
+    def give_up(*_: object) -> None:
+        raise Hang(f"more than {HANGS} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(HANGS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def read(small: Small, files: Files, folder: Path) -> RatingTable | None:
+    """The table of these files, written to `folder`, after it was checked against the naive reading; None where they
+    are refused in one clear line that names one of them. Raises whatever else happens."""
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    try:
+        with bounded():
+            table = load_table(small.source(folder))
+    except UserError as error:
+        assert is_clear(error, folder)
+        return None
+    assert rows_of(small, table) == sorted(small.naive(files))
+    assert_consistent(table)
+    return table
+
+
+def is_clear(error: UserError, folder: Path) -> bool:
+    message = str(error)
+    return message.isprintable() and len(message) <= 2000 and str(folder) in message
+
+
+def assert_consistent(table: RatingTable) -> None:
+    """What every later step takes for granted, whatever the files were."""
+    n, users, movies = len(table), len(table.users), len(table.movies)
+    assert n > 0
+    assert table.user_offsets[0] == 0 and table.user_offsets[-1] == n and (np.diff(table.user_offsets) > 0).all()
+    assert np.array_equal(table.user, np.repeat(np.arange(users), np.diff(table.user_offsets)))
+    assert table.movie.min() >= 0 and table.movie.max() < movies
+    assert np.isin(table.rating, table.scale).all()
+    assert table.timestamp.min() >= 0
+    assert all((np.diff(table.timestamp[a:b]) >= 0).all() for a, b in pairwise(table.user_offsets))
+    times = set(zip(table.user.tolist(), table.movie.tolist(), table.timestamp.tolist(), strict=True))
+    assert len(times) == n
+    assert table.users["id"].n_unique() == users and table.movies["id"].n_unique() == movies
+    texts = [*table.movies["title"], *table.movies["genres"]]
+    texts += [text for name in ("profile", "task") if name in table.users.columns for text in table.users[name] if text]
+    texts += [] if table.tags is None else [*table.tags["tag"]]
+    texts += [] if table.contexts is None else [turn for turns in table.contexts["context"] for turn in turns]
+    assert not any(sign in text for text in texts for sign in "\0\n\r\t\x0b\x0c\x1b\x85\u2028\u2029")
+    assert all(table.movies["title"])

@@ -1,0 +1,314 @@
+"""A small valid file set of every format that ratings are read from, and an independent, naive reading of each."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlens.data.behaviour_json import BehaviourJson
+from mlens.data.csv_ratings import CsvRatings
+from mlens.data.load import Source
+from mlens.data.movielens_100k import GENRES, MovieLens100k
+from mlens.data.movielens_csv import MovieLensCsv
+from mlens.data.movielens_dat import MovieLensDat
+from mlens.data.table import RatingTable
+
+Files = Mapping[str, bytes]
+# Raw user, title, rating, timestamp of each rating, sorted.
+Rows = list[tuple[str, str, float, int]]
+
+
+@dataclass(frozen=True)
+class Small:
+    """files: by name; source: a reader of the folder that they are written to; naive: what they hold, read by the
+    shortest program that could be right. It raises anything where they make no sense."""
+
+    files: Files
+    source: Callable[[Path], Source]
+    naive: Callable[[Files], Rows]
+    genres_in_title: bool = False
+
+
+def rows_of(small: Small, table: RatingTable) -> Rows:
+    """What `naive` should say of the files that the table was read from."""
+    users, movies = table.users["id"].to_list(), table.movies.rows(named=True)
+    titles = [f"{m['title']} ({m['genres']})" if small.genres_in_title and m["genres"] else m["title"] for m in movies]
+    columns = (table.user, table.movie, table.rating, table.timestamp)
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    return sorted(
+        (str(users[u]), _spaced(titles[m]) if small.genres_in_title else titles[m], r, t) for u, m, r, t in rows
+    )
+
+
+def _spaced(movie: str) -> str:
+    """`Title (Genre)`, however many blanks stand about the last bracket."""
+    return re.sub(r"\s*\(\s*([^()]*?)\s*\)$", r" (\1)", movie)
+
+
+MOVIES = {
+    1: ("Toy Story (1995)", "Adventure|Animation"),
+    2: ("Heat, The (1995)", "Crime"),
+    7: ('The "Big" One (2001)', "(no genres listed)"),
+    11: ("Amélie (2001)", "Comedy|Romance"),
+}
+RATINGS = [
+    (user, movie, float(1 + (3 * user + movie) % 5), 978300000 + 1000 * user + 10 * movie)
+    for user in (1, 2, 5)
+    for movie in MOVIES
+]
+TAGS = [(1, 2, "slow, but good", 978300500), (5, 11, "Paris", 978300600)]
+
+
+def clean(title: str) -> str:
+    """The title as a reader gives it: one line without outer blanks; half of a character pair is a question mark."""
+    title = re.sub("[\ud800-\udfff]", "?", title)
+    return re.sub(r" *[\x00-\x1f\x7f-\x9f\u2028\u2029][\x00-\x1f\x7f-\x9f\u2028\u2029 ]*", " ", title).strip()
+
+
+def table_of(rows: list[tuple], header: tuple[str, ...], separator: str = ",") -> bytes:
+    text = io.StringIO()
+    csv.writer(text, delimiter=separator, lineterminator="\n").writerows([header, *rows])
+    return text.getvalue().encode()
+
+
+def lines_of(rows: list[tuple], separator: str, encoding: str = "utf-8") -> bytes:
+    return "".join(separator.join(map(str, row)) + "\n" for row in rows).encode(encoding)
+
+
+def _dicts(content: bytes, separator: str = ",", quoted: bool = True) -> list[dict[str, str]]:
+    # A carriage return ends no line of its own.
+    stream = io.StringIO(re.sub("\r(?!\n)", " ", content.decode("utf-8-sig")), newline="")
+    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    return [row for row in csv.DictReader(stream, delimiter=separator, quoting=quoting) if any(row.values())]
+
+
+def _joined(ratings: list[tuple[str, str, str, str]], titles: Mapping[str, str]) -> Rows:
+    """Ratings of raw user, movie, rating and time with the movie's title in place of its id."""
+    return [
+        (_id(user), clean(titles[_id(movie)]), float(rating), _whole(time)) for user, movie, rating, time in ratings
+    ]
+
+
+def _id(text: str) -> str:
+    """Whole numbers are one id however they are written."""
+    try:
+        return str(_whole(text))
+    except ValueError:
+        return text.strip()
+
+
+def _whole(text: str) -> int:
+    text = text.strip()
+    try:
+        return int(text)
+    except ValueError:
+        number = float(text)
+        if not number.is_integer():
+            raise
+        return int(number)
+
+
+def _movielens_csv(files: Files) -> Rows:
+    titles = {_id(row["movieId"]): row["title"] for row in _dicts(files["movies.csv"])}
+    names = ("userId", "movieId", "rating", "timestamp")
+    return _joined([tuple(row[name] for name in names) for row in _dicts(files["ratings.csv"])], titles)
+
+
+def _own_csv(files: Files) -> Rows:
+    rows = _dicts(files["own.csv"])
+    return [(_id(row["user"]), clean(row["title"]), float(row["rating"]), _whole(row["timestamp"])) for row in rows]
+
+
+def _decoded(content: bytes, encoding: str) -> list[str]:
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode(encoding)
+    return [line.removesuffix("\r") for line in text.split("\n") if line.removesuffix("\r")]
+
+
+def _dat(files: Files) -> Rows:
+    movies = [line.partition("::") for line in _decoded(files["movies.dat"], "latin-1")]
+    titles = {_id(movie): rest.rpartition("::")[0] for movie, _, rest in movies}
+    return _joined([line.split("::") for line in _decoded(files["ratings.dat"], "utf-8")], titles)
+
+
+def _official_100k(files: Files) -> Rows:
+    movies = [line.split("|") for line in _decoded(files["u.item"], "latin-1")]
+    titles = {_id(fields[0]): fields[1] for fields in movies}
+    return _joined([line.split("\t") for line in _decoded(files["u.data"], "utf-8")], titles)
+
+
+def _atomic_100k(files: Files) -> Rows:
+    titles = {}
+    for row in _dicts(files["ml-100k.item"], "\t", quoted=False):
+        title, year = row["movie_title:token_seq"], row["release_year:token"]
+        title = "unknown" if title == "unkonwn" else f"{title} ({year})" if year else title
+        titles[_id(row["item_id:token"])] = title
+    names = ("user_id:token", "item_id:token", "rating:float", "timestamp:float")
+    rows = _dicts(files["ml-100k.inter"], "\t", quoted=False)
+    return _joined([tuple(row[name] for name in names) for row in rows], titles)
+
+
+def _behaviour(files: Files) -> Rows:
+    rows = []
+    text = files["users.json"].decode("utf-8-sig")
+    for record in json.loads(re.sub("[\f\v]", " ", text)):
+        user = str(record.get("user_hash") or record["user"]["profile"]["name"])
+        for collection in (record.get("task") or {}).get("task_behavior_collections") or []:
+            if collection.get("type") != "movie_rating":
+                continue
+            for item in collection.get("data") or []:
+                movie = item["continuation_prefix"].strip().removesuffix(":").strip()
+                rows.append(
+                    (clean(user), _spaced(clean(movie)), float(item["continuation"]), _whole(str(item["timestamp"])))
+                )
+    return rows
+
+
+def behaviour_records() -> list[dict]:
+    def item(movie: int, rating: float, time: int) -> dict:
+        title, genres = MOVIES[movie]
+        bracket = "" if genres.startswith("(") else f" ({genres.replace('|', ', ')})"
+        prefix = f"{title}{bracket}: "
+        return {
+            "context": ["Hello", "a \\ b"],
+            "continuation": str(rating),
+            "continuation_prefix": prefix,
+            "timestamp": time,
+        }
+
+    return [
+        {
+            "user_hash": f"u{user}",
+            "user": {"profile": {"name": f"Ann {user}", "age": 20 + user, "likes": ["tea", "rain"]}},
+            "task": {
+                "description": "Predict what the user gives.",
+                "task_behavior_collections": [
+                    {"type": "movie_rating", "data": [item(*rating[1:]) for rating in RATINGS if rating[0] == user]}
+                ],
+            },
+        }
+        for user in (1, 2, 5)
+    ]
+
+
+def _movielens_csv_files() -> Files:
+    return {
+        "ratings.csv": table_of(RATINGS, ("userId", "movieId", "rating", "timestamp")),
+        "movies.csv": table_of([(m, *told) for m, told in MOVIES.items()], ("movieId", "title", "genres")),
+        "tags.csv": table_of(TAGS, ("userId", "movieId", "tag", "timestamp")),
+    }
+
+
+def _dat_files(encoding: str, third: tuple[str, list[tuple]]) -> Files:
+    name, rows = third
+    whole = [(user, movie, int(rating), time) for user, movie, rating, time in RATINGS]
+    return {
+        "ratings.dat": lines_of(whole, "::"),
+        "movies.dat": lines_of([(m, *told) for m, told in MOVIES.items()], "::", encoding),
+        name: lines_of(rows, "::", encoding),
+    }
+
+
+def _official_files() -> Files:
+    def flags(genres: str) -> list[int]:
+        listed = genres.split("|")
+        return [int(genres.startswith("(")), *(int(genre in listed) for genre in GENRES)]
+
+    movies = [(m, title, "01-Jan-1995", "", "http://us.imdb.com/?x", *flags(g)) for m, (title, g) in MOVIES.items()]
+    users = [(1, 24, "M", "technician", "85711"), (2, 53, "F", "other", "94043"), (5, 33, "F", "other", "15213")]
+    return {
+        "u.data": lines_of([(u, m, int(r), t) for u, m, r, t in RATINGS], "\t"),
+        "u.item": lines_of(movies, "|", "latin-1"),
+        "u.user": lines_of(users, "|"),
+    }
+
+
+def _atomic_files() -> Files:
+    def split(title: str) -> tuple[str, str]:
+        return title[:-7], title[-5:-1]
+
+    movies = [
+        (m, *split(title), "unknown" if genres.startswith("(") else genres.replace("|", " "))
+        for m, (title, genres) in MOVIES.items()
+    ]
+    users = [(1, 24, "M", "technician", "85711"), (2, 53, "F", "other", "94043"), (5, 33, "F", "other", "15213")]
+    heads = {
+        "inter": ("user_id:token", "item_id:token", "rating:float", "timestamp:float"),
+        "item": ("item_id:token", "movie_title:token_seq", "release_year:token", "class:token_seq"),
+        "user": ("user_id:token", "age:token", "gender:token", "occupation:token", "zip_code:token"),
+    }
+    rows = {"inter": RATINGS, "item": movies, "user": users}
+    return {f"ml-100k.{kind}": lines_of([heads[kind], *rows[kind]], "\t") for kind in heads}
+
+
+def _zipped(files: Files) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as stream:
+        for name, text in files.items():
+            stream.writestr(f"ml-latest-small/{name}", text)
+    return content.getvalue()
+
+
+def _zip(files: Files) -> Rows:
+    with zipfile.ZipFile(io.BytesIO(files["small.zip"])) as stream:
+        return _movielens_csv({name: stream.read(f"ml-latest-small/{name}") for name in ("ratings.csv", "movies.csv")})
+
+
+def real_cut(folder: Path, users: int) -> Files:
+    """ml-latest-small's first users, with their tags and movies."""
+    cut: dict[str, bytes] = {}
+    seen: set[bytes] = set()
+    for name, column in (("ratings.csv", 0), ("tags.csv", 0), ("movies.csv", None)):
+        head, *lines = (folder / name).read_bytes().splitlines(keepends=True)
+        if column is None:
+            kept = [line for line in lines if line.split(b",")[0] in seen]
+        else:
+            kept = [line for line in lines if int(line.split(b",")[column]) <= users]
+            seen |= {line.split(b",")[1] for line in kept}
+        cut[name] = head + b"".join(kept)
+    return cut
+
+
+def real_source(folder: Path, users: int) -> Small:
+    cut = real_cut(folder, users)
+    return Small(cut, lambda place: MovieLensCsv("ml-latest-small", path=str(place)), _movielens_csv)
+
+
+def small_sources() -> dict[str, Small]:
+    """By the name of the format."""
+    own = [(f"u{user}", movie, rating, time, *MOVIES[movie]) for user, movie, rating, time in RATINGS]
+    head = ("user", "movie", "rating", "timestamp", "title", "genres")
+    users = [(1, "F", 1, 10, "48067"), (2, "M", 56, 16, "70072"), (5, "M", 25, 20, "55455")]
+    return {
+        "csv": Small({"own.csv": table_of(own, head)}, lambda folder: CsvRatings(path=f"{folder}/own.csv"), _own_csv),
+        "movielens_csv": Small(
+            _movielens_csv_files(), lambda folder: MovieLensCsv("ml-latest-small", path=str(folder)), _movielens_csv
+        ),
+        "ml_1m": Small(
+            _dat_files("latin-1", ("users.dat", users)), lambda folder: MovieLensDat("ml-1m", path=str(folder)), _dat
+        ),
+        "ml_10m": Small(
+            _dat_files("utf-8", ("tags.dat", TAGS)), lambda folder: MovieLensDat("ml-10m", path=str(folder)), _dat
+        ),
+        "ml_100k": Small(_official_files(), lambda folder: MovieLens100k(path=str(folder)), _official_100k),
+        "ml_100k_atomic": Small(_atomic_files(), lambda folder: MovieLens100k(path=str(folder)), _atomic_100k),
+        "zip": Small(
+            {"small.zip": _zipped(_movielens_csv_files())},
+            lambda folder: MovieLensCsv("ml-latest-small", path=f"{folder}/small.zip"),
+            _zip,
+        ),
+        "behaviour_json": Small(
+            {"users.json": json.dumps(behaviour_records(), ensure_ascii=False).encode()},
+            lambda folder: BehaviourJson(path=f"{folder}/users.json"),
+            _behaviour,
+            genres_in_title=True,
+        ),
+    }
