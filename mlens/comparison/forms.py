@@ -18,6 +18,8 @@ from mlens.errors import UserError
 
 # Larger numbers are none of a run's.
 LARGEST = 1e15
+# How deep a config may be nested; real ones are half as deep.
+DEEPEST = 20
 # Rows that a byte of a parquet file may hold: every target has a prediction of its own.
 ROWS_PER_BYTE = 10
 
@@ -109,14 +111,24 @@ def read_config(file: Path) -> dict:
     it can't be read or is none."""
     try:
         text = file.read_text(encoding="utf-8")
-        # None is ever saved, and a few lines of them unfold to any size.
-        aliases = any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader))
-        content = None if aliases else OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+        _require_plain(text, file)
+        content = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+    except UserError:
+        raise
     except (OSError, ValueError, RecursionError, AttributeError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{file} can't be read: {error}") from error
     require(content, CONFIG, str(file))
     assert isinstance(content, dict)
     return {str(key): value for key, value in content.items()}
+
+
+def _require_plain(text: str, file: Path) -> None:
+    """Raises UserError for YAML that unfolds to any size, or is nested so deep that it takes minutes to read."""
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST or isinstance(event, yaml.AliasEvent):
+            raise UserError(f"{file} can't be read: a run's config has no aliases, and is at most {DEEPEST} deep")
 
 
 def read_predictions(file: Path, columns: tuple[str, ...] | None = None) -> pl.DataFrame:
@@ -125,7 +137,7 @@ def read_predictions(file: Path, columns: tuple[str, ...] | None = None) -> pl.D
     try:
         schema = pl.read_parquet_schema(file)
         rows = pl.scan_parquet(file, glob=False).select(pl.len()).collect().item()
-        own = [name for name in schema if name in (*NAMES, *NUMBERS) or name.startswith("p_")]
+        own = [*NAMES, *NUMBERS, *(name for name in schema if name.startswith("p_"))]
         wanted = own if columns is None else list(columns)
         for name in wanted:
             _require_column(name, schema, file)

@@ -1,0 +1,269 @@
+"""The files of finished runs and sweeps, hurt: a report, or one clear line that names the file."""
+
+import copy
+import json
+import os
+import random
+import shutil
+from pathlib import Path
+
+import polars as pl
+import pytest
+from byte_mutations import hurt
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from made_up_runs import make_run
+from outcomes import bounded, is_clear
+
+from hydra_plugins.mlens_launcher._ledger import Job, Ledger, read_ledger
+from mlens.comparison import figures, statistics
+from mlens.comparison.report import report
+from mlens.errors import UserError
+
+FILES = {
+    "summary.json": "summary.json",
+    "metrics.jsonl": "training_logs/metrics.jsonl",
+    "prompts.json": "predictions/prompts.json",
+    "plan.json": "plan.json",
+    "config.yaml": ".hydra/config.yaml",
+    "test.parquet": "predictions/test.parquet",
+}
+NASTY = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.sampled_from(["", "nan", "1", "\u202e", "</script>", "[bold]", "=1+1", "a|b", "0-4", "x" * 999, 10**400]),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(("a", "rmse", "test")), inner, max_size=2)
+    ),
+    max_leaves=3,
+)
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    make_run(folder / "a", "all_previous", users=4, each=3, dropped=2)
+    make_run(folder / "b", "fixed_count", {"count": 10}, users=4, each=3)
+    return folder
+
+
+@pytest.fixture
+def cheap(monkeypatch):
+    """All of the report but the many resamples and the drawing."""
+    monkeypatch.setattr(statistics, "RESAMPLES", 19)
+    for name in ("intervals", "curves", "groups"):
+        monkeypatch.setattr(figures, name, lambda *_, **__: "<svg></svg>")
+
+
+def reported(pristine, folder, name, content):
+    """Whether a report was written of two runs, one of which has this file; else it was refused in one clear line."""
+    runs = folder / "runs"
+    shutil.copytree(pristine, runs, dirs_exist_ok=True)
+    (runs / "b" / FILES[name]).write_bytes(content)
+    try:
+        with bounded():
+            written = report([runs], folder / "out")
+    except UserError as error:
+        assert is_clear(error, runs)
+        return False
+    finally:
+        shutil.rmtree(runs)
+    assert len(written.table) + len(written.refused) == 2
+    return True
+
+
+@pytest.mark.usefixtures("cheap")
+@pytest.mark.parametrize("name", FILES)
+def test_the_files_as_they_are(pristine, tmp_path, name):
+    assert reported(pristine, tmp_path, name, (pristine / "b" / FILES[name]).read_bytes())
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_changed_json(cheap, data, pristine, tmp_path_factory):
+    name = data.draw(st.sampled_from([name for name in FILES if name.endswith(("json", "jsonl"))]))
+    lines = (pristine / "b" / FILES[name]).read_text().splitlines() if name == "metrics.jsonl" else None
+    content = [json.loads(line) for line in lines] if lines else json.loads((pristine / "b" / FILES[name]).read_text())
+    changed = change_a_value(data, copy.deepcopy(content))
+    text = "\n".join(map(json.dumps, changed)) if lines else json.dumps(changed)
+    reported(pristine, tmp_path_factory.mktemp("json"), name, text.encode())
+
+
+def change_a_value(data, content):
+    place = content
+    while True:
+        keys = sorted(place) if isinstance(place, dict) else list(range(len(place)))
+        key = data.draw(st.sampled_from(keys))
+        if isinstance(place[key], dict | list) and place[key] and data.draw(st.integers(0, 5)):
+            place = place[key]
+            continue
+        if isinstance(place, dict) and data.draw(st.booleans()):
+            del place[key]
+        else:
+            place[key] = data.draw(NASTY)
+        return content
+
+
+COLUMNS = {
+    "text": pl.lit("x"),
+    "none": pl.lit(None),
+    "nan": pl.lit(float("nan")),
+    "infinite": pl.lit(float("inf")),
+    "large": pl.lit(1e300),
+    "lists": pl.lit([1, 2]),
+    "true": pl.lit(True),
+    "negative": pl.lit(-3),
+    "fraction": pl.lit(2.5),
+}
+
+
+@pytest.mark.parametrize("column", ["user", "expected", "argmax", "p_3.0", "history_hash"])
+def test_changed_columns_of_predictions(cheap, pristine, tmp_path, column):
+    frame = pl.read_parquet(pristine / "b" / FILES["test.parquet"])
+    file = tmp_path / "changed.parquet"
+    outcomes = {}
+    for kind, value in COLUMNS.items():
+        frame.with_columns(value.alias(column)).write_parquet(file)
+        outcomes[kind] = reported(pristine, tmp_path, "test.parquet", file.read_bytes())
+    frame.drop(column).write_parquet(file)
+    outcomes["missing"] = reported(pristine, tmp_path, "test.parquet", file.read_bytes())
+    refused = {kind for kind, done in outcomes.items() if not done}
+    assert refused >= {"none", "lists", "true", "missing"} - ({"missing"} if column == "p_3.0" else set())
+    assert "text" in refused or column in ("user", "history_hash")
+
+
+def test_no_predictions_at_all(cheap, pristine, tmp_path):
+    pl.read_parquet(pristine / "b" / FILES["test.parquet"]).head(0).write_parquet(tmp_path / "none.parquet")
+    assert not reported(pristine, tmp_path, "test.parquet", (tmp_path / "none.parquet").read_bytes())
+
+
+def test_more_rows_than_a_file_can_hold_are_not_unpacked(cheap, pristine, tmp_path):
+    """Three million rows of one value are some kilobytes of parquet."""
+    row = pl.read_parquet(pristine / "b" / FILES["test.parquet"]).row(0, named=True)
+    file = tmp_path / "bomb.parquet"
+    pl.select(pl.repeat(value, 3_000_000).alias(name) for name, value in row.items()).write_parquet(file)
+    assert file.stat().st_size < 200_000
+    assert not reported(pristine, tmp_path, "test.parquet", file.read_bytes())
+
+
+def deep(levels):
+    return b"[" * levels + b"]" * levels
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name != "test.parquet"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\0",
+        b"\xff\xfe",
+        deep(100_000),
+        b'{"a":' * 100_000,
+        b'{"rmse": ' + b"9" * 10_000 + b"}",
+        b'{"steps_per_epoch": 0}',
+        b'"\\ud800"',
+        b"[[[",
+        b"{}",
+        b"null",
+        b"a: &x [1, 2]\nb: *x\n",
+    ],
+    ids=[
+        "empty",
+        "zero",
+        "utf-16",
+        "deep",
+        "deep objects",
+        "digits",
+        "no steps",
+        "surrogate",
+        "cut",
+        "{}",
+        "null",
+        "alias",
+    ],
+)
+def test_what_is_no_such_file(cheap, pristine, tmp_path, name, content):
+    if name == "metrics.jsonl" and not content:
+        return  # a run without a record
+    assert not reported(pristine, tmp_path, name, content)
+
+
+def test_a_reference_in_a_strangers_config_fetches_nothing(cheap, pristine, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_marker")
+    text = (
+        (pristine / "b" / FILES["config.yaml"]).read_text().replace("optimizer: muon", "optimizer: ${oc.env:HF_TOKEN}")
+    )
+    assert reported(pristine, tmp_path, "config.yaml", text.encode())
+    for file in (tmp_path / "out").iterdir():
+        assert "hf_marker" not in file.read_text()
+    assert "oc.env:HF_TOKEN" in (tmp_path / "out" / "report.html").read_text()
+
+
+def mutated(pristine, number):
+    draw = random.Random(f"runs {number}")
+    name = draw.choice(sorted(FILES))
+    return name, hurt((pristine / "b" / FILES[name]).read_bytes(), draw)
+
+
+def test_hurt_bytes(cheap, pristine, tmp_path):
+    done = [reported(pristine, tmp_path, *mutated(pristine, number)) for number in range(25)]
+    assert not all(done)
+
+
+@pytest.mark.slow
+def test_hundreds_of_hurt_files(pristine, tmp_path, capsys):
+    """MLENS_FUZZ=N: a tenth as many of them as of the sources' files (300)."""
+    most = int(os.environ.get("MLENS_FUZZ", "3000")) // 10
+    counts = {name: [0, 0] for name in FILES}
+    for number in range(1000, 1000 + most):
+        name, content = mutated(pristine, number)
+        try:
+            counts[name][reported(pristine, tmp_path, name, content)] += 1
+        except BaseException:
+            print(f"file {number}: {name}")
+            raise
+    with capsys.disabled():
+        print()
+        for name, (refused, done) in counts.items():
+            print(f"  {name}: {done} reported, {refused} refused")
+
+
+LEDGER = {"jobs": [{"name": "history=none", "overrides": ["history=none"], "fingerprint": "0123", "state": "finished"}]}
+
+
+def ledger_of(folder: Path, content: bytes):
+    """The jobs that it is read as; None where it is refused."""
+    (folder / "sweep.json").write_bytes(content)
+    try:
+        with bounded():
+            jobs = read_ledger(folder)
+            Ledger(folder, [Job("history=none", ["history=none"], "0123")]).write()
+    except UserError as error:
+        assert is_clear(error, folder)
+        return None
+    assert all(isinstance(job.name, str) and isinstance(job.overrides, list) for job in jobs)
+    assert [job.name for job in read_ledger(folder)].count("history=none") == 1
+    return jobs
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_changed_ledgers(data, tmp_path_factory):
+    changed = change_a_value(data, copy.deepcopy(LEDGER))
+    ledger_of(tmp_path_factory.mktemp("ledger"), json.dumps(changed).encode())
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{}", b"null", deep(100_000), b'{"jobs": [{}]}', b'{"jobs": 9}', b"\xff"]
+)
+def test_what_is_no_ledger(tmp_path, content):
+    assert ledger_of(tmp_path, content) is None
+
+
+def test_hurt_ledgers(tmp_path):
+    whole = json.dumps(LEDGER).encode()
+    assert ledger_of(tmp_path, whole)
+    done = [ledger_of(tmp_path, hurt(whole, random.Random(number))) for number in range(300)]
+    assert None in done and any(jobs is not None for jobs in done)
