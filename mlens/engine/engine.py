@@ -90,7 +90,10 @@ class Engine:
         return self._base_rates[0] * factor
 
     def finite(self) -> bool:
-        """Whether all parameters on this rank are finite numbers: a gradient that isn't makes them so at once."""
+        """Whether the gradients were, as far as this rank knows: one that isn't finite makes parameters so at once, but
+        for ZeRO stages 1 to 3, where DeepSpeed leaves out such an update."""
+        if self._engine.skipped_steps:
+            return False
         own = [getattr(p, "ds_tensor", p).detach() for p in self._engine.module.parameters()]
         return bool(torch.stack([part.sum(dtype=torch.float32) for part in own]).isfinite().all())
 
