@@ -61,10 +61,15 @@ def source_files(path: str | None, release: str, layouts: Sequence[Layout]) -> d
         return {name: place / name for name in names}
     if not place.exists():
         raise UserError(f"data.path={place}: no such file or folder")
-    # A pipe would be waited for.
-    if not (place.is_file() and zipfile.is_zipfile(place)):
+    # A pipe would be waited for; a name in place of the open file would hide why it can't be opened.
+    if not place.is_file() or not _is_zip(place):
         raise UserError(f"data.path={place}: neither a folder nor a zip archive")
     return unpacked(place, layouts)
+
+
+def _is_zip(place: Path) -> bool:
+    with place.open("rb") as stream:
+        return zipfile.is_zipfile(stream)
 
 
 def downloaded(release: str) -> Path:

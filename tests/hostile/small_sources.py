@@ -82,8 +82,8 @@ def lines_of(rows: list[tuple], separator: str, encoding: str = "utf-8") -> byte
 
 
 def _dicts(content: bytes, separator: str = ",", quoted: bool = True) -> list[dict[str, str]]:
-    # A carriage return ends no line of its own.
-    stream = io.StringIO(re.sub("\r(?!\n)", " ", content.decode("utf-8-sig")), newline="")
+    # A carriage return ends no line of its own: it is a control character like others.
+    stream = io.StringIO(re.sub("\r(?!\n)", "\x1f", content.decode("utf-8-sig")), newline="")
     quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     return [row for row in csv.DictReader(stream, delimiter=separator, quoting=quoting) if any(row.values())]
 
