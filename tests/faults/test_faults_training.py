@@ -297,11 +297,11 @@ def test_two_runs_given_one_folder_at_once(tmp_path):
     def other() -> None:
         while not (run / "training_logs" / "metrics.jsonl").exists():
             time.sleep(0.02)
-        results.append(train(*STEPS, f"output_dir={run}", "resume=true"))
+        results.append(train(*FAST, f"output_dir={run}", "resume=true"))
 
     thread = threading.Thread(target=other)
     thread.start()
-    first = train(*STEPS, "trainer.max_steps=400", "trainer.early_stopping.patience=999", f"output_dir={run}")
+    first = train(*FAST, "trainer.max_steps=400", "trainer.early_stopping.patience=999", f"output_dir={run}")
     thread.join()
     assert first.returncode == 0 and summary_of(run)["training"]["step"] == 400
     assert results[0].returncode == 2 and results[0].stderr.count("error: ") == 1
