@@ -99,6 +99,8 @@ def parse_json(text: str, form: Form, place: str) -> Any:
     """The content of JSON text. Raises UserError, which begins with `place`, where it is none or hasn't this form."""
     try:
         content = json.loads(text)
+        if "\\u" in text:  # half of a character pair is written so, and no file can hold it
+            json.dumps(content, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise UserError(f"{place} can't be read: {error}") from error
     require(content, form, place)
@@ -113,9 +115,12 @@ def read_config(file: Path) -> dict:
         text = file.read_text(encoding="utf-8")
         _require_plain(text, file)
         content = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+        json.dumps(content, ensure_ascii=False, default=repr).encode()  # as above
     except UserError:
         raise
-    except (OSError, ValueError, RecursionError, AttributeError, yaml.YAMLError, OmegaConfBaseException) as error:
+    except (OSError, ValueError, TypeError, RecursionError, AttributeError, yaml.YAMLError) as error:
+        raise UserError(f"{file} can't be read: {error}") from error
+    except OmegaConfBaseException as error:
         raise UserError(f"{file} can't be read: {error}") from error
     require(content, CONFIG, str(file))
     assert isinstance(content, dict)

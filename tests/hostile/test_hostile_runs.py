@@ -33,7 +33,9 @@ NASTY = st.recursive(
     | st.booleans()
     | st.integers()
     | st.floats()
-    | st.sampled_from(["", "nan", "1", "\u202e", "</script>", "[bold]", "=1+1", "a|b", "0-4", "x" * 999, 10**400]),
+    | st.sampled_from(
+        ["", "nan", "1", "\u202e", "</script>", "[bold]", "=1+1", "a|b", "0-4", "x" * 999, "\ud800", 10**400]
+    ),
     lambda inner: (
         st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(("a", "rmse", "test")), inner, max_size=2)
     ),
@@ -163,7 +165,7 @@ def deep(levels):
         b'{"a":' * 100_000,
         b'{"rmse": ' + b"9" * 10_000 + b"}",
         b'{"steps_per_epoch": 0}',
-        b'"\\ud800"',
+        b'{"a": "\\ud800"}',
         b"[[[",
         b"{}",
         b"null",
@@ -199,6 +201,14 @@ def test_a_reference_in_a_strangers_config_fetches_nothing(cheap, pristine, tmp_
     for file in (tmp_path / "out").iterdir():
         assert "hf_marker" not in file.read_text()
     assert "oc.env:HF_TOKEN" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("name", ["prompts.json", "config.yaml"])
+def test_half_of_a_character_pair(cheap, pristine, tmp_path, name):
+    """In a value that is read: no report could be written with it."""
+    text = (pristine / "b" / FILES[name]).read_text()
+    text = text.replace('"example"', r'"exam\ud800"') if name == "prompts.json" else text + 'x: "\\ud800"\n'
+    assert not reported(pristine, tmp_path, name, text.encode())
 
 
 def mutated(pristine, number):
