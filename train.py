@@ -56,7 +56,7 @@ def run(config: DictConfig) -> float | None:
         for name, stage in stages.items()
     }
     collator = instantiate(config.packing)
-    audited = ranks.first(lambda: audit(datasets, roles, split) if ranks.main else None)
+    audited = ranks.alone(lambda: audit(datasets, roles, split))
     weights = base_weights(settings, config, renderer, stages["train"], tokenizer, ranks)
     longest, device = settings.prompt.max_tokens, ranks.device.type
     bf16 = uses_bf16_parameters(settings.model.dtype, settings.deepspeed.zero_optimization.stage)

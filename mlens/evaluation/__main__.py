@@ -43,6 +43,7 @@ def evaluate_under(run: Path, overrides: list[str]) -> Path:
     from mlens.evaluation.evaluate import by_activity, evaluate
     from mlens.files import write_beside, write_json
     from mlens.model.load import load_trained
+    from mlens.packing.audit import audit
     from mlens.prompt.renderer import make_renderer
 
     config = _config(run, overrides)
@@ -56,13 +57,16 @@ def evaluate_under(run: Path, overrides: list[str]) -> Path:
     stages = make_stages(table, roles, settings.split, settings.evaluation.max_users, settings.evaluation.seed)
     model, tokenizer = load_trained(settings, run / "model", ranks.device.type)
     renderer, strategy = make_renderer(table, settings.prompt, settings.ablation, tokenizer), settings.history
+    datasets = {
+        name: instantiate(config.dataset, table, stage, strategy, renderer, settings.seed_of(name))
+        for name, stage in stages.items()
+        if name != "train"
+    }
+    audited = ranks.alone(lambda: audit(datasets, roles, settings.split))
     rule = settings.trainer.update_rule()
     engine = instantiate(config.deepspeed, model, ranks, rule, settings.model.dtype, _convert_="all")
     collator, metrics = instantiate(config.packing), {}
-    for name, stage in stages.items():
-        if name == "train":
-            continue
-        dataset = instantiate(config.dataset, table, stage, strategy, renderer, settings.seed_of(name))
+    for name, dataset in datasets.items():
         evaluated = evaluate(engine, dataset, collator, settings.evaluation.draws)
         metrics[name] = evaluated.metrics | by_activity(dataset, roles, evaluated.frame)
         if ranks.main:
@@ -72,7 +76,9 @@ def evaluate_under(run: Path, overrides: list[str]) -> Path:
         from omegaconf import OmegaConf
 
         history = OmegaConf.to_container(config.history, resolve=True)
-        write_json(folder / "summary.json", {"overrides": overrides, "history": history, "metrics": metrics})
+        write_json(
+            folder / "summary.json", {"overrides": overrides, "history": history, "metrics": metrics, "audit": audited}
+        )
     return folder / "summary.json"
 
 
