@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from mlens.config import Settings
 
 ModelSettings = TinyModel | PretrainedModel
+# What transformers, tokenizers and safetensors raise for a folder that isn't what it should be: they have no class of
+# errors in common, and Rust's are no more than this.
+BROKEN = Exception
 
 
 def load_tokenizer(
@@ -45,7 +48,7 @@ def load_tokenizer(
     where, options = _source(settings)
     try:
         return AutoTokenizer.from_pretrained(where, **options)
-    except (OSError, ValueError) as error:
+    except BROKEN as error:
         raise _cannot_load("tokenizer", where, error) from error
 
 
@@ -71,12 +74,19 @@ def build_model(
     if isinstance(settings, TinyModel):
         model = _random_model(settings, len(tokenizer), tokenizer.eos_token_id, longest, seed, attention, dtype)
         if weights is not None:
-            load_model(model, weights / "model.safetensors", strict=False)  # the tied output layer is stored once
+            try:
+                # The tied output layer is stored once.
+                load_model(model, weights / "model.safetensors", strict=False)
+            except BROKEN as error:
+                raise _cannot_load("model", str(weights), error) from error
     else:
         where, options = _source(settings)
+        _require_safetensors(settings)
         try:
-            model = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, attn_implementation=attention, **options)
-        except (OSError, ValueError) as error:
+            model = AutoModelForCausalLM.from_pretrained(
+                where, dtype=dtype, attn_implementation=attention, use_safetensors=True, **options
+            )
+        except BROKEN as error:
             raise _cannot_load("model", where, error) from error
         most = getattr(model.config, "max_position_embeddings", longest)
         if most < longest:
@@ -112,7 +122,7 @@ def load_trained(
     model, peft, longest = settings.model, settings.peft, settings.prompt.max_tokens
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
+    except BROKEN as error:
         raise _cannot_load("tokenizer", str(folder), error) from error
     if isinstance(model, TinyModel):
         if isinstance(peft, Lora) and model.base.lines:
@@ -125,7 +135,12 @@ def load_trained(
     if isinstance(peft, Lora):
         from peft import PeftModel
 
-        built = PeftModel.from_pretrained(built, folder, is_trainable=True)
+        if not (folder / "adapter_model.safetensors").is_file():
+            raise UserError(f"{folder} holds no adapter (adapter_model.safetensors)")
+        try:
+            built = PeftModel.from_pretrained(built, folder, is_trainable=True)
+        except BROKEN as error:
+            raise _cannot_load("adapter", str(folder), error) from error
     return built, tokenizer
 
 
@@ -174,6 +189,15 @@ def _source(settings: PretrainedModel) -> tuple[str, dict]:
     return settings.name, {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
 
 
+def _require_safetensors(settings: PretrainedModel) -> None:
+    """Raises UserError for a folder whose weights could run code when they are read."""
+    if settings.path is not None and not any(Path(settings.path).expanduser().glob("*.safetensors")):
+        raise UserError(
+            f"model.path={settings.path} holds no weights as .safetensors, and other formats can run code when they "
+            "are read: save the model again with save_pretrained"
+        )
+
+
 def _cannot_load(what: str, where: str, error: Exception) -> UserError:
-    reason = str(error).strip().splitlines()[0]
+    reason = [*str(error).strip().splitlines(), type(error).__name__][0]
     return UserError(f"can't load the {what} of {where}: {reason} (model.path=FOLDER takes a local copy)")
