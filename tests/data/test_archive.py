@@ -78,7 +78,7 @@ def test_zip(zipped, rows, cache, inside):
     assert {name: path.read_text() for name, path in files.items()} == FILES
     (unpacked,) = {path.parent for path in files.values()}
     assert unpacked.is_relative_to(cache)
-    assert sorted(path.name for path in unpacked.iterdir()) == ["movies.csv", "ratings.csv"]
+    assert sorted(path.name for path in unpacked.iterdir()) == ["manifest.json", "movies.csv", "ratings.csv"]
     assert rows(load_table(MovieLensCsv("ml-25m", path=str(file)))) == [(1, 10, 4.0, 5)]
 
 

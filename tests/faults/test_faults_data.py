@@ -601,5 +601,6 @@ def test_a_run_goes_on_without_its_cache(tmp_path, cache, monkeypatch):
         assert running.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     shutil.rmtree(cache)
+    assert running.poll() is None
     assert running.wait(200) == 0
     assert summary_of(tmp_path / "run")["metrics"] == summary_of(tmp_path / "plain")["metrics"]
