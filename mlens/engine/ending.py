@@ -46,7 +46,7 @@ def ending_together(ranks: Ranks) -> Iterator[Ending]:
     RunFailed. Two ranks or more that are asked to end and don't within DEADLINE seconds are ended. After Stopped both
     signals stay without effect.
     """
-    ending = Ending(ranks)
+    ending, over = Ending(ranks), threading.Event()
 
     def note(*_: int | FrameType | None) -> None:
         ending.asked = True
@@ -56,9 +56,11 @@ def ending_together(ranks: Ranks) -> Iterator[Ending]:
     os.set_blocking(wake, False)
     fd_before = signal.set_wakeup_fd(wake)
     if ranks.world > 1:
-        threading.Thread(target=_end_late, args=(watch, ranks), daemon=True).start()
+        threading.Thread(target=_end_late, args=(watch, ranks, over), daemon=True).start()
     try:
         yield ending
+        if ending.agreed():  # since it was looked at last
+            raise Stopped("asked to end; resume=true goes on")
     except Stopped:
         # The first rank to leave makes torchrun ask the others to: they are leaving already, in their own time.
         before = {}
@@ -78,7 +80,10 @@ def ending_together(ranks: Ranks) -> Iterator[Ending]:
         signal.set_wakeup_fd(fd_before)
         for number, handler in before.items():
             signal.signal(number, handler)
-        os.close(wake)  # ends the thread
+        over.set()
+        os.close(wake)  # the thread reads the end
+        if ranks.world == 1:
+            os.close(watch)
 
 
 def forget_signals_of_parent() -> None:
@@ -87,11 +92,10 @@ def forget_signals_of_parent() -> None:
     signal.set_wakeup_fd(-1)
 
 
-def _end_late(watch: int, ranks: Ranks) -> None:
-    """Wait for SIGTERM (its number comes through the pipe), and end this process if it is still there much later."""
-    while number := os.read(watch, 1):
-        if number[0] == signal.SIGTERM:
-            time.sleep(DEADLINE)
+def _end_late(watch: int, ranks: Ranks, over: threading.Event) -> None:
+    """Wait for SIGTERM (its number comes through the pipe), and end this process if it is still inside much later."""
+    while (number := os.read(watch, 1)) and not over.is_set():
+        if number[0] == signal.SIGTERM and not over.wait(DEADLINE):
             reason = _told(ranks, 0) or "asked to end, it could not: it waits for another rank"
             print(f"error: {reason}", file=sys.stderr, flush=True)
             os._exit(1)
