@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from mlens.config import Settings, resolved
 from mlens.engine.ranks import Ranks
-from mlens.files import write_text
+from mlens.files import naming, write_text
 from mlens.training.folder import RunFolder
 from mlens.training.settings import Wandb
 
@@ -81,8 +81,9 @@ class Journal:
         """One line of metrics.jsonl, and the same to Weights & Biases as `kind/name`."""
         if not self.speaks:
             return
-        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
-        self._file.flush()
+        with naming(self._path):  # a full disk doesn't say whose line had no room
+            self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+            self._file.flush()
         if self._run is not None:
             self._run.log({f"{kind}/{name}": value for name, value in values.items()}, step=step)
 
