@@ -82,7 +82,7 @@ def lines_of(rows: list[tuple], separator: str, encoding: str = "utf-8") -> byte
 
 
 def _dicts(content: bytes, separator: str = ",", quoted: bool = True) -> list[dict[str, str]]:
-    # A carriage return ends no line of its own: it is a control character like others.
+    # A carriage return ends no line of its own: it is a control character like others, and by itself an empty field.
     stream = io.StringIO(re.sub("\r(?!\n)", "\x1f", content.decode("utf-8-sig")), newline="")
     quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     return [row for row in csv.DictReader(stream, delimiter=separator, quoting=quoting) if any(row.values())]
@@ -148,7 +148,7 @@ def _official_100k(files: Files) -> Rows:
 def _atomic_100k(files: Files) -> Rows:
     titles = {}
     for row in _dicts(files["ml-100k.item"], "\t", quoted=False):
-        title, year = row["movie_title:token_seq"], row["release_year:token"]
+        title, year = row["movie_title:token_seq"], (row["release_year:token"] or "").strip("\x1f")
         title = "unknown" if title == "unkonwn" else f"{title} ({year})" if year else title
         titles[_id(row["item_id:token"])] = title
     names = ("user_id:token", "item_id:token", "rating:float", "timestamp:float")

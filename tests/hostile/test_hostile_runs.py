@@ -82,7 +82,7 @@ def test_the_files_as_they_are(pristine, tmp_path, name):
     assert reported(pristine, tmp_path, name, (pristine / "b" / FILES[name]).read_bytes())
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_changed_json(cheap, data, pristine, tmp_path_factory):
     name = data.draw(st.sampled_from([name for name in FILES if name.endswith(("json", "jsonl"))]))
@@ -121,7 +121,7 @@ COLUMNS = {
 }
 
 
-@pytest.mark.parametrize("column", ["user", "expected", "argmax", "p_3.0", "history_hash"])
+@pytest.mark.parametrize("column", ["user", "expected", "argmax", "p_3.0"])
 def test_changed_columns_of_predictions(cheap, pristine, tmp_path, column):
     frame = pl.read_parquet(pristine / "b" / FILES["test.parquet"])
     file = tmp_path / "changed.parquet"
@@ -133,7 +133,7 @@ def test_changed_columns_of_predictions(cheap, pristine, tmp_path, column):
     outcomes["missing"] = reported(pristine, tmp_path, "test.parquet", file.read_bytes())
     refused = {kind for kind, done in outcomes.items() if not done}
     assert refused >= {"none", "lists", "true", "missing"} - ({"missing"} if column == "p_3.0" else set())
-    assert "text" in refused or column in ("user", "history_hash")
+    assert "text" in refused or column == "user"
 
 
 def test_no_predictions_at_all(cheap, pristine, tmp_path):
@@ -218,7 +218,7 @@ def mutated(pristine, number):
 
 
 def test_hurt_bytes(cheap, pristine, tmp_path):
-    done = [reported(pristine, tmp_path, *mutated(pristine, number)) for number in range(25)]
+    done = [reported(pristine, tmp_path, *mutated(pristine, number)) for number in range(12)]
     assert not all(done)
 
 
