@@ -91,7 +91,8 @@ def _dicts(content: bytes, separator: str = ",", quoted: bool = True) -> list[di
 def _joined(ratings: list[tuple[str, str, str, str]], titles: Mapping[str, str]) -> Rows:
     """Ratings of raw user, movie, rating and time with the movie's title in place of its id."""
     return [
-        (_id(user), clean(titles[_id(movie)]), float(rating), _whole(time)) for user, movie, rating, time in ratings
+        (_id(user), clean(titles[_id(movie)]), float(rating.strip()), _whole(time))
+        for user, movie, rating, time in ratings
     ]
 
 
@@ -122,7 +123,9 @@ def _movielens_csv(files: Files) -> Rows:
 
 def _own_csv(files: Files) -> Rows:
     rows = _dicts(files["own.csv"])
-    return [(_id(row["user"]), clean(row["title"]), float(row["rating"]), _whole(row["timestamp"])) for row in rows]
+    return [
+        (_id(row["user"]), clean(row["title"]), float(row["rating"].strip()), _whole(row["timestamp"])) for row in rows
+    ]
 
 
 def _decoded(content: bytes, encoding: str) -> list[str]:
