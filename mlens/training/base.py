@@ -174,6 +174,7 @@ def _train(
                 console.print(f"base model  step {done + 1:,}  {minutes:.1f} minutes  loss {loss:.4f} nats a token")
     with placed(folder) if ranks.main else nullcontext(folder) as beside:
         engine.export(ranks.tell(beside), tokenizer)
+    ranks.wait()  # the others would open it before it has its name
 
 
 def _steps(base: Base, renderer: Renderer, stage: Stage, collator: PackedRows, ranks: Ranks) -> Iterator[list]:
