@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from hydra_plugins.mlens_launcher._ledger import RUNNING, Job, Ledger
@@ -77,7 +78,7 @@ class Board:
             self._live.update(self.table())
 
     def table(self) -> Table:
-        table = Table(title=str(self.ledger.folder))
+        table = Table(title=escape(str(self.ledger.folder)))
         table.add_column("job", overflow="fold")
         table.add_column("state")
         for column in ("epoch", "step", "validation RMSE", "time left"):
@@ -87,7 +88,7 @@ class Board:
             step = f"{at.step:,}" + (f" of {at.steps:,}" if at.steps is not None else "") if at.step else ""
             rmse = "" if at.rmse is None else f"{at.rmse:.4f}"
             left = _minutes(at.seconds_left) if job.state == RUNNING else ""
-            table.add_row(name, job.state, str(at.epoch + 1) if at.step else "", step, rmse, left)
+            table.add_row(escape(name), job.state, str(at.epoch + 1) if at.step else "", step, rmse, left)
         return table
 
     def _say(self, job: Job, at: Standing) -> None:

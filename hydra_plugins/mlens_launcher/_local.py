@@ -126,10 +126,10 @@ def resuming(command: list[str], run: Path) -> list[str]:
 
 
 def last_lines(log: Path) -> str:
-    """What a failed job said last: its last `error:` line where there is one, else its last lines."""
+    """What a failed job said last: its last `error:` line where there is one, else its last lines, if any."""
     lines = [line.rstrip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     told = [line for line in lines if line.startswith("error: ")]
-    return told[-1] if told else "\n".join(lines[-5:])
+    return told[-1] if told else "\n".join(lines[-5:]) or "it said nothing"
 
 
 def _start(ledger: Ledger, name: str, command: list[str], share: Share) -> Started:

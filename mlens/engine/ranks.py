@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from mlens.errors import RunFailed, UserError
+from mlens.files import disk_refusal
 
 Value = TypeVar("Value")
 
@@ -38,21 +39,27 @@ class Ranks:
         return box[0]
 
     def alone(self, act: Callable[[], Value]) -> Value:
-        """`act()` on rank 0; every rank gets its value, or raises the UserError or RunFailed that it raised there."""
-        value, error = None, None
+        """`act()` on rank 0; every rank gets its value, or raises the UserError or RunFailed that it raised there, or
+        the OSError of a full or closed disk."""
+        value: Value | None = None
+        error: Exception | None = None
         if self.main:
             try:
                 value = act()
             except (UserError, RunFailed) as raised:
                 error = raised
+            except Exception as raised:
+                error = disk_refusal(raised)
+                if error is None:
+                    raise
         value, error = self.tell((value, error))
         if error is not None:
             raise error
         return value  # type: ignore[return-value]
 
     def first(self, act: Callable[[], Value]) -> Value:
-        """`act()` on every rank, but on rank 0 before the others (it fills caches). A UserError or RunFailed of rank 0
-        is raised on all of them."""
+        """`act()` on every rank, but on rank 0 before the others (it fills caches). What `alone` would
+        raise on all of them is raised on all of them."""
         values: list[Value] = []
         self.alone(lambda: values.append(act()))
         return values[0] if values else act()

@@ -123,8 +123,10 @@ def _check_resume(folder: RunFolder, config: DictConfig) -> None:
     saved = folder.hydra / "config.yaml"
     if not saved.is_file():
         raise UserError(f"resume=true: {folder.path} holds no run (no .hydra/config.yaml): give output_dir=ITS_FOLDER")
-    before = OmegaConf.to_container(OmegaConf.load(saved), resolve=True)
-    assert isinstance(before, dict)
-    horizon = refuse_changes(before, resolved(config))
+    # As text: it was resolved when it was saved, and must fetch nothing from the environment now.
+    before = OmegaConf.to_container(OmegaConf.load(saved), resolve=False)
+    if not isinstance(before, dict):
+        raise UserError(f"resume=true: {saved} is no run's config")
+    horizon = refuse_changes({str(key): value for key, value in before.items()}, resolved(config))
     if horizon:
         warnings.warn(f"{', '.join(horizon)} changed: the rate goes on along another schedule", stacklevel=2)

@@ -4,7 +4,7 @@ import pytest
 from runs import FAST, checked, composed, train, train_module
 
 from mlens.config import check, fingerprint, flatten, resolved
-from mlens.errors import UserError, told_in_one_line
+from mlens.errors import GRACE, UserError, told_in_one_line
 
 # What is wrong, and what the line must name.
 WRONG = {
@@ -224,7 +224,7 @@ def test_two_ranks_say_once_what_is_found_after_they_met(tmp_path, wrong):
 
 def test_a_rank_speaks_where_rank_0_did_not_fail(monkeypatch, capsys):
     monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.setattr("mlens.errors.GRACE", 0.01)
+    monkeypatch.setitem(GRACE, UserError, 0.01)
     with pytest.raises(SystemExit), told_in_one_line():
         raise UserError("only here")
     assert capsys.readouterr().err == "error: only here\n"
