@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from hydra_plugins.mlens_launcher._ledger import RUNNING, Job, Ledger
 @dataclass
 class Standing:
     """How far a job has come, as its folder tells: steps done, planned at most, and the seconds that they may take at
-    most (None: any number); its last validation RMSE, and the seconds that its steps took."""
+    most (None: any number); its last validation RMSE, and the seconds that its steps took; read: bytes of the `file`
+    (its inode) that were looked at."""
 
     step: int = 0
     steps: int | None = None
@@ -26,6 +28,7 @@ class Standing:
     rmse: float | None = None
     spent: float = 0.0
     read: int = 0
+    file: int | None = None
 
     @property
     def seconds_left(self) -> float | None:
@@ -44,6 +47,9 @@ class Standing:
         if not metrics.is_file():
             return
         with metrics.open("rb") as file:
+            number = os.fstat(file.fileno()).st_ino
+            if number != self.file:  # a run that goes on writes another, without the lines that it makes again
+                self.file, self.read, self.step, self.epoch, self.spent = number, 0, 0, 0, 0.0
             file.seek(self.read)
             text = file.read()
         whole = text.rfind(b"\n") + 1

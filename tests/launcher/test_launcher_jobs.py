@@ -26,6 +26,7 @@ from hydra_plugins.mlens_launcher._local import last_lines, run_local
 from hydra_plugins.mlens_launcher._settings import LauncherSettings, divide
 from hydra_plugins.mlens_launcher.launcher import _quoted
 from mlens.errors import UserError
+from mlens.files import write_text
 
 ROOT = Path(__file__).parents[2]
 WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\n"), min_size=1, max_size=200)
@@ -120,6 +121,23 @@ def test_a_jobs_standing_is_read_as_it_is_written(tmp_path):
         file.flush()
         at.look(tmp_path)
     assert (at.step, at.rmse, at.seconds_left) == (2, 0.9, 16.0)
+
+
+def test_a_standing_starts_over_with_the_file_of_a_run_that_goes_on(tmp_path):
+    """Which leaves out the steps that are made again, and a line that was cut off."""
+    (tmp_path / "training_logs").mkdir()
+    file = tmp_path / "training_logs" / "metrics.jsonl"
+    lines = [json.dumps({"kind": "train", "epoch": 0, "seconds": 2.0, "step": step}) + "\n" for step in range(1, 9)]
+    file.write_text("".join(lines[:6]) + lines[6][:9])
+    at = Standing()
+    at.look(tmp_path)
+    assert (at.step, at.spent) == (6, 12.0)
+    write_text(file, "".join(lines[:3]))
+    for count in (3, 8):
+        with file.open("a") as appended:
+            appended.write("".join(lines[3:count]))
+        at.look(tmp_path)
+        assert (at.step, at.spent) == (count, 2.0 * count)
 
 
 def test_against_the_clock_no_more_is_left_than_the_clock_leaves(tmp_path):
