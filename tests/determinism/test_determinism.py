@@ -89,6 +89,7 @@ def answer(process):
     return json.loads(output)
 
 
+@pytest.mark.slow
 def test_nothing_of_the_surroundings_is_in_what_a_run_decides(sources, tmp_path):
     started = [start_digests(sources, tmp_path / name, more) for name, more in (("plain", {}), ("other", OTHER))]
     plain, other = map(answer, started)

@@ -237,6 +237,7 @@ def test_a_job_that_a_signal_stopped_goes_on_after_the_others(stand_in, tmp_path
     assert [(job.state, job.exit_code) for job in read_ledger(tmp_path)] == [(FINISHED, 0), (FINISHED, 0)]
 
 
+@pytest.mark.slow
 def test_the_agent_passes_the_warning_on_and_ends_as_its_ranks_do(tmp_path):
     """Three ranks under the real agent; the signal reaches all, and their exit code is its own."""
     script = write_job(

@@ -18,6 +18,7 @@ def test_it_ends_with_the_step_that_reaches_the_limit_and_the_rate_has_fallen(tm
     assert max(rates) == pytest.approx(0.02, rel=0.05) and rates[-1] < 0.3 * max(rates)
 
 
+@pytest.mark.slow
 def test_all_ranks_end_at_the_same_step(tmp_path):
     result = train("debug=fast", *MINUTES, f"output_dir={tmp_path}/run", ranks=2, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
