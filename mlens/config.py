@@ -20,7 +20,7 @@ import mlens
 from mlens.comparison.settings import Comparison
 from mlens.data.split import Split
 from mlens.engine.settings import DeepSpeed
-from mlens.errors import UserError
+from mlens.errors import UserError, first_line
 from mlens.evaluation.settings import Evaluation
 from mlens.prompt.settings import Ablation, Style
 from mlens.training.settings import Trainer, Wandb
@@ -139,7 +139,7 @@ def _value(config: DictConfig, name: str) -> Any:
         value = config[name]
         return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
     except OmegaConfBaseException as error:
-        raise UserError(f"{error.full_key or name}: {_first_line(error)}") from error
+        raise UserError(f"{error.full_key or name}: {first_line(error)}") from error
 
 
 def _plain(config: DictConfig, name: str) -> dict:
@@ -161,7 +161,7 @@ def _chosen_class(name: str, config: DictConfig) -> type:
     try:
         found = resolve_name(str(target))
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{name}._target_={target} can't be imported: {_first_line(error)}") from error
+        raise UserError(f"{name}._target_={target} can't be imported: {first_line(error)}") from error
     if not (isinstance(found, type) and is_dataclass(found)):
         raise UserError(f"{name}._target_={target} is no dataclass: choose one of conf/{name}/")
     return found
@@ -179,7 +179,7 @@ def _strictly(name: str, form: type, node: dict) -> Any:
     except UserError:
         raise
     except OmegaConfBaseException as error:
-        raise UserError(f"{where}{error.full_key or ''}: {_first_line(error)}".replace(".:", ":")) from error
+        raise UserError(f"{where}{error.full_key or ''}: {first_line(error)}".replace(".:", ":")) from error
 
 
 def _make_writable(node: Any) -> None:
@@ -189,10 +189,6 @@ def _make_writable(node: Any) -> None:
         for key in node:
             if not OmegaConf.is_missing(node, key):
                 _make_writable(node[key])
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
 
 
 def _check_together(settings: Settings) -> None:

@@ -38,6 +38,11 @@ def one_line(text: str) -> str:
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in line)
 
 
+def first_line(error: Exception) -> str:
+    """Of what another library says over many lines, the one that says what was wrong."""
+    return str(error).strip().partition("\n")[0]
+
+
 class RunFailed(Exception):
     """What was given is right, and the run still can't go on: a loss that is no number, a full disk, a dead worker.
 

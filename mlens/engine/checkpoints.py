@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mlens.engine.engine import Engine
-from mlens.errors import RunFailed
+from mlens.errors import RunFailed, first_line
 from mlens.files import write_json
 
 MANIFEST = "manifest.json"
@@ -62,7 +62,7 @@ class Checkpoints:
                 raise
             if ranks.main:
                 shutil.rmtree(beside, ignore_errors=True)
-            raise RunFailed(self._cannot(step, _first_line(error))) from error
+            raise RunFailed(self._cannot(step, first_line(error))) from error
         ranks.alone(lambda: self._put(beside, Saved(step, needs, ranks.world, state, _merged(found))))
 
     def load_newest(self) -> dict | None:
@@ -171,10 +171,6 @@ def _digest_of(saved: Saved) -> str:
 def _could_not_write(error: Exception) -> bool:
     """torch tells of a failed write as of any other mistake of its file writer's, in a RuntimeError."""
     return isinstance(error, OSError) or "PytorchStreamWriter" in str(error) or "inline_container" in str(error)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
 
 
 def _digests(files: Iterable[Path]) -> dict[str, list]:

@@ -86,7 +86,7 @@ def ending_together(ranks: Ranks) -> Iterator[Ending]:
             os.close(watch)
 
 
-def forget_signals_of_parent() -> None:
+def forget_signals_of_parent(_: int) -> None:
     """For a worker process that was forked inside `ending_together`: it goes on until its rank ends it, though it
     belongs to the process group that a signal is sent to, and doesn't wake the rank's thread."""
     signal.set_wakeup_fd(-1)

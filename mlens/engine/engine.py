@@ -16,7 +16,7 @@ from transformers.modeling_utils import PreTrainedModel
 from mlens.engine.checkpoint_files import make_universal, tensors_only
 from mlens.engine.ranks import Ranks
 from mlens.engine.settings import DeepSpeed, Optimizer
-from mlens.errors import RunFailed, UserError
+from mlens.errors import RunFailed, UserError, first_line
 from mlens.packing.blocks import with_blocks
 from mlens.packing.row import Row
 
@@ -131,7 +131,7 @@ class Engine:
             try:
                 loaded, _ = engine.load_checkpoint(str(folder), tag=tag)
             except UnpicklingError as error:
-                raise RunFailed(f"{folder / tag} can't be loaded: {_first_line(error)}") from error
+                raise RunFailed(f"{folder / tag} can't be loaded: {first_line(error)}") from error
             finally:
                 engine._config.load_universal_checkpoint = False
         self.ranks.wait()
@@ -155,10 +155,6 @@ class Engine:
             shutil.rmtree(folder, ignore_errors=True)
             beside.rename(folder)
         self.ranks.wait()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
 
 
 @contextmanager

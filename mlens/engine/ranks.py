@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -55,7 +55,7 @@ class Ranks:
         value, error = self.tell((value, error))
         if error is not None:
             raise error
-        return value  # type: ignore[return-value]
+        return cast(Value, value)
 
     def first(self, act: Callable[[], Value]) -> Value:
         """`act()` on every rank, but on rank 0 before the others (it fills caches). What `alone` would

@@ -299,7 +299,7 @@ def _rows(
         num_workers=trainer.loader_workers,
         pin_memory=ranks.device.type == "cuda",
         prefetch_factor=4 if trainer.loader_workers else None,
-        worker_init_fn=_start_worker,
+        worker_init_fn=forget_signals_of_parent,
     )
     try:
         yield from loader
@@ -310,10 +310,6 @@ def _rows(
             "a process that builds rows ahead (trainer.loader_workers) was killed, maybe for want of memory; "
             "resume=true goes on from the last checkpoint, with trainer.loader_workers=0 without such processes"
         ) from error
-
-
-def _start_worker(_: int) -> None:
-    forget_signals_of_parent()
 
 
 def finish_step(
