@@ -232,7 +232,7 @@ def _wrong_tags(
     table: RatingTable, context: Context, user: np.ndarray, movie: np.ndarray, time: np.ndarray
 ) -> np.ndarray:
     """[tags] bool: where `context` has another user, movie, time or text than the table, or they are not in order."""
-    assert context.time is not None and context.movie is not None
+    assert context.time is not None and context.movie is not None and table.tags is not None
     whose = np.searchsorted(user, np.arange(len(table.users) + 1))
     columns = len(context.turn) == len(context.time) == len(context.movie) == len(user)
     if not columns or not np.array_equal(context.owner_offsets, whose):
@@ -242,7 +242,7 @@ def _wrong_tags(
     wrong[1:] |= (user[1:] == user[:-1]) & (time[1:] < time[:-1])
     texts, movies = pl.Series(context.texts, dtype=pl.String), pl.Series(movie_texts(table), dtype=pl.String)
     for block in _blocks(len(user)):
-        said = pl.DataFrame({"movie": movies.gather(movie[block]), "tag": table.tags["tag"][block]})  # type: ignore[index]
+        said = pl.DataFrame({"movie": movies.gather(movie[block]), "tag": table.tags["tag"][block]})
         text = said.select(pl.concat_str("movie", pl.lit(": "), "tag")).to_series()
         wrong[block] |= (text != texts.gather(context.turn[block])).to_numpy()
     return wrong
