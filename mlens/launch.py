@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from hydra.errors import ConfigCompositionException, OverrideParseException
 from omegaconf import OmegaConf
 
-from mlens.errors import JobFailed, UserError, exit_with, told_in_one_line
+from mlens.errors import JobFailed, UserError, told_in_one_line
 
 
 def start(main: Callable[[], object]) -> None:
@@ -19,7 +20,7 @@ def start(main: Callable[[], object]) -> None:
     # Else Hydra prints its refusals itself, over many lines, and cuts the traceback of anything else.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
-        with told_in_one_line():
+        with told_in_one_line(), hydras_refusals():
             main()
     except JobFailed as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
@@ -28,12 +29,19 @@ def start(main: Callable[[], object]) -> None:
         # As a shell tells of a program that SIGINT ended.
         print("stopped: resume=true goes on with a run, the same command with a sweep", file=sys.stderr, flush=True)
         sys.exit(130)
+
+
+@contextmanager
+def hydras_refusals() -> Iterator[None]:
+    """What Hydra refuses in a command line becomes a UserError."""
+    try:
+        yield
     except (ConfigCompositionException, OverrideParseException) as error:
-        exit_with(UserError(_one_line(error)))
+        raise UserError(_one_line(error)) from error
     except ValueError as error:
         if not str(error).startswith("Config group override"):  # of `group=null`, which has no class of its own
             raise
-        exit_with(UserError(_one_line(error)))
+        raise UserError(_one_line(error)) from error
 
 
 def _one_line(error: Exception) -> str:

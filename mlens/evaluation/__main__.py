@@ -35,10 +35,12 @@ def evaluate_under(run: Path, overrides: list[str]) -> Path:
     """
     from hydra.utils import instantiate
 
+    from mlens.compose import run_config
     from mlens.config import check
     from mlens.data.load import load_table
     from mlens.data.split import assign_roles
     from mlens.data.stage import make_stages
+    from mlens.engine.engine import holding
     from mlens.engine.ranks import join_ranks
     from mlens.evaluation.evaluate import by_activity, evaluate
     from mlens.files import write_beside, write_json
@@ -46,7 +48,7 @@ def evaluate_under(run: Path, overrides: list[str]) -> Path:
     from mlens.packing.audit import audit
     from mlens.prompt.renderer import make_renderer
 
-    config = _config(run, overrides)
+    config = run_config(run, overrides, MAY_DIFFER)
     settings = check(config)
     ranks = join_ranks()
     folder = run / "evaluations" / ",".join(overrides).replace("/", "_")
@@ -55,7 +57,7 @@ def evaluate_under(run: Path, overrides: list[str]) -> Path:
     table = ranks.first(lambda: load_table(instantiate(config.data)))
     roles = assign_roles(table, settings.split)
     stages = make_stages(table, roles, settings.split, settings.evaluation.max_users, settings.evaluation.seed)
-    model, tokenizer = load_trained(settings, run / "model", ranks.device.type)
+    model, tokenizer = load_trained(settings, run / "model", holding(settings.deepspeed, settings.model.dtype, ranks))
     renderer, strategy = make_renderer(table, settings.prompt, settings.ablation, tokenizer), settings.history
     datasets = {
         name: instantiate(config.dataset, table, stage, strategy, renderer, settings.seed_of(name))
@@ -80,37 +82,6 @@ def evaluate_under(run: Path, overrides: list[str]) -> Path:
             folder / "summary.json", {"overrides": overrides, "history": history, "metrics": metrics, "audit": audited}
         )
     return folder / "summary.json"
-
-
-def _config(run: Path, overrides: list[str]):
-    """The run's config with these overrides: a group's choice is taken from conf/, its keys are set one by one."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-    from omegaconf import OmegaConf, open_dict
-
-    from mlens.launch import register_resolvers
-
-    if not (run / "summary.json").is_file():
-        raise UserError(f"{run} holds no finished run: summary.json is missing")
-    config = OmegaConf.load(run / ".hydra" / "config.yaml")
-    try:
-        parsed = OverridesParser.create().parse_overrides(overrides)
-        for override in parsed:
-            key = override.key_or_group
-            if not any(key == name or key.startswith(f"{name}.") for name in MAY_DIFFER):
-                raise UserError(f"{key} can't differ from the run's own: only {', '.join(MAY_DIFFER)} can")
-        register_resolvers()
-        groups = [str(override.input_line) for override in parsed if "." not in override.key_or_group]
-        with initialize_config_dir(str(Path(__file__).parents[2] / "conf"), version_base="1.3"):
-            chosen = compose("config", groups)
-    except HydraException as error:
-        raise UserError(" ".join(str(error).split())) from error
-    with open_dict(config):
-        for override in parsed:
-            key = override.key_or_group
-            OmegaConf.update(config, key, chosen[key] if "." not in key else override.value(), merge=False)
-    return config
 
 
 if __name__ == "__main__":
