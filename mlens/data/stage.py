@@ -101,8 +101,8 @@ def make_stages(
 ) -> dict[str, Stage]:
     """The stages that have targets: train and test, and val unless the split holds nothing out for it.
 
-    Validation and test are of at most `max_eval_users` users, drawn by `eval_seed`. Raises UserError where no rating is
-    left for training, or none is held out for testing.
+    Validation and test are of at most `max_eval_users` users each, drawn by `eval_seed` over all degrees of activity.
+    Raises UserError where no rating is left for training, or none is held out for testing.
     """
     for role, advice in ((TRAIN, "lower split.val_ratio and split.test_ratio"), (TEST, "lower split.min_ratings")):
         if not (roles == role).any():
@@ -112,18 +112,26 @@ def make_stages(
     for role in (TRAIN, VAL, TEST):
         stage = make_stage(table, roles, split, STAGES[role])
         if role != TRAIN:
-            stage = sample_users(stage, max_eval_users, eval_seed)
+            stage = sample_users(stage, np.diff(table.user_offsets), max_eval_users, eval_seed)
         if len(stage):
             stages[stage.name] = stage
     return stages
 
 
-def sample_users(stage: Stage, max_users: int | None, seed: int) -> Stage:
-    """The targets of `max_users` users that have targets in this stage, drawn by `seed` (all with null)."""
+def sample_users(stage: Stage, activity: np.ndarray, max_users: int | None, seed: int) -> Stage:
+    """The targets of `max_users` users that have targets in this stage, drawn by `seed` (all with null).
+
+    Stratified by `activity` [users]: the stage's users in its order (equals in drawn order) are cut into `max_users`
+    stretches that are as equal as can be, and one user is drawn of each.
+    """
     users = np.unique(stage.user)
     if max_users is None or max_users >= len(users):
         return stage
-    drawn = users[draws.permutation(len(users), draws.EVAL_USERS, seed)[:max_users]]
+    shuffled = users[draws.permutation(len(users), draws.EVAL_USERS, seed)]
+    ordered = shuffled[np.argsort(activity[shuffled], kind="stable")]
+    borders = np.linspace(0, len(users), max_users + 1).astype(np.int64)
+    within = draws.uniforms(max_users, draws.EVAL_USERS, seed, epoch=1)
+    drawn = ordered[borders[:-1] + (within * np.diff(borders)).astype(np.int64)]
     return stage.keep(np.flatnonzero(np.isin(stage.user, drawn)))
 
 

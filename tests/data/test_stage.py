@@ -107,15 +107,34 @@ def test_cold_start_users_see_their_own_earlier_held_out_ratings():
     assert [stage.visible_to(t).tolist() for t in range(6)] == [stage.targets[:t].tolist() for t in range(6)]
 
 
-def test_keep_and_sampled_users_change_nothing_for_the_targets_that_stay():
+def test_sampled_users_change_nothing_for_the_targets_that_stay():
     table = make_table([[(m, 3.0, m) for m in range(10 + u)] for u in range(12)])
-    stage = stage_of(table, Split("temporal"), "test")
-    sampled = sample_users(stage, 5, seed=3)
-    assert len(np.unique(sampled.user)) == 5
+    stage, activity = stage_of(table, Split("temporal"), "test"), np.diff(table.user_offsets)
+    sampled = sample_users(stage, activity, 5, seed=3)
     assert shown(sampled).items() <= shown(stage).items()
-    assert shown(sample_users(stage, 5, seed=3)) == shown(sampled)
-    assert len({tuple(sample_users(stage, 5, seed).targets) for seed in range(8)}) > 1
-    assert shown(sample_users(stage, None, 3)) == shown(sample_users(stage, 12, 3)) == shown(stage)
+    assert shown(sample_users(stage, activity, 5, seed=3)) == shown(sampled)
+    assert len({tuple(sample_users(stage, activity, 5, seed).targets) for seed in range(8)}) > 1
+    assert shown(sample_users(stage, activity, None, 3)) == shown(stage) == shown(sample_users(stage, activity, 12, 3))
+
+
+@given(st.lists(st.integers(5, 40), min_size=2, max_size=30), st.data())
+def test_sampled_users_are_one_of_each_stretch_of_equal_activity(activity, data):
+    most, seed = data.draw(st.integers(1, len(activity) - 1)), data.draw(st.integers(0, 9))
+    table = make_table([[(m, 3.0, m) for m in range(n)] for n in activity])
+    stage = stage_of(table, Split("temporal"), "test")
+    drawn = np.unique(sample_users(stage, np.array(activity), most, seed).user)
+    assert len(drawn) == most
+    # The k-th most active of those drawn stands among the k-th stretch of all users in order of activity.
+    ordered, borders = np.sort(activity), [len(activity) * k // most for k in range(most + 1)]
+    for k, own in enumerate(sorted(activity[u] for u in drawn)):
+        assert ordered[borders[k]] <= own <= ordered[borders[k + 1] - 1]
+
+
+def test_validation_and_test_are_of_the_same_sampled_users():
+    table = make_table([[(m, 3.0, m) for m in range(10 + u // 3)] for u in range(30)])
+    split = Split("temporal")
+    stages = make_stages(table, assign_roles(table, split), split, max_eval_users=7, eval_seed=5)
+    assert np.unique(stages["val"].user).tolist() == np.unique(stages["test"].user).tolist()
 
 
 def test_a_split_without_training_or_test_ratings_is_refused():
