@@ -17,7 +17,7 @@ from mlens.engine.checkpoint_files import make_universal, tensors_only
 from mlens.engine.ranks import Ranks
 from mlens.engine.settings import DeepSpeed, Optimizer
 from mlens.errors import RunFailed, UserError, first_line
-from mlens.packing.blocks import with_blocks
+from mlens.model.scores import placed, row_scores
 from mlens.packing.row import Row
 
 
@@ -42,7 +42,7 @@ class Engine:
         the whole step, over all rows and ranks. Returns the weighted sum of the row's label losses (nats, detached)."""
         self._engine.set_gradient_accumulation_boundary(last)
         with _out_of_memory_told(row):
-            row = self._placed(row)
+            row = placed(row, self.ranks.device)
             scores = self._scores(row)
             loss = -(scores * row.weight).sum() if row.scores else scores.sum()
             # DeepSpeed averages over ranks, and would divide by the accumulation count; the step's loss is one mean.
@@ -54,31 +54,10 @@ class Engine:
     def score(self, row: Row) -> torch.Tensor:
         """[row.scores] float32 on the CPU: the log-probabilities that the row asks for."""
         with _out_of_memory_told(row):
-            return self._scores(self._placed(row)).cpu()[: row.scores]
-
-    def _placed(self, row: Row) -> Row:
-        device = self.ranks.device
-        if device.type != "cuda" or row.spans is None:
-            return row.to(device)
-        row = with_blocks(row).to(device)
-        _ = row.layout.mask  # made here, since compiled layers can't make it
-        return row
+            return self._scores(placed(row, self.ranks.device)).cpu()[: row.scores]
 
     def _scores(self, row: Row) -> torch.Tensor:
-        layout = {} if row.layout is None else {"layout": row.layout}
-        with torch.autocast(self.ranks.device.type, dtype=torch.bfloat16, enabled=self._autocast):
-            output = self._engine(
-                input_ids=row.input_ids,
-                position_ids=row.position_ids,
-                logits_to_keep=row.keep,
-                use_cache=False,
-                **layout,
-            )
-        logits = output.logits.float().flatten(0, 1)
-        if row.scores == 0:
-            return logits.sum()[None] * 0
-        token = logits[row.slot, row.label] - logits.logsumexp(dim=-1)[row.slot]
-        return torch.zeros(row.scores, device=logits.device).index_add(0, row.owner, token)
+        return row_scores(self._engine, row, self._autocast)
 
     def train(self, training: bool = True) -> None:
         self._engine.train(training)

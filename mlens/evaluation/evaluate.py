@@ -11,7 +11,7 @@ import polars as pl
 
 from mlens.data.split import TRAIN
 from mlens.engine.engine import Engine
-from mlens.evaluation.metrics import by_group, expected, measure
+from mlens.evaluation.metrics import by_group, measure, rating_columns
 from mlens.evaluation.score import Predictions, predict
 from mlens.packing.dataset import RatingDataset
 from mlens.packing.plan import Collator
@@ -47,9 +47,7 @@ def evaluate(
     drawn = [predict(engine, dataset.at(draw), collator, progress) for draw in range(draws)]
     measured = [measure(one, rating_index, stage.user, table.scale) for one in drawn]
     metrics: dict = {name: float(np.mean([one[name] for one in measured])) for name in measured[0]}
-    averaged = Predictions(
-        np.mean([one.probability for one in drawn], axis=0), np.mean([one.legal for one in drawn], axis=0)
-    )
+    averaged = Predictions.averaged(drawn)
     if draws > 1:
         metrics["spread"] = {name: float(np.std([one[name] for one in measured], ddof=1)) for name in measured[0]}
         metrics["averaged"] = measure(averaged, rating_index, stage.user, table.scale)
@@ -76,17 +74,12 @@ def _frame(dataset: RatingDataset, predictions: Predictions) -> pl.DataFrame:
     table, stage = dataset.table, dataset.stage
     histories = [dataset.history(i) for i in range(len(stage))]
     used = np.array([len(history) for history in histories], dtype=np.int64)
-    scale = np.array(table.scale)
     columns = {
         "user": table.users["id"].gather(stage.user),
         "movie": table.movies["id"].gather(table.movie[stage.targets]),
         "t": stage.targets - table.user_offsets[stage.user],
-        "rating": scale[table.rating_index[stage.targets]],
-        "expected": expected(predictions, table.scale),
-        "argmax": scale[predictions.probability.argmax(axis=1)],
-    }
-    columns |= {f"p_{value}": predictions.probability[:, i] for i, value in enumerate(table.scale)}
-    columns |= {
+        "rating": np.array(table.scale)[table.rating_index[stage.targets]],
+        **rating_columns(predictions, table.scale),
         "history_used": used,
         "history_dropped": dataset.selection.wanted(np.arange(len(stage))) - used,
         "history_hash": [_hash(history) for history in histories],

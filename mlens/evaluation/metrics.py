@@ -25,6 +25,13 @@ def expected(predictions: Predictions, scale: tuple[float, ...]) -> np.ndarray:
     return predictions.probability @ np.array(scale)
 
 
+def rating_columns(predictions: Predictions, scale: tuple[float, ...]) -> dict[str, np.ndarray]:
+    """What every table of predictions has: [t] `expected` and `argmax`, and `p_0.5`, … of each legal rating."""
+    most = np.array(scale)[predictions.probability.argmax(axis=1)]
+    columns = {"expected": expected(predictions, scale), "argmax": most}
+    return columns | {f"p_{value}": predictions.probability[:, i] for i, value in enumerate(scale)}
+
+
 def calibration_error(probability: np.ndarray, correct: np.ndarray) -> float:
     """Expected calibration error of the most probable rating, over ten equal bins of its probability
     (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017)."""

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 
-from mlens.engine.engine import Engine
+from mlens.engine.ranks import Ranks
 from mlens.packing.dataset import RatingDataset
 from mlens.packing.plan import Collator, plan_scoring
+from mlens.packing.row import Row
+
+
+class Scorer(Protocol):
+    """What scores rows: the engine, or a model alone."""
+
+    @property
+    def ranks(self) -> Ranks: ...
+    def train(self, training: bool = True) -> None: ...
+    def score(self, row: Row) -> torch.Tensor:
+        """[row.scores] float32 on the CPU: the log-probabilities that the row asks for."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +33,14 @@ class Predictions:
     probability: np.ndarray
     legal: np.ndarray
 
+    @classmethod
+    def averaged(cls, drawn: Sequence[Predictions]) -> Predictions:
+        """The mean of several draws' predictions."""
+        return cls(np.mean([one.probability for one in drawn], axis=0), np.mean([one.legal for one in drawn], axis=0))
+
 
 def predict(
-    engine: Engine, dataset: RatingDataset, collator: Collator, progress: Callable[[int], None] = lambda _: None
+    engine: Scorer, dataset: RatingDataset, collator: Collator, progress: Callable[[int], None] = lambda _: None
 ) -> Predictions:
     """Score the dataset; every rank gets the whole result. `progress` is told of each row's targets."""
     ranks, answers = engine.ranks, dataset.renderer.answers

@@ -1,0 +1,39 @@
+"""A row through a model: the log-probabilities that it asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from mlens.packing.blocks import with_blocks
+from mlens.packing.row import Row
+
+
+def placed(row: Row, device: torch.device) -> Row:
+    """The row on `device`, with what its attention there takes as layout."""
+    if device.type != "cuda" or row.spans is None:
+        return row.to(device)
+    row = with_blocks(row).to(device)
+    _ = row.layout.mask  # made here, since compiled layers can't make it
+    return row
+
+
+def row_scores(model: Callable[..., Any], row: Row, autocast: bool) -> torch.Tensor:
+    """[row.scores] float32: the log-probabilities that a placed row asks for, from a forward pass of `model`; one 0
+    that depends on the parameters where it asks for none. autocast: compute in bfloat16."""
+    layout = {} if row.layout is None else {"layout": row.layout}
+    with torch.autocast(row.input_ids.device.type, dtype=torch.bfloat16, enabled=autocast):
+        output = model(
+            input_ids=row.input_ids,
+            position_ids=row.position_ids,
+            logits_to_keep=row.keep,
+            use_cache=False,
+            **layout,
+        )
+    logits = output.logits.float().flatten(0, 1)
+    if row.scores == 0:
+        return logits.sum()[None] * 0
+    token = logits[row.slot, row.label] - logits.logsumexp(dim=-1)[row.slot]
+    return torch.zeros(row.scores, device=logits.device).index_add(0, row.owner, token)
