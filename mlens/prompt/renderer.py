@@ -25,7 +25,7 @@ from mlens.prompt.pieces import (
     rating_texts,
 )
 from mlens.prompt.settings import Ablation, Style
-from mlens.prompt.tokens import PlainText
+from mlens.prompt.tokens import PlainText, begin_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -309,8 +309,10 @@ def _make_pieces(
         places[kind] = np.arange(len(texts), len(texts) + len(kind_texts))
         texts += kind_texts
         ids += plain.encode(kind_texts)
-    ids[places["opening"][0]] = _frame_ids(tokenizer, opening, begins=True)
-    ids[places["closing"][0]] = _frame_ids(tokenizer, closing, begins=False)
+    # Template text, in which `<|im_start|>` is a token; a prompt outside a template begins as any text does.
+    frame = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (opening, closing)]
+    ids[places["opening"][0]] = np.array(frame[0], dtype=np.int32) if opening else begin_ids(tokenizer)
+    ids[places["closing"][0]] = np.array(frame[1], dtype=np.int32)
     end = np.array([tokenizer.eos_token_id], dtype=np.int32)
     for answer in places["answer"]:
         ids[answer] = np.concatenate([ids[answer], end])
@@ -343,12 +345,3 @@ def chat_frame(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
     text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True, enable_thinking=False)
     before, after = str(text).split(PLACEHOLDER)
     return before, after
-
-
-def _frame_ids(tokenizer: PreTrainedTokenizerBase, text: str, begins: bool) -> np.ndarray:
-    """Ids of template text, where `<|im_start|>` is a token; a prompt outside a template begins with the tokenizer's
-    own begin token, if it has one."""
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    if begins and not text:
-        ids = [i for i in tokenizer("", add_special_tokens=True)["input_ids"] if i == tokenizer.bos_token_id][:1]
-    return np.array(ids, dtype=np.int32)

@@ -40,6 +40,12 @@ class PlainText:
         return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
 
 
+def begin_ids(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """[0 or 1] int32: the token that this tokenizer puts before a text, if it has such a one."""
+    ids = [i for i in tokenizer("", add_special_tokens=True)["input_ids"] if i == tokenizer.bos_token_id][:1]
+    return np.array(ids, dtype=np.int32)
+
+
 def tiny_tokenizer(texts: Sequence[str], repeated: Sequence[str], vocab_size: int) -> Path:
     """The folder of a byte-level BPE tokenizer made from the data's own texts, cached by them.
 

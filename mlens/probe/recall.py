@@ -1,0 +1,84 @@
+"""How often a model finds the id that belongs to an answer better than the ids that don't."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from scipy.stats import binomtest
+from transformers import PreTrainedTokenizerBase
+from transformers.modeling_utils import PreTrainedModel
+
+from mlens.model.scores import placed, row_scores
+from mlens.packing.packed import PackedRows
+from mlens.packing.tree import Branch, Shapes, Tree
+from mlens.probe.questions import CHOICES, Questions
+from mlens.prompt.tokens import PlainText, begin_ids
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+
+@dataclass(frozen=True)
+class Recall:
+    """Of one kind of question: how many were asked, in how many the true id made the answer more probable than each
+    other id did, the 95% interval of that share (Wilson's), and how probable as many are without any memory (exact,
+    one-sided)."""
+
+    kind: str
+    asked: int
+    recalled: int
+    low: float
+    high: float
+    p_value: float
+
+
+def recall(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Questions,
+    collator: PackedRows,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Recall:
+    """Ask a model in evaluation form; `progress` is told how many beginnings each row holds.
+
+    An id, the mark behind it and the answer are tokenised apart, alike for true and other ids.
+    """
+    scores = answer_scores(model, tokenizer, questions, collator, progress)
+    recalled = int((scores[:, :1] > scores[:, 1:]).all(axis=1).sum())
+    test = binomtest(recalled, len(scores), 1 / CHOICES, alternative="greater")
+    interval = binomtest(recalled, len(scores), 1 / CHOICES).proportion_ci(method="wilson")
+    return Recall(questions.kind, len(scores), recalled, interval.low, interval.high, test.pvalue)
+
+
+@torch.no_grad()
+def answer_scores(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Questions,
+    collator: PackedRows,
+    progress: Callable[[int], None] = lambda _: None,
+) -> np.ndarray:
+    """[questions, CHOICES] the log-probability (nats) of each question's answer behind each of its beginnings: all are
+    branches on the examples, which are computed once a row."""
+    plain = PlainText(tokenizer)
+    (examples,) = plain.encode([questions.examples])
+    trunk = np.concatenate([begin_ids(tokenizer), examples])
+    flat = [beginning for own in questions.beginnings for beginning in own]
+    beginnings, answers = plain.encode(flat), plain.encode(questions.answers)
+    branches = [Branch(len(trunk), ids, answers[i // CHOICES]) for i, ids in enumerate(beginnings)]
+    rests = np.array([len(branch.ids) + len(branch.answer) - 1 for branch in branches], dtype=np.int64)
+    shapes = Shapes(np.zeros(len(branches), dtype=np.int64), np.full(len(branches), len(trunk)), rests)
+    nothing = np.zeros(0, dtype=np.int64)
+    scores = np.zeros(len(branches))
+    (rows,) = collator.deal(shapes, world=1)
+    for row in rows:
+        trees = [Tree(trunk, nothing, tuple(branches[i] for i in members)) for members in row]
+        members = np.concatenate(row)
+        tensors = placed(collator.train_row(trees), model.device)
+        scores[members] = row_scores(model, tensors, autocast=False).cpu().numpy()
+        progress(len(members))
+    return scores.reshape(-1, CHOICES)

@@ -1,0 +1,164 @@
+"""The probe of what a model remembers: questions that the files alone answer, models with and without memory."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from reference import make_table
+from scipy.stats import binom
+from small_model import make_model, plain_score
+from transformers import AutoTokenizer
+
+from mlens.model.attention import ROW_ATTENTION
+from mlens.packing.packed import PackedRows
+from mlens.probe.questions import CHOICES, CSV, EXAMPLES, FORMS, Form, rating_questions, title_questions
+from mlens.probe.recall import answer_scores, recall
+from mlens.prompt.tokens import PlainText, tiny_tokenizer
+
+ROWS = PackedRows(row_tokens=700)
+
+
+@pytest.fixture(scope="module")
+def table():
+    """40 users who rate three movies each; 60 movies of two years, whose ids and titles tell nothing of each other."""
+    random = np.random.default_rng(0)
+    ids = random.permutation(900) + 100
+    rated = [random.permutation(60)[:3] for _ in range(40)]
+    users = [[(int(m), float(random.integers(1, 11)) / 2, t) for t, m in enumerate(own)] for own in rated]
+    titles = [f"{''.join(random.choice(list('abcdefgh'), 5))}, The ({1990 + m % 2})" for m in range(60)]
+    return make_table(users, titles=titles, movie_ids=ids[:60].tolist(), user_ids=ids[60:100].tolist())
+
+
+@pytest.fixture(scope="module")
+def tokenizer(table, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLENS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return AutoTokenizer.from_pretrained(tiny_tokenizer(list(table.movies["title"]), ["1,2"], 400))
+
+
+def lines_of_movies(table):
+    return {f"{i},": f'"{title}"' for i, title in table.movies.select("id", "title").iter_rows()}
+
+
+def test_title_questions_are_the_files_lines_with_other_ids_of_the_year(table):
+    questions, lines = title_questions(table, CSV, 20, seed=3), lines_of_movies(table)
+    years = {title: title[-6:-2] for title in lines.values()}
+    assert len(questions.answers) == len(questions.beginnings) == 20
+    shown = questions.examples.splitlines()
+    assert len(shown) == EXAMPLES and all(line in [a + b for a, b in lines.items()] for line in shown)
+    for answer, (own, *others) in zip(questions.answers, questions.beginnings, strict=True):
+        assert lines[own] == answer
+        assert len({own, *others}) == CHOICES
+        assert {years[lines[other]] for other in others} == {years[answer]}
+        assert not any(line.startswith((own, *others)) for line in shown)
+    assert title_questions(table, CSV, 20, seed=3) == questions != title_questions(table, CSV, 20, seed=4)
+
+
+def test_rating_questions_are_lines_with_ids_of_users_who_did_not_rate_so(table):
+    questions = rating_questions(table, CSV, 25, seed=3)
+    raw = {
+        (table.users["id"][int(u)], table.movies["id"][int(m)]): float(r)
+        for u, m, r in zip(table.user, table.movie, table.rating, strict=True)
+    }
+    asked = [line.split(",") for line in questions.examples.splitlines()]
+    assert len(questions.answers) == 25 and len(asked) == EXAMPLES
+    for answer, (own, *others) in zip(questions.answers, questions.beginnings, strict=True):
+        user, movie, _ = own.split(",")
+        assert raw[int(user), int(movie)] == float(answer)
+        assert len({own, *others}) == CHOICES and {other.split(",")[1] for other in others} == {movie}
+        assert all(raw.get((int(other.split(",")[0]), int(movie))) != float(answer) for other in others)
+        asked.append([user, movie, answer])
+    assert all(raw[int(user), int(movie)] == float(rating) for user, movie, rating in asked)
+    assert len({user for user, _, _ in asked}) == len(asked)
+
+
+@pytest.mark.parametrize(
+    ("form", "title", "rating"),
+    [
+        (CSV, '7,"Matrix, The (1999)"', "4.0"),
+        (FORMS["MovieLensDat"], "7::Matrix, The (1999)", "4"),
+        (FORMS["MovieLens100k"], "7|Matrix, The (1999)", "4"),
+    ],
+)
+def test_lines_are_written_as_the_release_writes_them(form: Form, title, rating):
+    assert f"7{form.movie_mark}{form.title('Matrix, The (1999)')}" == title
+    assert form.rating(4.0) == rating and form.rating(3.5) == "3.5"
+
+
+def test_answers_score_as_in_plain_forward_passes(table, tokenizer):
+    questions = title_questions(table, CSV, 2, seed=0)
+    rows, plainly = (make_model(attention, vocabulary=len(tokenizer)).eval() for attention in (ROW_ATTENTION, "sdpa"))
+    scores = answer_scores(rows, tokenizer, questions, ROWS)
+    plain = PlainText(tokenizer)
+    for own, answer, found in zip(questions.beginnings, questions.answers, scores, strict=True):
+        for beginning, score in zip(own, found, strict=True):
+            examples, begin, end = plain.encode([questions.examples, beginning, answer])
+            assert score == pytest.approx(plain_score(plainly, [*examples, *begin], end).item(), rel=1e-6)
+
+
+class Memory:
+    """A stand-in for a model that has read `lines` (each a beginning's tokens and an answer's): behind a beginning that
+    it knows, the line's tokens are probable; behind any other, all tokens are alike."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, lines, vocabulary):
+        self.vocabulary = vocabulary
+        self.next = {
+            (*map(int, begin), *map(int, end[:n])): int(end[n]) for begin, end in lines for n in range(len(end))
+        }
+
+    def __call__(self, input_ids, logits_to_keep, **_):
+        tokens = input_ids[0].tolist()
+        logits = torch.zeros(1, len(logits_to_keep), self.vocabulary)
+        for row, place in zip(logits[0], logits_to_keep.tolist(), strict=True):
+            for known, following in self.next.items():
+                if tuple(tokens[place + 1 - len(known) : place + 1]) == known:
+                    row[following] = 5.0
+        return SimpleNamespace(logits=logits)
+
+
+@pytest.mark.parametrize("known", [0, 7, 20])
+def test_what_a_model_has_read_is_recalled_and_nothing_else(table, tokenizer, known):
+    questions, plain = title_questions(table, CSV, 20, seed=0), PlainText(tokenizer)
+    read = [plain.encode([own[0], end]) for own, end in zip(questions.beginnings, questions.answers, strict=True)]
+    found = recall(Memory(read[:known], len(tokenizer)), tokenizer, questions, ROWS)
+    assert (found.asked, found.recalled) == (20, known)
+    assert found.p_value == pytest.approx(binom.sf(known - 1, 20, 1 / CHOICES))
+    z, share = 1.959964, known / 20
+    middle, half = share + z**2 / 40, z * (share * (1 - share) / 20 + z**2 / 1600) ** 0.5
+    assert (found.low, found.high) == pytest.approx(
+        tuple((middle + s * half) / (1 + z**2 / 20) for s in (-1, 1)), abs=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["data=sample"], "error: a model from nothing remembers nothing: choose model=hf model.path=DIR, or a Qwen3"),
+        (["data=sample", "--questions", "0"], "error: --questions must be at least 1, not 0"),
+        (["data=nothing"], "error: In 'config': Could not find 'data/nothing'"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_in_one_line(arguments, message, capsys, monkeypatch):
+    from mlens.probe.__main__ import main
+
+    monkeypatch.setattr(sys, "argv", ["probe", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and error.startswith(message) and error.count("\n") == 1
+
+
+def test_the_command_asks_a_saved_model(tmp_path, table, tokenizer):
+    make_model("sdpa", torch.float32, len(tokenizer)).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    command = [sys.executable, "-m", "mlens.probe", "data=sample", "model=hf", f"model.path={tmp_path / 'model'}"]
+    done = subprocess.run(
+        [*command, "--questions", "12", "data.users=60", "data.movies=1500"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "title by id" in done.stdout and "rating by id" in done.stdout and "10% are recalled" in done.stdout
