@@ -34,8 +34,12 @@ def one_line(text: str) -> str:
     >>> one_line("Heat\\n\\x1b[2J\\u202e(1995)")
     'Heat \\\\x1b[2J\\\\u202e(1995)'
     """
-    line = " ".join(text.splitlines())
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in line)
+    return printable(" ".join(text.splitlines()))
+
+
+def printable(text: str) -> str:
+    """`text` with the escape of every sign that doesn't print, line breaks among them."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def first_line(error: Exception) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ from mlens.data.split import TRAIN
 from mlens.engine.engine import Engine
 from mlens.evaluation.metrics import by_group, measure, rating_columns
 from mlens.evaluation.score import Predictions, predict
-from mlens.packing.dataset import RatingDataset
+from mlens.packing.dataset import RatingDataset, history_hash
 from mlens.packing.plan import Collator
 
 HISTORY_EDGES = (0, 1, 5, 10, 20, 50, 100)
@@ -82,10 +81,6 @@ def _frame(dataset: RatingDataset, predictions: Predictions) -> pl.DataFrame:
         **rating_columns(predictions, table.scale),
         "history_used": used,
         "history_dropped": dataset.selection.wanted(np.arange(len(stage))) - used,
-        "history_hash": [_hash(history) for history in histories],
+        "history_hash": [history_hash(history) for history in histories],
     }
     return pl.DataFrame(columns)
-
-
-def _hash(history: np.ndarray) -> str:
-    return hashlib.blake2b(history.astype("<i8").tobytes(), digest_size=8).hexdigest()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 import numpy as np
@@ -31,6 +32,11 @@ class Sample:
     dropped: int
     prompt: np.ndarray
     answer: np.ndarray
+
+
+def history_hash(history: np.ndarray) -> str:
+    """Equal in two runs on the same table where a target saw the same `history` [h] (ratings of the table)."""
+    return hashlib.blake2b(history.astype("<i8").tobytes(), digest_size=8).hexdigest()
 
 
 class RatingDataset(Dataset[Sample]):
@@ -76,6 +82,18 @@ class RatingDataset(Dataset[Sample]):
     def history(self, i: int) -> np.ndarray:
         """[h] the chosen ratings of target i, as indices into the table, in time order."""
         return self.renderer.fitting(int(self.stage.targets[i]), self.stage.visible_to(i)[self._chosen(i)])
+
+    def wanted(self, i: int) -> np.ndarray:
+        """[w] the ratings that the strategy wants to show to target i before the budget cuts, in time order: what it
+        chooses for its user's targets where everything fits."""
+        own = np.flatnonzero(self.stage.user == self.stage.user[i])
+        endless = np.full(len(own), np.iinfo(np.int64).max)
+        roomy = copy.copy(self)
+        roomy.stage = self.stage.keep(own)
+        roomy.budget = replace(self.budget, room=endless, room_beside_context=endless)
+        roomy._draw()
+        place = int(np.searchsorted(own, i))
+        return roomy.stage.visible_to(place)[roomy._chosen(place)]
 
     def _chosen(self, i: int) -> np.ndarray:
         """[h] places in what target i may see, ascending. Raises UserError where the strategy says others: a negative
