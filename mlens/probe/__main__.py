@@ -7,6 +7,9 @@ from functools import partial
 
 from mlens.errors import UserError, told_in_one_line
 
+# Tokens that a model must be made for: the examples, a beginning and an answer take some 300.
+LONGEST = 512
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -59,8 +62,7 @@ def probe(overrides: list[str], count: int, seed: int) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = load_tokenizer(settings.model, table, settings.prompt, settings.ablation)
     holding = Holding(bf16=settings.model.dtype == "bfloat16", device=device)
-    longest = settings.prompt.max_tokens
-    model = build_model(settings.model, NoPeft(), tokenizer, longest, settings.seed, holding).eval()
+    model = build_model(settings.model, NoPeft(), tokenizer, LONGEST, settings.seed, holding).eval()
     model.to(torch.device(device))
     shown = Table()
     for column in ("asked for", "questions", "recalled", "95% interval", "p"):
