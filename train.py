@@ -31,7 +31,7 @@ def run(config: DictConfig) -> float | None:
     from mlens.data.load import load_table
     from mlens.data.split import assign_roles
     from mlens.data.stage import make_stages
-    from mlens.engine.engine import uses_bf16_parameters
+    from mlens.engine.engine import holding
     from mlens.engine.ranks import join_ranks
     from mlens.model.load import build_model, load_tokenizer
     from mlens.packing.audit import audit
@@ -58,9 +58,8 @@ def run(config: DictConfig) -> float | None:
     collator = instantiate(config.packing)
     audited = ranks.alone(lambda: audit(datasets, roles, split))
     weights = base_weights(settings, config, renderer, stages["train"], tokenizer, ranks)
-    longest, device = settings.prompt.max_tokens, ranks.device.type
-    bf16 = uses_bf16_parameters(settings.model.dtype, settings.deepspeed.zero_optimization.stage)
-    model = build_model(settings.model, settings.peft, tokenizer, longest, settings.seed, bf16, device, weights)
+    longest, held = settings.prompt.max_tokens, holding(settings.deepspeed, settings.model.dtype, ranks)
+    model = build_model(settings.model, settings.peft, tokenizer, longest, settings.seed, held, weights)
     engine = instantiate(
         config.deepspeed, model, ranks, settings.trainer.update_rule(), settings.model.dtype, _convert_="all"
     )

@@ -25,7 +25,7 @@ from mlens.data.stage import make_stages
 from mlens.engine.engine import uses_bf16_parameters
 from mlens.errors import UserError, told_in_one_line
 from mlens.launch import register_resolvers
-from mlens.model.load import build_model, load_tokenizer
+from mlens.model.load import Holding, build_model, load_tokenizer
 from mlens.packing.dataset import RatingDataset, Sample
 from mlens.packing.plan import Collator
 from mlens.prompt.renderer import make_renderer
@@ -59,8 +59,10 @@ class Setting:
             self.tokenizer,
             longest=settings.prompt.max_tokens,
             seed=settings.seed,
-            device="cuda" if torch.cuda.is_available() else "cpu",
-            bf16_parameters=uses_bf16_parameters(settings.model.dtype, settings.deepspeed.zero_optimization.stage),
+            holding=Holding(
+                uses_bf16_parameters(settings.model.dtype, settings.deepspeed.zero_optimization.stage),
+                "cuda" if torch.cuda.is_available() else "cpu",
+            ),
             weights=weights,
         )
 

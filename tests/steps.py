@@ -19,7 +19,7 @@ from mlens.config import Settings, check
 from mlens.data.load import load_table
 from mlens.data.split import assign_roles
 from mlens.data.stage import make_stages
-from mlens.engine.engine import Engine, uses_bf16_parameters
+from mlens.engine.engine import Engine, holding
 from mlens.engine.ranks import Ranks, join_ranks
 from mlens.model.load import build_model, load_tokenizer
 from mlens.packing.dataset import RatingDataset
@@ -78,7 +78,7 @@ def parts(*overrides: str) -> Parts:
         tokenizer,
         longest=settings.prompt.max_tokens,
         seed=settings.seed,
-        bf16_parameters=uses_bf16_parameters(settings.model.dtype, settings.deepspeed.zero_optimization.stage),
+        holding=holding(settings.deepspeed, settings.model.dtype, ranks),
     )
     collator = instantiate(config.packing)
     return Parts(settings, ranks, table, roles, datasets, tokenizer, collator, model, config)

@@ -17,6 +17,7 @@ from mlens.engine.checkpoint_files import make_universal, tensors_only
 from mlens.engine.ranks import Ranks
 from mlens.engine.settings import DeepSpeed, Optimizer
 from mlens.errors import RunFailed, UserError, first_line
+from mlens.model.load import Holding
 from mlens.model.scores import placed, row_scores
 from mlens.packing.row import Row
 
@@ -158,20 +159,22 @@ def uses_bf16_parameters(dtype: str, stage: int) -> bool:
     return dtype == "bfloat16" and stage > 0
 
 
+def holding(settings: DeepSpeed, dtype: str, ranks: Ranks) -> Holding:
+    """How the model's parameters are best held from the first for an engine of these settings."""
+    config, stage = _as_config(settings, dtype), settings.zero_optimization.stage
+    return Holding(config["bf16"]["enabled"], ranks.device.type, config if stage == 3 else None)
+
+
 def make_engine(model: PreTrainedModel, ranks: Ranks, optimizer: Optimizer, dtype: str, **node: Any) -> Engine:
     """Hand `model` and the config node `deepspeed` (`node`) to `deepspeed.initialize`, with the optimizer and
     precision that trainer and model say."""
     import deepspeed
 
-    settings = DeepSpeed(**node)
-    config = settings.as_config()
+    config = _as_config(DeepSpeed(**node), dtype)
     zero = config["zero_optimization"]
     offloaded = zero.get("offload_optimizer", {}).get("device") == "cpu"
     config |= {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
         "gradient_clipping": optimizer.gradient_clipping,
-        "bf16": {"enabled": uses_bf16_parameters(dtype, zero["stage"])},
         "steps_per_print": 10**9,
         "optimizer": _optimizer_node(optimizer, offloaded),
     }
@@ -186,6 +189,17 @@ def make_engine(model: PreTrainedModel, ranks: Ranks, optimizer: Optimizer, dtyp
         model=model, model_parameters=[p for p in model.parameters() if p.requires_grad], config=config
     )
     return Engine(engine, ranks, autocast=dtype == "bfloat16" and not config["bf16"]["enabled"])
+
+
+def _as_config(settings: DeepSpeed, dtype: str) -> dict:
+    """What DeepSpeed needs to know to spread a model, and to train it but for the optimizer."""
+    config = settings.as_config()
+    bf16 = uses_bf16_parameters(dtype, config["zero_optimization"]["stage"])
+    return config | {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "bf16": {"enabled": bf16},
+    }
 
 
 def _optimizer_node(optimizer: Optimizer, offloaded: bool) -> dict:

@@ -5,12 +5,18 @@ Registered through transformers' AttentionInterface, so the model's own code is 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from transformers import AttentionInterface
 
+from mlens.errors import UserError
 from mlens.packing.layout import Layout, Places
 
 ROW_ATTENTION = "mlens_rows"
+# What models hand down to their attention although it changes nothing there: a row has no cache, and its order is in
+# the layout.
+NO_MATTER = {"position_ids", "use_cache", "output_attentions", "output_router_logits"}
 
 
 @torch.compiler.disable
@@ -23,17 +29,17 @@ def row_attention(
     scaling: float,
     dropout: float = 0.0,
     layout: Layout | None = None,
-    **_: object,
+    **asked: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention of one row: query [1, heads, tokens, d], key and value [1, kv heads, tokens, d] give
     [1, tokens, heads, d].
 
-    Raises ValueError without a layout: the samples of a row would see one another; and with dropout, which it lacks.
+    Raises ValueError without a layout: the samples of a row would see one another; UserError where the model asks for
+    more than this.
     """
     if layout is None:
         raise ValueError("row attention needs the row's layout: model(..., layout=row.layout)")
-    if dropout:
-        raise ValueError(f"row attention has no dropout: the model's config asks for {dropout}")
+    require_plain(dropout=dropout, **asked)
     if torch.is_autocast_enabled("cpu"):
         # Normed queries and keys come in float32 then, values don't, and the kernel takes one type alone.
         query, key, value = (x.to(torch.get_autocast_dtype("cpu")) for x in (query, key, value))
@@ -43,6 +49,25 @@ def row_attention(
         # Trunks are there to be looked at; of the last layer's results, only those at labels are.
         layout = Layout(tuple(product for product in layout.products if product.read))
     return _RowAttention.apply(q, k, v, scaling, layout)[None], None
+
+
+def require_plain(
+    dropout: float, sliding_window: int | None = None, position_ids: torch.Tensor | None = None, **asked: Any
+) -> None:
+    """Raises UserError where a model asks its attention for more than a scaled softmax over all that a token sees: soft
+    caps, sinks, biases, dropout, or a window that is shorter than the row's longest sample."""
+    refused = {name: value for name, value in asked.items() if value is not None and name not in NO_MATTER}
+    if dropout:
+        refused["dropout"] = dropout
+    # A window that no position leaves hides nothing. Without positions there is no knowing.
+    if sliding_window is not None and (position_ids is None or int(position_ids.max()) >= sliding_window):
+        refused["sliding_window"] = sliding_window
+    if refused:
+        told = [f"{name}={value}" if isinstance(value, int | float) else name for name, value in refused.items()]
+        raise UserError(
+            f"this model's attention asks for {', '.join(told)}, which packed rows don't have: "
+            "choose packing=reference model.attention=sdpa (or eager, where the model has no sdpa) instead"
+        )
 
 
 # What scaled_dot_product_attention itself runs on a CPU; only here does it tell the log of each softmax's sum, with

@@ -5,10 +5,13 @@ Registered through transformers' AttentionInterface, so the model's own code is 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from transformers import AttentionInterface
 
+from mlens.model.attention import require_plain
 from mlens.packing.blocks import BLOCK, Blocks
 
 FLEX_ATTENTION = "mlens_flex"
@@ -38,7 +41,7 @@ def flex_row_attention(
     scaling: float,
     dropout: float = 0.0,
     layout: Blocks | None = None,
-    **_: object,
+    **asked: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention of one row: query [1, heads, tokens, d], key and value [1, kv heads, tokens, d] give
     [1, tokens, heads, d]. A token that sees nothing gets 0.
@@ -46,13 +49,12 @@ def flex_row_attention(
     On CUDA d is at least 16, and rows are best padded to whole blocks: their kernels are simpler and compiled less
     often. Elsewhere it runs uncompiled, on tokens x tokens and without a backward pass: for tests.
 
-    Raises ValueError without the row's blocks: the samples of a row would see one another; and with dropout, which
-    FlexAttention lacks.
+    Raises ValueError without the row's blocks: the samples of a row would see one another; UserError where the model
+    asks for more than this.
     """
     if not isinstance(layout, Blocks):
         raise ValueError("row attention on a GPU needs the row's blocks: model(..., layout=block_tables(spans))")
-    if dropout:
-        raise ValueError(f"row attention has no dropout: the model's config asks for {dropout}")
+    require_plain(dropout=dropout, **asked)
     kind = query.device.type
     if torch.is_autocast_enabled(kind):
         # Normed queries and keys come in float32 then, values don't, and FlexAttention takes one type alone.

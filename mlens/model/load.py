@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, Qwen3Config
+from transformers.integrations import HfDeepSpeedConfig
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
@@ -36,6 +40,16 @@ ModelSettings = TinyModel | PretrainedModel
 BROKEN = Exception
 
 
+@dataclass(frozen=True)
+class Holding:
+    """How a model's parameters are held: in bfloat16 or else in float32; for which kind of device; and whole on every
+    rank, or, with DeepSpeed's config of ZeRO-3 as `spread`, from the first in parts, of which each rank has its own."""
+
+    bf16: bool = False
+    device: str = "cpu"
+    spread: dict | None = None
+
+
 def load_tokenizer(
     settings: ModelSettings, table: RatingTable, style: Style, ablation: Ablation
 ) -> PreTrainedTokenizerBase:
@@ -58,21 +72,21 @@ def build_model(
     tokenizer: PreTrainedTokenizerBase,
     longest: int,
     seed: int,
-    bf16_parameters: bool,
-    device: str = "cpu",
+    holding: Holding = Holding(),
     weights: Path | None = None,
 ) -> PreTrainedModel | PeftModel:
     """The model in training form: no cache, the chosen attention, adapters where `peft` asks for them.
 
-    longest: the most tokens of a sequence; seed: of the tiny model's random weights; bf16_parameters: hold the
-    parameters in bfloat16; device: the kind of device that it will run on; weights: the folder of a saved tiny model of
-    the same sizes, to take its weights. Raises UserError where it can't be loaded or its attention can't be used.
+    longest: the most tokens of a sequence; seed: of random weights, the tiny model's and the adapters'; holding: how
+    parameters are held (a tiny model's are whole until the engine is made); weights: the folder of a saved tiny model
+    of the same sizes, to take its weights. Raises UserError where it can't be loaded or its attention can't be used.
     """
-    dtype = torch.bfloat16 if bf16_parameters else torch.float32
-    rows = FLEX_ATTENTION if device == "cuda" else ROW_ATTENTION
+    dtype = torch.bfloat16 if holding.bf16 else torch.float32
+    rows = FLEX_ATTENTION if holding.device == "cuda" else ROW_ATTENTION
     attention = rows if settings.attention == ROWS else settings.attention
     if isinstance(settings, TinyModel):
-        model = _random_model(settings, len(tokenizer), tokenizer.eos_token_id, longest, seed, attention, dtype)
+        config = tiny_config(settings, len(tokenizer), tokenizer.eos_token_id, longest)
+        model = _random_model(config, seed, attention, dtype)
         if weights is not None:
             try:
                 # The tied output layer is stored once.
@@ -83,9 +97,10 @@ def build_model(
         where, options = _source(settings)
         _require_safetensors(settings)
         try:
-            model = AutoModelForCausalLM.from_pretrained(
-                where, dtype=dtype, attn_implementation=attention, use_safetensors=True, **options
-            )
+            with _spread(holding.spread):
+                model = AutoModelForCausalLM.from_pretrained(
+                    where, dtype=dtype, attn_implementation=attention, use_safetensors=True, **options
+                )
         except BROKEN as error:
             raise _cannot_load("model", where, error) from error
         most = getattr(model.config, "max_position_embeddings", longest)
@@ -97,41 +112,52 @@ def build_model(
         raise UserError(
             f"{type(model).__name__} can't use packed rows: choose packing=reference model.attention=sdpa instead"
         )
-    # With its default cache, transformers builds a mask that ignores the rows' positions.
-    model.config.use_cache = False
-    model.train()  # from_pretrained leaves it in evaluation, where nothing is recomputed and no dropout is done
-    if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+    model = in_training_form(model, settings.gradient_checkpointing)
     if settings.compile:
         # Layer by layer: one compilation serves them all, for rows of any length.
         for module in model.modules():
             if isinstance(module, GradientCheckpointingLayer):
                 module.compile(dynamic=True)
     if isinstance(peft, Lora):
-        return _with_lora(model, peft, settings.gradient_checkpointing)
+        return with_adapters(model, peft, settings.gradient_checkpointing, seed)
     return model
 
 
+def in_training_form(model: PreTrainedModel, checkpointing: bool) -> PreTrainedModel:
+    """The same model without a cache, in training mode, recomputing its activations where `checkpointing` says so."""
+    # With its default cache, transformers builds a mask that ignores the rows' positions.
+    model.config.use_cache = False
+    model.train()  # from_pretrained leaves it in evaluation, where nothing is recomputed and no dropout is done
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model
+
+
+def load_exported_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer that a run exported to `folder` beside its model. Raises UserError where it can't be loaded."""
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except BROKEN as error:
+        raise _cannot_load("tokenizer", str(folder), error) from error
+
+
 def load_trained(
-    settings: Settings, folder: Path, device: str
+    settings: Settings, folder: Path, holding: Holding
 ) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
     """The model and tokenizer that a run with these `settings` exported to `folder`, ready for evaluation.
 
     Raises UserError where they can't be loaded.
     """
     model, peft, longest = settings.model, settings.peft, settings.prompt.max_tokens
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except BROKEN as error:
-        raise _cannot_load("tokenizer", str(folder), error) from error
+    tokenizer = load_exported_tokenizer(folder)
     if isinstance(model, TinyModel):
         if isinstance(peft, Lora) and model.base.lines:
             raise UserError(f"{folder} holds an adapter alone, and the base model that it changes isn't kept with it")
         weights = None if isinstance(peft, Lora) else folder
-        built = build_model(model, NoPeft(), tokenizer, longest, settings.seed, False, device, weights)
+        built = build_model(model, NoPeft(), tokenizer, longest, settings.seed, holding, weights)
     else:
         own = model if isinstance(peft, Lora) else replace(model, path=str(folder))
-        built = build_model(own, NoPeft(), tokenizer, longest, settings.seed, False, device)
+        built = build_model(own, NoPeft(), tokenizer, longest, settings.seed, holding)
     if isinstance(peft, Lora):
         from peft import PeftModel
 
@@ -144,10 +170,9 @@ def load_trained(
     return built, tokenizer
 
 
-def _random_model(
-    settings: TinyModel, vocab_size: int, eos_token_id: int, longest: int, seed: int, attention: str, dtype: torch.dtype
-) -> PreTrainedModel:
-    config = Qwen3Config(
+def tiny_config(settings: TinyModel, vocab_size: int, eos_token_id: int, longest: int) -> Qwen3Config:
+    """The tiny model's sizes as transformers takes them."""
+    return Qwen3Config(
         vocab_size=vocab_size,
         hidden_size=settings.hidden_size,
         intermediate_size=settings.intermediate_size,
@@ -161,12 +186,27 @@ def _random_model(
         bos_token_id=None,
         pad_token_id=eos_token_id,
     )
+
+
+def _random_model(config: Qwen3Config, seed: int, attention: str, dtype: torch.dtype) -> PreTrainedModel:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype)
 
 
-def _with_lora(model: PreTrainedModel, peft: Lora, checkpointing: bool) -> PeftModel:
+@contextmanager
+def _spread(config: dict | None) -> Iterator[None]:
+    """Models that are loaded inside are spread over the ranks parameter by parameter (None: they aren't)."""
+    held = None if config is None else HfDeepSpeedConfig(config)  # transformers itself keeps a weak reference alone
+    try:
+        yield
+    finally:
+        if held is not None:
+            unset_hf_deepspeed_config()
+
+
+def with_adapters(model: PreTrainedModel, peft: Lora, checkpointing: bool, seed: int) -> PeftModel:
+    """The model with fresh adapters, drawn by `seed`, which alone are trained."""
     from peft import LoraConfig, get_peft_model
 
     if checkpointing:
@@ -179,7 +219,9 @@ def _with_lora(model: PreTrainedModel, peft: Lora, checkpointing: bool) -> PeftM
         lora_dropout=peft.dropout,
         target_modules="all-linear" if peft.target_modules == ["all-linear"] else peft.target_modules,
     )
-    return get_peft_model(model, config)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return get_peft_model(model, config)
 
 
 def _source(settings: PretrainedModel) -> tuple[str, dict]:

@@ -25,7 +25,7 @@ from mlens.config import Settings, resolved
 from mlens.data import draws
 from mlens.data.cache import cache_root, content_key, is_whole, lock, placed
 from mlens.data.stage import Stage
-from mlens.engine.engine import uses_bf16_parameters
+from mlens.engine.engine import holding
 from mlens.engine.ranks import Ranks
 from mlens.engine.settings import Optimizer
 from mlens.model.load import build_model
@@ -149,9 +149,8 @@ def _train(
     ranks: Ranks,
     folder: Path,
 ) -> None:
-    bf16 = uses_bf16_parameters(settings.model.dtype, settings.deepspeed.zero_optimization.stage)
-    longest = settings.prompt.max_tokens
-    fresh = build_model(settings.model, NoPeft(), tokenizer, longest, base.seed, bf16, ranks.device.type)
+    longest, held = settings.prompt.max_tokens, holding(settings.deepspeed, settings.model.dtype, ranks)
+    fresh = build_model(settings.model, NoPeft(), tokenizer, longest, base.seed, held)
     rule = Optimizer("muon", base.learning_rate, base.adam_learning_rate, weight_decay=0.0, gradient_clipping=0.0)
     engine = instantiate(config.deepspeed, fresh, ranks, rule, settings.model.dtype, _convert_="all")
     total = base.steps * len(base.lines)

@@ -30,7 +30,7 @@ def folder(saved, tmp_path):
 def load(folder, made, **fields):
     settings = PretrainedModel(name=None, path=str(folder), dtype="float32", **fields)
     load_tokenizer(settings, made.table, made.settings.prompt, made.settings.ablation)
-    return build_model(settings, NoPeft(), made.tokenizer, longest=256, seed=0, bf16_parameters=False)
+    return build_model(settings, NoPeft(), made.tokenizer, longest=256, seed=0)
 
 
 def refusal(folder, made):

@@ -9,7 +9,7 @@ from transformers import Qwen3ForCausalLM
 
 from mlens.errors import UserError
 from mlens.model.attention import ROW_ATTENTION
-from mlens.model.load import build_model, load_tokenizer
+from mlens.model.load import Holding, build_model, load_tokenizer
 from mlens.model.settings import Lora, NoPeft, PretrainedModel, TinyModel
 
 
@@ -56,7 +56,7 @@ def saved(tmp_path_factory):
 
 
 def build(settings, made, bf16=False, peft=None):
-    return build_model(settings, peft or NoPeft(), made.tokenizer, longest=256, seed=0, bf16_parameters=bf16)
+    return build_model(settings, peft or NoPeft(), made.tokenizer, longest=256, seed=0, holding=Holding(bf16))
 
 
 def test_a_saved_model_is_loaded_with_row_attention(saved):

@@ -196,7 +196,7 @@ def loss_of(weights):
     """Of a base model, or a fresh one, on the training ratings (nats a token)."""
     made = parts(*SMALL_BASE)
     renderer, stage = made.datasets["train"].renderer, made.datasets["train"].stage
-    model = build_model(made.settings.model, made.settings.peft, made.tokenizer, 256, 0, False, weights=weights)
+    model = build_model(made.settings.model, made.settings.peft, made.tokenizer, 256, 0, weights=weights)
     stretches = cut_stretches(renderer, stage, 6, 0.25, 0, 0)
     row = PackedRows().train_row([stretches.tree(i) for i in range(len(stretches))], 1.0)
     with torch.no_grad():
