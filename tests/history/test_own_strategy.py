@@ -1,36 +1,24 @@
-"""The guide's strategy of one's own does what the guide says, in both languages."""
+"""The strategy of docs/extending.md does what the text says."""
 
 import importlib
-import re
 
 import numpy as np
 import pytest
 from budgets import assert_trunks, budgets, section
 from hypothesis import given
 from hypothesis import strategies as st
-from runs import ROOT
+from told import told_files
 
 from mlens.errors import UserError
-
-
-def told(guide: str) -> str:
-    """The guide's program, which a user puts into mlens/history/same_genre.py."""
-    text = (ROOT / "docs" / guide).read_text(encoding="utf-8")
-    (program,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "class SameGenre" in block]
-    return program
 
 
 @pytest.fixture(scope="module")
 def same_genre(tmp_path_factory):
     folder = tmp_path_factory.mktemp("own")
-    (folder / "same_genre.py").write_text(told("guide.md"), encoding="utf-8")
+    (folder / "same_genre.py").write_text(told_files("extending.md")["mlens/history/same_genre.py"], encoding="utf-8")
     with pytest.MonkeyPatch.context() as patched:
         patched.syspath_prepend(folder)
         yield importlib.import_module("same_genre").SameGenre
-
-
-def test_both_languages_tell_one_program():
-    assert told("guide.md") == told("guide.zh.md")
 
 
 @given(budgets(), st.integers(1, 6))
