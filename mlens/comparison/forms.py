@@ -66,7 +66,7 @@ SUMMARY: Form = {
         "test": {"rmse": NUMBER, "by_user_activity?": _ERRORS, "by_movie_popularity?": _ERRORS, ...: FIGURES},
     },
     "baselines": {"test": {"full_history": _ERRORS, "own_history?": _ERRORS}},
-    "training": {"targets": WHOLE, "tokens?": FIGURE},
+    "training": {"targets": WHOLE, "tokens?": FIGURE, "step?": WHOLE},
     "seconds": {...: FIGURE},
     "audit?": {"leaks": {...: WHOLE}, "stages": {...: _AUDITED}},
     "made_up_data": SWITCH,

@@ -7,7 +7,6 @@ digest of every file and of itself. `last` and `best` are links to two of these 
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import warnings
 from collections.abc import Iterable
@@ -18,24 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from mlens.engine.engine import Engine
+from mlens.engine.manifest import MANIFEST, Saved, checkpoint_name, digest_of, read_manifest, saved_steps
 from mlens.errors import RunFailed, first_line
 from mlens.files import write_json
-
-MANIFEST = "manifest.json"
-PREFIX = "step_"
-
-
-@dataclass(frozen=True)
-class Saved:
-    """What a manifest says: after which step; needs: the step of another checkpoint that this one is of no use without
-    (the best model's), or None; ranks: how many wrote it; state: the run's, plain data; files: size and digest by
-    name."""
-
-    step: int
-    needs: int | None
-    ranks: int
-    state: dict
-    files: dict[str, list]
 
 
 @dataclass(frozen=True)
@@ -71,10 +55,10 @@ class Checkpoints:
         Warns of those that are damaged; what is newer than the loaded one is removed, since it is made again.
         """
         ranks = self.engine.ranks
-        for step in reversed(ranks.alone(self._steps)):
+        for step in reversed(ranks.alone(lambda: saved_steps(self.folder))):
             saved = self._whole(step)
             if saved is not None and (saved.needs in (None, step) or self._whole(saved.needs)):
-                self.engine.load(self.folder, _name(step), saved.ranks)
+                self.engine.load(self.folder, checkpoint_name(step), saved.ranks)
                 ranks.alone(partial(self._drop_after, saved.step))
                 return saved.state
         return None
@@ -83,14 +67,14 @@ class Checkpoints:
         """Take parameters and optimizer of this step's checkpoint. Raises RunFailed where it isn't whole."""
         saved = self._whole(step)
         if saved is None:
-            raise RunFailed(f"the best model's checkpoint, {self.folder / _name(step)}, is gone or damaged")
-        self.engine.load(self.folder, _name(step), saved.ranks)
+            raise RunFailed(f"the best model's checkpoint, {self.folder / checkpoint_name(step)}, is gone or damaged")
+        self.engine.load(self.folder, checkpoint_name(step), saved.ranks)
 
     def _whole(self, step: int) -> Saved | None:
         """The checkpoint's manifest where every file is what it says, else None and a warning; each rank reads a part
         of the files."""
-        path, ranks = self.folder / _name(step), self.engine.ranks
-        saved, problem = ranks.alone(lambda: _read(path))
+        path, ranks = self.folder / checkpoint_name(step), self.engine.ranks
+        saved, problem = ranks.alone(lambda: read_manifest(path))
         if saved is not None:
             found = _merged(ranks.gather(_digests(self._share(path))))
             wrong = sorted(name for name in saved.files if found.get(name) != saved.files[name])
@@ -106,22 +90,18 @@ class Checkpoints:
         files = sorted(file for file in path.iterdir() if file.is_file() and file.name != MANIFEST)
         return files[self.engine.ranks.rank :: self.engine.ranks.world]
 
-    def _steps(self) -> list[int]:
-        names = [path.name.removeprefix(PREFIX) for path in self.folder.glob(f"{PREFIX}*") if path.is_dir()]
-        return sorted(int(name) for name in names if name.isdecimal())
-
     def _make_room(self, beside: Path, step: int) -> None:
         shutil.rmtree(beside, ignore_errors=True)
-        steps = self._steps()
-        needed = _bytes(self.folder / _name(steps[-1])) if steps else self.engine.checkpoint_bytes
+        steps = saved_steps(self.folder)
+        needed = _bytes(self.folder / checkpoint_name(steps[-1])) if steps else self.engine.checkpoint_bytes
         free = shutil.disk_usage(self.folder).free
         if free < needed:
             raise RunFailed(self._cannot(step, f"it takes {needed / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free"))
 
     def _put(self, beside: Path, saved: Saved) -> None:
-        path = self.folder / _name(saved.step)
+        path = self.folder / checkpoint_name(saved.step)
         try:
-            write_json(beside / MANIFEST, {"digest": _digest_of(saved), **vars(saved)})
+            write_json(beside / MANIFEST, {"digest": digest_of(saved), **vars(saved)})
             if path.exists():  # of a run that had to go back to an earlier one
                 shutil.rmtree(path)
             beside.rename(path)
@@ -129,43 +109,23 @@ class Checkpoints:
             raise RunFailed(self._cannot(saved.step, error)) from error
         _link(self.folder / "last", path)
         if saved.needs is not None:
-            _link(self.folder / "best", self.folder / _name(saved.needs))
-        newest = self._steps()[-self.keep :]
-        manifests = [_read(self.folder / _name(step))[0] for step in newest]
+            _link(self.folder / "best", self.folder / checkpoint_name(saved.needs))
+        newest = saved_steps(self.folder)[-self.keep :]
+        manifests = [read_manifest(self.folder / checkpoint_name(step))[0] for step in newest]
         kept = {*newest, *(manifest.needs for manifest in manifests if manifest is not None)}
-        self._drop(step for step in self._steps() if step not in kept)
+        self._drop(step for step in saved_steps(self.folder) if step not in kept)
 
     def _drop_after(self, step: int) -> None:
-        self._drop(newer for newer in self._steps() if newer > step)
+        self._drop(newer for newer in saved_steps(self.folder) if newer > step)
 
     def _drop(self, steps: Iterable[int]) -> None:
         for step in list(steps):
-            shutil.rmtree(self.folder / _name(step))
+            shutil.rmtree(self.folder / checkpoint_name(step))
 
     def _cannot(self, step: int, why: Any) -> str:
-        steps = self._steps()
+        steps = saved_steps(self.folder)
         kept = f"that of step {steps[-1]} stays, and resume=true goes on from it" if steps else "there is none yet"
         return f"the checkpoint of step {step} can't be written to {self.folder}: {why}; {kept}"
-
-
-def _name(step: int) -> str:
-    return f"{PREFIX}{step:08d}"
-
-
-def _read(path: Path) -> tuple[Saved | None, str | None]:
-    """The manifest, or what is wrong with it."""
-    try:
-        content = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        digest, saved = content.pop("digest"), Saved(**content)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        return None, f"{MANIFEST} can't be read ({error})"
-    return (saved, None) if digest == _digest_of(saved) else (None, f"{MANIFEST} is not what was written")
-
-
-def _digest_of(saved: Saved) -> str:
-    """Of the manifest itself, as it reads."""
-    text = json.dumps(vars(saved), sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _could_not_write(error: Exception) -> bool:

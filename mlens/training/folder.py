@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 from hydra.conf import HydraConf
 from omegaconf import DictConfig, OmegaConf
 
 from mlens.config import refuse_changes, resolved
-from mlens.engine.ranks import Ranks
 from mlens.errors import UserError
 from mlens.files import write_text
+
+if TYPE_CHECKING:
+    from mlens.engine.ranks import Ranks
 
 LOCK = ".lock"
 
@@ -97,20 +100,44 @@ def make_folder(ranks: Ranks, folder: RunFolder, config: DictConfig, hydra_confi
 
     Raises UserError where another run has it, or has had it since it was checked.
     """
-    lock = FileLock(folder.path / LOCK)
-    ranks.alone(lambda: _write(folder, lock, config, hydra_config))
+    with ExitStack() as held:
+        ranks.alone(lambda: _write(folder, held, config, hydra_config))
+        yield
+
+
+@contextmanager
+def alone_in(path: Path) -> Iterator[None]:
+    """Inside, no run can be at work in the folder `path`. Raises UserError where one is."""
+    lock = FileLock(path / LOCK)
+    if (path / LOCK).is_symlink():
+        raise UserError(f"{path / LOCK} is a link, and no run's lock: remove it")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(f"another run is at work in {path}: wait for it, or give another output_dir") from error
     try:
         yield
     finally:
         lock.release()
 
 
-def _write(folder: RunFolder, lock: FileLock, config: DictConfig, hydra_config: HydraConf) -> None:
-    folder.path.mkdir(parents=True, exist_ok=True)
+def is_at_work(path: Path) -> bool:
+    """Whether a run is at work in the folder `path`: asked by holding its lock for a moment. Of somebody else's folder,
+    whose lock can't be opened, it isn't known, and False."""
+    if not (path / LOCK).is_file():
+        return False
     try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise UserError(f"another run is at work in {folder.path}: wait for it, or give another output_dir") from error
+        with alone_in(path):
+            return False
+    except UserError:
+        return True
+    except PermissionError:
+        return False
+
+
+def _write(folder: RunFolder, held: ExitStack, config: DictConfig, hydra_config: HydraConf) -> None:
+    folder.path.mkdir(parents=True, exist_ok=True)
+    held.enter_context(alone_in(folder.path))
     _check(folder, config)
     for made in (folder.hydra, folder.checkpoints, folder.metrics.parent, folder.predictions("test").parent):
         made.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,50 @@
+"""What a checkpoint says of itself, and where it stands; read without torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+MANIFEST = "manifest.json"
+PREFIX = "step_"
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a manifest says: after which step; needs: the step of another checkpoint that this one is of no use without
+    (the best model's), or None; ranks: how many wrote it; state: the run's, plain data; files: size and digest by
+    name."""
+
+    step: int
+    needs: int | None
+    ranks: int
+    state: dict
+    files: dict[str, list]
+
+
+def checkpoint_name(step: int) -> str:
+    return f"{PREFIX}{step:08d}"
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """The steps of the checkpoints in `folder`, whole or damaged, ascending."""
+    names = [path.name.removeprefix(PREFIX) for path in folder.glob(f"{PREFIX}*") if path.is_dir()]
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def read_manifest(checkpoint: Path) -> tuple[Saved | None, str | None]:
+    """The manifest, or what is wrong with it."""
+    try:
+        content = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        digest, saved = content.pop("digest"), Saved(**content)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        return None, f"{MANIFEST} can't be read ({error})"
+    return (saved, None) if digest == digest_of(saved) else (None, f"{MANIFEST} is not what was written")
+
+
+def digest_of(saved: Saved) -> str:
+    """Of the manifest itself, as it reads."""
+    text = json.dumps(vars(saved), sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -1,0 +1,166 @@
+"""python -m mlens.runs DIR …: the runs beneath some folders, and room made by removing checkpoints."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlens.errors import UserError, one_line, told_in_one_line
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from mlens.runs.listing import Listed
+
+STYLES = {"finished": "green", "running": "cyan", "failed": "red", "broken": "red"}
+# The width of a table that isn't on a terminal.
+PIPED = 200
+UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m mlens.runs",
+        description="List the runs and sweeps beneath folders: state, result, time and size. With --clean, remove the "
+        "checkpoints of finished runs: their models and predictions stay, and the checkpoints are of use only for "
+        "training a run longer.",
+        epilog="example: python -m mlens.runs outputs multirun --sort rmse    then: python -m mlens.runs outputs "
+        "--clean --dry-run",
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR")
+    parser.add_argument("--sort", choices=("time", "rmse"), default="time", help="newest last, or best test RMSE first")
+    parser.add_argument("--clean", action="store_true", help="remove checkpoints of finished runs, after asking")
+    parser.add_argument("--keep", choices=("best",), help="with --clean: the checkpoint of the best model stays")
+    parser.add_argument("--dry-run", action="store_true", help="with --clean: only say what would go")
+    parser.add_argument("--yes", action="store_true", help="with --clean: don't ask")
+    options = parser.parse_args()
+    if not options.clean and (options.keep or options.dry_run or options.yes):
+        parser.error("--keep, --dry-run and --yes go with --clean")
+    with told_in_one_line():
+        if options.clean:
+            clean(options.folders, options.keep == "best", options.dry_run, options.yes)
+        else:
+            show(options.folders, options.sort)
+
+
+def show(folders: list[Path], sort: str) -> None:
+    from rich.console import Console
+
+    from mlens.runs.listing import list_runs
+
+    runs = sorted(list_runs(folders), key=_by_rmse if sort == "rmse" else _by_time)
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console = Console(highlight=False, markup=False, emoji=False, width=PIPED)
+    console.print(_table(runs))
+    for run in runs:
+        if run.note:
+            console.print(one_line(f"{run.folder}: {run.state}: {run.note}"), soft_wrap=True)
+    finished = [run for run in runs if run.state == "finished"]
+    room = sum(run.sizes.checkpoints for run in finished)
+    console.print(
+        f"{len(finished)} of {len(runs)} runs finished; {told_bytes(sum(run.sizes.all for run in runs))}, of which "
+        f"{told_bytes(room)} are checkpoints of finished runs (--clean --dry-run says which could go)",
+        soft_wrap=True,
+    )
+
+
+def _by_time(run: Listed) -> tuple:
+    return run.written, str(run.folder)
+
+
+def _by_rmse(run: Listed) -> tuple:
+    return run.test is None, run.test or 0.0, str(run.folder)
+
+
+def _table(runs: list[Listed]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    # Where it is narrow, words are folded, and numbers stay whole.
+    for name in ("folder", "state", "history", "data", "model"):
+        table.add_column(name, overflow="fold", no_wrap=name == "state")
+    for name in ("seed", "step", "val\nRMSE", "test\nRMSE", "minutes", "check-\npoints", "model\nsize", "all"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("fingerprint", overflow="fold")
+    for run in runs:
+        words = (str(run.folder), run.state, run.history, run.data, run.model)
+        numbers = (
+            *("" if value is None else f"{value:,}" for value in (run.seed, run.step)),
+            *("" if value is None else f"{value:.4f}" for value in (run.val, run.test)),
+            "" if run.minutes is None else f"{run.minutes:.1f}",
+            *(told_bytes(size) for size in (run.sizes.checkpoints, run.sizes.model, run.sizes.all)),
+        )
+        cells = [Text(one_line(cell)) for cell in (*words, *numbers, run.fingerprint)]
+        table.add_row(*cells, style=STYLES.get(run.state, "yellow"))
+    return table
+
+
+def told_bytes(size: float) -> str:
+    """
+    >>> told_bytes(0), told_bytes(999), told_bytes(1_234_567)
+    ('0 B', '999 B', '1.2 MB')
+    """
+    for unit in UNITS:
+        if size < 1000 or unit == UNITS[-1]:
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+
+
+def clean(folders: list[Path], keep_best: bool, dry_run: bool, yes: bool) -> None:
+    """Say what would go, ask, and remove it. Raises UserError where nobody can be asked."""
+    from mlens.runs.clean import find_removable, remove
+    from mlens.runs.listing import FINISHED, list_runs
+
+    going = []
+    for listed in sorted(list_runs(folders), key=lambda listed: listed.folder):
+        if listed.state != FINISHED:
+            if listed.sizes.checkpoints:
+                say(f"{listed.folder}: stays, the run is {listed.state}")
+            continue
+        try:
+            found = find_removable(listed.folder, keep_best)
+        except UserError as error:
+            say(f"{listed.folder}: stays: {error}")
+            continue
+        for told in found.stays:
+            say(f"stays: {told}")
+        if found.checkpoints:
+            names = ", ".join(path.name for path in reversed(found.checkpoints))
+            say(f"{listed.folder}: {names}: {told_bytes(found.bytes)}")
+            going.append(found)
+    total = sum(found.bytes for found in going)
+    number = sum(len(found.checkpoints) for found in going)
+    say(f"checkpoints that can go: {number} of {len(going)} finished runs, {told_bytes(total)}")
+    if dry_run or not going:
+        say("nothing was removed")
+        return
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UserError("nothing was removed: --yes removes without asking, --dry-run only says what would go")
+        if input("These runs couldn't be trained longer then. Remove the checkpoints? [y/N] ").strip().lower() != "y":
+            say("nothing was removed")
+            return
+    removed = 0
+    for found in going:
+        try:
+            for _, size in remove(found.run, keep_best):
+                removed += size
+        except UserError as error:
+            say(f"{found.run}: stays: {error}")
+    say(f"removed {told_bytes(removed)}")
+
+
+def say(line: str) -> None:
+    """Folder names are text: no control characters."""
+    print(one_line(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()

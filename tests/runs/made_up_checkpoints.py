@@ -1,0 +1,30 @@
+"""Folders that look like a run's checkpoints: files of a few bytes, and true manifests."""
+
+import json
+from pathlib import Path
+
+from mlens.engine.manifest import MANIFEST, Saved, checkpoint_name, digest_of
+
+
+def make_checkpoint(checkpoints: Path, step: int, needs: int | None = None, size: int = 100) -> Path:
+    """With two files of `size` bytes each."""
+    folder = checkpoints / checkpoint_name(step)
+    folder.mkdir(parents=True)
+    for name in ("model.pt", "optimizer.pt"):
+        (folder / name).write_bytes(b"x" * size)
+    saved = Saved(step, needs, 1, {"progress": {"step": step}}, {"model.pt": [size, ""], "optimizer.pt": [size, ""]})
+    (folder / MANIFEST).write_text(json.dumps({"digest": digest_of(saved), **vars(saved)}))
+    return folder
+
+
+def finish(run: Path, *steps: int, best: int | None = None) -> Path:
+    """Give the made-up finished `run` a model, and checkpoints of these steps with their links."""
+    (run / "model").mkdir()
+    (run / "model" / "model.safetensors").write_bytes(b"weights")
+    for step in steps:
+        # As a run knows it then: before the best of all, the checkpoint itself is the best so far.
+        make_checkpoint(run / "checkpoints", step, best if best is None else min(best, step))
+    for name, step in (("last", steps[-1]), ("best", best)):
+        if step is not None:
+            (run / "checkpoints" / name).symlink_to(checkpoint_name(step))
+    return run
