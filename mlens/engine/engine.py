@@ -15,8 +15,9 @@ from transformers.modeling_utils import PreTrainedModel
 
 from mlens.engine.checkpoint_files import make_universal, tensors_only
 from mlens.engine.ranks import Ranks
-from mlens.engine.settings import DeepSpeed, Optimizer
+from mlens.engine.settings import DeepSpeed, Optimizer, checkpoint_bytes
 from mlens.errors import RunFailed, UserError, first_line
+from mlens.model.adapters import without_adapters
 from mlens.model.load import Holding
 from mlens.model.scores import placed, row_scores
 from mlens.packing.row import Row
@@ -79,11 +80,9 @@ class Engine:
 
     @property
     def checkpoint_bytes(self) -> int:
-        """About how large a checkpoint is, at most: parameters, and for those that are trained a float32 copy and the
-        optimizer's two moments."""
-        parameters = list(self._engine.module.parameters())
-        sizes = [(getattr(p, "ds_numel", p.numel()), p.element_size(), p.requires_grad) for p in parameters]
-        return sum(numel * (size + 12 * trained) for numel, size, trained in sizes)
+        """About how large a checkpoint is, at most."""
+        sizes = [(getattr(p, "ds_numel", p.numel()), p) for p in self._engine.module.parameters()]
+        return sum(checkpoint_bytes(n, n if p.requires_grad else 0, p.element_size()) for n, p in sizes)
 
     def save(self, folder: Path, tag: str) -> None:
         """Write parameters and optimizer into `folder/tag`, each rank its part."""
@@ -120,14 +119,17 @@ class Engine:
         if loaded is None:
             raise RunFailed(f"{folder / tag} can't be loaded: it is not whole")
 
-    def export(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Write the model (an adapter alone with LoRA) and its tokenizer in Hugging Face format, beside and renamed."""
+    def export(self, folder: Path, tokenizer: PreTrainedTokenizerBase, merge: bool = False) -> None:
+        """Write the model (an adapter alone with LoRA, or with `merge` the whole model with it added) and its tokenizer
+        in Hugging Face format, beside and renamed."""
         model: PreTrainedModel = self._engine.module
         if self._engine.zero_optimization_stage() == 3:
             state = self._engine._zero3_consolidated_16bit_state_dict()
         else:
             state = model.state_dict()
         if self.ranks.main:
+            if merge:
+                model, state = without_adapters(model, state)
             beside = folder.with_name(f"{folder.name}.new")
             shutil.rmtree(beside, ignore_errors=True)
             model.save_pretrained(beside, state_dict=state)
@@ -178,16 +180,20 @@ def make_engine(model: PreTrainedModel, ranks: Ranks, optimizer: Optimizer, dtyp
         "steps_per_print": 10**9,
         "optimizer": _optimizer_node(optimizer, offloaded),
     }
+    trained = [p for p in model.parameters() if p.requires_grad]
     if optimizer.name == "muon":
+        if any(len(getattr(p, "ds_shape", p.shape)) > 2 for p in trained):
+            raise UserError(
+                "trainer.optimizer=muon is for matrices, and this model holds its experts several to a parameter: "
+                "choose trainer.optimizer=adamw"
+            )
         if zero["stage"] == 3:
             zero["reduce_scatter"] = False  # Muon needs whole gradients
         compiled = any(module._compiled_call_impl is not None for module in model.modules())
         if ranks.device.type == "cpu" and not compiled:
             # Compiling its iteration takes longer than it saves on a CPU, and needs a compiler.
             torch._dynamo.config.disable = True
-    engine, *_ = deepspeed.initialize(
-        model=model, model_parameters=[p for p in model.parameters() if p.requires_grad], config=config
-    )
+    engine, *_ = deepspeed.initialize(model=model, model_parameters=trained, config=config)
     return Engine(engine, ranks, autocast=dtype == "bfloat16" and not config["bf16"]["enabled"])
 
 

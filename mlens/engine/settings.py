@@ -63,6 +63,12 @@ class DeepSpeed:
         return _without_nulls(asdict(self))
 
 
+def checkpoint_bytes(numbers: int, trained: int, size: int) -> int:
+    """About how large a checkpoint is, at most: parameters of `size` bytes each, and for those that are trained a
+    float32 copy and the optimizer's two moments."""
+    return numbers * size + 12 * trained
+
+
 def _without_nulls(node: dict) -> dict:
     return {
         key: _without_nulls(value) if isinstance(value, dict) else value

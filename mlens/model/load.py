@@ -19,6 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from mlens.data.table import RatingTable
 from mlens.errors import UserError
+from mlens.model.adapters import with_adapters
 from mlens.model.attention import ROW_ATTENTION
 from mlens.model.flex import FLEX_ATTENTION
 from mlens.model.settings import ROWS, Lora, NoPeft, PretrainedModel, TinyModel
@@ -102,6 +103,8 @@ def build_model(
                     where, dtype=dtype, attn_implementation=attention, use_safetensors=True, **options
                 )
         except BROKEN as error:
+            if error.args == (rows,):  # looked up in a table of the model's own attentions
+                raise _cannot_take_rows(where) from error
             raise _cannot_load("model", where, error) from error
         most = getattr(model.config, "max_position_embeddings", longest)
         if most < longest:
@@ -109,9 +112,7 @@ def build_model(
     if attention == FLEX_ATTENTION and getattr(model.config, "head_dim", 16) < 16:
         raise UserError(f"FlexAttention needs heads of at least 16: this model's have {model.config.head_dim}")
     if attention == rows and not getattr(model, "_supports_attention_backend", False):
-        raise UserError(
-            f"{type(model).__name__} can't use packed rows: choose packing=reference model.attention=sdpa instead"
-        )
+        raise _cannot_take_rows(type(model).__name__)
     model = in_training_form(model, settings.gradient_checkpointing)
     if settings.compile:
         # Layer by layer: one compilation serves them all, for rows of any length.
@@ -148,17 +149,21 @@ def load_trained(
 
     Raises UserError where they can't be loaded.
     """
-    model, peft, longest = settings.model, settings.peft, settings.prompt.max_tokens
+    model, longest = settings.model, settings.prompt.max_tokens
+    adapter_alone = isinstance(settings.peft, Lora) and not settings.peft.merge
     tokenizer = load_exported_tokenizer(folder)
     if isinstance(model, TinyModel):
-        if isinstance(peft, Lora) and model.base.lines:
-            raise UserError(f"{folder} holds an adapter alone, and the base model that it changes isn't kept with it")
-        weights = None if isinstance(peft, Lora) else folder
+        if adapter_alone and model.base.lines:
+            raise UserError(
+                f"{folder} holds an adapter alone, and the base model that it changes isn't kept with it: train with "
+                "peft.merge=true"
+            )
+        weights = None if adapter_alone else folder
         built = build_model(model, NoPeft(), tokenizer, longest, settings.seed, holding, weights)
     else:
-        own = model if isinstance(peft, Lora) else replace(model, path=str(folder))
+        own = model if adapter_alone else replace(model, path=str(folder))
         built = build_model(own, NoPeft(), tokenizer, longest, settings.seed, holding)
-    if isinstance(peft, Lora):
+    if adapter_alone:
         from peft import PeftModel
 
         if not (folder / "adapter_model.safetensors").is_file():
@@ -205,25 +210,6 @@ def _spread(config: dict | None) -> Iterator[None]:
             unset_hf_deepspeed_config()
 
 
-def with_adapters(model: PreTrainedModel, peft: Lora, checkpointing: bool, seed: int) -> PeftModel:
-    """The model with fresh adapters, drawn by `seed`, which alone are trained."""
-    from peft import LoraConfig, get_peft_model
-
-    if checkpointing:
-        # Else the recomputed blocks see inputs without a gradient, and the adapters get none.
-        model.enable_input_require_grads()
-    config = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=peft.r,
-        lora_alpha=peft.alpha,
-        lora_dropout=peft.dropout,
-        target_modules="all-linear" if peft.target_modules == ["all-linear"] else peft.target_modules,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return get_peft_model(model, config)
-
-
 def _source(settings: PretrainedModel) -> tuple[str, dict]:
     if settings.path is not None:
         return str(Path(settings.path).expanduser()), {"trust_remote_code": settings.trust_remote_code}
@@ -238,6 +224,10 @@ def _require_safetensors(settings: PretrainedModel) -> None:
             f"model.path={settings.path} holds no weights as .safetensors, and other formats can run code when they "
             "are read: save the model again with save_pretrained"
         )
+
+
+def _cannot_take_rows(what: str) -> UserError:
+    return UserError(f"{what} can't use packed rows: choose packing=reference model.attention=sdpa (or eager) instead")
 
 
 def _cannot_load(what: str, where: str, error: Exception) -> UserError:

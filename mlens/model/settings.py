@@ -117,12 +117,14 @@ class NoPeft:
 @dataclass(frozen=True)
 class Lora:
     """peft=lora: low-rank adapters (Hu et al., "LoRA", ICLR 2022) of rank r, scaled by alpha / r, on `target_modules`
-    (module names; `all-linear` alone stands for all linear layers but the output)."""
+    (module names; `all-linear` alone stands for all linear layers but the output; experts and their router are none).
+    merge: leave the whole model with the adapters added to it in model/, instead of the adapters alone."""
 
     r: int = 16
     alpha: int = 32
     dropout: float = 0.0
     target_modules: list[str] = field(default_factory=lambda: ["all-linear"])
+    merge: bool = False
 
     def __post_init__(self) -> None:
         if self.r < 1 or self.alpha < 1:

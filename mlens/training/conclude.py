@@ -17,6 +17,7 @@ from mlens.evaluation.baselines import measure_baselines
 from mlens.evaluation.evaluate import Evaluated, by_activity
 from mlens.evaluation.prompts import kept_prompts
 from mlens.files import write_beside, write_json
+from mlens.model.settings import Lora
 from mlens.training.loop import Training
 from mlens.training.report import print_table, versions
 
@@ -35,7 +36,8 @@ def conclude(
     engine, folder, journal, progress = training.engine, training.folder, training.journal, training.progress
     with ending_together(engine.ranks) as training.ending:
         training.take_best()
-        engine.export(folder.model, tokenizer)
+        peft = training.settings.peft
+        engine.export(folder.model, tokenizer, merge=isinstance(peft, Lora) and peft.merge)
         started = time.perf_counter()
         evaluated = {name: _evaluate(training, name) for name in training.datasets if name != "train"}
     seconds = {"training": progress.seconds, "evaluation": time.perf_counter() - started}

@@ -1,0 +1,80 @@
+"""Low-rank adapters: put on a model, and added to its weights where one wants a model without them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers.modeling_utils import PreTrainedModel
+
+from mlens.errors import UserError
+from mlens.model.settings import Lora
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+# What peft puts before and into the names of a model's parameters; its adapter is named "default".
+PREFIX, BASE, A, B = "base_model.model.", ".base_layer.", ".lora_A.default.", ".lora_B.default."
+
+
+def with_adapters(model: PreTrainedModel, peft: Lora, checkpointing: bool, seed: int) -> PeftModel:
+    """The model with fresh adapters drawn from `seed`, which alone are trained. Raises UserError where they couldn't be
+    merged as `peft` asks for."""
+    from peft import LoraConfig, get_peft_model
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    if checkpointing:
+        # Else the recomputed blocks see inputs without a gradient, and the adapters get none.
+        model.enable_input_require_grads()
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=peft.r,
+        lora_alpha=peft.alpha,
+        lora_dropout=peft.dropout,
+        target_modules=_targets(model) if peft.target_modules == ["all-linear"] else peft.target_modules,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        adapted = get_peft_model(model, config)
+    output = adapted.get_output_embeddings()
+    layers = [module for module in adapted.modules() if isinstance(module, BaseTunerLayer)]
+    linear = all(isinstance(layer.get_base_layer(), torch.nn.Linear) and layer is not output for layer in layers)
+    if peft.merge and not linear:
+        raise UserError(
+            "peft.merge=true is for inner linear layers alone (embeddings and output may be one tensor): leave others "
+            f"out of peft.target_modules={peft.target_modules}"
+        )
+    return adapted
+
+
+def _targets(model: PreTrainedModel) -> str | list[str]:
+    """What `all-linear` is to peft. In a model of experts it would adapt them and their router too, by adding to whole
+    weights in every pass, which needs room for all experts and fails where ZeRO-3 holds them in parts: there, the names
+    of linear layers."""
+    if all(len(getattr(p, "ds_shape", p.shape)) <= 2 for p in model.parameters()):
+        return "all-linear"
+    output = model.get_output_embeddings()
+    linear = {
+        name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and module is not output
+    }
+    return sorted({name.rpartition(".")[2] for name in linear})
+
+
+def without_adapters(model: Any, state: dict[str, torch.Tensor]) -> tuple[PreTrainedModel, dict]:
+    """Of a PeftModel: the model under the adapters, and the state that it has with them added to its weights."""
+    adapter = model.peft_config["default"]
+    return model.get_base_model(), merged(state, adapter.lora_alpha / adapter.r)
+
+
+def merged(state: dict[str, torch.Tensor], scale: float) -> dict[str, torch.Tensor]:
+    """The state of a model with adapters as that of one without, which computes the same: W + scale B A in the place
+    of W, summed in float32 and held as W was."""
+    plain = {}
+    for name, tensor in state.items():
+        if A in name or B in name:
+            continue
+        if BASE in name and name.endswith("weight"):
+            down, up = (state[name.replace(BASE, part)] for part in (A, B))
+            tensor = (tensor.float() + scale * up.float() @ down.float()).to(tensor.dtype)
+        plain[name.removeprefix(PREFIX).replace(BASE, ".")] = tensor
+    return plain
