@@ -116,8 +116,12 @@ def answer_lengths(dataset: RatingDataset) -> np.ndarray:
 
 def plan_scoring(dataset: RatingDataset, collator: Collator, rank: int, world: int) -> list[tuple[np.ndarray, ...]]:
     """The rows of `rank`, each a tuple of trees, that together with the other ranks' score every target once."""
-    chains = int((answer_lengths(dataset) - 1).sum())
-    return collator.deal(dataset.shapes(np.arange(len(dataset))).longer_by(chains), world)[rank]
+    return collator.deal(scoring_shapes(dataset, np.arange(len(dataset))), world)[rank]
+
+
+def scoring_shapes(dataset: RatingDataset, targets: np.ndarray) -> Shapes:
+    """What scoring reads of these targets: a prompt and every legal answer without its end token."""
+    return dataset.shapes(targets).longer_by(int((answer_lengths(dataset) - 1).sum()))
 
 
 class RowLoader(Dataset):

@@ -1,0 +1,68 @@
+"""python -m mlens.show [RUN] user=ID [t=N | movie=ID] [stage=…] OVERRIDES…: what the model sees of one target."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mlens.errors import UserError, told_in_one_line
+
+OWN = ("user", "t", "movie", "stage")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m mlens.show",
+        usage="%(prog)s [RUN] user=ID [t=N | movie=ID] [stage=train|val|test] [OVERRIDE ...] [--all]",
+        description="Show what the model sees of one rating that it is to predict: which earlier ratings were chosen, "
+        "trimmed or hidden and why, the prompt, its token ids, and the row it lands in. No model is loaded.",
+        epilog="example: python -m mlens.show user=1 data=ml_latest_small data.path=DIR history=fixed_count    "
+        "user, movie: ids as in the data; t: the place among the user's ratings in time order, from 0 (as in "
+        "predictions/*.parquet); without t and movie: the user's last target. With RUN, the folder of a finished run: "
+        "its config, tokenizer, and what it predicted.",
+    )
+    parser.add_argument(
+        "words", nargs="+", metavar="WORD", help="RUN, user=, t=, movie=, stage=, and overrides of train.py"
+    )
+    parser.add_argument("--all", action="store_true", help="every rating of the user and every piece of the prompt")
+    options = parser.parse_args()
+    with told_in_one_line():
+        show(options.words, options.all)
+
+
+def show(words: list[str], everything: bool = False) -> None:
+    """Print the page. Raises UserError where the words ask for what there isn't."""
+    asked, run, overrides = read_words(words)
+
+    from rich.console import Console
+
+    from mlens.compose import compose_config, run_config
+    from mlens.config import PATHS
+    from mlens.show.find import Asked
+    from mlens.show.look import look_at, open_inside
+    from mlens.show.page import print_look
+
+    config = compose_config(overrides) if run is None else run_config(run, overrides, PATHS)
+    with Console(stderr=True).status("reading the data, planning the row …"):
+        inside = open_inside(config, run)
+        look = look_at(inside, Asked(**asked))
+    print_look(inside, look, everything)
+
+
+def read_words(words: list[str]) -> tuple[dict, Path | None, list[str]]:
+    """What was asked for, the run's folder, and the overrides."""
+    pairs = {key: value for key, _, value in (word.partition("=") for word in words if "=" in word) if key in OWN}
+    rest = [word for word in words if word.partition("=")[0] not in OWN]
+    folders = [word for word in rest if "=" not in word and not word.startswith("~")]
+    if len(folders) > 1:
+        raise UserError(f"{folders[1]} is no KEY=VALUE, and the run's folder is {folders[0]} already")
+    if not pairs.get("user"):
+        raise UserError("whose rating? Give user=ID, an id as in the data (data=sample: user=1001)")
+    if "t" in pairs and not pairs["t"].isdecimal():
+        raise UserError(f"t={pairs['t']} must be a place among the user's ratings, counted from 0")
+    asked = pairs | ({"t": int(pairs["t"])} if "t" in pairs else {})
+    return asked, Path(folders[0]) if folders else None, [word for word in rest if word not in folders]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,296 @@
+"""A look as a page for the terminal. Titles, tags and profiles are text there: no markup, no control characters."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from itertools import pairwise
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mlens.comparison.runs import strategy_label
+from mlens.config import resolved
+from mlens.data.split import STAGES, TRAIN
+from mlens.errors import printable
+from mlens.history.random import PerTarget, PerUser
+from mlens.history.window import Windows
+from mlens.show.fates import CHOSEN, DROPPED, HIDDEN, NOT_CHOSEN, TARGET, Fate, counts
+from mlens.show.find import told_time
+from mlens.show.landing import Landing, Stretch
+from mlens.show.look import Inside, Look
+from mlens.show.pieces import Piece
+from mlens.show.prediction import Prediction
+
+STYLES = {CHOSEN: "green", DROPPED: "yellow", NOT_CHOSEN: "dim", HIDDEN: "red", TARGET: "bold cyan"}
+MEANINGS = {
+    CHOSEN: "in the prompt",
+    DROPPED: "the strategy wants it, the budget has no room for it",
+    NOT_CHOSEN: "may be seen, the strategy doesn't want it",
+    HIDDEN: "must not be seen",
+}
+# Of a long list: its first, those around what matters, and its last; and how many changes of kind.
+FIRST, BEFORE, AFTER, CHANGES = 3, 12, 3, 4
+# The width of a page that isn't on a terminal, and of the drawings.
+PIPED, DRAWN = 120, 100
+OWN, SEEN, UNSEEN, OTHER = "█", "▓", "░", "·"
+
+
+def print_look(inside: Inside, look: Look, everything: bool = False) -> None:
+    """On stdout; with `everything` long lists in full."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console = Console(highlight=False, markup=False, emoji=False, width=PIPED)
+
+    def section(number: int, title: str) -> None:
+        console.print()
+        console.print(Text(f"{number}  {title}", "bold"))
+
+    section(1, "The rating to predict")
+    console.print(_target(inside, look))
+    section(2, "What became of this user's ratings")
+    for line in _told_history(inside, look):
+        console.print(Text(line), soft_wrap=True)
+    console.print(_history(inside, look, everything))
+    section(3, "The prompt, as the model reads it")
+    for line in look.text.split("\n"):
+        console.print(Text(f"│ {printable(line)}"), soft_wrap=True)
+    section(4, "The same as token ids, piece by piece")
+    console.print(_pieces(look, everything))
+    console.print(Text(_length(look)), soft_wrap=True)
+    section(5, "The row it lands in")
+    for line in _row(look.landing, len(look.dataset)):
+        console.print(Text(line), soft_wrap=True)
+    console.print(_stretches(look))
+    if look.prediction is not None:
+        section(6, "What this run predicted")
+        console.print(_prediction(look.prediction))
+        console.print(Text(_told_prediction(inside, look.prediction)), soft_wrap=True)
+
+
+def _target(inside: Inside, look: Look) -> Table:
+    table, target = look.dataset.table, look.target
+    user, movie = int(table.user[target]), int(table.movie[target])
+    first, stop = (int(table.user_offsets[user + at]) for at in (0, 1))
+    genres = table.movies["genres"][movie]
+    grid = Table.grid(padding=(0, 2))
+    for name, value in {
+        "user": str(table.users["id"][user]),
+        "film": f"{table.movies['title'][movie]}{f' ({genres})' if genres else ''}, id {table.movies['id'][movie]}",
+        "rating": f"{table.scale[table.rating_index[target]]}, given {told_time(int(table.timestamp[target]))} UTC",
+        "place": f"t={target - first} of the user's {stop - first} ratings in time order (from 0)",
+        "stage": f"{look.dataset.stage.name}: {look.why}",
+        "run": "none: these settings" if inside.run is None else str(inside.run),
+    }.items():
+        grid.add_row(Text(name, "dim"), Text(printable(value)))
+    return grid
+
+
+def _told_history(inside: Inside, look: Look) -> Iterator[str]:
+    """The counts, and what the strategy and the budget did."""
+    found, dataset, style = counts(look.fates), look.dataset, inside.settings.prompt
+    visible = found[CHOSEN] + found[DROPPED] + found[NOT_CHOSEN]
+    strategy = strategy_label(resolved(inside.config)["history"])
+    if not inside.settings.ablation.history:
+        strategy += " (not used: the ablation shows no history)"
+    yield printable(
+        f"Of {len(look.fates) - 1} other ratings it may see {visible}; history={strategy} wants "
+        f"{found[CHOSEN] + found[DROPPED]} of these; {found[CHOSEN]} fit and are shown."
+    )
+    if found[DROPPED]:
+        room = f"prompt.max_tokens={style.max_tokens}"
+        room += "" if style.history_tokens is None else f", prompt.history_tokens={style.history_tokens}"
+        yield f"Room: {room}. {_trim(look)}"
+    if isinstance(dataset.selection, PerTarget | PerUser):
+        redrawn = dataset.stage.name == STAGES[TRAIN] and inside.settings.history.redraw == "epoch"
+        yield "Drawn by " + ("the seed, anew in each epoch: this is epoch 0." if redrawn else "the seed, once.")
+
+
+def _trim(look: Look) -> str:
+    selection, trim = look.dataset.selection, look.dataset.renderer.style.trim
+    if isinstance(selection, PerTarget):
+        return "The ratings drawn last are dropped, so that the rest is still a random choice."
+    if isinstance(selection, PerUser):
+        return "The share is halved until the rest fits, and stays so for this user's later targets."
+    if isinstance(selection, Windows) and trim == "strided":
+        return (
+            "When the window is full, its start jumps ahead until half of the room is free, and stays there for the "
+            "next targets: they can share the work (prompt.trim=strided)."
+        )
+    return "The oldest are dropped." if isinstance(selection, Windows) else ""
+
+
+def _history(inside: Inside, look: Look, everything: bool) -> Table:
+    table, fates = look.dataset.table, look.fates
+    listing = Table("t", "given (UTC)", "rating", "stage", "film", "", box=box.SIMPLE_HEAD, pad_edge=False)
+    listing.columns[0].justify = "right"
+    listing.columns[4].overflow = "ellipsis"
+    listing.columns[4].no_wrap = listing.columns[1].no_wrap = True
+    target = next(at for at, fate in enumerate(fates) if fate.kind == TARGET)
+    changes = [at for at, (one, other) in enumerate(pairwise(fates), 1) if one.kind != other.kind]
+    around = [near for at in changes if len(changes) <= CHANGES for near in (at - 1, at)]
+    kept = {*range(FIRST), *range(target - BEFORE, target + AFTER + 1), *around, *range(len(fates) - 1, len(fates))}
+    for stretch in _excerpt(len(fates), set(range(len(fates))) if everything else kept):
+        if len(stretch) > 1:
+            told = [f"{n} {kind}" for kind, n in counts([fates[at] for at in stretch]).items() if n]
+            listing.add_row("…", "", "", "", "", Text(f"{len(stretch)} more: {', '.join(told)}", "dim"))
+            continue
+        fate = fates[stretch[0]]
+        listing.add_row(
+            str(fate.place),
+            told_time(int(table.timestamp[fate.rating])),
+            str(table.scale[table.rating_index[fate.rating]]),
+            fate.role,
+            Text(printable(table.movies["title"][int(table.movie[fate.rating])])),
+            Text(_told(fate)),
+            style=STYLES[fate.kind],
+        )
+    listing.caption = ", ".join(f"{kind}: {MEANINGS[kind]}" for kind, n in counts(fates).items() if n)
+    listing.caption_justify = "left"
+    return listing
+
+
+def _told(fate: Fate) -> str:
+    if fate.kind == CHOSEN:
+        return f"chosen: line {fate.line}"
+    return f"{fate.kind}: {fate.why}" if fate.why else fate.kind
+
+
+def _excerpt(n: int, kept: set[int]) -> Iterator[range]:
+    """0 to n - 1 in order: each of `kept` alone, and what lies between them (each alone where there are few).
+
+    >>> list(_excerpt(9, {0, 7, 8}))
+    [range(0, 1), range(1, 7), range(7, 8), range(8, 9)]
+    """
+    at = 0
+    while at < n:
+        stop = next((end for end in range(at, n) if end in kept), n)
+        if stop - at > 2:
+            yield range(at, stop)
+        else:
+            yield from (range(one, one + 1) for one in range(at, stop))
+        if stop < n:
+            yield range(stop, stop + 1)
+        at = stop + 1
+
+
+def _pieces(look: Look, everything: bool) -> Table:
+    listing = Table(
+        "piece", "tokens", "text (↵ line break, ␣ blank at an end)", "ids", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    listing.columns[1].justify, listing.columns[2].overflow = "right", "fold"
+    pieces = look.pieces
+    kept = {*range(3 + 2 * FIRST), *range(len(pieces) - 8, len(pieces))}
+    for stretch in _excerpt(len(pieces), set(range(len(pieces))) if everything else kept):
+        if len(stretch) > 1:
+            tokens = sum(len(pieces[at].ids) for at in stretch)
+            listing.add_row(Text(f"… {len(stretch)} more", "dim"), str(tokens), "", "")
+            continue
+        piece = pieces[stretch[0]]
+        ids = Text(" ".join(map(str, piece.ids)), "dim")
+        listing.add_row(piece.part, str(len(piece.ids)), Text(_visible(piece), "green"), ids)
+    return listing
+
+
+def _visible(piece: Piece) -> str:
+    text = piece.text
+    blanks = len(text) - len(text.lstrip(" ")), len(text) - len(text.rstrip(" ")) if text.strip(" ") else 0
+    text = "␣" * blanks[0] + text.strip(" ") + "␣" * blanks[1]
+    return printable(text.replace("\n", "↵"))
+
+
+def _length(look: Look) -> str:
+    prompt, answer = sum(len(piece.ids) for piece in look.pieces[:-1]), len(look.pieces[-1].ids)
+    most = look.dataset.renderer.style.max_tokens
+    return f"{prompt} tokens of prompt + {answer} of the answer = {prompt + answer} (prompt.max_tokens={most})"
+
+
+def _row(landing: Landing, targets: int) -> Iterator[str]:
+    where = f"row {landing.row} of {landing.rows} (from 0)"
+    if landing.step is None:
+        alone = "" if landing.dealt == targets else f", if this user's {landing.dealt} of {targets:,} were all there is"
+        yield f"In evaluation, dealt to one process: {where}{alone}."
+    else:
+        yield f"In training, epoch 0, dealt to one process: step {landing.step} of {landing.steps:,}, {where}."
+    yield f"The row has {landing.tokens:,} tokens: {landing.targets} targets in {landing.trees} trees."
+    own = sum(stretch.stop - stretch.first for stretch in landing.stretches)
+    if landing.trunk is None:
+        yield f"This target shares nothing: each of its {own} tokens sees those before it, and no other target's."
+    else:
+        (_, seen), trunk = _seen_of_trunk(landing), landing.trunk[1] - landing.trunk[0]
+        yield (
+            f"This target is branch {landing.branch} of {landing.branches} (from 0) on a shared trunk of {trunk:,} "
+            f"tokens, of which it sees the first {seen:,}; {own} tokens are its own."
+        )
+    if landing.other_labels:
+        yield f"Besides, {landing.other_labels} tokens of ratings in the row's histories carry loss (history loss)."
+    yield ""
+    yield _drawn(landing)
+    each = max(1, round(landing.tokens / min(DRAWN, landing.tokens)))
+    signs = {OWN: "its own tokens", SEEN: "trunk it sees", UNSEEN: "trunk it doesn't see", OTHER: "other targets"}
+    legend = ", ".join(f"{sign} {meaning}" for sign, meaning in signs.items() if sign in _drawn(landing))
+    yield f"The row from left to right (a sign is about {each} token{'s' * (each > 1)}): {legend}"
+
+
+def _seen_of_trunk(landing: Landing) -> tuple[int, int]:
+    """Where the trunk begins, and how many of its tokens the target sees."""
+    assert landing.trunk is not None
+    first, stop = landing.stretches[0].sees[0]
+    return first, stop - first
+
+
+def _drawn(landing: Landing) -> str:
+    """One sign for each of some neighbouring tokens of the row."""
+    signs = [OTHER] * landing.tokens
+    if landing.trunk is not None:
+        first, seen = _seen_of_trunk(landing)
+        for at in range(*landing.trunk):
+            signs[at] = SEEN if at < first + seen else UNSEEN
+    for stretch in landing.stretches:
+        signs[stretch.first : stretch.stop] = [OWN] * (stretch.stop - stretch.first)
+    cells = min(DRAWN, landing.tokens)
+    borders = [cell * landing.tokens // cells for cell in range(cells + 1)]
+    order = (OWN, SEEN, UNSEEN, OTHER)
+    return "".join(min(signs[a:b], key=order.index) for a, b in pairwise(borders))
+
+
+def _stretches(look: Look) -> Table:
+    listing = Table("tokens of the row", "positions", "see", "predict", box=box.SIMPLE_HEAD, pad_edge=False)
+    for stretch in look.landing.stretches:
+        size = stretch.stop - stretch.first
+        predicted = [token for place, token in look.landing.labels if stretch.first <= place < stretch.stop]
+        listing.add_row(
+            f"{stretch.first}–{stretch.stop - 1}",
+            f"{stretch.position}–{stretch.position + size - 1}",
+            _sees(stretch),
+            " ".join(map(str, predicted)) + (" (its last tokens)" if predicted and size > len(predicted) else ""),
+        )
+    return listing
+
+
+def _sees(stretch: Stretch) -> str:
+    others = [f"{start}–{stop - 1}" for start, stop in stretch.sees]
+    return ", ".join([*others, f"{stretch.own} to itself"])
+
+
+def _prediction(prediction: Prediction) -> Table:
+    grid = Table.grid(padding=(0, 1))
+    most = max(prediction.probability.values())
+    for value, probability in prediction.probability.items():
+        true = value == prediction.rating
+        bar = OWN * round(40 * probability / most)
+        grid.add_row(
+            str(value),
+            f"{probability:6.1%}",
+            Text(bar, "cyan" if true else "blue"),
+            "← the true rating" if true else "",
+        )
+    return grid
+
+
+def _told_prediction(inside: Inside, prediction: Prediction) -> str:
+    draws = inside.settings.evaluation.draws
+    mean = f"; the mean of {draws} draws, of which the page shows the first" if draws > 1 else ""
+    return f"expected {prediction.expected:.2f}, most probable {prediction.argmax}, true {prediction.rating}{mean}"

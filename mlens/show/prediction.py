@@ -1,0 +1,50 @@
+"""What a finished run predicted for one target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from mlens.comparison.forms import read_predictions
+from mlens.errors import UserError
+from mlens.packing.dataset import RatingDataset, history_hash
+from mlens.training.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """probability: of every legal rating, in the order of the scale; rating: the true one."""
+
+    probability: dict[float, float]
+    expected: float
+    argmax: float
+    rating: float
+
+
+def read_prediction(run: Path, dataset: RatingDataset, i: int) -> Prediction:
+    """What the finished `run` predicted for target i of `dataset` (validation or test). Raises UserError where it has
+    no such target, or was shown another history: then these aren't its data."""
+    table, stage, target = dataset.table, dataset.stage, int(dataset.stage.targets[i])
+    user = int(table.user[target])
+    columns = {value: f"p_{value}" for value in table.scale}
+    file = RunFolder(run).predictions(stage.name)
+    frame = read_predictions(
+        file, ("user", "movie", "t", "rating", "expected", "argmax", "history_hash", *columns.values())
+    )
+    own = {
+        "user": str(table.users["id"][user]),
+        "movie": str(table.movies["id"][int(table.movie[target])]),
+        "t": str(target - int(table.user_offsets[user])),
+        "history_hash": history_hash(dataset.history(i)),
+    }
+    found = frame.filter(*(pl.col(name).cast(pl.String) == value for name, value in own.items()))
+    if len(found) != 1:
+        raise UserError(
+            f"{file} has no prediction for user {own['user']}, movie {own['movie']}, t={own['t']} after this history: "
+            "the data (or mlens) aren't what they were when the run was made"
+        )
+    row = found.row(0, named=True)
+    probability = {value: float(row[name]) for value, name in columns.items()}
+    return Prediction(probability, float(row["expected"]), float(row["argmax"]), float(row["rating"]))

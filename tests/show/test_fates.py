@@ -1,0 +1,153 @@
+"""What became of each rating: against lists that are written from the rules, for everything that a run can choose."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from cases import cases, make_case
+from hypothesis import given, settings
+from reference import make_table, naive_k, naive_visible, own_ratings
+
+from mlens.data.split import STAGES, Split
+from mlens.history.all_previous import AllPrevious
+from mlens.history.fixed_count import FixedCount
+from mlens.history.fixed_ratio import FixedRatio
+from mlens.history.none import NoHistory
+from mlens.history.random import Random
+from mlens.show.fates import CHOSEN, DROPPED, HIDDEN, NOT_CHOSEN, TARGET, counts, fates_of
+
+
+def naive_wanted(strategy, visible: list[int]) -> list[int] | None:
+    """What a strategy wants of the visible ratings, where that follows without a draw."""
+    c = len(visible)
+    if isinstance(strategy, AllPrevious):
+        return visible
+    if isinstance(strategy, NoHistory):
+        return []
+    if isinstance(strategy, FixedCount):
+        return visible[max(0, c - strategy.count) :]
+    if isinstance(strategy, FixedRatio):
+        return visible[c - naive_k(strategy.ratio, c) :]
+    return None
+
+
+@given(case=cases())
+@settings(max_examples=20)
+def test_every_rating_of_the_user_has_one_fate_and_the_right_one(case):
+    for dataset in case.datasets.values():
+        strategy = dataset.strategy if dataset.renderer.ablation.history else NoHistory()
+        for i, target in enumerate(dataset.stage.targets.tolist()):
+            table = dataset.table
+            fates = fates_of(dataset, case.roles, case.split, i)
+            own = own_ratings(table, table.user[target])
+            assert [fate.rating for fate in fates] == own
+            assert [fate.place for fate in fates] == list(range(len(own)))
+            assert [fate.role for fate in fates] == [STAGES[case.roles[rating]] for rating in own]
+            of = {kind: [fate.rating for fate in fates if fate.kind == kind] for kind in counts(fates)}
+            assert [fate.rating for fate in fates if fate.kind == TARGET] == [target]
+            assert of[CHOSEN] == dataset[i].history.tolist()
+            assert [fate.line for fate in fates if fate.kind == CHOSEN] == list(range(1, 1 + len(of[CHOSEN])))
+            assert len(of[DROPPED]) == dataset[i].dropped
+            visible = naive_visible(table, case.roles, target, case.split.eval_history, case.split.ties)
+            assert sorted([*of[CHOSEN], *of[DROPPED], *of[NOT_CHOSEN]]) == visible
+            assert all(fate.why for fate in fates if fate.kind == HIDDEN)
+            wanted = naive_wanted(strategy, visible)
+            if wanted is not None:
+                assert sorted([*of[CHOSEN], *of[DROPPED]]) == wanted
+            elif strategy.draw == "per_target":
+                assert len(of[CHOSEN]) + len(of[DROPPED]) == naive_k(strategy.ratio, len(visible))
+
+
+# t = 0 to 9, a rating a second, but 6 and 7 in one; two tests (8, 9), two validations (6, 7).
+USER = [(m, 0.5 + m / 2, 100 + m - (m == 7)) for m in range(10)]
+SPLIT = Split("temporal", val_ratio=0.2, test_ratio=0.2)
+
+
+def told(strategy, stage, place, split=SPLIT, users=(USER,), **fields):
+    """The kinds of the first user's ratings for the target at `place`, a letter each; and why some are hidden."""
+    case = make_case(make_table([list(user) for user in users]), strategy, split=split, **fields)
+    dataset = case.datasets[stage]
+    i = dataset.stage.targets.tolist().index(place)
+    letters = {TARGET: "T", CHOSEN: "c", DROPPED: "d", NOT_CHOSEN: "n", HIDDEN: "h"}
+    fates = fates_of(dataset, case.roles, split, i)
+    return "".join(letters[fate.kind] for fate in fates), {fate.place: fate.why for fate in fates if fate.why}
+
+
+LATER = "later than the target"
+
+
+@pytest.mark.parametrize(
+    ("strategy", "stage", "place", "kinds"),
+    [
+        (AllPrevious(), "train", 4, "ccccThhhhh"),
+        (AllPrevious(), "val", 7, "cccccccThh"),
+        (AllPrevious(), "test", 9, "cccccccccT"),
+        (NoHistory(), "test", 9, "nnnnnnnnnT"),
+        (FixedCount(3), "test", 8, "nnnnncccTh"),
+        (FixedRatio(0.5), "test", 9, "nnnnnccccT"),
+        (FixedRatio(1.0), "train", 0, "Thhhhhhhhh"),
+    ],
+)
+def test_each_strategy_where_everything_fits(strategy, stage, place, kinds):
+    assert told(strategy, stage, place)[0] == kinds
+
+
+def test_a_random_half_is_a_half_and_stays_the_same():
+    kinds, _ = told(Random(0.5), "test", 9)
+    assert Counter(kinds) == {"c": 4, "n": 5, "T": 1} and told(Random(0.5), "test", 9)[0] == kinds
+
+
+@pytest.mark.parametrize("trim", ["exact", "strided"])
+def test_what_the_budget_has_no_room_for_is_dropped_from_the_right_end(trim):
+    """A history line of these films is of at least 8 tokens, its heading of some."""
+    roomy, _ = told(FixedCount(8), "test", 9, trim=trim)
+    tight, _ = told(FixedCount(8), "test", 9, trim=trim, room=90)
+    assert roomy == "nccccccccT"
+    shown = tight.count("c")
+    assert 0 < shown < 8 and tight == "n" + "d" * (8 - shown) + "c" * shown + "T"
+
+
+def test_a_strided_window_drops_what_an_exact_one_still_shows():
+    exact, strided = (told(AllPrevious(), "test", 9, trim=trim, room=90)[0] for trim in ("exact", "strided"))
+    assert exact.count("c") > strided.count("c") > 0
+
+
+def test_a_full_random_history_loses_the_end_of_its_draw():
+    roomy, _ = told(Random(1.0), "test", 9)
+    tight, _ = told(Random(1.0), "test", 9, room=90)
+    assert roomy == "cccccccccT" and set(tight) == {"c", "d", "T"}
+    # A random one, not the newest: with this seed and these ids an older one stays while a newer one goes.
+    assert "cd" in tight
+
+
+def test_reasons_why_ratings_are_hidden():
+    assert told(AllPrevious(), "train", 5)[1] == dict.fromkeys(range(6, 10), LATER)
+    assert told(AllPrevious(), "val", 6)[1] == {
+        7: "later in the same second, in the data's order",
+        8: LATER,
+        9: LATER,
+    }
+    strict = Split("temporal", val_ratio=0.2, test_ratio=0.2, ties="strict")
+    kinds, why = told(AllPrevious(), "val", 7, strict)
+    assert kinds == "cccccchThh" and why[6] == "the target's own second (split.ties=strict)"
+
+
+def test_held_out_ratings_are_hidden_by_name():
+    train_only = Split("temporal", val_ratio=0.2, test_ratio=0.2, eval_history="train")
+    kinds, why = told(AllPrevious(), "test", 9, train_only)
+    assert kinds == "cccccchhhT"
+    assert why[6] == "a val rating (split.eval_history=train)" and why[8] == "a test rating (split.eval_history=train)"
+
+
+def test_a_random_split_hides_held_out_ratings_between_training_ones():
+    split = Split("random", val_ratio=0.2, test_ratio=0.2)
+    case = make_case(make_table([USER]), AllPrevious(), split=split)
+    dataset = case.datasets["train"]
+    last = len(dataset) - 1
+    fates = fates_of(dataset, case.roles, split, last)
+    target = int(dataset.stage.targets[last])
+    between = [fate for fate in fates if fate.place < target and fate.role != "train"]
+    assert between, "this seed draws a held-out rating before the last training one"
+    for fate in between:
+        assert (fate.kind, fate.why) == (HIDDEN, f"held out: a train target sees no {fate.role} rating")
+    assert np.array_equal([f.rating for f in fates if f.kind == CHOSEN], np.flatnonzero(case.roles[:target] == 0))

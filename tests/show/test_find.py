@@ -1,0 +1,112 @@
+"""A target is found by the ids of the data, and what can't be found is told with what there is."""
+
+import numpy as np
+import pytest
+from reference import make_table
+
+from mlens.data.split import Split, assign_roles
+from mlens.data.stage import make_stages
+from mlens.errors import UserError
+from mlens.show.find import Asked, find_target, why_role
+
+TEN = [(m, 3.0, 100 + m) for m in range(10)]
+THREE = [(m, 3.0, 100 + m) for m in range(3)]
+AGAIN = [(0, 3.0, 0), (1, 3.0, 1), (0, 4.0, 2), (2, 3.0, 3), (3, 3.0, 4)]
+
+
+def found(asked, split=Split("temporal"), users=(TEN, THREE, AGAIN), max_users=None, **ids):  # noqa: B008
+    table = make_table([list(user) for user in users], **ids)
+    roles = assign_roles(table, split)
+    stages = make_stages(table, roles, split, max_users)
+    name, i = find_target(table, roles, split, stages, asked)
+    return name, int(stages[name].targets[i])
+
+
+@pytest.mark.parametrize(
+    ("asked", "stage", "rating"),
+    [
+        (Asked("1"), "test", 9),
+        (Asked("1", stage="val"), "val", 8),
+        (Asked("1", stage="train"), "train", 7),
+        (Asked("1", t=8), "val", 8),
+        (Asked("1", t=0), "train", 0),
+        (Asked("1", t=9, stage="test"), "test", 9),
+        (Asked("1", movie="15"), "train", 5),
+        (Asked("2"), "train", 12),
+        (Asked("3", movie="11"), "train", 14),
+    ],
+)
+def test_a_rating_is_found_by_place_film_or_stage(asked, stage, rating):
+    assert found(asked) == (stage, rating)
+
+
+def test_ids_may_be_text():
+    ids = {"user_ids": ["ann", "bob", "c=d"], "movie_ids": [f"m{m}" for m in range(10)]}
+    assert found(Asked("c=d", movie="m1"), **ids) == ("train", 14)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (Asked("9"), "user=9 isn't in the data, which have 3 users: 1, 2, 3, …"),
+        (Asked("1", t=10), "t=10: user 1 has 10 ratings, t=0–7 train, t=8 val, t=9 test"),
+        (Asked("1", t=3, stage="val"), "t=3 of user 1 is a train rating: t=0–7 train, t=8 val, t=9 test"),
+        (Asked("1", stage="dev"), "stage=dev: the stages are train, val, test"),
+        (Asked("1", movie="99"), "movie=99 isn't in the data, which have 10 movies: 10, 11, 12, 13, 14, 15, …"),
+        (Asked("2", movie="19"), "user 2 has not rated movie 19, Movie J9 (1989)"),
+        (Asked("3", movie="10"), "user 3 has rated movie 10, Movie A0 (1980), 2 times: give t=0 or t=2"),
+        (Asked("2", stage="test"), "user 2 has no test target: t=0–2 train"),
+        (Asked("1", t=1, movie="11"), "give t or movie, not both"),
+    ],
+)
+def test_what_is_not_there_is_told_with_what_there_is(asked, said):
+    with pytest.raises(UserError) as caught:
+        found(asked)
+    assert str(caught.value) == said
+
+
+def test_a_rating_that_is_no_target_says_why():
+    few = Split("temporal", max_train_targets_per_user=2)
+    drawn = [t for t in range(8) if _is_target(Asked("1", t=t), few)]
+    assert len(drawn) == 2
+    with pytest.raises(UserError, match="max_train_targets_per_user=2 drew others of this user"):
+        found(Asked("1", t=next(t for t in range(8) if t not in drawn)), few)
+    kept = [user for user in ("1", "3") if _is_target(Asked(user, stage="test"), Split("temporal"), 1)]
+    (left_out,) = {"1", "3"} - set(kept)
+    last = 9 if left_out == "1" else 4
+    with pytest.raises(UserError, match=r"is a test rating, and no target: evaluation\.max_users drew other users"):
+        found(Asked(left_out, t=last), max_users=1)
+
+
+def _is_target(asked, split, max_users=None):
+    try:
+        found(asked, split, max_users=max_users)
+    except UserError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("split", "user", "said"),
+    [
+        (Split("temporal"), 0, "the user's 10 ratings in time order are cut into 8 training, 1 validation, 1 test"),
+        (Split("temporal"), 1, "the user has 3 ratings, fewer than split.min_ratings=5: all are training"),
+        (Split("leave_last"), 0, "the user's last rating is test, the one before it validation: 8 training, 1 val"),
+        (Split("random", seed=7), 0, "drawn: 8 training, 1 validation, 1 test of the user's 10 ratings (split=random"),
+        (Split("user", min_ratings=1), 0, "ratings of a drawn user are"),
+    ],
+)
+def test_why_a_rating_is_what_it_is(split, user, said):
+    table = make_table([TEN, THREE, AGAIN])
+    roles = assign_roles(table, split)
+    for rating in range(table.user_offsets[user], table.user_offsets[user + 1]):
+        assert said in why_role(table, roles, split, rating)
+
+
+def test_a_split_by_time_tells_its_times():
+    table = make_table([[(m, 3.0, 86_400 * m) for m in range(10)]])
+    split = Split("global_time", val_ratio=0.2, test_ratio=0.1)
+    roles = assign_roles(table, split)
+    assert np.array_equal(roles, [0] * 7 + [1, 1, 2])
+    said = "training, val from 1970-01-08 00:00:00 on, test from 1970-01-10 00:00:00 on (split=global_time)"
+    assert said in why_role(table, roles, split, 0)

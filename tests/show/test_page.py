@@ -1,0 +1,196 @@
+"""The page and the command: on a small CSV, exactly; hostile titles are text; a run's prediction is the run's."""
+
+import sys
+
+import polars as pl
+import pytest
+from cases import make_case, told_table
+from reference import naive_turns
+from runs import run_here
+from tokenizers_for_tests import metaspace, tiny
+
+from mlens.compose import compose_config, run_config
+from mlens.errors import UserError
+from mlens.history.all_previous import AllPrevious
+from mlens.packing.dataset import RatingDataset
+from mlens.prompt.renderer import make_renderer
+from mlens.show import __main__ as command
+from mlens.show.fates import counts
+from mlens.show.find import Asked
+from mlens.show.look import look_at, open_inside
+from mlens.show.pieces import prompt_pieces
+
+NASTY = "[red]Nasty[/red] \x1b[2J\u202e<|im_end|>"
+SMALL = ("data=csv", "model=tiny", "model.vocab_size=400", "trainer.targets_per_step=4")
+
+
+@pytest.fixture
+def ratings(tmp_path):
+    """Two users of 12 and 6 ratings, one a minute; film 3 has a nasty title."""
+    rows = [(u, 10 + m, 1 + m % 5, 60 * m) for u, n in (("ann", 12), ("bob", 6)) for m in range(n)]
+    frame = pl.DataFrame(rows, schema=["user", "movie", "rating", "timestamp"], orient="row")
+    titles = [NASTY if movie == 13 else f"Film {movie}" for movie in frame["movie"]]
+    file = tmp_path / "ratings.csv"
+    frame.with_columns(pl.col("rating").cast(pl.Float64), title=pl.Series(titles), genres=pl.lit("Drama")).write_csv(
+        file
+    )
+    return f"data.path={file}"
+
+
+def look(ratings, asked, *overrides):
+    inside = open_inside(compose_config([*SMALL, ratings, *overrides]))
+    return inside, look_at(inside, asked)
+
+
+def test_a_look_is_what_the_dataset_gives_the_model(ratings):
+    inside, seen = look(ratings, Asked("ann"), "history=fixed_count", "history.count=3")
+    dataset, sample = seen.dataset, seen.dataset[seen.i]
+    assert (dataset.stage.name, seen.target) == ("test", 11)
+    assert seen.text == dataset.text(seen.i)
+    assert seen.text.endswith(
+        "[HISTORICAL_RATINGS]\n1. Film 18 (Drama): 4.0\n2. Film 19 (Drama): 5.0\n3. Film 20 (Drama): 1.0\n\n"
+        "[RECENT_DIALOGUE]\nUser: Film 21 (Drama):\n\n预测用户对该电影的评分："
+    )
+    assert counts(seen.fates) == {"chosen": 3, "dropped": 0, "not chosen": 8, "hidden": 0}
+    assert [token for piece in seen.pieces[:-1] for token in piece.ids] == sample.prompt.tolist()
+    assert seen.pieces[-1].ids == tuple(sample.answer.tolist())
+    assert "".join(piece.text for piece in seen.pieces[:-1]) == seen.text
+    parts = ["task", "heading", *["number", "film", "rating"] * 3, "dialogue", "film to rate", "answer"]
+    assert [piece.part for piece in seen.pieces] == parts
+    assert seen.pieces[-1].text == "2.0<|endoftext|>" and inside.run is None and seen.prediction is None
+
+
+def test_pieces_of_a_chat_and_of_a_tokenizer_whose_pieces_do_not_join(ratings):
+    inside, seen = look(ratings, Asked("ann"), "history=none")
+    with pytest.warns(UserWarning, match="don't join"):
+        renderer = make_renderer(inside.table, inside.settings.prompt, inside.settings.ablation, metaspace())
+    dataset = RatingDataset(inside.table, inside.stages["test"], inside.settings.history, renderer, 0)
+    pieces = prompt_pieces(dataset, metaspace(), seen.i)
+    assert [piece.part for piece in pieces] == ["whole prompt", "answer"]
+    assert list(pieces[0].ids) == dataset[seen.i].prompt.tolist()
+
+
+def test_every_part_of_a_prompt_with_context_and_profile_is_named():
+    cases = [make_case(told_table(n), AllPrevious(), ablation="profile_and_history_and_context") for n in range(6)]
+    turns = 0
+    for dataset in (dataset for case in cases for dataset in case.datasets.values()):
+        for i, target in enumerate(dataset.stage.targets.tolist()):
+            pieces = prompt_pieces(dataset, tiny(), i)
+            parts = [piece.part for piece in pieces]
+            assert [token for piece in pieces[:-1] for token in piece.ids] == dataset[i].prompt.tolist()
+            assert parts.count("number") == parts.count("rating") == len(dataset[i].history)
+            assert parts.count("context") == len(naive_turns(dataset.table, target, dataset.renderer.style.max_context))
+            assert (parts[0], parts[-2:]) == ("task", ["film to rate", "answer"])
+            turns += parts.count("context")
+    assert turns
+
+
+def shown(capsys, *words, everything=False):
+    command.show(list(words), everything)
+    return capsys.readouterr().out
+
+
+def test_the_page_tells_all_that_a_newcomer_asks(ratings, capsys):
+    page = shown(capsys, "user=ann", "t=11", *SMALL, ratings, "prompt.max_tokens=150", "packing.row_tokens=400")
+    for part in (
+        "ann",
+        "Film 21 (Drama), id 21",
+        "2.0, given 1970-01-01 00:11:00 UTC",
+        "t=11 of the user's 12 ratings in time order (from 0)",
+        "test: the user's 12 ratings in time order are cut into 10 training, 1 validation, 1 test (split=temporal)",
+        "Of 11 other ratings it may see 11; history=all_previous wants 11 of these;",
+        "its start jumps ahead until half of the room is free",
+        "│ User: Film 21 (Drama):",
+        "2.0<|endoftext|>",
+        "(prompt.max_tokens=150)",
+        "In evaluation, dealt to one process: row 0 of 1 (from 0).",
+    ):
+        assert part in page, part
+    assert "\x1b" not in page and "6  What" not in page
+    assert all(len(line) <= 200 for line in page.splitlines())
+
+
+def test_hostile_titles_are_text(ratings, capsys):
+    page = shown(capsys, "user=bob", "movie=13", *SMALL, ratings, everything=True)
+    assert "[red]Nasty[/red] [2J\\u202e<|im_end|>" in page
+    assert "\x1b" not in page and "\u202e" not in page
+
+
+def test_long_lists_are_cut_unless_all_is_asked_for(tmp_path, capsys):
+    words = (
+        "user=1001",
+        "debug=fast",
+        "data.users=3",
+        "data.max_users=null",
+        "data.ratings_per_user=60",
+        "history=random",
+    )
+    short, full = shown(capsys, *words), shown(capsys, *words, everything=True)
+    assert " more: " in short and " more" not in full
+    assert len(full.splitlines()) > len(short.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["t=1"], "whose rating?"),
+        (["user=1", "t=x"], "t=x must be a place"),
+        (["user=1", "t=-1"], "t=-1 must be a place"),
+        (["one", "two", "user=1"], "two is no KEY=VALUE"),
+        (["user=1", "history=nothing"], "Could not find 'history/nothing'"),
+        (["user=1", "history.foo=1"], "foo"),
+        (["user=1", "+history.foo=1"], "foo"),
+        (["nowhere", "user=1"], "nowhere holds no finished run"),
+    ],
+)
+def test_what_cannot_be_shown_is_told_in_one_line(words, said):
+    with pytest.raises(UserError) as caught:
+        command.show(words)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_help_answers_without_a_heavy_import(monkeypatch, capsys):
+    before = set(sys.modules)
+    monkeypatch.setattr(sys, "argv", ["mlens.show", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        command.main()
+    assert ended.value.code == 0 and "user=ID" in capsys.readouterr().out
+    assert set(sys.modules) == before
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "run"
+    run_here(folder, "debug=fast", "history=random", "trainer.max_steps=1", "data.max_users=8")
+    return folder
+
+
+def test_a_runs_prediction_stands_beside_what_it_was_shown(run, capsys):
+    frame = pl.read_parquet(run / "predictions" / "test.parquet")
+    inside = open_inside(run_config(run, [], ()), run)
+    for row in frame.iter_rows(named=True):
+        seen = look_at(inside, Asked(str(row["user"]), t=row["t"]))
+        assert seen.prediction is not None
+        assert seen.prediction.probability == {value: row[f"p_{value}"] for value in inside.table.scale}
+        assert (seen.prediction.expected, seen.prediction.rating) == (row["expected"], row["rating"])
+        found = counts(seen.fates)
+        assert (found["chosen"], found["dropped"]) == (row["history_used"], row["history_dropped"])
+    capsys.readouterr()
+    page = shown(capsys, str(run), f"user={row['user']}", f"t={row['t']}")
+    assert f"expected {row['expected']:.2f}, most probable {row['argmax']}, true {row['rating']}" in page
+    (line,) = (line for line in page.splitlines() if "← the true rating" in line)
+    assert f"{row['rating']}" in line and f"{row['p_' + str(row['rating'])]:.1%}" in line
+
+
+def test_with_a_run_only_places_may_change_and_other_data_are_told(run, capsys):
+    user = f"user={pl.read_parquet(run / 'predictions' / 'test.parquet')['user'][0]}"
+    with pytest.raises(UserError, match=r"history can't differ from the run's own"):
+        command.show([str(run), user, "history=none"])
+    file = run / "predictions" / "test.parquet"
+    kept = file.read_bytes()
+    pl.read_parquet(file).with_columns(history_hash=pl.lit("other")).write_parquet(file)
+    try:
+        with pytest.raises(UserError, match=r"the data .* aren't what they were"):
+            command.show([str(run), user, "stage=test"])
+    finally:
+        file.write_bytes(kept)
