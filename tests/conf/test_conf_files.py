@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from runs import CONF, command, composed, train
 
 from mlens.config import CHOSEN, ONE_FORM, check
+from mlens.model.settings import Lora, NoPeft
 
 FILES = sorted(CONF.rglob("*.yaml"))
 # Hydra's own nodes aren't part of a run's config: the launcher's is checked where it is made.
@@ -232,6 +233,32 @@ def test_the_guides_qwen3_settings():
     assert (trainer.targets_per_step, trainer.learning_rate) == (512, 1e-5)
     assert (trainer.weight_decay, trainer.warmup_steps, trainer.optimizer) == (0.1, 100, "adamw")
     assert settings.prompt.max_tokens == 2048 and settings.deepspeed.zero_optimization.stage == 2
+
+
+@pytest.mark.parametrize(
+    "model, stage, peft, rate",
+    [
+        ("qwen3_0_6b", 2, NoPeft, 2e-5),
+        ("qwen3_1_7b", 2, NoPeft, 2e-5),
+        ("qwen3_4b", 2, NoPeft, 1e-5),
+        ("qwen3_8b", 2, NoPeft, 1e-5),
+        ("qwen3_14b", 3, NoPeft, 1e-5),
+        ("qwen3_30b_a3b", 3, Lora, 1e-4),
+    ],
+)
+def test_a_model_brings_settings_that_fit_it_and_what_the_command_says_wins(model, stage, peft, rate):
+    def chosen(*overrides):
+        settings = check(once(f"model={model}", *overrides))
+        zero = settings.deepspeed.zero_optimization.stage
+        return zero, type(settings.peft), settings.trainer.learning_rate
+
+    assert chosen() == (stage, peft, rate)
+    assert chosen("deepspeed=zero1", "peft=none", "trainer=from_scratch") == (1, NoPeft, 0.02)
+    assert chosen("peft=lora", "trainer=lora", "deepspeed=zero3_offload") == (3, Lora, 1e-4)
+    assert chosen("trainer.learning_rate=3e-4") == (stage, peft, 3e-4)
+    guide = check(once("+experiment=guide_qwen3", f"model={model}"))
+    assert guide.trainer == check(once("+experiment=guide_qwen3")).trainer
+    assert guide.deepspeed == check(once()).deepspeed
 
 
 @pytest.mark.parametrize(
