@@ -108,13 +108,13 @@ def check(config: DictConfig) -> Settings:
     missing = [key for key in sorted(known) if key not in config]
     if missing:
         raise UserError(f"{missing[0]} is missing: the config needs it")
-    root = _strictly("", Root, {key: _value(config, key) for key in Root.__dataclass_fields__})
-    nodes = {name: _strictly(name, form, _plain(config, name)) for name, form in ONE_FORM.items()}
+    root = strictly("", Root, {key: _value(config, key) for key in Root.__dataclass_fields__})
+    nodes = {name: strictly(name, form, _plain(config, name)) for name, form in ONE_FORM.items()}
     for name, form in ONE_FORM.items():
         _require_target(name, config, MADE_BY.get(name, f"{form.__module__}.{form.__name__}"))
     for name in CHOSEN:
         node = _plain(config, name)
-        nodes[name] = _strictly(name, _chosen_class(name, config), node)
+        nodes[name] = strictly(name, chosen_class(name, config[name].get("_target_")), node)
     for key in _plain(config, "dataset"):
         raise UserError(f"dataset.{key}: unknown key; dataset holds _target_ alone")
     settings = Settings(**vars(root), **nodes)
@@ -156,8 +156,8 @@ def _require_target(name: str, config: DictConfig, known: str) -> None:
         raise UserError(f"{name}._target_ must be {known}, not {target}")
 
 
-def _chosen_class(name: str, config: DictConfig) -> type:
-    target = config[name].get("_target_")
+def chosen_class(name: str, target: object) -> type:
+    """The dataclass that `_target_` of the node `name` names. Raises UserError where it is none."""
     try:
         found = resolve_name(str(target))
     except (ImportError, AttributeError, ValueError) as error:
@@ -167,7 +167,8 @@ def _chosen_class(name: str, config: DictConfig) -> type:
     return found
 
 
-def _strictly(name: str, form: type, node: dict) -> Any:
+def strictly(name: str, form: type, node: dict) -> Any:
+    """The node `name` as the dataclass `form`. Raises UserError, naming its key, for an unknown key or a bad value."""
     where = f"{name}." if name else ""
     for key, value in flatten(node).items():
         if isinstance(value, int) and not -(2**63) <= value < 2**63:

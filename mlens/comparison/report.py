@@ -19,6 +19,7 @@ from mlens.comparison.crossed import crossed_table
 from mlens.comparison.pairing import pair
 from mlens.comparison.results import LEVEL, Results, answer, baseline_names, compare, scope, table
 from mlens.comparison.runs import differing_keys, find_runs, make_arms
+from mlens.data.delimited import without_formulas
 from mlens.errors import one_line
 from mlens.files import write_beside, write_text
 
@@ -56,9 +57,7 @@ def report(folders: Sequence[Path], output: Path) -> Report:
     frame = table(results)
     content = _content(results, frame, refused)
     output.mkdir(parents=True, exist_ok=True)
-    write_beside(
-        output / "results.csv", frame.with_columns(pl.col(pl.String).map_elements(_no_formula, pl.String)).write_csv
-    )
+    write_beside(output / "results.csv", without_formulas(frame).write_csv)
     write_text(output / "report.md", _markdown(content))
     write_text(output / "report.html", _html(content))
     return Report(output / "report.html", content["answer"], frame, refused)
@@ -231,15 +230,6 @@ def _html(content: dict[str, Any]) -> str:
     template = files("mlens.comparison").joinpath("report.html.jinja").read_text(encoding="utf-8")
     page = Environment(autoescape=True, trim_blocks=True).from_string(template).render(content)
     return BIDI_MARKS.sub(lambda mark: f"&lt;U+{ord(mark[0]):04X}&gt;", page)
-
-
-def _no_formula(cell: str) -> str:
-    """A text cell that no spreadsheet takes for a formula.
-
-    >>> _no_formula("=1+1")
-    "'=1+1"
-    """
-    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
 def _as_text(text: str) -> str:

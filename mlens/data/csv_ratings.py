@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from mlens.data.delimited import compact, read_csv, read_parts
+from mlens.data.delimited import PLACE, compact, read_csv, read_parts
 from mlens.data.raw import HALF_STARS, RawTables, genres_from_pipes
 from mlens.data.source_fields import check_max_users, check_rating_scale
 from mlens.errors import UserError
@@ -69,19 +69,19 @@ class CsvRatings:
 
         def rating_parts() -> Iterator[pl.DataFrame]:
             for text in read_parts(ratings_file, columns, types, separator=self.separator):
-                part = _with_ids(text, ratings_file, "user", "movie")
+                part = with_ids(text, ratings_file, "user", "movie")
                 if together:
-                    movie_parts.append(_movies_of(part.select("movie", *about_movie, "line"), ratings_file))
+                    movie_parts.append(movies_of(part.select("movie", *about_movie, "line"), ratings_file))
                 yield part.select(*about_rating, "line")
 
         ratings = compact(rating_parts())
         if self.timestamp_column is None:
             ratings = ratings.with_columns(timestamp=pl.int_range(pl.len(), dtype=pl.Int64))
         if together:
-            movies = _movies_of(compact(movie_parts), ratings_file)
+            movies = movies_of(compact(movie_parts), ratings_file)
         else:
             movies = read_csv(movies_file, {"movie": self.movie_column} | about_movie, separator=self.separator)
-            movies = _with_ids(movies, movies_file, "movie")
+            movies = with_ids(movies, movies_file, "movie")
         if self.genres_column is None:
             movies = movies.with_columns(genres=pl.lit(""))
         if ratings["movie"].dtype.is_integer() != movies["movie"].dtype.is_integer():
@@ -95,7 +95,7 @@ class CsvRatings:
         )
 
 
-def _with_ids(frame: pl.DataFrame, file: Path, *names: str) -> pl.DataFrame:
+def with_ids(frame: pl.DataFrame, file: Path, *names: str) -> pl.DataFrame:
     """Ids as numbers where all of a column are whole, else as text without outer blanks, none missing."""
     frame = frame.with_columns(_whole(frame[name]) for name in names)
     for name in names:
@@ -115,13 +115,12 @@ def _whole(text: pl.Series) -> pl.Series:
     return stripped if stripped.equals(text) else _whole(stripped)
 
 
-def _movies_of(ratings: pl.DataFrame, file: Path) -> pl.DataFrame:
+def movies_of(ratings: pl.DataFrame, file: Path, place: str = PLACE) -> pl.DataFrame:
     """One row a movie, from what stands beside its ratings. Raises UserError where two of them differ in it."""
     movies = ratings.unique(pl.exclude("line"), keep="first", maintain_order=True)
     other = movies.filter(~pl.col("movie").is_first_distinct())
     if not other.is_empty():
         row = other.row(0, named=True)
-        raise UserError(
-            f"{file}:{row['line']}: movie {row['movie']} has another title or other genres on an earlier line"
-        )
+        where = place.format(file=file, line=row["line"])
+        raise UserError(f"{where}: movie {row['movie']} has another title or other genres on an earlier line")
     return movies

@@ -17,6 +17,8 @@ from mlens.errors import UserError
 Types = Mapping[str, type[pl.DataType]]
 # Bytes of a file that are read at once. As text, columns take several times as much.
 PART = 1 << 24
+# How an error names a line of a file.
+PLACE = "{file}:{line}"
 
 
 def read_csv(
@@ -36,22 +38,22 @@ def read_parts(
     file: Path, columns: Mapping[str, str], types: Types | None = None, *, separator: str = ",", quote: str | None = '"'
 ) -> Iterator[pl.DataFrame]:
     """The same a part at a time, for files that are larger than memory should bear as text."""
-    header = _header(file, separator, quote)
+    names = header(file, separator, quote)
     for name in columns.values():
-        if name not in header:
-            raise UserError(f"{file}:1: there is no column {name!r}; the header has {', '.join(header)}")
-        if header.count(name) > 1:
+        if name not in names:
+            raise UserError(f"{file}:1: there is no column {name!r}; the header has {', '.join(names)}")
+        if names.count(name) > 1:
             raise UserError(f"{file}:1: there are several columns {name!r}")
     line = 2
     for part, quoted in _parts(file, quote):
         if b"\0" in part:
             raise UserError(_no_text(file))
         if quoted and _has_broken_quotes(part, separator, quote):
-            raise UserError(_what_is_wrong(file, len(header), separator, quote))
+            raise UserError(_what_is_wrong(file, len(names), separator, quote))
         try:
             frame = _read_part(part, quoted, line, columns, types or {}, separator, quote)
         except (pl.exceptions.PolarsError, OverflowError) as error:
-            raise UserError(_what_is_wrong(file, len(header), separator, quote)) from error
+            raise UserError(_what_is_wrong(file, len(names), separator, quote)) from error
         line += part.count(b"\n") - 1 if quoted else frame.height
         if all(frame[name].has_nulls() for name in columns):  # maybe a blank line
             frame = frame.filter(~pl.all_horizontal(pl.col(*columns).is_null()))
@@ -66,6 +68,15 @@ def compact(parts: Iterable[pl.DataFrame]) -> pl.DataFrame:
         return numbers.cast(pl.Int32) if fits else numbers
 
     return pl.concat((part.select(map(narrow, part.get_columns())) for part in parts), how="vertical_relaxed")
+
+
+def without_formulas(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame for a CSV file that people open: no spreadsheet takes a text of it for a formula.
+
+    >>> without_formulas(pl.DataFrame({"title": ["=1+1", "Heat", None]}))["title"].to_list()
+    ["'=1+1", 'Heat', None]
+    """
+    return frame.with_columns(pl.col(pl.String).str.replace(r"^([=+\-@\t\r])", "'${1}"))
 
 
 def _parts(file: Path, quote: str | None) -> Iterator[tuple[bytes, bool]]:
@@ -165,11 +176,11 @@ def read_lines(
     return frame
 
 
-def typed(frame: pl.DataFrame, file: Path, types: Types) -> pl.DataFrame:
+def typed(frame: pl.DataFrame, file: Path, types: Types, place: str = PLACE) -> pl.DataFrame:
     """`frame` with the text columns named in `types` as numbers: pl.Int64 or pl.Float64.
 
-    A whole number may be written as 12.0 or 1.2e1. Raises UserError, naming file and line, where a value is missing
-    or is not such a number; nan and inf are numbers here.
+    A whole number may be written as 12.0 or 1.2e1. Raises UserError, naming file and line as `place` does, where a
+    value is missing or is not such a number; nan and inf are numbers here.
     """
     for name, dtype in types.items():
         number = frame[name].cast(dtype, strict=False)
@@ -180,7 +191,7 @@ def typed(frame: pl.DataFrame, file: Path, types: Types) -> pl.DataFrame:
             kind = "whole number" if dtype.is_integer() else "number"
             text = (row[name] or "").strip()
             rule = f"must be a {kind}, not {_short(text)}" if text else "is missing"
-            raise UserError(f"{file}:{row['line']}: the {name} {rule}")
+            raise UserError(f"{place.format(file=file, line=row['line'])}: the {name} {rule}")
         frame = frame.with_columns(number)
     return frame
 
@@ -195,7 +206,8 @@ def _leniently(text: pl.Series, dtype: type[pl.DataType]) -> pl.Series:
     return text.cast(dtype, strict=False).fill_null(real.set(~whole, None).cast(dtype))
 
 
-def _header(file: Path, separator: str, quote: str | None) -> list[str]:
+def header(file: Path, separator: str = ",", quote: str | None = '"') -> list[str]:
+    """The names in a file's first line. Raises UserError where there are none, or they aren't text."""
     with file.open("rb") as stream:
         first = stream.readline()
     try:

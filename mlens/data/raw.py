@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from mlens.data.blocks import by_blocks
+from mlens.data.delimited import PLACE
 from mlens.data.order import has_repeats, places, time_order
 from mlens.data.table import RatingTable
 from mlens.errors import UserError
@@ -41,7 +42,7 @@ class RawTables:
     tags: pl.DataFrame | None = None
     made_up: bool = False
     movies_file: Path | None = None
-    place: str = "{file}:{line}"
+    place: str = PLACE
 
 
 def genres_from_pipes() -> pl.Expr:

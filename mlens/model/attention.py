@@ -11,6 +11,7 @@ import torch
 from transformers import AttentionInterface
 
 from mlens.errors import UserError
+from mlens.model.trunk import continuing
 from mlens.packing.layout import Layout, Places
 
 ROW_ATTENTION = "mlens_rows"
@@ -173,4 +174,4 @@ def _add(x: torch.Tensor, places: tuple[Places, ...], grad: torch.Tensor) -> Non
             x.index_copy_(0, index, x.index_select(0, index) + grad.transpose(1, 2).flatten(0, 1))
 
 
-AttentionInterface.register(ROW_ATTENTION, row_attention)
+AttentionInterface.register(ROW_ATTENTION, continuing(row_attention))

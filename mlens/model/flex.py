@@ -12,6 +12,7 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from transformers import AttentionInterface
 
 from mlens.model.attention import require_plain
+from mlens.model.trunk import continuing
 from mlens.packing.blocks import BLOCK, Blocks
 
 FLEX_ATTENTION = "mlens_flex"
@@ -63,4 +64,4 @@ def flex_row_attention(
     return attend(query, key, value, layout.mask, scaling).transpose(1, 2), None
 
 
-AttentionInterface.register(FLEX_ATTENTION, flex_row_attention)
+AttentionInterface.register(FLEX_ATTENTION, continuing(flex_row_attention))

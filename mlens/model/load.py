@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from safetensors.torch import load_model
@@ -32,8 +32,6 @@ disable_progress_bar()
 
 if TYPE_CHECKING:
     from peft import PeftModel
-
-    from mlens.config import Settings
 
 ModelSettings = TinyModel | PretrainedModel
 # What transformers, tokenizers and safetensors raise for a folder that isn't what it should be: they have no class of
@@ -142,8 +140,21 @@ def load_exported_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise _cannot_load("tokenizer", str(folder), error) from error
 
 
+class Trained(Protocol):
+    """What a trained model's settings tell of how to load it."""
+
+    @property
+    def model(self) -> ModelSettings: ...
+    @property
+    def peft(self) -> NoPeft | Lora: ...
+    @property
+    def prompt(self) -> Style: ...
+    @property
+    def seed(self) -> int: ...
+
+
 def load_trained(
-    settings: Settings, folder: Path, holding: Holding
+    settings: Trained, folder: Path, holding: Holding
 ) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
     """The model and tokenizer that a run with these `settings` exported to `folder`, ready for evaluation.
 

@@ -11,13 +11,17 @@ from omegaconf import DictConfig
 from transformers import PreTrainedTokenizerBase
 
 from mlens.config import fingerprint, resolved
+from mlens.data.terms import terms
 from mlens.engine.ending import ending_together
+from mlens.engine.engine import uses_bf16_parameters
 from mlens.engine.memory import peak_memory_bytes
 from mlens.evaluation.baselines import measure_baselines
 from mlens.evaluation.evaluate import Evaluated, by_activity
 from mlens.evaluation.prompts import kept_prompts
-from mlens.files import write_beside, write_json
+from mlens.files import write_beside, write_json, write_text
 from mlens.model.settings import Lora
+from mlens.training.card import model_card
+from mlens.training.exported import write_exported
 from mlens.training.loop import Training
 from mlens.training.report import print_table, versions
 
@@ -36,8 +40,12 @@ def conclude(
     engine, folder, journal, progress = training.engine, training.folder, training.journal, training.progress
     with ending_together(engine.ranks) as training.ending:
         training.take_best()
-        peft = training.settings.peft
-        engine.export(folder.model, tokenizer, merge=isinstance(peft, Lora) and peft.merge)
+        settings = training.settings
+        merge = isinstance(settings.peft, Lora) and settings.peft.merge
+        engine.export(folder.model, tokenizer, merge)
+        if engine.ranks.main:
+            bf16 = uses_bf16_parameters(settings.model.dtype, settings.deepspeed.zero_optimization.stage)
+            write_exported(folder.model, config, settings, training.datasets["train"].table.scale, bf16)
         started = time.perf_counter()
         evaluated = {name: _evaluate(training, name) for name in training.datasets if name != "train"}
     seconds = {"training": progress.seconds, "evaluation": time.perf_counter() - started}
@@ -55,9 +63,11 @@ def conclude(
     seconds["baselines"] = time.perf_counter() - started
     summary |= {"baselines": baselines, "audit": audited, "seconds": seconds}
     write_json(folder.prompts, kept_prompts(training.datasets["test"], evaluated["test"].frame))
+    choices = hydra_config.runtime.choices
+    card = model_card(settings, terms(settings.data), choices["history"], engine.ranks.world, summary)
+    write_text(folder.model / "README.md", card)
     write_json(folder.summary, summary)
     journal.summarise(summary["metrics"])
-    choices = hydra_config.runtime.choices
     print_table(
         f"history={choices['history']} data={choices['data']} model={choices['model']}: {progress.step} steps, "
         f"{progress.seconds / 60:.1f} minutes" + (f", best at step {progress.best_step}" if "val" in evaluated else ""),

@@ -1,0 +1,147 @@
+"""python -m mlens.predict RUN --history FILE --movies FILE: what users will think of movies, best first."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlens.errors import UserError, told_in_one_line
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from mlens.predict.ask import Asked
+    from mlens.predict.predictor import Predictor
+
+# Rows a user on the screen.
+SHOWN = 10
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m mlens.predict",
+        description="Rate movies for users, given their histories, with the model that a run left: the probability of "
+        "every legal rating and the expected one, the best movies first.",
+        epilog="example: python -m mlens.predict outputs/2026-01-31/12-00-00 --history ratings.csv --movies movies.csv "
+        "--output predictions.csv",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run, or its model/ alone")
+    parser.add_argument(
+        "--history",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="CSV or JSON: rating, title and genres (or movie, with titles in the other file), and optionally user, "
+        "timestamp (else the lines are in order of time), profile, task; MovieLens' ratings.csv is such a file",
+    )
+    parser.add_argument(
+        "--movies",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="CSV or JSON: title and genres, and optionally movie, user (else all are for every user who hasn't rated "
+        "them), context; MovieLens' movies.csv is such a file",
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help=".csv, .json or .parquet (without: a table on the screen)"
+    )
+    parser.add_argument("--top", type=int, metavar="N", help=f"each user's best N only (on the screen {SHOWN})")
+    parser.add_argument(
+        "--prompts",
+        action="store_true",
+        help="write the prompts to --output instead, as text and token ids, for a server; no weights are loaded",
+    )
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="let the folder run code: a history strategy from outside of mlens, a base model's own code",
+    )
+    options = parser.parse_args()
+    with told_in_one_line():
+        run(options)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Raises UserError for what can't be used, as far as possible before the weights are loaded."""
+    if options.top is not None and options.top < 1:
+        raise UserError(f"--top must be at least 1, not {options.top}")
+    if options.prompts and (options.output is None or options.top is not None):
+        raise UserError("--prompts needs --output FILE, and goes without --top")
+    if options.output is not None:
+        _writer(options.output)
+    from mlens.predict.predictor import Predictor, Prompter
+
+    prompter = Prompter.from_run(options.run, options.trust)
+    asked = prompter.ask(options.history, options.movies)
+    frame = prompter.prompts(asked) if options.prompts else _rank(Predictor.of(prompter), asked)
+    if options.top is not None or options.output is None:
+        frame = frame.filter(frame["rank"] <= (options.top or SHOWN))
+    if options.output is None:
+        _show(frame, asked)
+    else:
+        from mlens.files import write_beside
+
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        write_beside(options.output, lambda beside: _writer(options.output)(frame, beside))
+        print(options.output)
+
+
+def _rank(predictor: Predictor, asked: Asked) -> pl.DataFrame:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        total = len(asked.stage) * predictor.prompter.exported.evaluation.draws
+        bar = progress.add_task("movies", total=total)
+        return predictor.rank(asked, lambda done: progress.advance(bar, done))
+
+
+def _writer(file: Path) -> Callable[[pl.DataFrame, Path], object]:
+    """How the file is written, by the end of its name. Raises UserError for another end."""
+    writers: dict[str, Callable[[pl.DataFrame, Path], object]] = {
+        ".csv": _write_csv,
+        ".json": lambda frame, beside: frame.write_json(beside),
+        ".parquet": lambda frame, beside: frame.write_parquet(beside),
+    }
+    if file.suffix.lower() not in writers:
+        raise UserError(f"--output {file} must end in {', '.join(writers)}")
+    return writers[file.suffix.lower()]
+
+
+def _write_csv(frame: pl.DataFrame, file: Path) -> None:
+    import polars as pl
+
+    from mlens.data.delimited import without_formulas
+
+    if "prompt_token_ids" in frame.columns:  # a cell holds no list
+        frame = frame.with_columns(pl.col("prompt_token_ids").cast(pl.List(pl.String)).list.join(" "))
+    without_formulas(frame).write_csv(file)
+
+
+def _show(frame: pl.DataFrame, asked: Asked) -> None:
+    """The best movies as a table. Titles are text, whatever signs they hold."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from mlens.errors import one_line
+
+    table = Table()
+    names = [name for name in ("user", "rank", "title", "expected", "argmax", "history_used") if name in frame.columns]
+    for name in names:
+        table.add_column(name.replace("_", " "), justify="left" if name in ("user", "title") else "right")
+    for row in frame.iter_rows(named=True):
+        cells = (f"{row[name]:.3f}" if name == "expected" else str(row[name]) for name in names)
+        table.add_row(*(Text(one_line(cell)) for cell in cells))
+    console = Console()
+    console.print(table)
+    if asked.left_out:
+        console.print(f"{asked.left_out:,} that their users have rated are left out.")
+
+
+if __name__ == "__main__":
+    main()

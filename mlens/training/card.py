@@ -1,0 +1,161 @@
+"""model/README.md: the model's card in the form of Hugging Face, written when the run has been measured."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import yaml
+from huggingface_hub import ModelCardData
+
+from mlens.config import NOT_RESULT, Settings
+from mlens.data.terms import Terms
+from mlens.model.settings import Lora, PretrainedModel
+
+METRICS = ("rmse", "mae", "user_rmse", "accuracy", "nll", "auc", "ndcg_10", "calibration_error", "illegal_mass")
+# Overrides whose values are places of one machine, which say nothing about the model.
+PLACES = tuple(name for name in NOT_RESULT if name.endswith(("path", "dir")))
+HEADINGS = {"full_history": "shown the whole history", "own_history": "shown this model's history"}
+LIMITS = """- It knows how people in these data rate, on this scale, and films by their titles and genres alone.
+- The probabilities are the model's own; `calibration_error` says how far they can be believed.
+- It was chosen on validation among the models of this run, and measured on test once.
+- A prompt of another form than the one above asks for something that it hasn't learned.
+"""
+
+
+def model_card(settings: Settings, terms: Terms, strategy: str, ranks: int, summary: dict) -> str:
+    """The card of a model trained by these settings. strategy: the choice of conf/history/; summary: what summary.json
+    holds."""
+    title = f"Ratings of films by history={strategy}"
+    parts = {
+        "Results": _results(summary),
+        "Predict": _usage(settings),
+        "Prompt and history": _asked(settings),
+        "Data": _data(terms, summary),
+        "Training": _training(settings, ranks, summary),
+        "Limits": LIMITS,
+    }
+    body = "\n".join(f"## {heading}\n\n{text}" for heading, text in parts.items())
+    about = (
+        "A language model that predicts the rating which a user gives a film, from the film's title and genres and "
+        "from a part of the user's earlier ratings, made with mlens.\n"
+    )
+    return f"---\n{_metadata(settings).to_yaml()}\n---\n\n# {title}\n\n{about}\n{body}"
+
+
+def _metadata(settings: Settings) -> ModelCardData:
+    adapter, model = _is_adapter(settings), settings.model
+    more: dict[str, Any] = {}
+    if isinstance(model, PretrainedModel) and model.name is not None:
+        more = {"base_model": model.name, "base_model_relation": "adapter" if adapter else "finetune"}
+    return ModelCardData(
+        library_name="peft" if adapter else "transformers",
+        pipeline_tag="text-generation",
+        tags=["mlens", "recommendation", "rating-prediction", *(["lora"] if adapter else [])],
+        **more,
+    )
+
+
+def _is_adapter(settings: Settings) -> bool:
+    return isinstance(settings.peft, Lora) and not settings.peft.merge
+
+
+def _results(summary: dict) -> str:
+    metrics, baselines = summary["metrics"], summary["baselines"]
+    stages = list(metrics)
+
+    def row(name: str, values: Sequence[float | None]) -> str:
+        cells = ["" if value is None or value != value else f"{value:.4f}" for value in values]
+        return f"| {name} | {' | '.join(cells)} |"
+
+    lines = [f"| | {' | '.join(stages)} |", "|---|" + "---:|" * len(stages)]
+    lines += [row(f"`{name}`", [metrics[stage][name] for stage in stages]) for name in METRICS]
+    lines.append(f"| targets | {' | '.join(str(metrics[stage]['targets']) for stage in stages)} |")
+    text = "RMSE and MAE are of the expected rating. AUC and NDCG@10 rank each user's held-out films.\n\n"
+    text += "\n".join(lines) + "\n\nSimple baselines on the same targets, fitted on the training ratings (RMSE):\n\n"
+    columns = [(stage, column) for stage in stages for column in HEADINGS]
+    heads = " | ".join(f"{stage}, {HEADINGS[column]}" for stage, column in columns)
+    lines = [f"| | {heads} |", "|---|" + "---:|" * len(columns)]
+    names = list(baselines[stages[0]]["full_history"])
+    lines += [row(f"`{name}`", [baselines[stage][column][name]["rmse"] for stage, column in columns]) for name in names]
+    return text + "\n".join(lines) + "\n"
+
+
+def _usage(settings: Settings) -> str:
+    text = (
+        "With mlens installed and this folder as `DIR`:\n\n"
+        + _fenced("python -m mlens.predict DIR --history history.csv --movies movies.csv")
+        + "\n"
+        + _fenced(
+            "from mlens.predict import Predictor\n\n"
+            'Predictor.from_run("DIR").predict(\n'
+            '    [{"title": "Heat (1995)", "genres": "Action, Crime, Thriller", "rating": 4.5}],\n'
+            '    [{"title": "Ronin (1998)", "genres": "Action, Crime, Thriller"}],\n'
+            ")",
+            "python",
+        )
+    )
+    if _is_adapter(settings):
+        return text + "\nThe folder holds an adapter; its base model is loaded from where `mlens.json` says.\n"
+    return text + (
+        '\n`AutoModelForCausalLM.from_pretrained("DIR")` loads it without mlens. `--prompts FILE` writes the prompts '
+        "that it reads, as text and as token ids. After a prompt it writes a rating such as `4.5` and the end token.\n"
+    )
+
+
+def _asked(settings: Settings) -> str:
+    nodes = {name: asdict(getattr(settings, name)) for name in ("history", "ablation", "prompt")}
+    nodes["history"] = {"strategy": type(settings.history).__name__, **nodes["history"]}
+    return _as_yaml(nodes)
+
+
+def _data(terms: Terms, summary: dict) -> str:
+    counts = summary["counts"]
+    text = f"{terms.name}: {counts['ratings']:,} ratings of {counts['movies']:,} films by {counts['users']:,} users. "
+    text += f"Licence: {terms.licence}. It bounds what may be done with a model that was trained on them.\n"
+    if summary["made_up_data"]:
+        text += "\nThe data are made up: this model says how the program works, not how people rate.\n"
+    return text if terms.citation is None else f"{text}\nPublished results cite: {terms.citation}.\n"
+
+
+def _training(settings: Settings, ranks: int, summary: dict) -> str:
+    progress, model = summary["training"], settings.model
+    start = "random weights" if not isinstance(model, PretrainedModel) else model.name or "a local model"
+    facts = {
+        "start": start + (f" at revision {model.revision}" if getattr(model, "revision", None) else ""),
+        "parameters": summary["counts"]["parameters"],
+        "steps": progress["step"],
+        "best_step": progress["best_step"],
+        "fingerprint": summary["fingerprint"],
+        "versions": summary["versions"],
+    }
+    text = _fenced(command(summary["overrides"], ranks)) + "\nPATH stands for a place on your machine.\n\n"
+    return text + _as_yaml(facts)
+
+
+def command(overrides: Sequence[str], ranks: int) -> str:
+    """The command of a run, without the places of the machine that it ran on.
+
+    >>> command(["data=csv", "data.path=/home/me/x.csv", "history=random", "prompt.question=How much?"], ranks=2)
+    "torchrun --nproc_per_node=2 train.py data=csv data.path=PATH history=random 'prompt.question=How much?'"
+    """
+    shown = []
+    for override in overrides:
+        key, _, _ = override.partition("=")
+        shown.append(f"{key}=PATH" if key.lstrip("+") in PLACES else shlex.quote(override))
+    start = "python" if ranks == 1 else f"torchrun --nproc_per_node={ranks}"
+    return " ".join([start, "train.py", *shown])
+
+
+def _as_yaml(content: dict) -> str:
+    return _fenced(yaml.safe_dump(content, allow_unicode=True, sort_keys=False).rstrip(), "yaml")
+
+
+def _fenced(text: str, language: str = "") -> str:
+    """A code block that no run of backticks inside can end."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text}\n{fence}\n"

@@ -1,0 +1,153 @@
+"""model/mlens.json: how a trained model is asked, which with its tokenizer and weights is all that predicting takes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+import mlens
+from mlens.config import Settings, chosen_class, resolved, strictly
+from mlens.data.source_fields import check_rating_scale
+from mlens.errors import UserError
+from mlens.evaluation.settings import Evaluation
+from mlens.files import write_json
+from mlens.history.selection import Strategy
+from mlens.model.settings import Lora, NoPeft, PretrainedModel, TinyModel
+from mlens.packing.plan import Collator
+from mlens.prompt.settings import Ablation, Style
+
+FILE = "mlens.json"
+# The version of the file's form; another one is refused.
+FORM = 1
+ADAPTER = "adapter_config.json"
+# Where the classes that a node names with `_target_` come from: others would be imported, and so run.
+OWN = {"history": "mlens.history.", "packing": "mlens.packing.", "base": "mlens.model.settings."}
+ALLOW = "where you would run it as a program, --trust (in Python trust=True) allows it"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What a trained model's prompts, histories and forward passes depend on. Fields that `Settings` has too mean the
+    same; `model` is the folder itself, or the base model that the adapter in it (`peft`) changes.
+
+    scale: the legal ratings, ascending; dtype: what the model computes in; bf16_parameters: hold the parameters in
+    bfloat16.
+    """
+
+    folder: Path
+    scale: tuple[float, ...]
+    history: Strategy
+    ablation: Ablation
+    prompt: Style
+    packing: Collator
+    evaluation: Evaluation
+    model: TinyModel | PretrainedModel
+    peft: NoPeft | Lora
+    seed: int
+    dtype: str
+    bf16_parameters: bool
+
+
+def write_exported(
+    folder: Path, config: DictConfig, settings: Settings, scale: tuple[float, ...], bf16_parameters: bool
+) -> None:
+    """Write the file into the folder of a model that was trained by this config, beside its weights or adapter."""
+    nodes = resolved(config)
+    model = settings.model
+    base = None
+    if (folder / ADAPTER).is_file():
+        base = {"_target_": nodes["model"]["_target_"], **asdict(model), "gradient_checkpointing": False}
+        base |= {"compile": False}
+    content = {
+        "form": FORM,
+        "mlens": mlens.__version__,
+        "scale": scale,
+        **{name: nodes[name] for name in ("history", "ablation", "prompt", "packing")},
+        "evaluation": {"seed": settings.evaluation.seed, "draws": settings.evaluation.draws},
+        "dtype": model.dtype,
+        "attention": model.attention,
+        "bf16_parameters": bf16_parameters,
+        "base": base,
+        "seed": settings.seed,
+    }
+    write_json(folder / FILE, content)
+
+
+def read_exported(path: Path, trust: bool = False) -> Exported:
+    """What stands in the folder of a run, or of a model by itself.
+
+    Raises UserError where there is none, where its file is not what it should be, and, unless `trust` says that the
+    folder may run code as a program may, where a class of another package than mlens is named or the base model's own
+    code is asked for.
+    """
+    folder = next((place for place in (path / "model", path) if (place / FILE).is_file()), None)
+    if folder is None:
+        raise UserError(f"{path} holds no trained model: there is no {FILE} in it, and none in its folder model/")
+    file = folder / FILE
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        return _made(folder, content, trust)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file}: not valid JSON") from error
+
+
+def _made(folder: Path, content: Any, trust: bool) -> Exported:
+    fields = {
+        **dict.fromkeys(("history", "ablation", "prompt", "packing", "evaluation"), dict),
+        **{"form": int, "mlens": str, "scale": list, "dtype": str, "attention": str, "seed": int},
+        **{"bf16_parameters": bool, "base": dict | None},
+    }
+    if not isinstance(content, dict) or content.keys() != fields.keys():
+        raise UserError(f"must hold {', '.join(fields)} and nothing else")
+    for name, kind in fields.items():
+        if not isinstance(content[name], kind) or (kind is int and isinstance(content[name], bool)):
+            raise UserError(f"{name} must not be {content[name]!r}")
+    if content["form"] != FORM:
+        raise UserError(f"is of form {content['form']}, written by mlens {content['mlens']}: this version reads {FORM}")
+    if "${" in json.dumps(content):
+        raise UserError("refers to a value elsewhere with ${…}, which is not looked up")
+    scale = [float(rating) if isinstance(rating, int | float) else float("nan") for rating in content["scale"]]
+    check_rating_scale(scale)
+    adapter = (folder / ADAPTER).is_file()
+    if adapter and content["base"] is None:
+        raise UserError(f"names no base model, though {ADAPTER} stands beside it")
+    model = PretrainedModel(None, path=str(folder), dtype=content["dtype"], attention=content["attention"])
+    model = replace(model, gradient_checkpointing=False)
+    base = _chosen("base", content["base"], trust) if adapter else model
+    if getattr(base, "trust_remote_code", False) and not trust:
+        raise UserError(f"base.trust_remote_code runs code that comes with the base model; {ALLOW}")
+    return Exported(
+        folder=folder,
+        scale=tuple(scale),
+        history=_chosen("history", content["history"], trust),
+        ablation=strictly("ablation", Ablation, _without_target(content["ablation"])),
+        prompt=strictly("prompt", Style, _without_target(content["prompt"])),
+        packing=_chosen("packing", content["packing"], trust),
+        evaluation=strictly("evaluation", Evaluation, content["evaluation"]),
+        model=base,
+        peft=Lora() if adapter else NoPeft(),
+        seed=content["seed"],
+        dtype=content["dtype"],
+        bf16_parameters=content["bf16_parameters"],
+    )
+
+
+def _chosen(name: str, node: dict, trust: bool) -> Any:
+    """The node's object. Raises UserError for a class of elsewhere, before anything of it is imported."""
+    target = node.get("_target_")
+    if not trust and not str(target).startswith(OWN[name]):
+        raise UserError(f"{name}._target_={target} is not from {OWN[name]}*: its code would run; {ALLOW}")
+    form = chosen_class(name, target)
+    if not trust and not f"{form.__module__}.".startswith(OWN[name]):
+        raise UserError(f"{name}._target_={target} is no choice for {name}")
+    return strictly(name, form, _without_target(node))
+
+
+def _without_target(node: dict) -> dict:
+    return {key: value for key, value in node.items() if key != "_target_"}

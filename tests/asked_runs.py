@@ -1,0 +1,71 @@
+"""Runs whose models are asked, and what those runs saw."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+from hydra.utils import instantiate
+from runs import composed, run_here
+
+from mlens.data.load import load_table
+from mlens.data.table import RatingTable
+from mlens.predict import Predictor
+from mlens.prompt.context import make_context
+from mlens.prompt.pieces import movie_texts
+
+# So short that histories are cut, and so small that a run takes seconds.
+SHORT = ("debug=fast", "data.max_users=12", "prompt.max_tokens=260", "evaluation.max_users=3", "trainer.max_steps=3")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A run, the table that it read, what it predicted on test, and its model."""
+
+    folder: Path
+    table: RatingTable
+    test: pl.DataFrame
+    predictor: Predictor
+
+    def history(self, row: dict) -> list[dict]:
+        """All ratings of the user of a row of `test` that stand before its target."""
+        table = self.table
+        user = table.users["id"].to_list().index(row["user"])
+        start = int(table.user_offsets[user])
+        movies = table.movies.rows(named=True)
+        told = {} if "profile" not in table.users.columns else {"profile": table.users["profile"][user]}
+        return [
+            {
+                "user": row["user"],
+                "movie": movies[table.movie[i]]["id"],
+                "title": movies[table.movie[i]]["title"],
+                "genres": movies[table.movie[i]]["genres"],
+                "rating": float(table.rating[i]),
+                "timestamp": int(table.timestamp[i]),
+                **told,
+            }
+            for i in range(start, start + row["t"])
+        ]
+
+    def movie(self, row: dict) -> dict:
+        """The movie of a row of `test`, as it is given to be rated."""
+        table = self.table
+        movie = table.movies["id"].to_list().index(row["movie"])
+        told = {}
+        if table.tags is not None:
+            context = make_context(table, movie_texts(table))
+            user = table.users["id"].to_list().index(row["user"])
+            turns = context.turns(table, int(table.user_offsets[user]) + row["t"], 15)
+            told = {"context": [context.texts[turn] for turn in turns]}
+        title, genres = table.movies["title"][movie], table.movies["genres"][movie]
+        return {"movie": row["movie"], "title": title, "genres": genres, **told}
+
+    def predict(self, row: dict) -> pl.DataFrame:
+        return self.predictor.predict(self.history(row), [self.movie(row)])
+
+
+def asked(folder: Path, *overrides: str) -> Asked:
+    """A run with these overrides, in this process."""
+    run_here(folder, *SHORT, *overrides)
+    table = load_table(instantiate(composed(*SHORT, *overrides).data))
+    test = pl.read_parquet(folder / "predictions" / "test.parquet")
+    return Asked(folder, table, test, Predictor.from_run(folder))

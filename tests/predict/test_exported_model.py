@@ -1,0 +1,142 @@
+"""The folder that a run exports: what it says of the model is true, and whoever made it can't make it run code."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+from asked_runs import SHORT
+from huggingface_hub import ModelCard
+from runs import checked, child_environment, summary_of
+
+from mlens.errors import UserError
+from mlens.predict import Predictor, Prompter
+from mlens.training.exported import read_exported
+
+HISTORY = [{"title": "Heat (1995)", "genres": "Action", "rating": 4.5}]
+MOVIES = [{"title": "Ronin (1998)"}]
+
+
+@pytest.fixture
+def folder(all_previous, tmp_path):
+    """A model's folder by itself, elsewhere."""
+    return shutil.copytree(all_previous.folder / "model", tmp_path / "copied")
+
+
+def change(folder, **fields):
+    file = folder / "mlens.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+
+def test_it_says_what_the_run_was_told(all_previous):
+    settings, exported = checked(*SHORT, "history=all_previous"), read_exported(all_previous.folder)
+    for name in ("history", "ablation", "prompt", "packing", "seed"):
+        assert getattr(exported, name) == getattr(settings, name), name
+    assert (exported.evaluation.seed, exported.evaluation.draws) == (settings.evaluation.seed, 1)
+    assert exported.scale == all_previous.table.scale
+
+
+def test_the_folder_alone_predicts_the_same(all_previous, folder):
+    assert Predictor.from_run(folder).predict(HISTORY, MOVIES).equals(all_previous.predictor.predict(HISTORY, MOVIES))
+
+
+def test_a_strategy_from_elsewhere_is_not_even_imported_unless_it_is_trusted(folder, tmp_path, monkeypatch):
+    (tmp_path / "stranger.py").write_text(
+        "from mlens.history.fixed_count import FixedCount\nfrom dataclasses import dataclass\n"
+        "@dataclass(frozen=True)\nclass Two(FixedCount):\n    count: int = 2\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    change(folder, history={"_target_": "stranger.Two"})
+    with pytest.raises(UserError, match=r"mlens.json: history._target_=stranger.Two is not from mlens.history"):
+        Prompter.from_run(folder)
+    assert "stranger" not in sys.modules
+    prompter = Prompter.from_run(folder, trust=True)
+    rated = [{"title": f"Film {i}", "rating": 3} for i in range(5)]
+    assert prompter.prompts(prompter.ask(rated, MOVIES))["prompt"][0].count("Film") == 2
+
+
+REFUSED = {
+    "another module by way of ours": ({"history": {"_target_": "mlens.history.random.math.floor"}}, "is no dataclass"),
+    "a class that is none of ours": (
+        {"history": {"_target_": "mlens.history.window.Stage"}},
+        "is no choice for history",
+    ),
+    "a setting that isn't one": (
+        {"history": {"_target_": "mlens.history.fixed_count.FixedCount", "count": 0}},
+        "history.count must be at least 1",
+    ),
+    "an unknown one": ({"history": {"_target_": "mlens.history.none.NoHistory", "x": 1}}, "history.x"),
+    "rows of elsewhere": ({"packing": {"_target_": "subprocess.Popen"}}, "packing._target_=subprocess.Popen"),
+    "a value of the environment": (
+        {"prompt": {"task": "${oc.env:HOME}", "question": "?"}},
+        "refers to a value elsewhere",
+    ),
+    "a scale": ({"scale": [5, 1]}, "rating_scale must be two or more"),
+    "words in a scale": ({"scale": [1, "2"]}, "rating_scale must be two or more"),
+    "a later form": ({"form": 2, "mlens": "9.0"}, "is of form 2, written by mlens 9.0"),
+    "a wrong kind": ({"prompt": []}, "prompt must not be"),
+    "more": ({"more": 1}, "must hold history, ablation"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_settings_file_that_is_wrong_is_told_in_one_line(folder, case):
+    fields, message = REFUSED[case]
+    change(folder, **fields)
+    with pytest.raises(UserError, match=message) as told:
+        read_exported(folder)
+    assert "mlens.json" in str(told.value)
+
+
+def test_other_files_in_its_place(folder):
+    for text in ("{", "[1]", "[" * 100000, '"x"'):
+        (folder / "mlens.json").write_text(text)
+        with pytest.raises(UserError, match=r"mlens\.json"):
+            read_exported(folder)
+    (folder / "mlens.json").unlink()
+    with pytest.raises(UserError, match="holds no trained model"):
+        read_exported(folder)
+
+
+def test_a_base_models_own_code_stays_where_it_is(folder):
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match="names no base model"):
+        read_exported(folder)
+    base = {"_target_": "mlens.model.settings.PretrainedModel", "name": "somebody/model"}
+    change(folder, base=base | {"trust_remote_code": True})
+    with pytest.raises(UserError, match=r"base\.trust_remote_code runs code"):
+        read_exported(folder)
+    change(folder, base=base)
+    assert read_exported(folder).model.name == "somebody/model"
+
+
+def test_the_card(all_previous):
+    card, summary = ModelCard.load(all_previous.folder / "model" / "README.md"), summary_of(all_previous.folder)
+    assert card.data.library_name == "transformers" and "mlens" in card.data.tags
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in card.text.splitlines() if line[:1] == "|"]
+    stages = list(summary["metrics"])
+    for name in ("rmse", "mae", "nll", "illegal_mass"):
+        assert [f"`{name}`", *(f"{summary['metrics'][stage][name]:.4f}" for stage in stages)] in cells
+    for name in summary["baselines"]["test"]["full_history"]:
+        of = [summary["baselines"][stage][column][name] for stage in stages for column in summary["baselines"][stage]]
+        assert [f"`{name}`", *(f"{errors['rmse']:.4f}" for errors in of)] in cells
+    command = " ".join(["python train.py", *SHORT, "history=all_previous", "output_dir=PATH"])
+    assert f"```\n{command}\n```" in card.text
+    assert str(all_previous.folder) not in card.text
+    assert summary["fingerprint"] in card.text and "made up" in card.text and "strategy: AllPrevious" in card.text
+
+
+def loads(module: str, *without: str) -> None:
+    code = f"import sys, {module}; assert not {{*{without!r}}} & {{*sys.modules}}"
+    done = subprocess.run([sys.executable, "-c", code], env=child_environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_takes_no_torch():
+    loads("mlens.predict.__main__", "torch", "transformers", "polars")
+
+
+@pytest.mark.slow
+def test_asking_takes_no_deepspeed():
+    loads("mlens.predict.predictor", "deepspeed")

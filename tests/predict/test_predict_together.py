@@ -1,0 +1,101 @@
+"""Movies that are asked about together: the history is read once, and none of them changes what is said of another."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlens.history.all_previous import AllPrevious
+from mlens.history.fixed_count import FixedCount
+from mlens.history.fixed_ratio import FixedRatio
+from mlens.history.none import NoHistory
+from mlens.history.random import Random
+from mlens.packing.packed import PackedRows
+from mlens.packing.reference import ReferenceRows
+from mlens.predict import Predictor
+
+STRATEGIES = [AllPrevious(), FixedCount(4), FixedRatio(0.6), NoHistory(), Random(0.7), Random(0.7, "per_user")]
+LINES = [
+    {"movie": i, "title": f"Film {i} ({1950 + i})", "genres": "Drama", "rating": 0.5 + i % 10 / 2} for i in range(30)
+]
+# Titles of many lengths: where the budget cuts, histories differ.
+MOVIES = [
+    {"movie": 100 + i, "title": " ".join(["The"] * (i % 4) + [f"Long Way {i}"]), "genres": "Comedy"} for i in range(12)
+]
+
+
+def changed(run, **fields) -> Predictor:
+    """The run's predictor with other settings of the export, which has read nothing yet."""
+    prompter = replace(run.predictor.prompter, exported=replace(run.predictor.prompter.exported, **fields))
+    return Predictor(prompter, replace(run.predictor.scorer, trunk=None))
+
+
+def tokens_read(predictor, history, movies) -> int:
+    """How many tokens go through the model."""
+    read = []
+    model = predictor.scorer.model
+    handle = model.register_forward_pre_hook(
+        lambda module, args, given: read.append(given["input_ids"].numel()), with_kwargs=True
+    )
+    predictor.predict(history, movies)
+    handle.remove()
+    return sum(read)
+
+
+@pytest.mark.parametrize("row_tokens", [320, 500, 8192])
+def test_the_history_is_read_once_however_many_rows_the_movies_take(all_previous, row_tokens):
+    history, movies = LINES[:6], MOVIES
+    predictor = changed(all_previous, packing=PackedRows(row_tokens=row_tokens))
+    prompter = predictor.prompter
+    dataset = prompter.dataset(prompter.ask(history, movies))
+    shapes = dataset.shapes(np.arange(len(movies)))
+    chains = sum(len(answer) - 1 for answer in dataset.renderer.answers)
+    assert len(set(shapes.trunk)) == 1 and shapes.trunk[0] > 100
+    expected = int(shapes.trunk[0]) + int(shapes.rest.sum()) + chains * len(movies)
+    assert tokens_read(predictor, history, movies) == expected
+    assert tokens_read(predictor, history, movies[::-1]) == expected - int(shapes.trunk[0])
+    alone = changed(all_previous, packing=PackedRows(share="never"))
+    assert tokens_read(alone, history, movies) == expected + 11 * int(shapes.trunk[0])
+
+
+def said(predictor, movies) -> np.ndarray:
+    frame = predictor.predict(LINES, movies)
+    names = [name for name in frame.columns if name.startswith("p_")]
+    return frame.sort("movie").select(*names, "illegal_mass", "history_used", "history_dropped").to_numpy()
+
+
+@settings(max_examples=8)
+@given(
+    strategy=st.sampled_from(STRATEGIES),
+    order=st.permutations(range(len(MOVIES))),
+    trim=st.sampled_from(["strided", "exact"]),
+    tokens=st.integers(150, 420),
+    row_tokens=st.sampled_from([500, 1000, 8192]),
+)
+def test_each_movie_is_rated_as_if_it_were_the_only_one(all_previous, strategy, order, trim, tokens, row_tokens):
+    style = replace(all_previous.predictor.prompter.exported.prompt, trim=trim, max_tokens=tokens)
+    fields = {"history": strategy, "prompt": style, "packing": PackedRows(row_tokens=row_tokens)}
+    predictor = changed(all_previous, **fields)
+    movies = [MOVIES[i] for i in order]
+    few = movies[:3]
+    places = np.searchsorted(sorted(movie["movie"] for movie in movies), sorted(movie["movie"] for movie in few))
+    together = said(predictor, movies)
+    assert together[:, -2].max() <= len(LINES)
+    for place, movie in zip(places, sorted(few, key=lambda movie: movie["movie"]), strict=True):
+        alone = said(predictor, [movie])
+        np.testing.assert_allclose(together[place], alone[0], atol=2e-6)
+
+
+def test_rows_of_any_kind_say_the_same(all_previous):
+    """The reference is one sample a row, each rating as a whole sequence."""
+    packed = said(all_previous.predictor, MOVIES)
+    reference = changed(all_previous, packing=ReferenceRows())
+    model = reference.scorer.model
+    before = model.config._attn_implementation
+    model.set_attn_implementation("sdpa")
+    try:
+        np.testing.assert_allclose(said(reference, MOVIES), packed, atol=2e-6)
+    finally:
+        model.set_attn_implementation(before)
