@@ -24,11 +24,12 @@ UNITS = ("B", "kB", "MB", "GB", "TB")
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m mlens.runs",
-        description="List the runs and sweeps beneath folders: state, result, time and size. With --clean, remove the "
-        "checkpoints of finished runs: their models and predictions stay, and the checkpoints are of use only for "
+        description="List the runs and sweeps beneath folders: state, result, time and size. With --clean, remove\n"
+        "the checkpoints of finished runs: models and predictions stay, and the checkpoints are of use only for\n"
         "training a run longer.",
-        epilog="example: python -m mlens.runs outputs multirun --sort rmse    then: python -m mlens.runs outputs "
-        "--clean --dry-run",
+        epilog="examples:\n  python -m mlens.runs outputs multirun --sort rmse\n"
+        "  python -m mlens.runs outputs --clean --keep best --dry-run",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR")
     parser.add_argument("--sort", choices=("time", "rmse"), default="time", help="newest last, or best test RMSE first")

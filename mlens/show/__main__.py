@@ -8,18 +8,27 @@ from pathlib import Path
 from mlens.errors import UserError, told_in_one_line
 
 OWN = ("user", "t", "movie", "stage")
+HELP = """\
+user=, movie=  ids as in the data
+t=             the place among the user's ratings in time order, from 0 (as in predictions/*.parquet)
+stage=         without t and movie: the user's last target of train, val or test
+RUN            the folder of a finished run: its config, its tokenizer, and what it predicted
+
+examples:
+  python -m mlens.show user=1001
+  python -m mlens.show user=1 t=100 data=ml_latest_small data.path=DIR history=fixed_count history.count=10
+  python -m mlens.show outputs/2026-01-31/12-00-00 user=1 stage=test
+"""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m mlens.show",
         usage="%(prog)s [RUN] user=ID [t=N | movie=ID] [stage=train|val|test] [OVERRIDE ...] [--all]",
-        description="Show what the model sees of one rating that it is to predict: which earlier ratings were chosen, "
+        description="Show what the model sees of one rating that it is to predict: which earlier ratings were chosen,\n"
         "trimmed or hidden and why, the prompt, its token ids, and the row it lands in. No model is loaded.",
-        epilog="example: python -m mlens.show user=1 data=ml_latest_small data.path=DIR history=fixed_count    "
-        "user, movie: ids as in the data; t: the place among the user's ratings in time order, from 0 (as in "
-        "predictions/*.parquet); without t and movie: the user's last target. With RUN, the folder of a finished run: "
-        "its config, tokenizer, and what it predicted.",
+        epilog=HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "words", nargs="+", metavar="WORD", help="RUN, user=, t=, movie=, stage=, and overrides of train.py"

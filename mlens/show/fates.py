@@ -55,11 +55,11 @@ def _why_hidden(dataset: RatingDataset, roles: np.ndarray, split: Split, target:
     if same_second and split.ties == "strict":
         return "the target's own second (split.ties=strict)"
     if rating > target:
-        return "later in the same second, in the data's order" if same_second else "later than the target"
+        return "later in the same second, in the data's order" if same_second else "later"
     role = STAGES[roles[rating]]
     if name != STAGES[TRAIN] and split.eval_history == "train":
         return f"a {role} rating (split.eval_history=train)"
-    return f"held out: a {name} target sees no {role} rating"
+    return f"held out as {role}"
 
 
 def counts(fates: list[Fate]) -> dict[str, int]:

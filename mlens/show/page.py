@@ -29,7 +29,7 @@ MEANINGS = {
     CHOSEN: "in the prompt",
     DROPPED: "the strategy wants it, the budget has no room for it",
     NOT_CHOSEN: "may be seen, the strategy doesn't want it",
-    HIDDEN: "must not be seen",
+    HIDDEN: "this target must not see it",
 }
 # Of a long list: its first, those around what matters, and its last; and how many changes of kind.
 FIRST, BEFORE, AFTER, CHANGES = 3, 12, 3, 4
@@ -124,9 +124,9 @@ def _trim(look: Look) -> str:
 
 def _history(inside: Inside, look: Look, everything: bool) -> Table:
     table, fates = look.dataset.table, look.fates
-    listing = Table("t", "given (UTC)", "rating", "stage", "film", "", box=box.SIMPLE_HEAD, pad_edge=False)
+    listing = Table("t", "given (UTC)", "rating", "stage", "film", "", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     listing.columns[0].justify = "right"
-    listing.columns[4].overflow = "ellipsis"
+    listing.columns[4].overflow, listing.columns[4].max_width = "ellipsis", 48
     listing.columns[4].no_wrap = listing.columns[1].no_wrap = True
     target = next(at for at, fate in enumerate(fates) if fate.kind == TARGET)
     changes = [at for at, (one, other) in enumerate(pairwise(fates), 1) if one.kind != other.kind]
@@ -135,7 +135,7 @@ def _history(inside: Inside, look: Look, everything: bool) -> Table:
     for stretch in _excerpt(len(fates), set(range(len(fates))) if everything else kept):
         if len(stretch) > 1:
             told = [f"{n} {kind}" for kind, n in counts([fates[at] for at in stretch]).items() if n]
-            listing.add_row("…", "", "", "", "", Text(f"{len(stretch)} more: {', '.join(told)}", "dim"))
+            listing.add_row("…", "", "", "", Text(f"{len(stretch)} more: {', '.join(told)}", "dim"), "")
             continue
         fate = fates[stretch[0]]
         listing.add_row(
@@ -186,7 +186,7 @@ def _pieces(look: Look, everything: bool) -> Table:
     for stretch in _excerpt(len(pieces), set(range(len(pieces))) if everything else kept):
         if len(stretch) > 1:
             tokens = sum(len(pieces[at].ids) for at in stretch)
-            listing.add_row(Text(f"… {len(stretch)} more", "dim"), str(tokens), "", "")
+            listing.add_row(Text(f"{len(stretch)} more", "dim"), str(tokens), "", "")
             continue
         piece = pieces[stretch[0]]
         ids = Text(" ".join(map(str, piece.ids)), "dim")
