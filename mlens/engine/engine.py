@@ -18,6 +18,7 @@ from mlens.engine.ranks import Ranks
 from mlens.engine.settings import DeepSpeed, Optimizer, checkpoint_bytes
 from mlens.errors import RunFailed, UserError, first_line
 from mlens.model.adapters import without_adapters
+from mlens.model.fused import label_head
 from mlens.model.load import Holding
 from mlens.model.scores import placed, row_scores
 from mlens.packing.row import Row
@@ -32,7 +33,13 @@ class Engine:
     def __init__(self, deepspeed_engine: Any, ranks: Ranks, autocast: bool) -> None:
         self.ranks = ranks
         self._engine, self._autocast = deepspeed_engine, autocast
+        self._head = label_head(deepspeed_engine.module)
         self._base_rates = [group["lr"] for group in deepspeed_engine.optimizer.param_groups]
+
+    @property
+    def loss(self) -> str:
+        """How the training loss is computed."""
+        return "logits" if self._head is None else "liger"
 
     @property
     def parameters(self) -> int:
@@ -45,7 +52,7 @@ class Engine:
         self._engine.set_gradient_accumulation_boundary(last)
         with _out_of_memory_told(row):
             row = placed(row, self.ranks.device)
-            scores = self._scores(row)
+            scores = row_scores(self._engine, row, self._autocast, self._head)
             loss = -(scores * row.weight).sum() if row.scores else scores.sum()
             # DeepSpeed averages over ranks, and would divide by the accumulation count; the step's loss is one mean.
             self._engine.backward(loss * (self.ranks.world / labels), scale_wrt_gas=False)
@@ -56,10 +63,8 @@ class Engine:
     def score(self, row: Row) -> torch.Tensor:
         """[row.scores] float32 on the CPU: the log-probabilities that the row asks for."""
         with _out_of_memory_told(row):
-            return self._scores(placed(row, self.ranks.device)).cpu()[: row.scores]
-
-    def _scores(self, row: Row) -> torch.Tensor:
-        return row_scores(self._engine, row, self._autocast)
+            row = placed(row, self.ranks.device)
+            return row_scores(self._engine, row, self._autocast).cpu()[: row.scores]
 
     def train(self, training: bool = True) -> None:
         self._engine.train(training)

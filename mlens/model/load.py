@@ -22,6 +22,7 @@ from mlens.errors import UserError
 from mlens.model.adapters import with_adapters
 from mlens.model.attention import ROW_ATTENTION
 from mlens.model.flex import FLEX_ATTENTION
+from mlens.model.fused import fuse, liger_is_here
 from mlens.model.settings import ROWS, Lora, NoPeft, PretrainedModel, TinyModel
 from mlens.prompt.pieces import DIALOGUE_HEADER, HISTORY_HEADER, head_texts, movie_texts
 from mlens.prompt.settings import Ablation, Style
@@ -111,6 +112,8 @@ def build_model(
         raise UserError(f"FlexAttention needs heads of at least 16: this model's have {model.config.head_dim}")
     if attention == rows and not getattr(model, "_supports_attention_backend", False):
         raise _cannot_take_rows(type(model).__name__)
+    if holding.device == "cuda" and liger_is_here():
+        fuse(model)
     model = in_training_form(model, settings.gradient_checkpointing)
     if settings.compile:
         # Layer by layer: one compilation serves them all, for rows of any length.

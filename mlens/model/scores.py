@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 
+from mlens.model.fused import LabelHead
 from mlens.packing.blocks import with_blocks
 from mlens.packing.row import Row
 
@@ -20,11 +22,14 @@ def placed(row: Row, device: torch.device) -> Row:
     return row
 
 
-def row_scores(model: Callable[..., Any], row: Row, autocast: bool) -> torch.Tensor:
+def row_scores(model: Callable[..., Any], row: Row, autocast: bool, head: LabelHead | None = None) -> torch.Tensor:
     """[row.scores] float32: the log-probabilities that a placed row asks for, from a forward pass of `model`; one 0
-    that depends on the parameters where it asks for none. autocast: compute in bfloat16."""
+    that depends on the parameters where it asks for none. autocast: compute in bfloat16; head: the model's own, to get
+    them without logits."""
+    fused = head is not None and row.scores > 0
+    asked = head.asked(row.slot, row.label) if head is not None and fused else nullcontext()
     layout = {} if row.layout is None else {"layout": row.layout}
-    with torch.autocast(row.input_ids.device.type, dtype=torch.bfloat16, enabled=autocast):
+    with torch.autocast(row.input_ids.device.type, dtype=torch.bfloat16, enabled=autocast), asked:
         output = model(
             input_ids=row.input_ids,
             position_ids=row.position_ids,
@@ -32,6 +37,8 @@ def row_scores(model: Callable[..., Any], row: Row, autocast: bool) -> torch.Ten
             use_cache=False,
             **layout,
         )
+    if fused:
+        return torch.zeros(row.scores, device=output.logits.device).index_add(0, row.owner, output.logits)
     logits = output.logits.float().flatten(0, 1)
     if row.scores == 0:
         return logits.sum()[None] * 0

@@ -105,6 +105,7 @@ def _summary(
             "ranks": engine.ranks.world,
         },
         "training": asdict(training.progress),
+        "loss": engine.loss,
         "made_up_data": table.made_up,
         "peak_memory_bytes": peak_memory_bytes(engine.ranks.device),
         "versions": versions(),
