@@ -168,7 +168,7 @@ def chosen_class(name: str, target: object) -> type:
 
 
 def strictly(name: str, form: type, node: dict) -> Any:
-    """The node `name` as the dataclass `form`. Raises UserError, naming its key, for an unknown key or a bad value."""
+    """The node `name` as its dataclass `form`. Raises UserError that names the key that it lacks or the bad value."""
     where = f"{name}." if name else ""
     for key, value in flatten(node).items():
         if isinstance(value, int) and not -(2**63) <= value < 2**63:

@@ -22,6 +22,7 @@ class Lengths:
     measured: int
     tokens_min: int
     tokens_median: int
+    tokens_p90: int
     tokens_p99: int
     tokens_max: int
     tokens_total: int
@@ -42,6 +43,7 @@ def measure_lengths(dataset: RatingDataset) -> Lengths:
         measured=len(places),
         tokens_min=int(tokens.min()),
         tokens_median=int(np.median(tokens)),
+        tokens_p90=int(np.percentile(tokens, 90)),
         tokens_p99=int(np.percentile(tokens, 99)),
         tokens_max=int(tokens.max()),
         tokens_total=int(tokens.mean() * n),

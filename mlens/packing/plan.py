@@ -96,17 +96,29 @@ def plan_epoch(
     Steps are planned one by one, so random histories are drawn when their step comes.
     """
     order = epoch_order(dataset, steps, seed, epoch)
-    lengths = answer_lengths(dataset)
     for step in range(first_step, steps_per_epoch(len(order), steps.targets)):
-        targets = np.sort(order[step * steps.targets : (step + 1) * steps.targets])
-        answers = lengths[dataset.table.rating_index[dataset.stage.targets[targets]]]
-        # A row reads a prompt and its answer without the end token.
-        rows = collator.deal(dataset.shapes(targets).longer_by(answers - 1), world)[rank]
-        labels = float(answers.sum())
+        targets = step_targets(order, steps, step)
+        rows = collator.deal(training_shapes(dataset, targets), world)[rank]
+        labels = float(answers_of(dataset, targets).sum())
         if steps.history_loss_weight:
             labels += steps.history_loss_weight * dataset.history_labels(targets)
         for i, row in enumerate(rows):
             yield PlannedRow(step, tuple(targets[tree] for tree in row), i == len(rows) - 1, labels, len(targets))
+
+
+def step_targets(order: np.ndarray, steps: Steps, step: int) -> np.ndarray:
+    """[targets] those of one step of an epoch in this `order`, ascending."""
+    return np.sort(order[step * steps.targets : (step + 1) * steps.targets])
+
+
+def training_shapes(dataset: RatingDataset, targets: np.ndarray) -> Shapes:
+    """What training reads of these targets: a prompt and its answer without the end token."""
+    return dataset.shapes(targets).longer_by(answers_of(dataset, targets) - 1)
+
+
+def answers_of(dataset: RatingDataset, targets: np.ndarray) -> np.ndarray:
+    """[n] tokens of each target's answer, with its end token."""
+    return answer_lengths(dataset)[dataset.table.rating_index[dataset.stage.targets[targets]]]
 
 
 def answer_lengths(dataset: RatingDataset) -> np.ndarray:

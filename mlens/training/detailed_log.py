@@ -23,7 +23,7 @@ def detailed_log(
     for name, stage in lengths.items():
         yield (
             f"  {name}: {stage.targets} targets; min {stage.tokens_min}, median {stage.tokens_median}, "
-            f"99% {stage.tokens_p99}, max {stage.tokens_max}; history cut for {stage.trimmed:.1%} of them "
+            f"90% {stage.tokens_p90}, 99% {stage.tokens_p99}, max {stage.tokens_max}; history cut for {stage.trimmed:.1%} of them "
             f"({stage.ratings_dropped:.1%} of the chosen ratings); {stage.without_history:.1%} without history"
         )
     for name, stage in lengths.items():

@@ -20,10 +20,14 @@ from mlens.model.settings import Lora, NoPeft
 FILES = sorted(CONF.rglob("*.yaml"))
 # Hydra's own nodes aren't part of a run's config: the launcher's is checked where it is made.
 HYDRAS = sorted((CONF / "hydra").rglob("*.yaml"))
-GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra")
+# What a run is planned for is no node of it either.
+HARDWARE = sorted((CONF / "hardware").glob("*.yaml"))
+GROUPS = sorted(
+    folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name not in ("hydra", "hardware")
+)
 OPTIONS = {group: sorted(file.stem for file in (CONF / group).glob("*.yaml")) for group in GROUPS}
 LISTS = [file for file in FILES if file.parent.name in ("experiment", "debug")]
-NODES = [file for file in FILES if file not in LISTS + HYDRAS and file.parent != CONF]
+NODES = [file for file in FILES if file not in LISTS + HYDRAS + HARDWARE and file.parent != CONF]
 # What users' scripts may rely on.
 FIELDS = """
 output_dir resume seed split.seed evaluation.seed data.path data.max_users data.rating_scale split.val_ratio
@@ -75,7 +79,8 @@ def commands(file: Path) -> list[str]:
     lines = file.read_text().splitlines()
     if lines[0].startswith("# @package"):
         lines = lines[1:]
-    return [line.removeprefix("# ") for line in lines[:2] if re.match(r"# (python|torchrun .*)\s?train\.py", line)]
+    begin = r"# (python -m mlens\.plan|(python|torchrun .*)\s?train\.py)"
+    return [line.removeprefix("# ") for line in lines[:2] if re.match(begin, line)]
 
 
 def form_of(group: str, node) -> type:

@@ -1,0 +1,66 @@
+"""How many floating-point operations a model's passes over rows take: the usual count of its matrix products.
+
+A product of [a, b] and [b, c] counts 2·a·b·c; norms, activations and softmax don't count (Chowdhery et al., "PaLM",
+2022, appendix B; Kaplan et al., "Scaling laws for neural language models", 2020). No torch here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a pass costs depends on. layers; attention: width of all query heads together; body: weights of the matrices
+    that every token goes through (of a mixture of experts, those of its active experts), adapters included; trained:
+    how many of them are trained; head: weights of the output layer, which only tokens with a label go through;
+    head_trained: whether it is trained."""
+
+    layers: int
+    attention: int
+    body: int
+    trained: int
+    head: int
+    head_trained: bool = True
+
+
+@dataclass(frozen=True)
+class Passes:
+    """What is passed over. tokens: that are read; pairs: of a token and one that it sees, itself included; logits: how
+    many tokens' logits are computed."""
+
+    tokens: float = 0.0
+    pairs: float = 0.0
+    logits: float = 0.0
+
+    def __add__(self, other: Passes) -> Passes:
+        return Passes(self.tokens + other.tokens, self.pairs + other.pairs, self.logits + other.logits)
+
+    def times(self, factor: float) -> Passes:
+        return Passes(self.tokens * factor, self.pairs * factor, self.logits * factor)
+
+
+def forward_flops(sizes: Sizes, passes: Passes) -> float:
+    """2 for each weight and token, and 4 · layers · width for each pair (its score, and its share of the result).
+
+    >>> sizes = Sizes(layers=2, attention=8, body=100, trained=100, head=50)
+    >>> forward_flops(sizes, Passes(tokens=10, pairs=55, logits=3))
+    5820.0
+    """
+    return (
+        2.0 * sizes.body * passes.tokens
+        + 4.0 * sizes.layers * sizes.attention * passes.pairs
+        + 2.0 * sizes.head * passes.logits
+    )
+
+
+def training_flops(sizes: Sizes, passes: Passes, checkpointing: bool = False) -> float:
+    """Forward and backward: each product has two gradients, each as dear as itself, but a frozen matrix has only that
+    of its input. With `checkpointing` the layers are computed once more: what hardware does at most, while model FLOPs
+    utilisation counts without it."""
+    forward = forward_flops(sizes, passes)
+    frozen = 2.0 * (sizes.body - sizes.trained) * passes.tokens
+    if not sizes.head_trained:
+        frozen += 2.0 * sizes.head * passes.logits
+    again = forward - 2.0 * sizes.head * passes.logits if checkpointing else 0.0
+    return 3.0 * forward - frozen + again

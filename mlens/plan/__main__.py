@@ -1,0 +1,68 @@
+"""python -m mlens.plan OVERRIDES: what a run will take, before any GPU is taken."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from mlens.errors import told_in_one_line
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m mlens.plan",
+        description="What a run will take, before it takes it: prompt lengths, tokens, steps, memory of each rank part "
+        "by part, time and disk; and, where it doesn't fit, what to change. Takes the overrides of train.py, and "
+        "hardware=NAME, a choice of conf/hardware/ (this_machine by default). No weights are needed: a model.path with "
+        "a tokenizer alone does for the models of conf/model/.",
+        epilog="examples: "
+        "python -m mlens.plan model=qwen3_8b data=ml_1m history=random hardware=8xH100 ; "
+        "python -m mlens.plan --multirun history=none,all_previous,random data=ml_latest_small data.path=DIR ; "
+        "python -m mlens.plan +experiment=five_way hardware=1xH100 hardware.utilisation=0.4",
+    )
+    parser.add_argument("--multirun", "-m", action="store_true", help="plan every job of a sweep, a column for each")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="OVERRIDE", help="as for train.py; hardware=NAME, hardware.KEY=…"
+    )
+    options = parser.parse_intermixed_args()
+    with told_in_one_line():
+        plan_and_tell(options.overrides, options.multirun)
+
+
+def plan_and_tell(overrides: list[str], multirun: bool) -> None:
+    """Plan all jobs and print them as one table, then what doesn't fit and what to do."""
+    # It is imported and never started, and would look for a GPU.
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    from rich.console import Console
+
+    from mlens.plan.jobs import asked
+
+    wanted = asked(overrides, multirun)
+    from mlens.plan.advice import advise
+    from mlens.plan.hardware import Machine, found
+    from mlens.plan.plan import Plan, plan, prepare, process_bytes
+    from mlens.plan.table import print_plans
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = 80 + 40 * len(wanted.jobs)  # a file has no edge
+    plans: dict[str, Plan] = {}
+    advice: list[str] = []
+    machine: Machine | None = None
+    with console.status("") as status:
+        for name, own in wanted.jobs:
+            status.update(f"planning {len(plans) + 1} of {len(wanted.jobs)}")
+            job = prepare(own)
+            machine = machine or found(wanted.hardware, job.settings.model.dtype)
+            process = 0 if machine.cuda else process_bytes()
+            plans[name] = planned = plan(job, machine, process)
+            if not planned.fits:
+                advice.append(f"{name}: {advise(job, planned, machine, process)}")
+    assert machine is not None
+    print_plans(console, plans, machine)
+    for line in advice:
+        console.print(f"DOES NOT FIT  {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

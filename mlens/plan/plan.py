@@ -1,0 +1,249 @@
+"""The plan of one job: all that train.py would do before its first step, without a model's numbers."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from mlens.compose import compose_config
+from mlens.config import Settings, check
+from mlens.data.load import load_table
+from mlens.data.split import assign_roles
+from mlens.data.stage import make_stages
+from mlens.engine.engine import uses_bf16_parameters
+from mlens.engine.settings import checkpoint_bytes
+from mlens.model.flops import forward_flops, training_flops
+from mlens.model.load import load_exported_tokenizer, load_tokenizer
+from mlens.model.settings import Lora
+from mlens.packing.dataset import RatingDataset
+from mlens.packing.lengths import Lengths, measure_lengths
+from mlens.packing.plan import steps_per_epoch
+from mlens.plan.configs import model_config
+from mlens.plan.hardware import Machine
+from mlens.plan.memory import Memory, without_rows
+from mlens.plan.sketch import Counted, RowBytes, Sketch, largest
+from mlens.plan.work import Work, scoring_work, training_work
+from mlens.prompt.renderer import make_renderer
+from mlens.training.loop import total_steps
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job's checked config and what train.py would make of it. sizes_from: where the model's sizes are from."""
+
+    settings: Settings
+    datasets: dict[str, RatingDataset]
+    config: Any
+    sizes_from: str
+
+    @property
+    def steps(self) -> int:
+        """Of the whole run, should nothing stop it early."""
+        return total_steps(self.settings.trainer, len(self.datasets["train"]))
+
+    @property
+    def epoch_steps(self) -> int:
+        return steps_per_epoch(len(self.datasets["train"]), self.settings.trainer.targets_per_step)
+
+    @property
+    def sketch(self) -> Sketch:
+        settings = self.settings
+        bf16 = uses_bf16_parameters(settings.model.dtype, settings.deepspeed.zero_optimization.stage)
+        autocast = settings.model.dtype == "bfloat16" and not bf16
+        return Sketch(self.config, settings.model, settings.peft, bf16, autocast)
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Bytes: checkpoint: of one; checkpoints: of all that are there at once; model: of the exported one; free: on the
+    disk of the run's folder."""
+
+    checkpoint: int
+    checkpoints: int
+    model: int
+    free: int
+
+    @property
+    def total(self) -> int:
+        return self.checkpoints + self.model
+
+    @property
+    def fits(self) -> bool:
+        return self.total <= self.free
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What the rows that take the most take: training: in training (nothing without a step); scoring: in an
+    evaluation."""
+
+    training: RowBytes
+    scoring: RowBytes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """lengths: by stage; counted: the model; training: one epoch; evaluations: by stage; validations: of the whole run;
+    steps, epoch_steps: updates of the run and of an epoch; epoch_seconds, run_seconds: all of it; room: bytes that
+    `memory` may take."""
+
+    lengths: dict[str, Lengths]
+    counted: Counted
+    sizes_from: str
+    training: Work
+    evaluations: dict[str, Work]
+    validations: int
+    steps: int
+    epoch_steps: int
+    epoch_seconds: float
+    validation_seconds: float
+    run_seconds: float
+    rows: Rows
+    memory: Memory
+    room: int
+    disk: Disk
+
+    @property
+    def fits(self) -> bool:
+        return self.memory.total <= self.room
+
+
+def prepare(overrides: Sequence[str]) -> Job:
+    """Raises UserError where train.py would refuse these overrides, but for a model's folder without weights."""
+    config = compose_config(overrides)
+    tokenizer_folder = _folder_of_tokenizer_alone(config)
+    settings = check(config)
+    table = load_table(instantiate(config.data))
+    roles = assign_roles(table, settings.split)
+    stages = make_stages(table, roles, settings.split, settings.evaluation.max_users, settings.evaluation.seed)
+    if tokenizer_folder is not None:
+        tokenizer = load_exported_tokenizer(tokenizer_folder)
+    else:
+        tokenizer = load_tokenizer(settings.model, table, settings.prompt, settings.ablation)
+    renderer = make_renderer(table, settings.prompt, settings.ablation, tokenizer)
+    datasets = {
+        name: instantiate(config.dataset, table, stage, settings.history, renderer, settings.seed_of(name))
+        for name, stage in stages.items()
+    }
+    sizes, sizes_from = model_config(settings.model, tokenizer, settings.prompt.max_tokens)
+    return Job(settings, datasets, sizes, sizes_from)
+
+
+def _folder_of_tokenizer_alone(config: DictConfig) -> Path | None:
+    """model.path where it holds a tokenizer and no model, for a model that is known by its name: then it is taken out
+    of the config."""
+    path = config.model.get("path")
+    if path is None or config.model.get("name") is None:
+        return None
+    folder = Path(path).expanduser()
+    if (folder / "config.json").is_file() or not (folder / "tokenizer.json").is_file():
+        return None
+    config.model.path = None
+    return folder
+
+
+def plan(job: Job, machine: Machine, process: int) -> Plan:
+    """process: bytes of the program itself, on a CPU."""
+    settings, trainer = job.settings, job.settings.trainer
+    counted = job.sketch.count()
+    training, evaluations = works(job, machine.ranks)
+    own = rows(job, training, evaluations)
+    rate, sizes = machine.rate, counted.sizes
+    epoch = training_flops(sizes, training.passes, settings.model.gradient_checkpointing) / rate
+    seconds = {
+        name: settings.evaluation.draws * forward_flops(sizes, work.passes) / rate for name, work in evaluations.items()
+    }
+    validations = _validations(job) if "val" in evaluations else 0
+    once = seconds.get("val", 0.0)
+    trained = epoch * job.steps / job.epoch_steps
+    if trainer.max_minutes is not None:
+        trained = min(trained, 60 * trainer.max_minutes)
+    return Plan(
+        lengths={name: measure_lengths(dataset) for name, dataset in job.datasets.items()},
+        counted=counted,
+        sizes_from=job.sizes_from,
+        training=training,
+        evaluations=evaluations,
+        validations=validations,
+        steps=job.steps,
+        epoch_steps=job.epoch_steps,
+        epoch_seconds=epoch,
+        validation_seconds=once,
+        run_seconds=trained + validations * once + seconds["test"],
+        rows=own,
+        memory=memory(job, counted, own, machine, process),
+        room=machine.memory if machine.cuda else machine.memory // machine.ranks,
+        disk=_disk(job, counted),
+    )
+
+
+def works(job: Job, ranks: int) -> tuple[Work, dict[str, Work]]:
+    """One epoch of training, and each evaluation."""
+    steps, datasets = job.settings.trainer.steps(), job.datasets
+    training = training_work(datasets["train"], job.settings.packing, steps, ranks, job.steps)
+    others = {name: dataset for name, dataset in datasets.items() if name != "train"}
+    return training, {name: scoring_work(dataset, job.settings.packing, ranks) for name, dataset in others.items()}
+
+
+def rows(job: Job, training: Work, evaluations: dict[str, Work]) -> Rows:
+    """Each part of the heaviest rows at its most."""
+    scored = [row for work in evaluations.values() for row in work.heaviest]
+    return Rows(
+        largest([job.sketch.training(row) for row in training.heaviest] if job.steps else []),
+        largest([job.sketch.scoring(row) for row in scored]),
+    )
+
+
+def memory(job: Job, counted: Counted, own: Rows, machine: Machine, process: int) -> Memory:
+    """Of a rank. process: bytes of the program itself, on a CPU."""
+    settings = job.settings
+    held = without_rows(
+        counted,
+        settings.deepspeed,
+        settings.model.dtype,
+        settings.trainer.optimizer,
+        machine.ranks,
+        machine.cuda,
+    )
+    return replace(
+        held,
+        activations=own.training.activations,
+        logits=own.training.logits,
+        scoring=own.scoring.total,
+        process=process,
+    )
+
+
+def _validations(job: Job) -> int:
+    every = job.settings.trainer.validate_every_steps or job.epoch_steps
+    return max(1, math.ceil(job.steps / every))
+
+
+def _disk(job: Job, counted: Counted) -> Disk:
+    settings = job.settings
+    size = 2 if uses_bf16_parameters(settings.model.dtype, settings.deepspeed.zero_optimization.stage) else 4
+    one = checkpoint_bytes(counted.parameters, counted.trained, size)
+    # The newest ones, the best model's, and the one that is being written beside them.
+    at_once = min(settings.trainer.checkpoint.keep + 2, _validations(job) + 1)
+    exported = counted.trained if isinstance(settings.peft, Lora) else counted.parameters
+    folder = Path(settings.output_dir or "outputs").absolute()
+    there = next(path for path in (folder, *folder.parents) if path.is_dir())
+    return Disk(one, at_once * one, exported * size, shutil.disk_usage(there).free)
+
+
+def process_bytes() -> int:
+    """What the program itself takes: this process, which has loaded what a run loads, its data too."""
+    import deepspeed  # noqa: F401
+    import wandb  # noqa: F401
+
+    import mlens.training.conclude  # noqa: F401
+
+    return psutil.Process().memory_info().rss

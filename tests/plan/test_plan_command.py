@@ -1,0 +1,154 @@
+"""python -m mlens.plan: which jobs it plans, for what, what it says, and what it refuses."""
+
+import pytest
+from runs import CONF, ROOT, command, composed
+
+from mlens.config import check
+from mlens.engine.settings import checkpoint_bytes
+from mlens.errors import UserError
+from mlens.model.flops import forward_flops
+from mlens.packing.lengths import measure_lengths
+from mlens.plan.__main__ import plan_and_tell
+from mlens.plan.advice import advise
+from mlens.plan.hardware import RESERVE, Hardware, found
+from mlens.plan.jobs import asked
+from mlens.plan.plan import plan, prepare
+from mlens.training.loop import total_steps
+
+FAST = ["debug=fast", "trainer.validate_every_steps=null"]
+GPU = ["hardware.device=cuda", "hardware.ranks=1", "hardware.memory_gib=10", "hardware.tflops=100"]
+
+
+def test_one_command_is_one_job():
+    wanted = asked(["history=random", "history.ratio=0.3"], multirun=False)
+    assert [overrides for _, overrides in wanted.jobs] == [["history=random", "history.ratio=0.3"]]
+    assert wanted.hardware == Hardware(utilisation=0.3)
+
+
+def test_a_sweep_is_all_its_jobs():
+    wanted = asked(["history=none,random", "seed=0,1", "prompt.max_tokens=512"], multirun=True)
+    assert [name for name, _ in wanted.jobs] == [f"history={h},seed={s}" for h in ("none", "random") for s in (0, 1)]
+    assert all("prompt.max_tokens=512" in overrides for _, overrides in wanted.jobs)
+
+
+def test_an_experiment_that_sweeps_needs_no_multirun():
+    wanted = asked(["+experiment=five_way", "hydra.launcher.max_parallel=2"], multirun=False)
+    histories = ("none", "all_previous", "random", "fixed_ratio", "fixed_count")
+    assert [name for name, _ in wanted.jobs] == [f"history={history}" for history in histories]
+    assert wanted.jobs[0][1] == ["history=none", "+experiment=five_way"]
+    for _, overrides in wanted.jobs:
+        check(composed(*overrides))
+
+
+def test_hardware_is_a_choice_with_its_own_keys():
+    wanted = asked(["hardware=8xH100", "hardware.ranks=4", "seed=1"], multirun=False)
+    assert wanted.hardware == Hardware("cuda", 4, 79, 989, 0.3)
+    assert wanted.jobs[0][1] == ["seed=1"]
+
+
+@pytest.mark.parametrize("file", sorted((CONF / "hardware").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_choice_of_hardware_sets_every_field(file):
+    given = asked([f"hardware={file.stem}"], multirun=False).hardware
+    assert vars(given).keys() == Hardware.__dataclass_fields__.keys()
+    assert (None in vars(given).values()) == (file.stem == "this_machine")
+
+
+@pytest.mark.parametrize(
+    "overrides, named",
+    [
+        (["history=none,random"], "--multirun"),
+        (["hardware=9xB52"], "hardware/9xB52"),
+        (["hardware.ranks=0"], "hardware.ranks"),
+        (["+hardware.foo=1"], "hardware.foo"),
+        (["hardware.utilisation=1.5"], "hardware.utilisation"),
+        (["hardware.tflops=-1"], "hardware.tflops"),
+        (["hardware.device=tpu"], "hardware.device"),
+        (["history=everything"], "history/everything"),
+        (["history=random", "history.ratio=7"], "history.ratio"),
+        (["model=hf"], "model.path"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused(overrides, named):
+    with pytest.raises(UserError, match=named):
+        plan_and_tell(overrides, multirun=False)
+
+
+def test_stated_hardware_is_taken_at_its_word():
+    machine = found(Hardware("cuda", 8, 79, 989, 0.5), "bfloat16")
+    assert machine.rate == 8 * 989e12 * 0.5 and machine.cuda
+    assert machine.memory == int(79 * 2**30 * (1 - RESERVE))
+
+
+def test_the_rate_of_this_machine_is_measured():
+    machine = found(Hardware("cpu", ranks=2, utilisation=1.0), "float32")
+    assert 1e8 < machine.rate < 1e14 and "measured here" in machine.told
+
+
+@pytest.fixture(scope="module")
+def job():
+    return prepare([*FAST, "data.max_users=10"])
+
+
+def machine_of(gib: float, ranks: int = 1):
+    return found(Hardware("cuda", ranks, gib, 100.0, 0.5), "float32")
+
+
+def test_a_plan_says_what_training_says_of_itself(job):
+    planned = plan(job, machine_of(10), process=0)
+    train = job.datasets["train"]
+    assert planned.lengths["train"] == measure_lengths(train)
+    assert planned.steps == total_steps(job.settings.trainer, len(train)) == 4
+    assert planned.epoch_steps == -(-len(train) // 8)
+    parameters = planned.counted.parameters
+    assert planned.disk.checkpoint == checkpoint_bytes(parameters, parameters, 4) == 16 * parameters
+    assert planned.disk.checkpoints == 2 * planned.disk.checkpoint  # a validation at the end, and nothing before it
+    assert planned.fits and planned.validations == 1
+    trained = planned.epoch_seconds * 4 / planned.epoch_steps
+    tested = forward_flops(planned.counted.sizes, planned.evaluations["test"].passes) / machine_of(10).rate
+    assert planned.run_seconds == pytest.approx(trained + planned.validation_seconds + tested)
+
+
+def test_twice_the_rate_takes_half_the_time(job):
+    slow, fast = (plan(job, found(Hardware("cuda", 1, 10.0, rate, 0.5), "float32"), 0) for rate in (100.0, 200.0))
+    assert slow.epoch_seconds == pytest.approx(2 * fast.epoch_seconds)
+    assert slow.run_seconds == pytest.approx(2 * fast.run_seconds)
+
+
+def test_advice_is_the_first_change_that_fits(job):
+    planned = plan(job, machine_of(10), 0)
+    just_too_small = machine_of((planned.memory.total - 1) / 2**30 / (1 - RESERVE))
+    tight = plan(job, just_too_small, 0)
+    assert planned.fits and not tight.fits
+    assert advise(job, tight, just_too_small, 0).startswith("with model.gradient_checkpointing=true it takes 0.7 GiB")
+
+
+def test_where_nothing_helps_it_says_so(job):
+    machine = machine_of(0.01)
+    assert "choose a smaller model" in advise(job, plan(job, machine, 0), machine, 0)
+
+
+def test_the_table_has_a_column_a_job_and_names_what_does_not_fit(capsys):
+    plan_and_tell([*FAST, "history=none,fixed_count", "data.max_users=10", *GPU], multirun=True)
+    told = capsys.readouterr().out
+    header = next(line for line in told.splitlines() if "history=none" in line)
+    assert "history=fixed_count" in header
+    for part in ("weights", "gradients", "optimizer", "activations", "logits"):
+        assert f"GiB a rank: {part}" in told
+    assert "median, 90%, 99%, max" in told and "as stated" in told and "DOES NOT FIT  " not in told
+
+
+def test_a_tokenizer_alone_is_enough_for_a_published_model():
+    folder = ROOT.parent / "shared" / "qwen3-tokenizer"
+    if not (folder / "tokenizer.json").is_file() or (folder / "config.json").is_file():
+        pytest.skip("needs a folder that holds the Qwen3 tokenizer alone")
+    prepared = prepare([*FAST[1:], "data.max_users=5", "model=qwen3_8b", f"model.path={folder}"])
+    assert prepared.sizes_from == "as published for Qwen/Qwen3-8B" and prepared.config.hidden_size == 4096
+    with pytest.raises(UserError, match="config"):
+        prepare(["data.max_users=5", "model=hf", f"model.path={folder}"])
+
+
+def test_help_teaches_without_anything_heavy():
+    result = command("-X", "importtime", "-m", "mlens.plan", "--help")
+    assert result.returncode == 0 and "hardware=8xH100" in result.stdout
+    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
+    assert not {"torch", "transformers", "hydra"} & imported

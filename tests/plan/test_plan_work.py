@@ -1,0 +1,98 @@
+"""What a plan says is read, against the very rows that training and scoring make."""
+
+import numpy as np
+import pytest
+from cases import cases, make_case, told_table
+from hypothesis import given, settings
+
+from mlens.history.all_previous import AllPrevious
+from mlens.packing.packed import PackedRows
+from mlens.packing.plan import plan_epoch, plan_scoring, steps_per_epoch
+from mlens.packing.reference import ReferenceRows
+from mlens.plan import work
+from mlens.plan.work import scoring_work, training_work
+
+
+def pairs_of(row) -> int:
+    """Counted from what each token sees; of plain sequences, padding included, from their lengths."""
+    if row.spans is None:
+        n, length = row.input_ids.shape
+        return n * length * (length + 1) // 2
+    return int((row.spans[:, :, 1] - row.spans[:, :, 0]).sum())
+
+
+def sums(rows) -> tuple[int, int, int]:
+    rows = list(rows)
+    return sum(row.useful for row in rows), sum(map(pairs_of, rows)), sum(len(row.keep) for row in rows)
+
+
+def training_rows(case):
+    dataset = case.train.at(0)
+    for rank in range(case.world):
+        planned = plan_epoch(dataset, case.collator, case.steps, dataset.seed, 0, rank, case.world)
+        for one in planned:
+            if one.trees:
+                trees = [dataset.tree(tree) for tree in one.trees]
+                yield case.collator.train_row(trees, case.steps.history_loss_weight)
+
+
+def scoring_rows(case, dataset):
+    for rank in range(case.world):
+        for trees in plan_scoring(dataset, case.collator, rank, case.world):
+            if trees:
+                yield case.collator.score_row([dataset.tree(tree) for tree in trees], dataset.renderer.answers)
+
+
+def as_tuple(passes):
+    return pytest.approx((passes.tokens, passes.pairs, passes.logits), rel=1e-9)
+
+
+@settings(max_examples=10)
+@given(cases())
+def test_training_and_scoring_read_what_is_planned(case):
+    whole = steps_per_epoch(len(case.train), case.steps.targets)
+    planned = training_work(case.train.at(0), case.collator, case.steps, case.world, most=whole)
+    assert sums(training_rows(case)) == as_tuple(planned.passes)
+    assert planned.share == 1
+    alone = [case.train.at(0)[i] for i in range(len(case.train))]
+    assert planned.whole == sum(len(sample.prompt) + len(sample.answer) - 1 for sample in alone)
+    for name in set(case.datasets) - {"train"}:
+        dataset = case.datasets[name]
+        assert sums(scoring_rows(case, dataset)) == as_tuple(scoring_work(dataset, case.collator, case.world).passes)
+
+
+def test_shared_histories_are_read_once():
+    case = make_case(told_table(seed=0, ratings=100), AllPrevious(), room=10_000)
+    planned = training_work(case.train, PackedRows(), case.steps, 1, most=10)
+    unshared = training_work(case.train, PackedRows(share="never"), case.steps, 1, most=10)
+    assert planned.whole == unshared.whole == unshared.passes.tokens
+    assert planned.passes.tokens < planned.whole / 10
+
+
+def test_the_heaviest_rows_are_among_those_that_are_made():
+    case = make_case(told_table(seed=0, ratings=100), AllPrevious(), room=500)
+    planned = training_work(case.train, case.collator, case.steps, 1, most=10)
+    made = list(training_rows(case))
+    assert max(row.useful for row in planned.heaviest) == max(row.useful for row in made)
+    assert max(len(row.keep) for row in planned.heaviest) == max(len(row.keep) for row in made)
+
+
+def test_reference_rows_read_a_prompt_for_every_answer():
+    case = make_case(told_table(seed=0), AllPrevious(), collator=lambda _: ReferenceRows())
+    dataset = case.datasets["test"]
+    tokens, _, _ = sums(scoring_rows(case, dataset))
+    assert scoring_work(dataset, case.collator, 1).passes.tokens == tokens
+
+
+def test_a_long_epoch_is_counted_on_some_of_its_steps(monkeypatch):
+    case = make_case(told_table(seed=3, ratings=200), AllPrevious(), room=500)
+    steps = type(case.steps)(targets=4, pieces=1)
+    whole = training_work(case.train, case.collator, steps, 1, most=10**6)
+    monkeypatch.setattr(work, "MOST", 40)
+    part = training_work(case.train, case.collator, steps, 1, most=10**6)
+    assert part.share == pytest.approx(10 * 4 / len(case.train), rel=0.1)
+    assert part.passes.tokens == pytest.approx(whole.passes.tokens, rel=0.3)
+    scored = scoring_work(case.datasets["test"], case.collator, 1)
+    monkeypatch.setattr(work, "MOST", len(case.datasets["test"]) - 1)
+    assert scoring_work(case.datasets["test"], case.collator, 1).share < 1 == scored.share
+    assert np.isfinite(part.passes.pairs)

@@ -1,0 +1,25 @@
+"""What a plan says that a rank takes on this machine: `python tests/planned_memory.py cpu|cuda RANKS OVERRIDES`.
+
+A process of its own, since a plan measures in its own what the program itself takes.
+"""
+
+import json
+import os
+import sys
+from dataclasses import asdict
+
+os.environ["DS_ACCELERATOR"] = "cpu"
+
+
+def main(device: str, ranks: int, overrides: list[str]) -> dict:
+    from mlens.plan.hardware import Hardware, found
+    from mlens.plan.plan import plan, prepare, process_bytes
+
+    job = prepare(overrides)
+    machine = found(Hardware(device, ranks, tflops=1.0), "float32")
+    memory = plan(job, machine, 0 if machine.cuda else process_bytes()).memory
+    return asdict(memory) | {"total": memory.total}
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(sys.argv[1], int(sys.argv[2]), sys.argv[3:])))
