@@ -21,8 +21,8 @@ class Base:
     """How the base model of model=tiny_base is trained, once for all strategies: on stretches of `lines` ratings of a
     user's history, one length after another (none: there is no base model), `steps` steps each, in which every rating
     is predicted from those before it, the share `asked` as the target of a prompt, the others in their lines;
-    ratings_per_step, learning_rate (of Muon, on matrices), adam_learning_rate (on the rest), row_tokens and seed as in
-    trainer, packing and the root."""
+    ratings_per_step, learning_rate (of Muon, on matrices), adam_learning_rate (on the rest), weight_decay, row_tokens
+    and seed as in trainer, packing and the root."""
 
     lines: list[int] = field(default_factory=list)
     steps: int = 1500
@@ -30,6 +30,7 @@ class Base:
     ratings_per_step: int = 96
     learning_rate: float = 0.02
     adam_learning_rate: float = 0.003
+    weight_decay: float = 0.03
     row_tokens: int = 8192
     seed: int = 0
 
@@ -44,6 +45,8 @@ class Base:
         for name in ("learning_rate", "adam_learning_rate"):
             if not getattr(self, name) > 0:
                 raise UserError(f"model.base.{name} must be above 0, not {getattr(self, name)}")
+        if not self.weight_decay >= 0:
+            raise UserError(f"model.base.weight_decay must be at least 0, not {self.weight_decay}")
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,8 @@ WRONG = {
     "model=tiny_base model.base.row_tokens=0": "model.base.row_tokens",
     "model=tiny_base model.base.learning_rate=0": "model.base.learning_rate",
     "model=tiny_base model.base.adam_learning_rate=nan": "model.base.adam_learning_rate",
+    "model=tiny_base model.base.weight_decay=-0.1": "model.base.weight_decay",
+    "model=tiny_base model.base.weight_decay=nan": "model.base.weight_decay",
     "model=tiny_base model.base.seed=x": "model.base.seed",
     "model=tiny_base +model.base.foo=1": "model.base.foo",
     "trainer.optimizer=muon trainer.gradient_clipping=1": "trainer.gradient_clipping",
