@@ -6,15 +6,9 @@ Forward and backward passes over a row of model=tiny and of a 4-layer model of h
 2,048 tokens, shared prefixes, at most 8,192 tokens a row), against the product of two matrices of 2048 x 2048 in the
 same run; in float32 and in bfloat16, with one thread and with as many as --threads says.
 
-Counted are useful FLOPs only. Forward, a multiplication and an addition each being one:
-
-    2 x (weights of the linear layers, without the output layer) x tokens
-    + 4 x heads x head size x (pairs of tokens, one of which sees the other, in each layer)
-    + 2 x hidden size x vocabulary x (places whose logits are needed)
-
-and twice as many backward. In the last layer only the pairs count of tokens that our rows let look there: a trunk
-without labels doesn't (its linear layers are computed, and count). Padding, pairs that a mask hides, norms, softmax and
-rotary embeddings count nothing.
+Counted are useful FLOPs only (mlens/model/flops.py). In the last layer only the pairs count of tokens that our rows
+let look there: a trunk without labels doesn't (its linear layers are computed, and count). Padding, pairs that a mask
+hides, norms, softmax and rotary embeddings count nothing.
 
 A processor without bfloat16 instructions imitates them hundreds of times slower. Where a product is as slow as that,
 both sides are measured on less, a smaller product and a row of two targets, and the table says `imitated`.
@@ -27,7 +21,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
@@ -36,6 +29,7 @@ import torch
 from rich.table import Table
 from setting import Setting, command, console, make_setting, start
 
+from mlens.model.flops import Passes, Sizes, training_flops
 from mlens.packing.row import Row
 
 MODELS = {
@@ -56,38 +50,23 @@ IMITATED = 5e9
 REPEATS = 3
 
 
-@dataclass(frozen=True)
-class Work:
-    """What the rows of a measurement hold. tokens; pairs: of a token and one that it sees (itself too); last_pairs:
-    those of the last layer; kept: places whose logits are needed."""
-
-    tokens: int
-    pairs: int
-    last_pairs: int
-    kept: int
+def sizes_of(model: torch.nn.Module) -> Sizes:
+    """What the operations of a dense model, all of which is trained, depend on."""
+    config, output = model.config, model.get_output_embeddings()
+    body = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not output)
+    width = config.num_attention_heads * config.head_dim
+    return Sizes(config.num_hidden_layers, width, body, body, output.weight.numel())
 
 
-def work_of(rows: list[Row]) -> Work:
-    pairs = last_pairs = 0
+def passes_of(rows: list[Row], layers: int) -> Passes:
+    """What these rows hold. Pairs of the last layer count where a row lets it look; the mean over layers is given."""
+    pairs = 0.0
     for row in rows:
         assert row.spans is not None
         seen = torch.nn.functional.pad((row.spans[..., 1] - row.spans[..., 0]).long().sum(dim=1), (0, 1))
-        pairs += int(seen.sum())
-        last_pairs += sum(int(seen[product.query].sum()) for product in row.layout.products if product.read)
-    return Work(sum(row.useful for row in rows), pairs, last_pairs, sum(len(row.keep) for row in rows))
-
-
-def useful_flops(model: torch.nn.Module, work: Work) -> float:
-    """FLOPs of the forward and the backward pass, by the formula above."""
-    config = model.config
-    linear = sum(
-        module.weight.numel()
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and not name.endswith("lm_head")
-    )
-    pairs = (config.num_hidden_layers - 1) * work.pairs + work.last_pairs
-    attention = 4 * config.num_attention_heads * config.head_dim * pairs
-    return 3.0 * (2 * linear * work.tokens + attention + 2 * config.hidden_size * config.vocab_size * work.kept)
+        last = sum(int(seen[product.query].sum()) for product in row.layout.products if product.read)
+        pairs += int(seen.sum()) * (layers - 1) / layers + last / layers
+    return Passes(sum(row.useful for row in rows), pairs, sum(len(row.keep) for row in rows))
 
 
 def product_rate(size: int, dtype: torch.dtype) -> float:
@@ -128,8 +107,9 @@ def main(options: argparse.Namespace) -> None:
             overrides = (f"model.dtype={dtype}", "packing.row_tokens=8192", *sizes)
             setting = make_setting(options.data, "model=tiny", *overrides)
             engine, rows = ours.make_engine(setting), rows_of(setting, imitated)
-            work, labels = work_of(rows), sum(len(row.label) for row in rows)
-            flops = useful_flops(setting.model("rows"), work)
+            sizes, labels = sizes_of(setting.model("rows")), sum(len(row.label) for row in rows)
+            passes = passes_of(rows, sizes.layers)
+            flops = training_flops(sizes, passes)
 
             def step(engine=engine, rows=rows, labels=labels) -> None:
                 for row in rows:
@@ -139,7 +119,7 @@ def main(options: argparse.Namespace) -> None:
                 torch.set_num_threads(threads)
                 rate, product = flops / _median_seconds(step), product_rate(size, torch_dtype)
                 cells = (
-                    f"{work.tokens:,}",
+                    f"{passes.tokens:,}",
                     f"{rate / 1e9:.1f}",
                     f"{product / 1e9:.1f}",
                     f"{size}³",

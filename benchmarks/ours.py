@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 from hydra.utils import instantiate
 from peers import Trained
 from setting import Setting
@@ -85,6 +86,7 @@ def load_rows(setting: Setting, planned: list[PlannedRow]) -> Iterator[tuple[Pla
             sampler=planned,
             batch_size=None,
             num_workers=workers,
+            pin_memory=torch.cuda.is_available(),
             prefetch_factor=4 if workers else None,
         )
     )
