@@ -48,6 +48,6 @@ def measure_lengths(dataset: RatingDataset) -> Lengths:
         tokens_max=int(tokens.max()),
         tokens_total=int(tokens.mean() * n),
         trimmed=float(np.mean(shown < wanted)),
-        ratings_dropped=float(1 - shown.sum() / max(1, wanted.sum())),
+        ratings_dropped=float((wanted.sum() - shown.sum()) / max(1, wanted.sum())),
         without_history=float(np.mean(shown == 0)),
     )

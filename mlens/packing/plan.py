@@ -98,8 +98,10 @@ def plan_epoch(
     order = epoch_order(dataset, steps, seed, epoch)
     for step in range(first_step, steps_per_epoch(len(order), steps.targets)):
         targets = step_targets(order, steps, step)
-        rows = collator.deal(training_shapes(dataset, targets), world)[rank]
-        labels = float(answers_of(dataset, targets).sum())
+        answers = answers_of(dataset, targets)
+        # A row reads a prompt and its answer without the end token.
+        rows = collator.deal(dataset.shapes(targets).longer_by(answers - 1), world)[rank]
+        labels = float(answers.sum())
         if steps.history_loss_weight:
             labels += steps.history_loss_weight * dataset.history_labels(targets)
         for i, row in enumerate(rows):
@@ -109,11 +111,6 @@ def plan_epoch(
 def step_targets(order: np.ndarray, steps: Steps, step: int) -> np.ndarray:
     """[targets] those of one step of an epoch in this `order`, ascending."""
     return np.sort(order[step * steps.targets : (step + 1) * steps.targets])
-
-
-def training_shapes(dataset: RatingDataset, targets: np.ndarray) -> Shapes:
-    """What training reads of these targets: a prompt and its answer without the end token."""
-    return dataset.shapes(targets).longer_by(answers_of(dataset, targets) - 1)
 
 
 def answers_of(dataset: RatingDataset, targets: np.ndarray) -> np.ndarray:

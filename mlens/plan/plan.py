@@ -26,6 +26,7 @@ from mlens.model.settings import Lora
 from mlens.packing.dataset import RatingDataset
 from mlens.packing.lengths import Lengths, measure_lengths
 from mlens.packing.plan import steps_per_epoch
+from mlens.packing.row import Row
 from mlens.plan.configs import model_config
 from mlens.plan.hardware import Machine
 from mlens.plan.memory import Memory, without_rows
@@ -196,10 +197,19 @@ def works(job: Job, ranks: int) -> tuple[Work, dict[str, Work]]:
 def rows(job: Job, training: Work, evaluations: dict[str, Work]) -> Rows:
     """Each part of the heaviest rows at its most."""
     scored = [row for work in evaluations.values() for row in work.heaviest]
+    most = {id(row): row for row in (max(scored, key=_tokens), max(scored, key=_logits))}
     return Rows(
         largest([job.sketch.training(row) for row in training.heaviest] if job.steps else []),
-        largest([job.sketch.scoring(row) for row in scored]),
+        largest([job.sketch.scoring(row) for row in most.values()]),
     )
+
+
+def _tokens(row: Row) -> int:
+    return row.input_ids.numel()
+
+
+def _logits(row: Row) -> int:
+    return len(row.input_ids) * len(row.keep)
 
 
 def memory(job: Job, counted: Counted, own: Rows, machine: Machine, process: int) -> Memory:

@@ -10,9 +10,13 @@ from rich.text import Text
 
 from mlens.plan.hardware import Machine
 from mlens.plan.memory import GIB
-from mlens.plan.plan import Plan
+from mlens.plan.plan import Disk, Plan
 
 Line = tuple[str, str]
+CAPTION = (
+    "Times are operations over that rate: loading, communication and offloaded updates come on top, and early stopping "
+    "ends a run sooner. Memory is what PyTorch takes at most."
+)
 
 
 def print_plans(console: Console, plans: dict[str, Plan], machine: Machine) -> None:
@@ -28,6 +32,10 @@ def print_plans(console: Console, plans: dict[str, Plan], machine: Machine) -> N
             table.add_row(Text(label), *(Text(dict(lines).get(label, "")) for lines in own))
         table.add_section()
     console.print(table)
+    console.print(CAPTION, markup=False, highlight=False, soft_wrap=True)
+    for name, plan in plans.items():
+        if not plan.disk.fits:
+            console.print(_disk_is_full(name, plan.disk), markup=False, highlight=False, soft_wrap=True)
 
 
 def _sections(plan: Plan, machine: Machine) -> Iterator[list[Line]]:
@@ -88,6 +96,13 @@ def _disk(plan: Plan) -> Iterator[Line]:
     yield "GB on disk: a checkpoint; all at once", f"{disk.checkpoint / 1e9:,.2f}; {disk.checkpoints / 1e9:,.2f}"
     yield "GB on disk: the model", f"{disk.model / 1e9:,.2f}"
     yield "GB free there", f"{disk.free / 1e9:,.1f}{_mark(disk.fits)}"
+
+
+def _disk_is_full(name: str, disk: Disk) -> str:
+    return (
+        f"DOES NOT FIT  {name}: checkpoints and model take {disk.total / 1e9:,.1f} GB, and {disk.free / 1e9:,.1f} GB "
+        "are free: give an output_dir on another disk, lower trainer.checkpoint.keep, or choose peft=lora"
+    )
 
 
 def _mark(fits: bool) -> str:

@@ -15,10 +15,8 @@ from mlens.packing.plan import (
     answer_lengths,
     answers_of,
     epoch_order,
-    plan_scoring,
     step_targets,
     steps_per_epoch,
-    training_shapes,
 )
 from mlens.packing.reference import ReferenceRows
 from mlens.packing.row import Row
@@ -50,10 +48,10 @@ def training_work(dataset: RatingDataset, collator: Collator, steps: Steps, worl
     for step in chosen:
         targets = step_targets(order, steps, int(step))
         shapes, labels = dataset.shapes(targets), answers_of(dataset, targets)
-        dealt = collator.deal(training_shapes(dataset, targets), world)
+        answer = labels - 1
+        dealt = collator.deal(shapes.longer_by(answer), world)
         if steps.history_loss_weight:
             labels = labels + [dataset.history_labels(targets[[i]]) for i in range(len(targets))]
-        answer = answers_of(dataset, targets) - 1
         counted.add(dealt, targets, _Shaped(shapes, answer, answer * (answer + 1) / 2, labels))
 
     def row(trees: Trees) -> Row:
@@ -73,8 +71,8 @@ def scoring_work(dataset: RatingDataset, collator: Collator, world: int) -> Work
     targets, chains, answers = np.arange(len(dataset)), answer_lengths(dataset) - 1, dataset.renderer.answers
     # Reference rows read the whole prompt for each answer.
     readings = [np.array([n]) for n in chains] if isinstance(collator, ReferenceRows) else [chains]
-    dealt = [plan_scoring(dataset, collator, rank, world) for rank in range(world)]
     shapes, ones, counted = dataset.shapes(targets), np.ones(len(targets)), _Counted()
+    dealt = collator.deal(shapes.longer_by(int(chains.sum())), world)
     for own in readings:
         pairs = float((own * (own + 1)).sum() / 2)
         counted.add(dealt, targets, _Shaped(shapes, ones * own.sum(), ones * pairs, ones * (1 + own.sum())))

@@ -23,8 +23,9 @@ def detailed_log(
     for name, stage in lengths.items():
         yield (
             f"  {name}: {stage.targets} targets; min {stage.tokens_min}, median {stage.tokens_median}, "
-            f"90% {stage.tokens_p90}, 99% {stage.tokens_p99}, max {stage.tokens_max}; history cut for {stage.trimmed:.1%} of them "
-            f"({stage.ratings_dropped:.1%} of the chosen ratings); {stage.without_history:.1%} without history"
+            f"90% {stage.tokens_p90}, 99% {stage.tokens_p99}, max {stage.tokens_max}; "
+            f"history cut for {stage.trimmed:.1%} of them ({stage.ratings_dropped:.1%} of the chosen ratings); "
+            f"{stage.without_history:.1%} without history"
         )
     for name, stage in lengths.items():
         yield from (f"  {name}: {line}" for line in judge(stage, dataset))

@@ -24,7 +24,8 @@ def test_it_begins_with_the_lengths_of_every_stage(random_history):
     assert "prompt.max_tokens=256" in lines[0]
     for line, name in zip(lines[1:4], ("train", "val", "test"), strict=True):
         assert line.strip().startswith(f"{name}: {len(made.datasets[name])} targets; min ")
-    assert f"min {train.tokens_min}, median {train.tokens_median}" in lines[1] and f"max {train.tokens_max}" in lines[1]
+    assert f"min {train.tokens_min}, median {train.tokens_median}, 90% {train.tokens_p90}, 99%" in lines[1]
+    assert f"max {train.tokens_max}" in lines[1]
     assert "history cut for" in lines[1] and "without history" in lines[1]
 
 
@@ -52,6 +53,11 @@ def test_without_history_it_shows_samples_too():
     lines = log_of(parts("history=none"))
     assert sum(line.startswith("=== sample ") for line in lines) == 3
     assert "[HISTORICAL_RATINGS]" not in lines
+
+
+def test_where_nothing_is_wanted_nothing_is_dropped():
+    lengths = measure_lengths(parts("history=none").datasets["train"])
+    assert (lengths.ratings_dropped, lengths.trimmed, lengths.without_history) == (0, 0, 1)
 
 
 def test_a_strategy_that_the_budget_decides_is_pointed_out():
