@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch._dynamo
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -9,6 +10,7 @@ def one_thread():
 
 
 @pytest.fixture(autouse=True)
-def torch_compiles(monkeypatch):
+def torch_compiles():
     """An engine with Muon on a CPU turns compiling off for its process; FlexAttention can't do without."""
-    monkeypatch.setattr(torch._dynamo.config, "disable", False)
+    with torch._dynamo.config.patch(disable=False):
+        yield
