@@ -22,3 +22,9 @@ def cache(tmp_path_factory, monkeypatch):
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("MLENS_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def no_width_is_asked_for(monkeypatch):
+    """Workers of pytest-xdist are given the width of its terminal."""
+    monkeypatch.delenv("COLUMNS", raising=False)

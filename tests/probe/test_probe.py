@@ -1,6 +1,5 @@
 """The probe of what a model remembers: questions that the files alone answer, models with and without memory."""
 
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -14,6 +13,7 @@ from transformers import AutoTokenizer
 
 from mlens.model.attention import ROW_ATTENTION
 from mlens.packing.packed import PackedRows
+from mlens.probe.__main__ import main
 from mlens.probe.questions import CHOICES, CSV, EXAMPLES, FORMS, Form, rating_questions, title_questions
 from mlens.probe.recall import answer_scores, recall
 from mlens.prompt.tokens import PlainText, tiny_tokenizer
@@ -144,8 +144,6 @@ def test_what_a_model_has_read_is_recalled_and_nothing_else(table, tokenizer, kn
     ],
 )
 def test_what_cannot_be_asked_is_refused_in_one_line(arguments, message, capsys, monkeypatch):
-    from mlens.probe.__main__ import main
-
     monkeypatch.setattr(sys, "argv", ["probe", *arguments])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -153,12 +151,11 @@ def test_what_cannot_be_asked_is_refused_in_one_line(arguments, message, capsys,
     assert ended.value.code == 2 and error.startswith(message) and error.count("\n") == 1
 
 
-def test_the_command_asks_a_saved_model(tmp_path, table, tokenizer):
+def test_the_command_asks_a_saved_model(tmp_path, table, tokenizer, capsys, monkeypatch):
     make_model("sdpa", torch.float32, len(tokenizer)).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    command = [sys.executable, "-m", "mlens.probe", "data=sample", "model=hf", f"model.path={tmp_path / 'model'}"]
-    done = subprocess.run(
-        [*command, "--questions", "12", "data.users=60", "data.movies=1500"], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert "title by id" in done.stdout and "rating by id" in done.stdout and "10% are recalled" in done.stdout
+    words = ["data=sample", "model=hf", f"model.path={tmp_path / 'model'}", "--questions", "5"]
+    monkeypatch.setattr(sys, "argv", ["probe", *words, "data.users=60", "data.movies=1500"])
+    main()
+    shown = capsys.readouterr().out
+    assert "title by id" in shown and "rating by id" in shown and "10% are recalled" in shown

@@ -136,7 +136,8 @@ def listing(place, capsys, sort):
     return capsys.readouterr().out
 
 
-def test_the_table_is_sorted_and_hostile_text_is_text(tmp_path, capsys):
+def test_the_table_is_sorted_and_hostile_text_is_text(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")  # no name is folded, however long the path of temporary files
     good, bad = make_run(tmp_path / "z", error=0.5), make_run(tmp_path / "a [red]\x1b[2J", error=1.5)
     for age, run in ((100, good), (200, bad)):
         for file in ("summary.json", "training_logs/metrics.jsonl", ".hydra/config.yaml"):
