@@ -151,7 +151,7 @@ def _train(
 ) -> None:
     longest, held = settings.prompt.max_tokens, holding(settings.deepspeed, settings.model.dtype, ranks)
     fresh = build_model(settings.model, NoPeft(), tokenizer, longest, base.seed, held)
-    rule = Optimizer("muon", base.learning_rate, base.adam_learning_rate, weight_decay=base.weight_decay, gradient_clipping=0.0)
+    rule = Optimizer("muon", base.learning_rate, base.adam_learning_rate, base.weight_decay, gradient_clipping=0.0)
     engine = instantiate(config.deepspeed, fresh, ranks, rule, settings.model.dtype, _convert_="all")
     total = base.steps * len(base.lines)
     horizon = Trainer(schedule="cosine", warmup_steps=20)
