@@ -32,7 +32,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-CONF = Path(__file__).parents[1] / "conf"
 LEAST, MOST = 20, 8000  # ratings of a user
 USERS_AT_ONCE = 10_000
 STRATEGIES = ("none", "all_previous", "fixed_ratio", "fixed_count", "random history.draw=per_user")
@@ -138,22 +137,19 @@ def open_cached(folder: Path) -> dict[str, float]:
 
 def plan(folder: Path, *overrides: str) -> dict[str, float]:
     import numpy as np
-    from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
 
+    from mlens.compose import compose_config
     from mlens.config import check
     from mlens.data.load import load_table
     from mlens.data.split import assign_roles
     from mlens.data.stage import make_stages
-    from mlens.launch import register_resolvers
     from mlens.model.load import load_tokenizer
     from mlens.packing.dataset import RatingDataset
     from mlens.packing.plan import epoch_order
     from mlens.prompt.renderer import make_renderer
 
-    register_resolvers()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("config", ["data=ml_32m", f"data.path={folder}", *overrides])
+    config = compose_config(["data=ml_32m", f"data.path={folder}", *overrides])
     settings = check(config)
     table = load_table(instantiate(config.data))
     steps = {}

@@ -11,26 +11,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
+from mlens.compose import compose_config
 from mlens.config import Settings, check
 from mlens.data.load import load_table
 from mlens.data.split import assign_roles
 from mlens.data.stage import make_stages
 from mlens.engine.engine import uses_bf16_parameters
 from mlens.errors import UserError, told_in_one_line
-from mlens.launch import register_resolvers
 from mlens.model.load import Holding, build_model, load_tokenizer
 from mlens.packing.dataset import RatingDataset, Sample
 from mlens.packing.plan import Collator
 from mlens.prompt.renderer import make_renderer
 
-CONF = Path(__file__).parents[1] / "conf"
 # As in trainer=finetune.
 TARGETS_PER_STEP = 512
 # Twice the longest prompt of the benchmarks: shorter rows would cut long trunks off their branches.
@@ -80,9 +78,7 @@ def make_setting(data: Path, *overrides: str) -> Setting:
 
 def compose_setting(*overrides: str) -> Setting:
     """The setting that `overrides` lead to. Raises UserError for a bad override."""
-    register_resolvers()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("config", list(overrides))
+    config = compose_config(overrides)
     settings = check(config)
     table = load_table(instantiate(config.data))
     roles = assign_roles(table, settings.split)

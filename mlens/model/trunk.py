@@ -41,13 +41,11 @@ def continuing(attention: Attention) -> Attention:
         key: torch.Tensor,
         value: torch.Tensor,
         attention_mask: torch.Tensor | None,
-        scaling: float,
-        dropout: float = 0.0,
         layout: Any = None,
         **asked: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         if not isinstance(layout, Continued):
-            return attention(module, query, key, value, attention_mask, scaling, dropout, layout, **asked)
+            return attention(module, query, key, value, attention_mask, layout=layout, **asked)
         layers, layer, length = layout.trunk.layers, module.layer_idx, len(layout.trunk.ids)
         if layout.start:
             # What isn't asked for gets an answer that nobody reads.
@@ -55,7 +53,7 @@ def continuing(attention: Attention) -> Attention:
             key, value = (torch.cat(parts, dim=2) for parts in zip(layers[layer], (key, value), strict=True))
         else:
             layers[layer] = key[:, :, :length].clone(), value[:, :, :length].clone()
-        result, weights = attention(module, query, key, value, attention_mask, scaling, dropout, layout.whole, **asked)
+        result, weights = attention(module, query, key, value, attention_mask, layout=layout.whole, **asked)
         return result[:, layout.start :], weights
 
     return attend
