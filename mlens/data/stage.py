@@ -129,7 +129,7 @@ def sample_users(stage: Stage, activity: np.ndarray, max_users: int | None, seed
         return stage
     shuffled = users[draws.permutation(len(users), draws.EVAL_USERS, seed)]
     ordered = shuffled[np.argsort(activity[shuffled], kind="stable")]
-    borders = np.linspace(0, len(users), max_users + 1).astype(np.int64)
+    borders = len(users) * np.arange(max_users + 1) // max_users
     within = draws.uniforms(max_users, draws.EVAL_USERS, seed, epoch=1)
     drawn = ordered[borders[:-1] + (within * np.diff(borders)).astype(np.int64)]
     return stage.keep(np.flatnonzero(np.isin(stage.user, drawn)))
