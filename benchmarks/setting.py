@@ -18,16 +18,13 @@ from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
 from mlens.compose import compose_config
-from mlens.config import Settings, check
-from mlens.data.load import load_table
-from mlens.data.split import assign_roles
-from mlens.data.stage import make_stages
+from mlens.config import Settings
 from mlens.engine.engine import uses_bf16_parameters
 from mlens.errors import UserError, told_in_one_line
-from mlens.model.load import Holding, build_model, load_tokenizer
+from mlens.inside import open_inside
+from mlens.model.load import Holding, build_model
 from mlens.packing.dataset import RatingDataset, Sample
 from mlens.packing.plan import Collator
-from mlens.prompt.renderer import make_renderer
 
 # As in trainer=finetune.
 TARGETS_PER_STEP = 512
@@ -78,18 +75,9 @@ def make_setting(data: Path, *overrides: str) -> Setting:
 
 def compose_setting(*overrides: str) -> Setting:
     """The setting that `overrides` lead to. Raises UserError for a bad override."""
-    config = compose_config(overrides)
-    settings = check(config)
-    table = load_table(instantiate(config.data))
-    roles = assign_roles(table, settings.split)
-    stages = make_stages(table, roles, settings.split, settings.evaluation.max_users, settings.evaluation.seed)
-    tokenizer = load_tokenizer(settings.model, table, settings.prompt, settings.ablation)
-    renderer = make_renderer(table, settings.prompt, settings.ablation, tokenizer)
-    strategy = instantiate(config.history)
-    datasets = {
-        name: RatingDataset(table, stage, strategy, renderer, settings.seed_of(name)) for name, stage in stages.items()
-    }
-    return Setting(config, settings, tokenizer, datasets, instantiate(config.packing))
+    inside = open_inside(compose_config(overrides))
+    datasets = {name: inside.dataset(name) for name in inside.stages}
+    return Setting(inside.config, inside.settings, inside.tokenizer, datasets, instantiate(inside.config.packing))
 
 
 def drawn(dataset: RatingDataset, count: int) -> np.ndarray:

@@ -10,18 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from mlens.compose import compose_config
-from mlens.config import Settings, check
-from mlens.data.load import load_table
-from mlens.data.split import assign_roles
-from mlens.data.stage import make_stages
+from mlens.config import Settings
 from mlens.engine.engine import uses_bf16_parameters
 from mlens.engine.settings import checkpoint_bytes
+from mlens.inside import open_inside
 from mlens.model.flops import forward_flops, training_flops
-from mlens.model.load import load_exported_tokenizer, load_tokenizer
 from mlens.model.settings import Lora
 from mlens.packing.dataset import RatingDataset
 from mlens.packing.lengths import Lengths, measure_lengths
@@ -32,7 +28,6 @@ from mlens.plan.hardware import Machine
 from mlens.plan.memory import Memory, without_rows
 from mlens.plan.sketch import Counted, RowBytes, Sketch, largest
 from mlens.plan.work import Work, scoring_work, training_work
-from mlens.prompt.renderer import make_renderer
 from mlens.training.loop import total_steps
 
 
@@ -121,20 +116,10 @@ def prepare(overrides: Sequence[str]) -> Job:
     """Raises UserError where train.py would refuse these overrides, but for a model's folder without weights."""
     config = compose_config(overrides)
     tokenizer_folder = _folder_of_tokenizer_alone(config)
-    settings = check(config)
-    table = load_table(instantiate(config.data))
-    roles = assign_roles(table, settings.split)
-    stages = make_stages(table, roles, settings.split, settings.evaluation.max_users, settings.evaluation.seed)
-    if tokenizer_folder is not None:
-        tokenizer = load_exported_tokenizer(tokenizer_folder)
-    else:
-        tokenizer = load_tokenizer(settings.model, table, settings.prompt, settings.ablation)
-    renderer = make_renderer(table, settings.prompt, settings.ablation, tokenizer)
-    datasets = {
-        name: instantiate(config.dataset, table, stage, settings.history, renderer, settings.seed_of(name))
-        for name, stage in stages.items()
-    }
-    sizes, sizes_from = model_config(settings.model, tokenizer, settings.prompt.max_tokens)
+    inside = open_inside(config, tokenizer_folder)
+    settings = inside.settings
+    datasets = {name: inside.dataset(name) for name in inside.stages}
+    sizes, sizes_from = model_config(settings.model, inside.tokenizer, settings.prompt.max_tokens)
     return Job(settings, datasets, sizes, sizes_from)
 
 

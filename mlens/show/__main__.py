@@ -47,14 +47,16 @@ def show(words: list[str], everything: bool = False) -> None:
 
     from mlens.compose import compose_config, run_config
     from mlens.config import PATHS
+    from mlens.inside import open_inside
     from mlens.show.find import Asked
-    from mlens.show.look import look_at, open_inside
+    from mlens.show.look import look_at
     from mlens.show.page import print_look
+    from mlens.training.folder import RunFolder
 
     config = compose_config(overrides) if run is None else run_config(run, overrides, PATHS)
     with Console(stderr=True).status("reading the data, planning the row …"):
-        inside = open_inside(config, run)
-        look = look_at(inside, Asked(**asked))
+        inside = open_inside(config, None if run is None else RunFolder(run).model)
+        look = look_at(inside, Asked(**asked), run)
     print_look(inside, look, everything)
 
 

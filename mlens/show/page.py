@@ -17,10 +17,11 @@ from mlens.data.split import STAGES, TRAIN
 from mlens.errors import printable
 from mlens.history.random import PerTarget, PerUser
 from mlens.history.window import Windows
+from mlens.inside import Inside
 from mlens.show.fates import CHOSEN, DROPPED, HIDDEN, NOT_CHOSEN, TARGET, Fate, counts
 from mlens.show.find import told_time
 from mlens.show.landing import Landing, Stretch
-from mlens.show.look import Inside, Look
+from mlens.show.look import Look
 from mlens.show.pieces import Piece
 from mlens.show.prediction import Prediction
 
@@ -82,7 +83,7 @@ def _target(inside: Inside, look: Look) -> Table:
         "rating": f"{table.scale[table.rating_index[target]]}, given {told_time(int(table.timestamp[target]))} UTC",
         "place": f"t={target - first} of the user's {stop - first} ratings in time order (from 0)",
         "stage": f"{look.dataset.stage.name}: {look.why}",
-        "run": "none: these settings" if inside.run is None else str(inside.run),
+        "run": "none: these settings" if look.run is None else str(look.run),
     }.items():
         grid.add_row(Text(name, "dim"), Text(printable(value)))
     return grid

@@ -12,13 +12,15 @@ from tokenizers_for_tests import metaspace, tiny
 from mlens.compose import compose_config, run_config
 from mlens.errors import UserError
 from mlens.history.all_previous import AllPrevious
+from mlens.inside import open_inside
 from mlens.packing.dataset import RatingDataset
 from mlens.prompt.renderer import make_renderer
 from mlens.show import __main__ as command
 from mlens.show.fates import counts
 from mlens.show.find import Asked
-from mlens.show.look import look_at, open_inside
+from mlens.show.look import look_at
 from mlens.show.pieces import prompt_pieces
+from mlens.training.folder import RunFolder
 
 NASTY = "[red]Nasty[/red] \x1b[2J\u202e<|im_end|>"
 SMALL = ("data=csv", "model=tiny", "model.vocab_size=400", "trainer.targets_per_step=4")
@@ -43,7 +45,7 @@ def look(ratings, asked, *overrides):
 
 
 def test_a_look_is_what_the_dataset_gives_the_model(ratings):
-    inside, seen = look(ratings, Asked("ann"), "history=fixed_count", "history.count=3")
+    _, seen = look(ratings, Asked("ann"), "history=fixed_count", "history.count=3")
     dataset, sample = seen.dataset, seen.dataset[seen.i]
     assert (dataset.stage.name, seen.target) == ("test", 11)
     assert seen.text == dataset.text(seen.i)
@@ -57,7 +59,7 @@ def test_a_look_is_what_the_dataset_gives_the_model(ratings):
     assert "".join(piece.text for piece in seen.pieces[:-1]) == seen.text
     parts = ["task", "heading", *["number", "film", "rating"] * 3, "dialogue", "film to rate", "answer"]
     assert [piece.part for piece in seen.pieces] == parts
-    assert seen.pieces[-1].text == "2.0<|endoftext|>" and inside.run is None and seen.prediction is None
+    assert seen.pieces[-1].text == "2.0<|endoftext|>" and seen.run is None and seen.prediction is None
 
 
 def test_pieces_of_a_chat_and_of_a_tokenizer_whose_pieces_do_not_join(ratings):
@@ -167,9 +169,9 @@ def run(tmp_path_factory):
 
 def test_a_runs_prediction_stands_beside_what_it_was_shown(run, capsys):
     frame = pl.read_parquet(run / "predictions" / "test.parquet")
-    inside = open_inside(run_config(run, [], ()), run)
+    inside = open_inside(run_config(run, [], ()), RunFolder(run).model)
     for row in frame.iter_rows(named=True):
-        seen = look_at(inside, Asked(str(row["user"]), t=row["t"]))
+        seen = look_at(inside, Asked(str(row["user"]), t=row["t"]), run)
         assert seen.prediction is not None
         assert seen.prediction.probability == {value: row[f"p_{value}"] for value in inside.table.scale}
         assert (seen.prediction.expected, seen.prediction.rating) == (row["expected"], row["rating"])
