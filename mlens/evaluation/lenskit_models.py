@@ -31,8 +31,9 @@ FACTOR_REGULARISATION = 0.15
 BIAS_DAMPING = 5.0
 NEIGHBOURS = 40
 LEAST_NEIGHBOURS = 5
-# So many similar movies are kept for each: all of them in ml-latest-small, and 2.4 GB at most in ml-25m.
-MOST_SIMILAR = 5000
+# So many pairs of similar movies are kept, each movie's most similar ones: all of them in ml-latest-small, 588 for each of
+# 85,000 movies. They are 0.4 GB, and several copies of it on the way.
+MOST_PAIRS = 50_000_000
 SEED = 42
 # The equations of so many targets are solved at once: 20 MB of them.
 TARGETS_AT_ONCE = 1024
@@ -86,9 +87,10 @@ def fit_neighbours(table: RatingTable, trained: np.ndarray) -> Neighbours:
     LensKit."""
     from lenskit.knn import ItemKNNScorer
 
-    scorer = ItemKNNScorer(max_nbrs=NEIGHBOURS, min_nbrs=LEAST_NEIGHBOURS, save_nbrs=MOST_SIMILAR)
+    movies = len(table.movies)
+    scorer = ItemKNNScorer(max_nbrs=NEIGHBOURS, min_nbrs=LEAST_NEIGHBOURS, save_nbrs=max(1, MOST_PAIRS // movies))
     _train(scorer, table, trained)
-    movies, known = len(table.movies), scorer.items.ids().astype(np.int32)
+    known = scorer.items.ids().astype(np.int32)
     mean, size = np.zeros(movies), np.zeros(movies, dtype=np.int64)
     similar = scorer.sim_matrix.to_scipy()
     mean[known], size[known] = scorer.item_means, np.diff(similar.indptr)

@@ -98,11 +98,11 @@ def test_folding_a_user_into_the_factors_is_lenskits(table, roles, asked):
     assert compared > 200 and any(set(table.movie[history]) & {7, 11} for history in asked[1])
 
 
-@pytest.mark.parametrize("kept", [lenskit_models.MOST_SIMILAR, 15])
+@pytest.mark.parametrize("kept", [1000, 15])
 def test_neighbours_predict_what_lenskit_does(table, roles, asked, monkeypatch, kept):
     from lenskit.knn import ItemKNNScorer
 
-    monkeypatch.setattr(lenskit_models, "MOST_SIMILAR", kept)
+    monkeypatch.setattr(lenskit_models, "MOST_PAIRS", kept * len(table.movies))
     monkeypatch.setattr(lenskit_models, "NEIGHBOURS", 6)
     monkeypatch.setattr(lenskit_models, "LEAST_NEIGHBOURS", 3)
     scorer = lenskits(ItemKNNScorer(max_nbrs=6, min_nbrs=3, save_nbrs=kept), table, roles)
