@@ -31,8 +31,8 @@ FACTOR_REGULARISATION = 0.15
 BIAS_DAMPING = 5.0
 NEIGHBOURS = 40
 LEAST_NEIGHBOURS = 5
-# So many pairs of similar movies are kept, each movie's most similar ones: all of them in ml-latest-small, 588 for each of
-# 85,000 movies. They are 0.4 GB, and several copies of it on the way.
+# So many pairs of similar movies are kept, each movie's most similar ones: all of them in ml-latest-small, 588 for each
+# of 85,000 movies. They are 0.4 GB, and there are several copies of them on the way.
 MOST_PAIRS = 50_000_000
 SEED = 42
 # The equations of so many targets are solved at once: 20 MB of them.
