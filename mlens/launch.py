@@ -49,9 +49,11 @@ def _one_line(error: Exception) -> str:
 
     >>> _one_line(ValueError("Could not find 'history/x'\\nAvailable options in 'history':\\n\\tnone\\n\\trandom"))
     "Could not find 'history/x' Available options in 'history': none, random"
+    >>> _one_line(ValueError("Could not override 'x'.\\nTo append to your default list use +x=8"))
+    "Could not override 'x'."
     """
     message = str(error).partition("Config search path:")[0]
-    lines = [line for line in message.splitlines() if line.strip() and not line.startswith("To append to your config")]
+    lines = [line for line in message.splitlines() if line.strip() and not line.startswith("To append to your")]
     text = " ".join(line.strip() + "," * line.startswith("\t") for line in lines).rstrip(",")
     return text if error.__cause__ is None else f"{text} {str(error.__cause__).splitlines()[0]}"
 

@@ -64,7 +64,8 @@ def read_words(words: list[str]) -> tuple[dict, Path | None, list[str]]:
     """What was asked for, the run's folder, and the overrides."""
     pairs = {key: value for key, _, value in (word.partition("=") for word in words if "=" in word) if key in OWN}
     rest = [word for word in words if word.partition("=")[0] not in OWN]
-    folders = [word for word in rest if "=" not in word and not word.startswith("~")]
+    # A sweep's jobs have folders such as history=random.
+    folders = [word for word in rest if ("=" not in word and not word.startswith("~")) or Path(word).is_dir()]
     if len(folders) > 1:
         raise UserError(f"{folders[1]} is no KEY=VALUE, and the run's folder is {folders[0]} already")
     if not pairs.get("user"):

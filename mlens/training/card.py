@@ -101,8 +101,8 @@ def _usage(settings: Settings) -> str:
     if _is_adapter(settings):
         return text + "\nThe folder holds an adapter; its base model is loaded from where `mlens.json` says.\n"
     return text + (
-        '\n`AutoModelForCausalLM.from_pretrained("DIR")` loads it without mlens. `--prompts FILE` writes the prompts '
-        "that it reads, as text and as token ids. After a prompt it writes a rating such as `4.5` and the end token.\n"
+        '\n`AutoModelForCausalLM.from_pretrained("DIR")` loads it without mlens. `--prompts --output FILE` writes the '
+        "prompts that it reads, as text and as token ids. After a prompt it writes a rating such as `4.5` and the end token.\n"
     )
 
 

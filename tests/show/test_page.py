@@ -184,6 +184,13 @@ def test_a_runs_prediction_stands_beside_what_it_was_shown(run, capsys):
     assert f"{row['rating']}" in line and f"{row['p_' + str(row['rating'])]:.1%}" in line
 
 
+def test_a_sweeps_job_is_a_run_though_its_name_has_an_equals_sign(run, tmp_path, capsys):
+    job = tmp_path / "history=random"
+    job.symlink_to(run)
+    user = pl.read_parquet(run / "predictions" / "test.parquet")["user"][0]
+    assert "history=random" in shown(capsys, str(job), f"user={user}", "stage=test")
+
+
 def test_with_a_run_only_places_may_change_and_other_data_are_told(run, capsys):
     user = f"user={pl.read_parquet(run / 'predictions' / 'test.parquet')['user'][0]}"
     with pytest.raises(UserError, match=r"history can't differ from the run's own"):
