@@ -102,7 +102,8 @@ def _usage(settings: Settings) -> str:
         return text + "\nThe folder holds an adapter; its base model is loaded from where `mlens.json` says.\n"
     return text + (
         '\n`AutoModelForCausalLM.from_pretrained("DIR")` loads it without mlens. `--prompts --output FILE` writes the '
-        "prompts that it reads, as text and as token ids. After a prompt it writes a rating such as `4.5` and the end token.\n"
+        "prompts that it reads, as text and as token ids. After a prompt it writes a rating such as `4.5` and the end "
+        "token.\n"
     )
 
 
