@@ -107,14 +107,18 @@ class _Columns:
 
     def ratings(self, file: Path) -> pl.DataFrame:
         self._pack()
-        frame = pl.concat(self.chunks).with_row_index("line", offset=1).with_columns(pl.col("line").cast(pl.Int64))
-        undated = frame.filter(pl.col("timestamp").is_null())
-        if len(undated) == len(frame):
-            frame = frame.with_columns(timestamp=pl.int_range(pl.len(), dtype=pl.Int64))
-        elif not undated.is_empty():
-            raise UserError(f"{file}: rating {undated['line'][0]}: has no timestamp, though others have")
+        frame = pl.concat(self.chunks)
+        self.chunks.clear()  # or they are held beside what is made of them
         if frame["context"].list.len().sum() == 0:
             frame = frame.drop("context")
+        frame = frame.with_row_index("line", offset=1).with_columns(pl.col("line").cast(pl.Int64))
+        undated = frame["timestamp"].is_null()
+        if undated.all():
+            frame = frame.with_columns(timestamp=pl.int_range(pl.len(), dtype=pl.Int64))
+        elif undated.any():
+            raise UserError(
+                f"{file}: rating {frame['line'][undated.arg_true()[0]]}: has no timestamp, though others have"
+            )
         return frame.with_columns(
             pl.Series("user", list(self.users), dtype=pl.String).gather(frame["user"]),
             pl.Series("movie", list(self.movies), dtype=pl.String).gather(frame["movie"]),
