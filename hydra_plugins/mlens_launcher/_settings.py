@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from mlens.errors import UserError
@@ -20,7 +20,7 @@ class LauncherSettings:
     nproc_per_node: int | str = "auto"
     nnodes: int = 1
     max_parallel: int = 1
-    slurm: dict[str, Any] = field(default_factory=dict)
+    slurm: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:

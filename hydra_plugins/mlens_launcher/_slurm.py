@@ -100,7 +100,7 @@ def make_executor(settings: LauncherSettings, folder: Path, cluster: str = "slur
         raise UserError("hydra.launcher.backend=slurm needs submitit: pip install -e '.[slurm]'") from error
     try:
         executor = submitit.AutoExecutor(folder=folder / "logs" / "queue", cluster=cluster)
-        executor.update_parameters(name="mlens", nodes=settings.nnodes, tasks_per_node=1, **settings.slurm)
+        executor.update_parameters(name="mlens", nodes=settings.nnodes, tasks_per_node=1, **(settings.slurm or {}))
     except (RuntimeError, NameError, ValueError, TypeError) as error:
         raise UserError(f"hydra.launcher.slurm: {' '.join(str(error).split())}") from error
     return executor

@@ -3,12 +3,11 @@
 import importlib.util
 import json
 import re
-import shutil
 import sys
 
 import pytest
-from runs import ROOT, command
-from told import told_files
+from runs import command
+from told import extended_copy, told_files
 
 from mlens.data.load import load_table
 from mlens.errors import UserError
@@ -35,14 +34,7 @@ Rating:
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory):
     """A copy of mlens with the examples in it."""
-    folder = tmp_path_factory.mktemp("extended")
-    for name in ("mlens", "hydra_plugins", "conf"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "train.py", folder)
-    for name, text in FILES.items():
-        assert not (folder / name).exists(), name
-        (folder / name).write_text(text, encoding="utf-8")
-    return folder
+    return extended_copy(tmp_path_factory.mktemp("extended"))
 
 
 def train(extended, *overrides):
