@@ -107,11 +107,11 @@ class _Columns:
 
     def ratings(self, file: Path) -> pl.DataFrame:
         self._pack()
-        frame = pl.concat(self.chunks)
-        self.chunks.clear()  # or they are held beside what is made of them
-        if frame["context"].list.len().sum() == 0:
-            frame = frame.drop("context")
-        frame = frame.with_row_index("line", offset=1).with_columns(pl.col("line").cast(pl.Int64))
+        if all(chunk["context"].list.len().sum() == 0 for chunk in self.chunks):
+            self.chunks = [chunk.drop("context") for chunk in self.chunks]
+        # In one piece, or every later look at a column copies it; and the pieces aren't held beside it.
+        frame = pl.concat(self.chunks, rechunk=True).with_row_index("line", offset=1)
+        self.chunks = []
         undated = frame["timestamp"].is_null()
         if undated.all():
             frame = frame.with_columns(timestamp=pl.int_range(pl.len(), dtype=pl.Int64))
