@@ -51,12 +51,17 @@ NO_COMMANDS = {
 # The document shows how it is refused.
 REFUSED = "python train.py debug=fast history=random history.ratio=2"
 # What a command lets the reader choose, chosen.
-CHOSEN = {"DIR [DIR …] [--output FOLDER]": "DIR --output FOLDER", "[OVERRIDES]": "data.max_users=10"}
+CHOSEN = {
+    "DIR [DIR …] [--output FOLDER]": "DIR --output FOLDER",
+    "[OVERRIDES]": "data.max_users=10",
+    "model.path=OUT": "model.name=hub/model",
+}
 
 # What isn't run in small.
 NOT_RUN = {
     r"make demo": "takes minutes; its command is run in small",
     r"make test|python -m pytest": "tests don't run tests; those that a command selects are counted",
+    r"smollm2\.py|model=hf model\.name=hub/model": "needs a package of 93 MB",
     r"make install|pip install": "installs into the environment of the tests",
     r"backend=slurm": "needs a queue; tests/launcher/test_launcher_slurm.py has one",
     r"--nnodes=2": "needs two machines",
@@ -169,7 +174,9 @@ def test_a_blocks_lines_are_commands():
 
 def test_the_commands_are_of_these_programs():
     own = "comparison evaluation plan predict probe runs show"
-    benchmarks = "arithmetic base gpu growth learning planning predicting report scale scoring startup tokens training"
+    benchmarks = (
+        "arithmetic base gpu growth learning planning predicting report scale scoring smollm2 startup tokens training"
+    )
     assert {program_of(text) for _, text in TOLD} == {
         *("make", "pip", "train.py", "torchrun", "deepspeed", "pytest", "-c"),
         *(f"mlens.{name}" for name in own.split()),
