@@ -202,15 +202,22 @@ def test_no_command_is_left_out_but_those_named_here():
 once = cache(checked)
 
 
-def check_jobs(overrides: list[str], multirun: bool = False) -> None:
-    """Every job that train.py would start with these overrides passes the strict check."""
-    if multirun or any("experiment=" in override for override in overrides):
-        jobs = [job for _, job in asked(overrides, multirun).jobs]
-    else:
-        jobs = [overrides]
-    for job in jobs:
-        # Jobs may differ in their seed alone: a number, for which one of them stands.
-        once(*(re.sub(r"^seed=\d+$", "seed=1", override) for override in job))
+@cache
+def jobs_of(overrides: tuple[str, ...], multirun: bool = False) -> list[list[str]]:
+    """The overrides of each job that train.py would start with these."""
+    if multirun or any(re.match(r"\+experiment=|hardware", override) for override in overrides):
+        return [job for _, job in asked(overrides, multirun).jobs]
+    return [[*overrides]]
+
+
+def check_first_job(overrides: list[str], multirun: bool = False) -> None:
+    once(*jobs_of((*overrides,), multirun)[0])
+
+
+def training(text: str) -> argparse.Namespace:
+    """What Hydra's own parser makes of a command of train.py."""
+    words = words_of(text)
+    return hydras().parse_args(words[words.index("train.py") + 1 :])
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +236,7 @@ def extended(extension, monkeypatch):
 
 
 @commands_of("train.py", "torchrun", "deepspeed")
-def test_every_job_of_a_training_command_composes_and_passes_the_strict_check(document, text, extended):
+def test_a_training_command_is_taken_and_its_first_job_passes_the_strict_check(document, text, extended):
     launcher, *words = words_of(text)
     script = words.index("train.py")
     if launcher == "torchrun":
@@ -238,17 +245,28 @@ def test_every_job_of_a_training_command_composes_and_passes_the_strict_check(do
         assert deepspeeds(words).user_script == "train.py"
     else:
         assert script == 0
-    given = hydras().parse_args(words[script + 1 :])
+    given = training(text)
     if text == REFUSED:
         with pytest.raises(UserError) as refusal:
-            check_jobs(given.overrides, given.multirun)
+            check_first_job(given.overrides)
         assert f"\nerror: {refusal.value}\n" in (ROOT / document).read_text(encoding="utf-8")
         return
     assert not any(override.startswith("hardware") for override in given.overrides)  # the plan's alone
-    check_jobs(given.overrides, given.multirun)
+    check_first_job(given.overrides, given.multirun)
     if "hydra.launcher." in text:
         composed(*given.overrides)
         instantiate(hydra_config().launcher)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "text", dict.fromkeys(text for _, text in TOLD if re.search(r"train\.py .*(--multirun|\+exp)", text))
+)
+def test_every_job_of_a_sweep_passes_the_strict_check(text, extended):
+    given = training(text)
+    for job in jobs_of((*given.overrides,), given.multirun):
+        # Jobs may differ in their seed alone: a number, for which one of them stands.
+        once(*(re.sub(r"^seed=\d+$", "seed=1", override) for override in job))
 
 
 def parsed(text: str, monkeypatch) -> argparse.Namespace:
@@ -293,14 +311,11 @@ def test_a_programs_parser_takes_its_command_and_the_overrides_pass_the_strict_c
     program, options = program_of(text), parsed(text.replace("RUN", str(finished)), monkeypatch)
     if program == "mlens.show":
         _, run, overrides = read_words(options.words)
-        check(run_config(run, overrides, PATHS)) if run else check_jobs(overrides)
+        check(run_config(run, overrides, PATHS)) if run else check_first_job(overrides)
     elif program == "mlens.evaluation":
         check(run_config(options.run, options.overrides, MAY_DIFFER))
-    elif program == "mlens.plan":
-        for _, job in asked(options.overrides, options.multirun).jobs:
-            once(*job)
     elif "overrides" in options:
-        check_jobs(options.overrides)
+        check_first_job(options.overrides, getattr(options, "multirun", False))
 
 
 @commands_of("pytest")
