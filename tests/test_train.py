@@ -259,7 +259,9 @@ def test_the_command_ends_with_the_name_of_the_summary_and_takes_local_rank(tmp_
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == str(tmp_path / "run" / "summary.json")
     assert "made up" in result.stdout and "this model" in result.stdout
-    assert "Traceback" not in result.stderr
+    # Nothing stands before the table: what goes on is told on stderr.
+    assert result.stdout.lstrip().startswith("history=none data=sample model=tiny: 1 steps")
+    assert "baselines of " in result.stderr and "Traceback" not in result.stderr
 
 
 def test_two_ranks_do_the_same_run_and_rank_0_alone_writes(finished, tmp_path):

@@ -59,7 +59,7 @@ def conclude(
     summary = _summary(training, roles, evaluated, config, list(hydra_config.overrides.task))
     started = time.perf_counter()
     # At the size of ml-32m LensKit takes many minutes: who waits should know for what.
-    print(f"baselines of {np.count_nonzero(roles == TRAIN):,} training ratings, on the same targets", flush=True)
+    journal.say(f"baselines of {np.count_nonzero(roles == TRAIN):,} training ratings, on the same targets")
     baselines = measure_baselines(
         training.datasets["train"].table, roles, {name: training.datasets[name] for name in evaluated}
     )
