@@ -110,7 +110,7 @@ class _Columns:
         if all(chunk["context"].list.len().sum() == 0 for chunk in self.chunks):
             self.chunks = [chunk.drop("context") for chunk in self.chunks]
         # In one piece, or every later look at a column copies it; and the pieces aren't held beside it.
-        frame = pl.concat(self.chunks, rechunk=True).with_row_index("line", offset=1).cast({"line": pl.Int64})
+        frame = pl.concat(self.chunks, rechunk=True).with_row_index("line", offset=1)
         self.chunks = []
         undated = frame["timestamp"].is_null()
         if undated.all():

@@ -113,7 +113,8 @@ def _from_behaviour(file: Path, scale: tuple[float, ...]) -> Given:
     assert raw.users is not None
     frame = raw.ratings.join(raw.movies, on="movie", how="left", maintain_order="left")
     frame = frame.join(raw.users, on="user", how="left", maintain_order="left")
-    frame = frame.with_columns(pl.col(NUMBERS).cast(pl.String)).drop("movie", "context", strict=False)
+    frame = frame.with_columns(pl.col(NUMBERS).cast(pl.String), pl.col("line").cast(pl.Int64))
+    frame = frame.drop("movie", "context", strict=False)
     return _tidied(Given(frame, file, raw.place))
 
 
