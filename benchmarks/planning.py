@@ -48,6 +48,8 @@ def make(folder: Path, ratings: int, users: int, movies: int) -> dict[str, float
 
     from mlens.data.sample_words import ADJECTIVES, GENRES, NOUNS
 
+    if movies < 9 * MOST // 8:
+        raise SystemExit(f"--movies must be at least {9 * MOST // 8:,}: the most active users rate {MOST:,} of them")
     random = np.random.default_rng(0)
     sizes = _activity(random, ratings, users)
     ids = np.sort(random.choice(4 * movies, movies, replace=False)) + 1

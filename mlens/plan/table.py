@@ -101,7 +101,7 @@ def _disk(plan: Plan) -> Iterator[Line]:
 def _disk_is_full(name: str, disk: Disk) -> str:
     return (
         f"DOES NOT FIT  {name}: checkpoints and model take {disk.total / 1e9:,.1f} GB, and {disk.free / 1e9:,.1f} GB "
-        "are free: give an output_dir on another disk, lower trainer.checkpoint.keep, or choose peft=lora"
+        "are free: give an output_dir on another disk, lower trainer.checkpoint.keep, or choose peft=lora trainer=lora"
     )
 
 

@@ -12,7 +12,7 @@ from mlens.errors import UserError
 from mlens.model.flops import forward_flops
 from mlens.packing.lengths import measure_lengths
 from mlens.plan.__main__ import plan_and_tell
-from mlens.plan.advice import advise
+from mlens.plan.advice import advise, changes
 from mlens.plan.hardware import RESERVE, Hardware, found
 from mlens.plan.jobs import asked
 from mlens.plan.plan import plan, prepare
@@ -118,6 +118,20 @@ def test_advice_is_the_first_change_that_fits(job):
     tight = plan(job, just_too_small, 0)
     assert planned.fits and not tight.fits
     assert advise(job, tight, just_too_small, 0).startswith("with model.gradient_checkpointing=true it takes 0.7 GiB")
+
+
+def test_what_is_advised_can_be_given_as_it_stands():
+    """Each change as overrides of the same command gives the settings that were counted."""
+    given = ["model=qwen3_8b", "model.gradient_checkpointing=false", "deepspeed=zero2", "prompt.max_tokens=512"]
+    given.append("packing.row_tokens=2048")
+    settings = check(composed(*given))
+    advised = list(changes(settings))
+    keys = ["model.gradient_checkpointing", *["packing.row_tokens"] * 2, *["deepspeed"] * 3, "peft"]
+    assert [change.key for change in advised] == keys
+    for change in advised:
+        taken, counted = check(composed(*given, *change.text.split())), change.apply(settings)
+        for node in ("model", "packing", "deepspeed", "peft"):
+            assert getattr(taken, node) == getattr(counted, node), change.text
 
 
 @pytest.mark.slow
