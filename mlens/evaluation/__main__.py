@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from mlens.errors import UserError, told_in_one_line
@@ -15,7 +16,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m mlens.evaluation",
         description="Evaluate a finished run's model with other histories: trained under one strategy, tested under "
-        "another. Writes RUN/evaluations/NAME/summary.json and predictions/; a comparison shows the matrix.",
+        "another. With torchrun -m mlens.evaluation each rank holds the whole model. Writes "
+        "RUN/evaluations/NAME/summary.json and predictions/; a comparison shows the matrix.",
         epilog="example: python -m mlens.evaluation outputs/2026-01-31/12-00-00 history=fixed_count history.count=20",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run")
@@ -24,7 +26,9 @@ def main() -> None:
     )
     options = parser.parse_args()
     with told_in_one_line():
-        print(evaluate_under(options.run, options.overrides))
+        summary = evaluate_under(options.run, options.overrides)
+        if os.environ["RANK"] == "0":
+            print(summary)
 
 
 def evaluate_under(run: Path, overrides: list[str]) -> Path:
@@ -40,11 +44,12 @@ def evaluate_under(run: Path, overrides: list[str]) -> Path:
     from mlens.data.load import load_table
     from mlens.data.split import assign_roles
     from mlens.data.stage import make_stages
-    from mlens.engine.engine import holding
+    from mlens.engine.engine import uses_bf16_parameters
     from mlens.engine.ranks import join_ranks
+    from mlens.evaluation.alone import load_alone
     from mlens.evaluation.evaluate import by_activity, evaluate
     from mlens.files import write_beside, write_json
-    from mlens.model.load import load_trained
+    from mlens.model.load import load_exported_tokenizer
     from mlens.packing.audit import audit
     from mlens.prompt.renderer import make_renderer
 
@@ -57,7 +62,7 @@ def evaluate_under(run: Path, overrides: list[str]) -> Path:
     table = ranks.first(lambda: load_table(instantiate(config.data)))
     roles = assign_roles(table, settings.split)
     stages = make_stages(table, roles, settings.split, settings.evaluation.max_users, settings.evaluation.seed)
-    model, tokenizer = load_trained(settings, run / "model", holding(settings.deepspeed, settings.model.dtype, ranks))
+    tokenizer = load_exported_tokenizer(run / "model")
     renderer, strategy = make_renderer(table, settings.prompt, settings.ablation, tokenizer), settings.history
     datasets = {
         name: instantiate(config.dataset, table, stage, strategy, renderer, settings.seed_of(name))
@@ -65,11 +70,12 @@ def evaluate_under(run: Path, overrides: list[str]) -> Path:
         if name != "train"
     }
     audited = ranks.alone(lambda: audit(datasets, roles, settings.split))
-    rule = settings.trainer.update_rule()
-    engine = instantiate(config.deepspeed, model, ranks, rule, settings.model.dtype, _convert_="all")
+    dtype = settings.model.dtype
+    bf16 = uses_bf16_parameters(dtype, settings.deepspeed.zero_optimization.stage)
+    scorer = load_alone(settings, run / "model", dtype, bf16, ranks)
     collator, metrics = instantiate(config.packing), {}
     for name, dataset in datasets.items():
-        evaluated = evaluate(engine, dataset, collator, settings.evaluation.draws)
+        evaluated = evaluate(scorer, dataset, collator, settings.evaluation.draws)
         metrics[name] = evaluated.metrics | by_activity(dataset, roles, evaluated.frame)
         if ranks.main:
             (folder / "predictions").mkdir(parents=True, exist_ok=True)

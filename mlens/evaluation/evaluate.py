@@ -9,9 +9,8 @@ import numpy as np
 import polars as pl
 
 from mlens.data.split import TRAIN
-from mlens.engine.engine import Engine
 from mlens.evaluation.metrics import by_group, measure, rating_columns
-from mlens.evaluation.score import Predictions, predict
+from mlens.evaluation.score import Predictions, Scorer, predict
 from mlens.packing.dataset import RatingDataset, history_hash
 from mlens.packing.plan import Collator
 
@@ -29,7 +28,7 @@ class Evaluated:
 
 
 def evaluate(
-    engine: Engine,
+    scorer: Scorer,
     dataset: RatingDataset,
     collator: Collator,
     draws: int = 1,
@@ -43,7 +42,7 @@ def evaluate(
     """
     table, stage = dataset.table, dataset.stage
     rating_index = table.rating_index[stage.targets]
-    drawn = [predict(engine, dataset.at(draw), collator, progress) for draw in range(draws)]
+    drawn = [predict(scorer, dataset.at(draw), collator, progress) for draw in range(draws)]
     measured = [measure(one, rating_index, stage.user, table.scale) for one in drawn]
     metrics: dict = {name: float(np.mean([one[name] for one in measured])) for name in measured[0]}
     averaged = Predictions.averaged(drawn)

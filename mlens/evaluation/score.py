@@ -40,18 +40,18 @@ class Predictions:
 
 
 def predict(
-    engine: Scorer, dataset: RatingDataset, collator: Collator, progress: Callable[[int], None] = lambda _: None
+    scorer: Scorer, dataset: RatingDataset, collator: Collator, progress: Callable[[int], None] = lambda _: None
 ) -> Predictions:
     """Score the dataset; every rank gets the whole result. `progress` is told of each row's targets."""
-    ranks, answers = engine.ranks, dataset.renderer.answers
+    ranks, answers = scorer.ranks, dataset.renderer.answers
     scores = torch.zeros(len(dataset), len(answers), dtype=torch.float64)
-    engine.train(False)
+    scorer.train(False)
     for trees in plan_scoring(dataset, collator, ranks.rank, ranks.world):
         row = collator.score_row([dataset.tree(tree) for tree in trees], answers)
         targets = np.concatenate([np.zeros(0, dtype=np.int64), *trees])
-        scores[torch.from_numpy(targets)] = engine.score(row).double().view(len(targets), len(answers))
+        scores[torch.from_numpy(targets)] = scorer.score(row).double().view(len(targets), len(answers))
         progress(len(targets))
-    engine.train(True)
+    scorer.train(True)
     # Every target was scored by one rank; the others hold zeros.
     scores = ranks.sum(scores.to(ranks.device)).cpu()
     return Predictions(scores.softmax(dim=1).numpy(), scores.logsumexp(dim=1).exp().numpy())

@@ -156,10 +156,8 @@ class Trained(Protocol):
     def seed(self) -> int: ...
 
 
-def load_trained(
-    settings: Trained, folder: Path, holding: Holding
-) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
-    """The model and tokenizer that a run with these `settings` exported to `folder`, ready for evaluation.
+def load_trained(settings: Trained, folder: Path, holding: Holding) -> PreTrainedModel | PeftModel:
+    """The model that a run with these `settings` exported to `folder`, ready for evaluation.
 
     Raises UserError where they can't be loaded.
     """
@@ -186,7 +184,7 @@ def load_trained(
             built = PeftModel.from_pretrained(built, folder, is_trainable=True)
         except BROKEN as error:
             raise _cannot_load("adapter", str(folder), error) from error
-    return built, tokenizer
+    return built
 
 
 def tiny_config(settings: TinyModel, vocab_size: int, eos_token_id: int, longest: int) -> Qwen3Config:

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
+import torch
 
+from mlens.engine.ranks import Ranks
+from mlens.evaluation.alone import Alone, load_alone
 from mlens.evaluation.metrics import rating_columns
 from mlens.evaluation.score import Predictions, predict
 from mlens.model.load import load_exported_tokenizer
@@ -17,7 +20,6 @@ from mlens.packing.dataset import RatingDataset
 from mlens.predict.ask import Asked, ask
 from mlens.predict.each_alone import EachAlone
 from mlens.predict.given import as_given, read_given
-from mlens.predict.scorer import Alone, load_alone
 from mlens.prompt.renderer import make_renderer
 from mlens.training.exported import Exported, read_exported
 
@@ -92,7 +94,9 @@ class Predictor:
     @classmethod
     def of(cls, prompter: Prompter, device: str | None = None) -> Predictor:
         """The same for what is asked without weights already."""
-        return cls(prompter, load_alone(prompter.exported, device))
+        exported, on = prompter.exported, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        ranks = Ranks(0, 1, on)
+        return cls(prompter, load_alone(exported, exported.folder, exported.dtype, exported.bf16_parameters, ranks))
 
     def predict(self, user_history: Source, movies: Source) -> pl.DataFrame:
         """A row for each movie, those that a user would rate best first: its `rank`, ids that were given, `title`, the

@@ -129,7 +129,7 @@ SHOWN = [
     (r"python -m mlens\.runs .*--clean", r"removed \d+\.\d [kM]B"),
     (r"python -m mlens\.runs", r"\d of \d+ runs finished"),
     (r"python -m mlens\.comparison", r"FOLDER/report\.html\n$"),
-    (r"python -m mlens\.evaluation", r"summary\.json\n$"),
+    (r".* -m mlens\.evaluation", r"summary\.json\n$"),
     (r"python benchmarks/", "━━"),
     (r"python -c", r"\d\.\d"),
     (r"make", "make demo"),
@@ -156,8 +156,8 @@ def words_of(text: str) -> list[str]:
 def program_of(text: str) -> str:
     """`train.py`, `mlens.plan`, `make`, …"""
     words = words_of(text)
-    if words[:2] == ["python", "-m"]:
-        return words[2]
+    if words[0] in ("python", "torchrun") and "-m" in words:
+        return words[words.index("-m") + 1]
     return words[1] if words[0] == "python" else words[0]
 
 

@@ -5,6 +5,7 @@ import sys
 
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 from runs import ROOT, child_environment, run_here, summary_of
 
 from mlens.errors import UserError
@@ -55,17 +56,25 @@ def test_what_would_ask_for_other_targets_or_is_wrong_is_refused(run, overrides,
     assert {path.name for path in (run / "evaluations").glob("*")} == before
 
 
-def test_the_command_says_where_it_wrote_and_refuses_to_do_it_again(run, tmp_path):
-    command = [sys.executable, "-m", "mlens.evaluation", str(run), "history=none"]
+def test_the_command_on_two_ranks_says_once_where_it_wrote_and_refuses_to_do_it_again(run, tmp_path):
+    command, launcher = ["-m", "mlens.evaluation", str(run), "history=none"], "torch.distributed.run"
     first, again = (
         subprocess.run(
-            command, cwd=tmp_path, env=child_environment(PYTHONPATH=str(ROOT)), capture_output=True, text=True
+            [sys.executable, *before, *command],
+            cwd=tmp_path,
+            env=child_environment(PYTHONPATH=str(ROOT)),
+            capture_output=True,
+            text=True,
         )
-        for _ in range(2)
+        for before in (["-m", launcher, "--standalone", "--nproc_per_node=2"], [])
     )
+    folder = run / "evaluations" / "history=none"
     assert first.returncode == 0, first.stderr
-    assert first.stdout.splitlines()[-1] == str(run / "evaluations" / "history=none" / "summary.json")
+    assert first.stdout.splitlines() == [str(folder / "summary.json")]
     assert again.returncode == 2 and "holds this evaluation already" in again.stderr.splitlines()[-1]
+    alone = evaluate_under(run, ["history=none", "packing.row_tokens=1024"]).parent
+    of_two, of_one = (pl.read_parquet(path / "predictions" / "test.parquet") for path in (folder, alone))
+    assert_frame_equal(of_two, of_one, abs_tol=1e-6, rel_tol=0)
 
 
 def test_a_run_that_is_not_finished_is_refused(tmp_path):

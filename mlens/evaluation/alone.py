@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from mlens.engine.ranks import Ranks
-from mlens.model.load import Holding, load_trained
+from mlens.model.load import Holding, Trained, load_trained
 from mlens.model.scores import placed, row_scores
 from mlens.model.trunk import Trunk, continued
 from mlens.packing.row import Row
-from mlens.training.exported import Exported
 
 
 @dataclass
 class Alone:
-    """The one process of a model in evaluation. autocast: compute in bfloat16; trunk: the last one that was computed,
-    which the next row often begins with."""
+    """This process's whole model, as every rank has it. autocast: compute in bfloat16; trunk: the last one that was
+    computed, which the next row often begins with."""
 
     model: torch.nn.Module
     ranks: Ranks
@@ -36,10 +36,8 @@ class Alone:
         return scores
 
 
-def load_alone(exported: Exported, device: str | None = None) -> Alone:
-    """The exported model on `device` (a GPU if there is one), in the precision that it was evaluated in. Raises
-    UserError where it can't be loaded."""
-    on = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    model: torch.nn.Module = load_trained(exported, exported.folder, Holding(exported.bf16_parameters, on.type))[0]
-    autocast = exported.dtype == "bfloat16" and not exported.bf16_parameters
-    return Alone(model.to(on), Ranks(0, 1, on), autocast)
+def load_alone(trained: Trained, folder: Path, dtype: str, bf16_parameters: bool, ranks: Ranks) -> Alone:
+    """The model that was exported to `folder`, whole on each rank's device, computing in `dtype` as it was trained
+    (`bf16_parameters`: with parameters in bfloat16). Raises UserError where it can't be loaded."""
+    model: torch.nn.Module = load_trained(trained, folder, Holding(bf16_parameters, ranks.device.type))
+    return Alone(model.to(ranks.device), ranks, autocast=dtype == "bfloat16" and not bf16_parameters)
