@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -20,8 +18,13 @@ from mlens.errors import RunFailed, UserError, first_line
 from mlens.model.adapters import without_adapters
 from mlens.model.fused import label_head
 from mlens.model.load import Holding
-from mlens.model.scores import placed, row_scores
+from mlens.model.scores import out_of_memory_told, placed, row_scores
 from mlens.packing.row import Row
+
+REMEDY = (
+    "lower packing.row_tokens (at least prompt.max_tokens), or set model.gradient_checkpointing=true, or "
+    "deepspeed=zero3 or zero3_offload on a GPU; resume=true goes on only with the run's own settings"
+)
 
 
 class Engine:
@@ -50,7 +53,7 @@ class Engine:
         """Add the gradient of one row; with `last`, update the parameters. labels: the weights of all label tokens of
         the whole step, over all rows and ranks. Returns the weighted sum of the row's label losses (nats, detached)."""
         self._engine.set_gradient_accumulation_boundary(last)
-        with _out_of_memory_told(row):
+        with out_of_memory_told(row, REMEDY):
             row = placed(row, self.ranks.device)
             scores = row_scores(self._engine, row, self._autocast, self._head)
             loss = -(scores * row.weight).sum() if row.scores else scores.sum()
@@ -62,7 +65,7 @@ class Engine:
     @torch.no_grad()
     def score(self, row: Row) -> torch.Tensor:
         """[row.scores] float32 on the CPU: the log-probabilities that the row asks for."""
-        with _out_of_memory_told(row):
+        with out_of_memory_told(row, REMEDY):
             row = placed(row, self.ranks.device)
             return row_scores(self._engine, row, self._autocast).cpu()[: row.scores]
 
@@ -142,22 +145,6 @@ class Engine:
             shutil.rmtree(folder, ignore_errors=True)
             beside.rename(folder)
         self.ranks.wait()
-
-
-@contextmanager
-def _out_of_memory_told(row: Row) -> Iterator[None]:
-    """Raises RunFailed, with the row's size and what to lower, where memory runs out inside."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        out = isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
-        if not out:
-            raise
-        raise RunFailed(
-            f"out of memory in a row of {row.input_ids.shape[1]:,} tokens with {row.scores:,} answers: lower "
-            "packing.row_tokens (at least prompt.max_tokens), or set model.gradient_checkpointing=true, or "
-            "deepspeed=zero3 or zero3_offload on a GPU; resume=true goes on only with the run's own settings"
-        ) from error
 
 
 def uses_bf16_parameters(dtype: str, stage: int) -> bool:

@@ -9,9 +9,14 @@ import torch
 
 from mlens.engine.ranks import Ranks
 from mlens.model.load import Holding, Trained, load_trained
-from mlens.model.scores import placed, row_scores
+from mlens.model.scores import out_of_memory_told, placed, row_scores
 from mlens.model.trunk import Trunk, continued
 from mlens.packing.row import Row
+
+REMEDY = (
+    "lower packing.row_tokens (mlens.predict takes it from the model's mlens.json, mlens.evaluation as an override), "
+    "or take a device with more memory"
+)
 
 
 @dataclass
@@ -30,8 +35,9 @@ class Alone:
     @torch.no_grad()
     def score(self, row: Row) -> torch.Tensor:
         """[row.scores] float32 on the CPU: the log-probabilities that the row asks for."""
-        row, trunk = continued(placed(row, self.ranks.device), self.trunk)
-        scores = row_scores(self.model, row, self.autocast).cpu()[: row.scores]
+        with out_of_memory_told(row, REMEDY):
+            row, trunk = continued(placed(row, self.ranks.device), self.trunk)
+            scores = row_scores(self.model, row, self.autocast).cpu()[: row.scores]
         self.trunk = trunk  # whole only now
         return scores
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 
+from mlens.errors import RunFailed
 from mlens.model.fused import LabelHead
 from mlens.packing.blocks import with_blocks
 from mlens.packing.row import Row
@@ -44,3 +45,16 @@ def row_scores(model: Callable[..., Any], row: Row, autocast: bool, head: LabelH
         return logits.sum()[None] * 0
     token = logits[row.slot, row.label] - logits.logsumexp(dim=-1)[row.slot]
     return torch.zeros(row.scores, device=logits.device).index_add(0, row.owner, token)
+
+
+@contextmanager
+def out_of_memory_told(row: Row, remedy: str) -> Iterator[None]:
+    """Raises RunFailed, with the row's size and what to do, where memory runs out inside."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        out = isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+        if not out:
+            raise
+        size = f"a row of {row.input_ids.shape[1]:,} tokens with {row.scores:,} answers"
+        raise RunFailed(f"out of memory in {size}: {remedy}") from error

@@ -167,6 +167,7 @@ sys.path.insert(0, {tests!r})
 from steps import parts
 import numpy as np
 from mlens.errors import told_in_one_line
+from mlens.evaluation.alone import Alone
 made = parts("prompt.max_tokens=4096", "packing.row_tokens=4096", "packing.share=never", "data.users=400")
 engine, dataset = made.engine(), made.datasets["train"]
 small = made.collator.train_row([dataset.tree(np.arange(1))])
@@ -175,13 +176,16 @@ large = made.collator.train_row([dataset.tree(np.array([i])) for i in range(len(
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (16 << 20), resource.RLIM_INFINITY))
 with told_in_one_line():
-    engine.backward(large, 1.0, True)
+    {act}
 """
 
 
 @pytest.mark.slow
-def test_memory_that_runs_out_is_told_with_the_rows_size(tmp_path):
-    script = OUT_OF_MEMORY.format(tests=str(ROOT / "tests"))
+@pytest.mark.parametrize(
+    "act", ["engine.backward(large, 1.0, True)", "Alone(engine._engine.module, engine.ranks, False).score(large)"]
+)
+def test_memory_that_runs_out_is_told_with_the_rows_size(act):
+    script = OUT_OF_MEMORY.format(tests=str(ROOT / "tests"), act=act)
     result = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, env=child_environment(), timeout=300
     )
