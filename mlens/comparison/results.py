@@ -109,7 +109,8 @@ def scope(results: Results) -> str:
             else "Arms with one seed are compared as trained models, not as strategies: another seed may turn it round."
         )
     many = " to ".join(str(count) for count in dict.fromkeys((seeds[0], seeds[-1])))
-    return f"Over {many} seeds of training an arm, and all users."
+    users = int(results.paired.user.max()) + 1
+    return f"Over {many} seeds of training an arm, on {users:,} users."
 
 
 def _apart(results: Results, one: int, other: int) -> Difference:
