@@ -89,7 +89,7 @@ def _content(results: Results, frame: pl.DataFrame, refused: list[str]) -> dict[
         "answer": answer(results),
         "scope": scope(results),
         "made_up": any(run.summary["made_up_data"] for run in paired.runs),
-        "fairness": sections.fairness(arms),
+        "fairness": [*sections.fairness(arms), *sections.dominance(paired)],
         "refused": refused,
         "columns": list(COLUMNS),
         "rows": _rows(frame),

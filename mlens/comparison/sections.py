@@ -17,6 +17,8 @@ from mlens.comparison.runs import Arm, Run, differing_keys
 # Earlier ratings of the target's user, whether the strategy shows them or not.
 HISTORY_EDGES = (0, 10, 20, 50, 100, 200, 500, 1000)
 CALIBRATION_BINS = 10
+# Of the test targets: where one user has more, errors are largely that user's.
+LARGE_SHARE = 0.2
 # Prompts that are shown: targets shared by all arms, and each arm's worst.
 EXAMPLES, WORST, APART = 3, 3, 10
 
@@ -184,6 +186,16 @@ def fairness(arms: tuple[Arm, ...]) -> list[str]:
         + ("loss on the answers alone." if not weight else f"history loss of weight {weight}.")
     )
     return said
+
+
+def dominance(paired: Paired) -> list[str]:
+    """A line that begins with NOTE where one user has a large share of the test targets."""
+    counts = np.bincount(paired.user)
+    share = counts.max() / counts.sum()
+    if share <= LARGE_SHARE:
+        return []
+    user = paired.targets["user"][int(np.argmax(paired.user == counts.argmax()))]
+    return [f"NOTE: user {user} has {share:.0%} of the test targets: RMSE and MAE are largely about that one"]
 
 
 def audits(arms: tuple[Arm, ...]) -> list[str]:

@@ -150,6 +150,13 @@ def test_unequal_training_is_said(tmp_path):
     assert "NOTE: beside the history the arms differ in trainer.learning_rate" in text
 
 
+@pytest.mark.parametrize(("users", "said"), [(4, True), (5, False)])
+def test_a_user_with_a_large_share_of_the_targets_is_said(tmp_path, users, said):
+    make_run(tmp_path / "a", users=users, first_user=7)
+    report([tmp_path / "a"], tmp_path)
+    assert ("NOTE: user 7 has 25% of the test targets" in (tmp_path / "report.md").read_text()) == said
+
+
 def test_two_arms_show_their_difference_and_where_they_are_farthest_apart(tmp_path):
     make_run(tmp_path / "a", "fixed_count", {"count": 10}, error=0.3)
     make_run(tmp_path / "b", "fixed_count", {"count": 20}, error=1.2)
