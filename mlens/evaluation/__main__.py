@@ -41,17 +41,13 @@ def evaluate_under(run: Path, overrides: list[str]) -> Path:
 
     from mlens.compose import run_config
     from mlens.config import check
-    from mlens.data.load import load_table
-    from mlens.data.split import assign_roles
-    from mlens.data.stage import make_stages
     from mlens.engine.engine import uses_bf16_parameters
     from mlens.engine.ranks import join_ranks
     from mlens.evaluation.alone import load_alone
     from mlens.evaluation.evaluate import by_activity, evaluate
     from mlens.files import write_beside, write_json
-    from mlens.model.load import load_exported_tokenizer
+    from mlens.inside import open_inside
     from mlens.packing.audit import audit
-    from mlens.prompt.renderer import make_renderer
 
     config = run_config(run, overrides, MAY_DIFFER)
     settings = check(config)
@@ -59,24 +55,16 @@ def evaluate_under(run: Path, overrides: list[str]) -> Path:
     folder = run / "evaluations" / ",".join(overrides).replace("/", "_")
     if ranks.first(lambda: (folder / "summary.json").exists()):
         raise UserError(f"{folder} holds this evaluation already: remove it to do it again")
-    table = ranks.first(lambda: load_table(instantiate(config.data)))
-    roles = assign_roles(table, settings.split)
-    stages = make_stages(table, roles, settings.split, settings.evaluation.max_users, settings.evaluation.seed)
-    tokenizer = load_exported_tokenizer(run / "model")
-    renderer, strategy = make_renderer(table, settings.prompt, settings.ablation, tokenizer), settings.history
-    datasets = {
-        name: instantiate(config.dataset, table, stage, strategy, renderer, settings.seed_of(name))
-        for name, stage in stages.items()
-        if name != "train"
-    }
-    audited = ranks.alone(lambda: audit(datasets, roles, settings.split))
+    inside = ranks.first(lambda: open_inside(config, run / "model"))
+    datasets = {name: inside.dataset(name) for name in inside.stages if name != "train"}
+    audited = ranks.alone(lambda: audit(datasets, inside.roles, settings.split))
     dtype = settings.model.dtype
     bf16 = uses_bf16_parameters(dtype, settings.deepspeed.zero_optimization.stage)
     scorer = load_alone(settings, run / "model", dtype, bf16, ranks)
     collator, metrics = instantiate(config.packing), {}
     for name, dataset in datasets.items():
         evaluated = evaluate(scorer, dataset, collator, settings.evaluation.draws)
-        metrics[name] = evaluated.metrics | by_activity(dataset, roles, evaluated.frame)
+        metrics[name] = evaluated.metrics | by_activity(dataset, inside.roles, evaluated.frame)
         if ranks.main:
             (folder / "predictions").mkdir(parents=True, exist_ok=True)
             write_beside(folder / "predictions" / f"{name}.parquet", evaluated.frame.write_parquet)
