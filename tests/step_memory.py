@@ -3,13 +3,13 @@
 Prints by how many bytes the peak of this process grows in the step, after one of a single target.
 """
 
-import resource
 import sys
 
 import torch
 from cases import make_case, told_table
 from small_model import make_model, row_scores
 
+from mlens.engine.memory import peak_memory_bytes
 from mlens.history.all_previous import AllPrevious
 from mlens.model.attention import ROW_ATTENTION
 from mlens.packing.packed import PackedRows
@@ -48,9 +48,9 @@ def main(kind: str) -> int:
         print(f"{kind}: {len(targets)} targets, loss {loss.item():.6f}", file=sys.stderr)
 
     step(own[:1])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory_bytes(torch.device("cpu"))
     step(own)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    return peak_memory_bytes(torch.device("cpu")) - before
 
 
 if __name__ == "__main__":
