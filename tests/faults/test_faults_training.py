@@ -104,11 +104,13 @@ def test_a_disk_that_is_full_at_the_log(undisturbed, tmp_path, capsys, monkeypat
 @pytest.mark.slow
 def test_a_worker_that_is_killed(undisturbed, tmp_path, capsys, monkeypatch):
     run, finite, steps = tmp_path / "run", Engine.finite, []
+    before = {child.pid for child in psutil.Process().children()}  # of tests before this one
 
     def kill(engine):
         steps.append(engine)
         if len(steps) == 3:
-            (worker,) = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+            new = [child for child in psutil.Process().children() if child.pid not in before]
+            (worker,) = [child for child in new if child.status() != psutil.STATUS_ZOMBIE]
             worker.kill()
         return finite(engine)
 
