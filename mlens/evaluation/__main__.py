@@ -60,7 +60,7 @@ def evaluate_under(run: Path, overrides: list[str]) -> Path:
     audited = ranks.alone(lambda: audit(datasets, inside.roles, settings.split))
     dtype = settings.model.dtype
     bf16 = uses_bf16_parameters(dtype, settings.deepspeed.zero_optimization.stage)
-    scorer = load_alone(settings, run / "model", dtype, bf16, ranks)
+    scorer = load_alone(settings, run / "model", inside.tokenizer, dtype, bf16, ranks)
     collator, metrics = instantiate(config.packing), {}
     for name, dataset in datasets.items():
         evaluated = evaluate(scorer, dataset, collator, settings.evaluation.draws)

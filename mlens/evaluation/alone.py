@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from mlens.engine.ranks import Ranks
 from mlens.model.load import Holding, Trained, load_trained
@@ -42,8 +43,15 @@ class Alone:
         return scores
 
 
-def load_alone(trained: Trained, folder: Path, dtype: str, bf16_parameters: bool, ranks: Ranks) -> Alone:
+def load_alone(
+    trained: Trained,
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    dtype: str,
+    bf16_parameters: bool,
+    ranks: Ranks,
+) -> Alone:
     """The model that was exported to `folder`, whole on each rank's device, computing in `dtype` as it was trained
     (`bf16_parameters`: with parameters in bfloat16). Raises UserError where it can't be loaded."""
-    model: torch.nn.Module = load_trained(trained, folder, Holding(bf16_parameters, ranks.device.type))
+    model: torch.nn.Module = load_trained(trained, folder, tokenizer, Holding(bf16_parameters, ranks.device.type))
     return Alone(model.to(ranks.device), ranks, autocast=dtype == "bfloat16" and not bf16_parameters)

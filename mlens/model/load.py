@@ -156,14 +156,17 @@ class Trained(Protocol):
     def seed(self) -> int: ...
 
 
-def load_trained(settings: Trained, folder: Path, holding: Holding) -> PreTrainedModel | PeftModel:
-    """The model that a run with these `settings` exported to `folder`, ready for evaluation.
+def load_trained(
+    settings: Trained, folder: Path, tokenizer: PreTrainedTokenizerBase, holding: Holding
+) -> PreTrainedModel | PeftModel:
+    """The model that a run with these `settings` exported to `folder` beside its `tokenizer`, for evaluation: nothing
+    is compiled, and nothing recomputed.
 
-    Raises UserError where they can't be loaded.
+    Raises UserError where it can't be loaded.
     """
-    model, longest = settings.model, settings.prompt.max_tokens
+    model = replace(settings.model, gradient_checkpointing=False, compile=False)
+    longest = settings.prompt.max_tokens
     adapter_alone = isinstance(settings.peft, Lora) and not settings.peft.merge
-    tokenizer = load_exported_tokenizer(folder)
     if isinstance(model, TinyModel):
         if adapter_alone and model.base.lines:
             raise UserError(

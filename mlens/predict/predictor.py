@@ -95,8 +95,9 @@ class Predictor:
     def of(cls, prompter: Prompter, device: str | None = None) -> Predictor:
         """The same for what is asked without weights already."""
         exported, on = prompter.exported, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        ranks = Ranks(0, 1, on)
-        return cls(prompter, load_alone(exported, exported.folder, exported.dtype, exported.bf16_parameters, ranks))
+        folder, bf16 = exported.folder, exported.bf16_parameters
+        scorer = load_alone(exported, folder, prompter.tokenizer, exported.dtype, bf16, Ranks(0, 1, on))
+        return cls(prompter, scorer)
 
     def predict(self, user_history: Source, movies: Source) -> pl.DataFrame:
         """A row for each movie, those that a user would rate best first: its `rank`, ids that were given, `title`, the

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +60,7 @@ def write_exported(
     model = settings.model
     base = None
     if (folder / ADAPTER).is_file():
-        base = {"_target_": nodes["model"]["_target_"], **asdict(model), "gradient_checkpointing": False}
-        base |= {"compile": False}
+        base = {"_target_": nodes["model"]["_target_"], **asdict(model)}
     content = {
         "form": FORM,
         "mlens": mlens.__version__,
@@ -118,7 +117,6 @@ def _made(folder: Path, content: Any, trust: bool) -> Exported:
     if adapter and content["base"] is None:
         raise UserError(f"names no base model, though {ADAPTER} stands beside it")
     model = PretrainedModel(None, path=str(folder), dtype=content["dtype"], attention=content["attention"])
-    model = replace(model, gradient_checkpointing=False)
     base = _chosen("base", content["base"], trust) if adapter else model
     if getattr(base, "trust_remote_code", False) and not trust:
         raise UserError(f"base.trust_remote_code runs code that comes with the base model; {ALLOW}")

@@ -8,8 +8,11 @@ import pytest
 from polars.testing import assert_frame_equal
 from runs import ROOT, child_environment, run_here, summary_of
 
+from mlens.compose import run_config
+from mlens.config import check
 from mlens.errors import UserError
 from mlens.evaluation.__main__ import evaluate_under
+from mlens.model.load import Holding, load_exported_tokenizer, load_trained
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +78,13 @@ def test_the_command_on_two_ranks_says_once_where_it_wrote_and_refuses_to_do_it_
     alone = evaluate_under(run, ["history=none", "packing.row_tokens=1024"]).parent
     of_two, of_one = (pl.read_parquet(path / "predictions" / "test.parquet") for path in (folder, alone))
     assert_frame_equal(of_two, of_one, abs_tol=1e-6, rel_tol=0)
+
+
+def test_what_serves_training_alone_is_left_out_of_the_model(run):
+    config = run_config(run, ["model.gradient_checkpointing=true", "model.compile=true"], ("model",))
+    model = load_trained(check(config), run / "model", load_exported_tokenizer(run / "model"), Holding())
+    assert not model.is_gradient_checkpointing
+    assert all(module._compiled_call_impl is None for module in model.modules())
 
 
 def test_a_run_that_is_not_finished_is_refused(tmp_path):
