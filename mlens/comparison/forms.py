@@ -56,6 +56,9 @@ LIST = Kind("a list", lambda value: _is(value, list))
 SWITCH = Kind("true or false", lambda value: isinstance(value, bool))
 ID = Kind("an id", lambda value: _is(value, int, str))
 
+# Taken from the runs' own summaries, as means over seeds.
+SUMMARISED = ("accuracy", "nll", "calibration_error", "auc", "ndcg_10", "user_rmse", "argmax_rmse", "illegal_mass")
+
 _ERRORS = {...: {"rmse": FIGURE}}
 _AUDITED = {"targets": WHOLE, "visible": WHOLE, "shown": {"prompts": WHOLE}}
 SUMMARY: Form = {
@@ -63,7 +66,8 @@ SUMMARY: Form = {
     "overrides": [TEXT],
     "metrics": {
         "val?": {"rmse?": FIGURE},
-        "test": {"rmse": NUMBER, "by_user_activity?": _ERRORS, "by_movie_popularity?": _ERRORS, ...: FIGURES},
+        "test": {"rmse": NUMBER, "by_user_activity?": _ERRORS, "by_movie_popularity?": _ERRORS, ...: FIGURES}
+        | {f"{name}?": FIGURE for name in SUMMARISED},
     },
     "baselines": {"test": {"full_history": _ERRORS, "own_history?": _ERRORS}},
     "training": {"targets": WHOLE, "tokens?": FIGURE, "step?": WHOLE},

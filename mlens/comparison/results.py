@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from mlens.comparison.forms import SUMMARISED
 from mlens.comparison.pairing import Paired
 from mlens.comparison.runs import Arm
 from mlens.comparison.statistics import Difference, Errors, Estimate, differences, estimates, sum_errors
@@ -16,8 +17,6 @@ from mlens.errors import UserError
 LEVEL = 0.05
 # Resamples for differences on a part of the targets, of which intervals alone are shown: two for each pair of arms.
 ON_A_PART = 999
-# Taken from the runs' own summaries, as means over seeds.
-SUMMARISED = ("accuracy", "nll", "calibration_error", "auc", "ndcg_10", "user_rmse", "argmax_rmse", "illegal_mass")
 
 
 @dataclass(frozen=True)

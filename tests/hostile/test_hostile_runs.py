@@ -17,6 +17,7 @@ from outcomes import bounded, is_clear
 
 from hydra_plugins.mlens_launcher._ledger import Job, Ledger, read_ledger
 from mlens.comparison import figures, statistics
+from mlens.comparison.forms import SUMMARISED
 from mlens.comparison.report import report
 from mlens.errors import UserError
 
@@ -91,6 +92,14 @@ def test_changed_json(cheap, data, pristine, tmp_path_factory):
     changed = change_a_value(data, copy.deepcopy(content))
     text = "\n".join(map(json.dumps, changed)) if lines else json.dumps(changed)
     reported(pristine, tmp_path_factory.mktemp("json"), name, text.encode())
+
+
+@pytest.mark.usefixtures("cheap")
+@pytest.mark.parametrize("name", SUMMARISED)
+def test_a_figure_that_is_none_is_refused(name, pristine, tmp_path):
+    content = json.loads((pristine / "b" / FILES["summary.json"]).read_text())
+    content["metrics"]["test"][name] = {}
+    assert not reported(pristine, tmp_path, "summary.json", json.dumps(content).encode())
 
 
 def change_a_value(data, content):
