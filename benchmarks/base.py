@@ -39,7 +39,7 @@ def main(options: argparse.Namespace) -> None:
         table.add_column(column, justify="right")
     for lines in base.lines:
         for asked in (0.0, base.asked):
-            cut = cut_stretches(dataset.renderer, dataset.stage, lines, asked, base.seed, epoch=0)
+            cut = cut_stretches(dataset.renderer, dataset.stage, lines, base.interleaved, asked, base.seed, epoch=0)
             steps = plan_stretches(cut, collator, base.ratings_per_step, base.seed, 0, ranks.rank, ranks.world)
             ratings, tokens, seconds = _train(engine, collator, steps, options.steps)
             ratings, tokens = (_over_ranks(ranks, count) for count in (ratings, tokens))

@@ -75,8 +75,8 @@ STUDIES = {
 RATES = {"muon": (0.02, 0.003), "adamw": (0.0015, 0.0015)}
 # A base model is fine-tuned as trainer=from_base does.
 BASE_RATES = (0.003, 0.0005)
-# On stretches, as conf/model/tiny_base.yaml has them.
-RATINGS_PER_STEP, ASKED = 96, 0.25
+# On stretches of neighbouring ratings.
+RATINGS_PER_STEP, ASKED, INTERLEAVED = 96, 0.25, 1
 
 
 def run_arm(
@@ -145,7 +145,7 @@ def _branches(dataset: RatingDataset, collator, steps: Steps, seed: int) -> Iter
 def _stretches(dataset: RatingDataset, collator, lines: int, seed: int) -> Iterator[tuple[list, int]]:
     epoch = 0
     while True:
-        cut = cut_stretches(dataset.renderer, dataset.stage, lines, ASKED, seed, epoch)
+        cut = cut_stretches(dataset.renderer, dataset.stage, lines, INTERLEAVED, ASKED, seed, epoch)
         for step in plan_stretches(cut, collator, RATINGS_PER_STEP, seed, epoch, 0, 1):
             rows = [(partial(collator.train_row, trees, 1.0), labels, last) for trees, labels, last in step]
             yield rows, RATINGS_PER_STEP

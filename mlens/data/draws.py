@@ -12,7 +12,7 @@ import threading
 import numpy as np
 
 # What a draw is for; a seed that is used for two purposes gives independent draws.
-SPLIT, TRAIN_TARGETS, HISTORY, ORDER, EVAL_USERS, DATA_USERS, STRETCHES, EXAMPLES, DROPOUT, PROBE = range(1, 11)
+SPLIT, TRAIN_TARGETS, HISTORY, ORDER, EVAL_USERS, DATA_USERS, STRETCHES, EXAMPLES, DROPOUT, PROBE, DEALT = range(1, 12)
 MASK = (1 << 64) - 1
 
 

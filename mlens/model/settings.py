@@ -20,12 +20,14 @@ def _require_dtype(dtype: str) -> None:
 class Base:
     """How the base model of model=tiny_base is trained, once for all strategies: on stretches of `lines` ratings of a
     user's history, one length after another (none: there is no base model), `steps` steps each, in which every rating
-    is predicted from those before it, the share `asked` as the target of a prompt, the others in their lines;
+    is predicted from those before it, the share `asked` as the target of a prompt, the others in their lines; the
+    ratings of so many neighbouring stretches as `interleaved` says are dealt to them anew each epoch;
     ratings_per_step, learning_rate (of Muon, on matrices), adam_learning_rate (on the rest), weight_decay, row_tokens
     and seed as in trainer, packing and the root."""
 
     lines: list[int] = field(default_factory=list)
     steps: int = 1500
+    interleaved: int = 4
     asked: float = 0.25
     ratings_per_step: int = 96
     learning_rate: float = 0.02
@@ -39,7 +41,7 @@ class Base:
             raise UserError(f"model.base.lines must be lengths of at least 2, not {self.lines}")
         if not 0 <= self.asked <= 1:
             raise UserError(f"model.base.asked must be from 0 to 1, not {self.asked}")
-        for name in ("steps", "ratings_per_step", "row_tokens"):
+        for name in ("steps", "interleaved", "ratings_per_step", "row_tokens"):
             if getattr(self, name) < 1:
                 raise UserError(f"model.base.{name} must be at least 1, not {getattr(self, name)}")
         for name in ("learning_rate", "adam_learning_rate"):

@@ -1,7 +1,7 @@
 """The base model of model=tiny_base: what a pretrained model is to a real user, for a laptop.
 
-A tiny Qwen3 is trained once on the training ratings alone: short stretches of each user's history, in which every
-rating is predicted from the lines before it, most of them where they stand, some as the target of a prompt. Every
+A tiny Qwen3 is trained once on the training ratings alone: short parts of each user's history, in which every rating is
+predicted from the lines before it, most of them where they stand, some as the target of a prompt. Every
 strategy of a comparison then starts from the same competent model, and is trained with its own objective alone.
 """
 
@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -41,15 +42,16 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Stretches:
-    """Stretches of at most `lines` neighbouring training ratings of a user, each rating in exactly one of them.
+    """Stretches of at most `lines` training ratings of a user in order, each rating in exactly one of them.
 
-    start, stop [n]: places in `stage.visible`, of one user each; user [n]; asked [v] bool: which of the visible ratings
-    are asked for as targets are, instead of carrying loss in their line.
+    places [v]: in `stage.visible`, stretch after stretch; start, stop [n]: where each stretch is in `places`; user [n];
+    asked [v] bool: which of the visible ratings are asked for as targets are, instead of carrying loss in their line.
     """
 
     renderer: Renderer
     stage: Stage
     user: np.ndarray
+    places: np.ndarray
     start: np.ndarray
     stop: np.ndarray
     asked: np.ndarray
@@ -59,7 +61,7 @@ class Stretches:
 
     def tree(self, i: int) -> Tree:
         """A trunk whose every rating carries loss once, in its line or on a branch that sees the lines before it."""
-        renderer, own = self.renderer, slice(self.start[i], self.stop[i])
+        renderer, own = self.renderer, self.places[self.start[i] : self.stop[i]]
         history, asked = self.stage.visible[own], self.asked[own]
         trunk = renderer.trunk(self.user[i], history)
         ends = np.cumsum(renderer.pieces.lengths[trunk])
@@ -73,21 +75,30 @@ class Stretches:
         return Tree(renderer.pieces.tokens(trunk), lines, tuple(branches))
 
 
-def cut_stretches(renderer: Renderer, stage: Stage, lines: int, asked: float, seed: int, epoch: int) -> Stretches:
-    """Cut every user's training ratings every `lines` ratings, from a place that differs by user and epoch, so that
-    each rating comes to stand at every place of a stretch; each is asked for with the probability `asked`."""
-    user, start, stop = [], [], []
+def cut_stretches(
+    renderer: Renderer, stage: Stage, lines: int, interleaved: int, asked: float, seed: int, epoch: int
+) -> Stretches:
+    """Cut every user's training ratings every `lines * interleaved` ratings, from a place that differs by user and
+    epoch, and deal those of each cut at random to as few stretches of at most `lines` as hold them, where they keep
+    their order. So each rating comes to stand at every place of a stretch, and, with interleaved > 1, behind others in
+    every epoch; each is asked for with the probability `asked`."""
+    user, places = [], []
     drawn = np.zeros(len(stage.visible), dtype=bool)
     for number, key in enumerate(renderer.table.user_keys):
         first, last = stage.visible_offsets[number : number + 2]
         numbers = draws.uniforms(1 + last - first, draws.STRETCHES, seed, key, epoch)
-        shift = int(numbers[0] * lines)
+        shift = int(numbers[0] * lines * interleaved)
         drawn[first:last] = numbers[1:] < asked
-        borders = np.unique(np.clip([first, *range(first + shift, last, lines), last], first, last))
-        start.append(borders[:-1])
-        stop.append(borders[1:])
-        user.append(np.full(len(borders) - 1, number))
-    return Stretches(renderer, stage, np.concatenate(user), np.concatenate(start), np.concatenate(stop), drawn)
+        order = first + draws.permutation(last - first, draws.DEALT, seed, key, epoch)
+        borders = np.unique(np.clip([first, *range(first + shift, last, lines * interleaved), last], first, last))
+        for begin, end in pairwise(borders):
+            within = order[(begin <= order) & (order < end)]
+            stretches = -(-len(within) // lines)
+            places += [np.sort(within[nth::stretches]) for nth in range(stretches)]
+            user += [number] * stretches
+    sizes = np.array([len(stretch) for stretch in places])
+    stop = np.cumsum(sizes)
+    return Stretches(renderer, stage, np.array(user), np.concatenate(places), stop - sizes, stop, drawn)
 
 
 def plan_stretches(
@@ -182,7 +193,7 @@ def _steps(base: Base, renderer: Renderer, stage: Stage, collator: PackedRows, r
     for lines in base.lines:
         left = base.steps
         while left:
-            stretches = cut_stretches(renderer, stage, lines, base.asked, base.seed, epoch)
+            stretches = cut_stretches(renderer, stage, lines, base.interleaved, base.asked, base.seed, epoch)
             per_step = base.ratings_per_step
             for rows in plan_stretches(stretches, collator, per_step, base.seed, epoch, ranks.rank, ranks.world):
                 yield rows

@@ -1,6 +1,7 @@
 """model=tiny_base: trained once, on every training rating and no other, and the same start for every strategy."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -47,18 +48,29 @@ def several():
 
 
 @settings(max_examples=50)
-@given(stages(), st.integers(2, 6), st.sampled_from([0.0, 0.4, 1.0]), st.integers(0, 3), st.integers(0, 3))
-def test_stretches_hold_every_training_rating_once_and_no_other(drawn, lines, asked, seed, epoch):
+@given(stages(), st.integers(2, 6), st.integers(1, 3), st.sampled_from([0.0, 0.4, 1.0]), st.integers(0, 3))
+def test_stretches_hold_every_training_rating_once_and_no_other(drawn, lines, interleaved, asked, epoch):
     renderer, stage, roles = drawn
-    stretches, table = cut_stretches(renderer, stage, lines, asked, seed, epoch), renderer.table
+    stretches, table = cut_stretches(renderer, stage, lines, interleaved, asked, 0, epoch), renderer.table
     held = []
-    for user, start, stop in zip(stretches.user, stretches.start, stretches.stop, strict=True):
-        own = stage.visible[start:stop].tolist()
+    for i, user in enumerate(stretches.user):
+        own = histories_of(stretches)[i].tolist()
         assert 1 <= len(own) <= lines
+        assert own == sorted(own)
         assert {int(table.user[rating]) for rating in own} == {int(user)}
+        # Dealt within so many stretches' ratings, and without interleaving not at all.
+        places = stretches.places[stretches.start[i] : stretches.stop[i]]
+        assert places[-1] - places[0] < lines * interleaved
         held += own
     assert len(stretches) == len(stretches.start)
-    assert held == sorted(held) == np.flatnonzero(roles == TRAIN).tolist()
+    assert sorted(held) == np.flatnonzero(roles == TRAIN).tolist()
+    assert interleaved > 1 or held == sorted(held)
+
+
+def histories_of(stretches):
+    """Of each stretch its ratings, as indices into the table."""
+    borders = zip(stretches.start, stretches.stop, strict=True)
+    return [stretches.stage.visible[stretches.places[start:stop]] for start, stop in borders]
 
 
 @settings(max_examples=30)
@@ -66,13 +78,13 @@ def test_stretches_hold_every_training_rating_once_and_no_other(drawn, lines, as
 def test_each_rating_of_a_stretch_carries_loss_once_after_those_before_it(drawn, lines, asked):
     """In its line, or as the target of a prompt whose history is the stretch up to it."""
     renderer, stage, _ = drawn
-    stretches = cut_stretches(renderer, stage, lines, asked, 0, 0)
-    for i in range(len(stretches)):
-        tree, history = stretches.tree(i), stage.visible[stretches.start[i] : stretches.stop[i]]
+    stretches = cut_stretches(renderer, stage, lines, 2, asked, 0, 0)
+    for i, history in enumerate(histories_of(stretches)):
+        tree = stretches.tree(i)
         places = rating_places(renderer, int(history[0]), history)
         whole = renderer.tokens(int(history[0]), history)
         assert tree.trunk.tolist() == whole[: places[int(history[-1])].stop].tolist()
-        own = stretches.asked[stretches.start[i] : stretches.stop[i]]
+        own = stretches.asked[stretches.places[stretches.start[i] : stretches.stop[i]]]
         assert asked == 0.4 or own.all() == own.any() == bool(asked)
         assert tree.lines.tolist() == [place for rating in history[~own] for place in places[int(rating)]]
         want = [
@@ -85,19 +97,25 @@ def test_each_rating_of_a_stretch_carries_loss_once_after_those_before_it(drawn,
 
 @pytest.mark.parametrize("asked", [0.0, 0.5])
 def test_a_row_of_stretches_sees_what_it_may(several, asked):
-    stretches = cut_stretches(*several, 6, asked, 0, 0)
+    stretches = cut_stretches(*several, 6, 2, asked, 0, 0)
     trees = [stretches.tree(i) for i in range(len(stretches))]
     check_row(PackedRows().train_row(trees, 1.0), trees)
 
 
-def test_a_rating_comes_to_stand_at_every_place_of_a_stretch(several):
-    offsets = several[1].visible_offsets
-    rating, seen, asked = int(offsets[np.argmax(np.diff(offsets))]) + 12, set(), []
+@pytest.mark.parametrize("interleaved", [1, 3])
+def test_a_rating_comes_to_stand_at_every_place_of_a_stretch(several, interleaved):
+    _, stage = several
+    rating = stage.visible[stage.visible_offsets[np.argmax(np.diff(stage.visible_offsets))] + 12]
+    seen, before, asked = set(), set(), []
     for epoch in range(60):
-        stretches = cut_stretches(*several, 5, 0.25, 0, epoch)
-        seen.add(rating - int(stretches.start[stretches.start <= rating].max()))
+        stretches = cut_stretches(*several, 5, interleaved, 0.25, 0, epoch)
+        (own,) = [history.tolist() for history in histories_of(stretches) if rating in history]
+        seen.add(own.index(rating))
+        before |= {one for one, next_one in pairwise(own) if next_one == rating}
         asked.append(stretches.asked)
     assert seen == {0, 1, 2, 3, 4}
+    # Without interleaving the rating before it is always the same one.
+    assert len(before) == 1 if interleaved == 1 else len(before) > 5
     assert 0.2 < np.mean(asked) < 0.3 and (np.mean(asked, axis=0) > 0).all() and (np.mean(asked, axis=0) < 0.6).all()
 
 
@@ -112,7 +130,7 @@ def planned(stretches, row_tokens, per_step, world):
 @pytest.mark.parametrize("row_tokens", [60, 300, 10**6])
 @pytest.mark.parametrize("per_step", [1, 12, 1000])
 def test_an_epoch_trains_on_every_stretch_once(several, row_tokens, per_step, world):
-    stretches = cut_stretches(*several, 5, 0.3, 0, 0)
+    stretches = cut_stretches(*several, 5, 2, 0.3, 0, 0)
     ranks = planned(stretches, row_tokens, per_step, world)
     held = []
     for step in zip(*ranks, strict=True):
@@ -135,7 +153,7 @@ def key_of(tree):
 def test_a_step_ends_once_where_its_last_rows_are_empty(several):
     """Rows that hold one stretch each: their number is found in strides, which may leave several over."""
     renderer, stage = several
-    one = cut_stretches(renderer, stage, 5, 0.0, 0, 0)
+    one = cut_stretches(renderer, stage, 5, 1, 0.0, 0, 0)
     chosen = np.full(301, np.argmax(one.stop - one.start))
     many = replace(one, user=one.user[chosen], start=one.start[chosen], stop=one.stop[chosen])
     length = len(many.tree(0).trunk)
@@ -197,7 +215,7 @@ def loss_of(weights):
     made = parts(*SMALL_BASE)
     renderer, stage = made.datasets["train"].renderer, made.datasets["train"].stage
     model = build_model(made.settings.model, made.settings.peft, made.tokenizer, 256, 0, weights=weights)
-    stretches = cut_stretches(renderer, stage, 6, 0.25, 0, 0)
+    stretches = cut_stretches(renderer, stage, 6, 1, 0.25, 0, 0)
     row = PackedRows().train_row([stretches.tree(i) for i in range(len(stretches))], 1.0)
     with torch.no_grad():
         return -float(row_scores(model, row).sum()) / len(row.label)
