@@ -30,7 +30,7 @@ class Base:
     interleaved: int = 4
     asked: float = 0.25
     ratings_per_step: int = 96
-    learning_rate: float = 0.02
+    learning_rate: float = 0.01
     adam_learning_rate: float = 0.003
     weight_decay: float = 0.03
     row_tokens: int = 8192
