@@ -56,6 +56,7 @@ WRONG = {
     "model=tiny_base model.base.asked=nan": "model.base.asked",
     "model=tiny_base model.base.steps=0": "model.base.steps",
     "model=tiny_base model.base.ratings_per_step=0": "model.base.ratings_per_step",
+    "model=tiny_base model.base.interleaved=0": "model.base.interleaved",
     "model=tiny_base model.base.row_tokens=0": "model.base.row_tokens",
     "model=tiny_base model.base.learning_rate=0": "model.base.learning_rate",
     "model=tiny_base model.base.adam_learning_rate=nan": "model.base.adam_learning_rate",
