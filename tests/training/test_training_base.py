@@ -53,8 +53,8 @@ def test_stretches_hold_every_training_rating_once_and_no_other(drawn, lines, in
     renderer, stage, roles = drawn
     stretches, table = cut_stretches(renderer, stage, lines, interleaved, asked, 0, epoch), renderer.table
     held = []
-    for i, user in enumerate(stretches.user):
-        own = histories_of(stretches)[i].tolist()
+    for i, (user, history) in enumerate(zip(stretches.user, histories_of(stretches), strict=True)):
+        own = history.tolist()
         assert 1 <= len(own) <= lines
         assert own == sorted(own)
         assert {int(table.user[rating]) for rating in own} == {int(user)}
