@@ -18,7 +18,7 @@ from mlens.comparison import sections
 from mlens.comparison.crossed import crossed_table
 from mlens.comparison.pairing import pair
 from mlens.comparison.results import LEVEL, Results, answer, baseline_names, compare, scope, table
-from mlens.comparison.runs import differing_keys, find_runs, make_arms
+from mlens.comparison.runs import Arm, differing_keys, find_runs, make_arms, strategy_label
 from mlens.data.delimited import without_formulas
 from mlens.errors import one_line
 from mlens.files import write_beside, write_text
@@ -69,7 +69,7 @@ def say(written: Report) -> None:
     shown = Table()
     columns = {"arm": "", "seeds": "seeds", "rmse": "test RMSE", "mae": "test MAE", "share_trimmed": "trimmed"}
     for name, title in columns.items():
-        shown.add_column(title, justify="left" if name == "arm" else "right")
+        shown.add_column(title, justify="left" if name == "arm" else "right", overflow="fold")
     for row in written.table.to_dicts():
         interval = f"{row['rmse']:.4f} ({row['rmse_low']:.4f} to {row['rmse_high']:.4f})"
         shown.add_row(Text(row["arm"]), str(row["seeds"]), interval, f"{row['mae']:.4f}", f"{row['share_trimmed']:.0%}")
@@ -85,7 +85,7 @@ def _content(results: Results, frame: pl.DataFrame, refused: list[str]) -> dict[
     labels = [arm.label for arm in arms]
     two = len(arms) == 2
     return {
-        "title": f"{len(arms)} strategies compared" if len(arms) != 1 else labels[0],
+        "title": labels[0] if len(arms) == 1 else f"{len(arms)} {_kind(arms)} compared",
         "answer": answer(results),
         "scope": scope(results),
         "made_up": any(run.summary["made_up_data"] for run in paired.runs),
@@ -120,6 +120,11 @@ def _content(results: Results, frame: pl.DataFrame, refused: list[str]) -> dict[
         ],
         "versions": paired.runs[0].summary["versions"],
     }
+
+
+def _kind(arms: Sequence[Arm]) -> str:
+    """What arms are: strategies, if each has its own."""
+    return "strategies" if len({strategy_label(arm.runs[0].config["history"]) for arm in arms}) == len(arms) else "arms"
 
 
 COLUMNS = {

@@ -71,6 +71,18 @@ def test_a_single_run_has_a_report_too(tmp_path):
     assert "Differences" not in (tmp_path / "report.html").read_text()
 
 
+def test_arms_of_one_strategy_are_not_called_strategies(tmp_path):
+    one = make_run(tmp_path / "a", "none")
+    shown = {}
+    for name, other in {
+        "other settings": make_run(tmp_path / "b", "none", settings={"trainer.learning_rate": 0.02}),
+        "another strategy": make_run(tmp_path / "c", "all_previous"),
+    }.items():
+        page = report([one, other], tmp_path / "out").html.read_text()
+        shown[name] = re.findall("<h1>(.*)</h1>", page)
+    assert shown == {"other settings": ["2 arms compared"], "another strategy": ["2 strategies compared"]}
+
+
 def test_figures_are_those_of_the_predictions(tmp_path):
     results, refused = results_of(make_sweep(tmp_path, seeds=2))
     assert not refused
