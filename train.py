@@ -33,11 +33,12 @@ def run(config: DictConfig) -> float | None:
     from mlens.data.stage import make_stages
     from mlens.engine.engine import holding
     from mlens.engine.ranks import join_ranks
+    from mlens.identity import identify
     from mlens.model.load import build_model, load_tokenizer
     from mlens.packing.audit import audit
     from mlens.prompt.renderer import make_renderer
     from mlens.training.base import base_weights
-    from mlens.training.conclude import conclude
+    from mlens.training.conclude import conclude, finished
     from mlens.training.describe import describe
     from mlens.training.folder import find_folder, make_folder
     from mlens.training.journal import open_journal
@@ -50,7 +51,12 @@ def run(config: DictConfig) -> float | None:
     roles = assign_roles(table, split)
     stages = make_stages(table, roles, split, settings.evaluation.max_users, settings.evaluation.seed)
     tokenizer = ranks.first(lambda: load_tokenizer(settings.model, table, settings.prompt, settings.ablation))
-    renderer = make_renderer(table, settings.prompt, settings.ablation, tokenizer)
+    identity = ranks.alone(
+        lambda: identify(settings, table.content_hash(), lambda: tokenizer, folder.path if folder.resumed else None)
+    )
+    if folder.finished:
+        return ranks.alone(lambda: finished(folder, identity, config))
+    renderer = make_renderer(table, settings.prompt, settings.ablation, tokenizer, identity.chat_frame)
     datasets = {
         name: instantiate(config.dataset, table, stage, strategy, renderer, settings.seed_of(name))
         for name, stage in stages.items()
@@ -63,11 +69,11 @@ def run(config: DictConfig) -> float | None:
     engine = instantiate(
         config.deepspeed, model, ranks, settings.trainer.update_rule(), settings.model.dtype, _convert_="all"
     )
-    made = make_folder(ranks, folder, config, HydraConfig.get())
+    made = make_folder(ranks, folder, identity, config, HydraConfig.get())
     with made, open_journal(ranks, folder, settings, config) as journal:
         describe(datasets, tokenizer, settings, folder, journal)
         training = fit(engine, datasets, collator, settings, folder, journal)
-        return conclude(training, roles, audited, tokenizer, config, HydraConfig.get())
+        return conclude(training, roles, audited, identity, tokenizer, config, HydraConfig.get())
 
 
 if __name__ == "__main__":

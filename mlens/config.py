@@ -6,8 +6,6 @@ Hydra refuses a wrong key that is overridden, but takes any key that is added (`
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from dataclasses import dataclass, is_dataclass
 from pkgutil import resolve_name
@@ -16,7 +14,6 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-import mlens
 from mlens.comparison.settings import Comparison
 from mlens.data.split import Split
 from mlens.engine.settings import DeepSpeed
@@ -39,7 +36,8 @@ ONE_FORM = {
 CHOSEN = ("data", "history", "model", "peft", "packing")
 # Of the former, those whose `_target_` isn't their form.
 MADE_BY = {"deepspeed": "mlens.engine.engine.make_engine"}
-# What a run's result doesn't depend on: left out of its fingerprint, and free to differ on resume.
+# What a run's result doesn't depend on: left out of its fingerprint, and free to differ on resume. What stands at
+# data.path and model.path counts by its content (mlens/identity.py).
 NOT_RESULT = (
     "output_dir",
     "resume",
@@ -62,13 +60,23 @@ MAY_CHANGE = (
 
 @dataclass(frozen=True)
 class Root:
-    """The config's own fields. output_dir: the run's folder (null: a new one under outputs/, in a sweep under
-    multirun/); resume: go on with the run in output_dir; seed: of the order of targets, of the histories drawn in
-    training and of a random model."""
+    """The config's own fields.
+
+    output_dir: the run's folder (null: a new one under outputs/, in a sweep under multirun/).
+    resume: true continues the run in output_dir, and refuses a folder without one; auto continues an unfinished run,
+    starts one where there is none, and exits at once where it is finished.
+    seed: of the order of targets, of the histories drawn in training and of a random model.
+    """
 
     output_dir: str | None
-    resume: bool
+    resume: bool | str
     seed: int
+
+    def __post_init__(self) -> None:
+        if self.resume not in (True, False, "auto"):
+            raise UserError(f"resume must be true, false or auto, not {self.resume}")
+        if self.resume == "auto" and self.output_dir is None:
+            raise UserError("resume=auto needs the run's folder: give output_dir=FOLDER")
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,7 @@ class Settings:
     """The checked config: each node as the object that it describes."""
 
     output_dir: str | None
-    resume: bool
+    resume: bool | str
     seed: int
     data: Any
     split: Split
@@ -218,14 +226,6 @@ def resolved(config: DictConfig) -> dict:
     return cast(dict, OmegaConf.to_container(config, resolve=True))
 
 
-def fingerprint(config: dict, data_hash: str) -> str:
-    """A hash of all that a run's result depends on: the config without folders, tracking and workers, the data, and the
-    package's version. Two runs with one fingerprint do the same."""
-    kept = {key: value for key, value in flatten(config).items() if not _among(key, NOT_RESULT)}
-    text = json.dumps([kept, data_hash, mlens.__version__], sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
 def refuse_changes(before: dict, now: dict) -> list[str]:
     """Raises UserError where a resumed run's config differs from the run's own in more than a resume may change.
 
@@ -233,10 +233,10 @@ def refuse_changes(before: dict, now: dict) -> list[str]:
     """
     old, new = flatten(before), flatten(now)
     changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
-    refused = [key for key in changed if not _among(key, NOT_RESULT + MAY_CHANGE)]
+    refused = [key for key in changed if not among(key, NOT_RESULT + MAY_CHANGE)]
     if refused:
         parts = ", ".join(f"{key} (was {old.get(key)}, now {new.get(key)})" for key in refused)
-        raise UserError(f"resume=true can't change {parts}: give the run's own values, or another output_dir")
+        raise UserError(f"a resumed run can't change {parts}: give the run's own values, or another output_dir")
     return [key for key in changed if key in ("trainer.max_epochs", "trainer.max_steps", "trainer.max_minutes")]
 
 
@@ -255,5 +255,6 @@ def flatten(node: dict, prefix: str = "") -> dict:
     return flat
 
 
-def _among(key: str, names: tuple[str, ...]) -> bool:
+def among(key: str, names: tuple[str, ...]) -> bool:
+    """Whether a dotted key is one of these names, or below one."""
     return any(key == name or key.startswith(f"{name}.") for name in names)

@@ -18,6 +18,7 @@ from mlens.data.stage import Stage, make_stages
 from mlens.data.table import RatingTable
 from mlens.model.load import load_exported_tokenizer, load_tokenizer
 from mlens.packing.dataset import RatingDataset
+from mlens.prompt.frame import ChatFrame
 from mlens.prompt.renderer import Renderer, make_renderer
 
 if TYPE_CHECKING:
@@ -42,9 +43,11 @@ class Inside:
         return instantiate(self.config.dataset, self.table, self.stages[stage], strategy, self.renderer, seed)
 
 
-def open_inside(config: DictConfig, tokenizer_folder: Path | None = None) -> Inside:
+def open_inside(
+    config: DictConfig, tokenizer_folder: Path | None = None, chat_frame: ChatFrame | None = None
+) -> Inside:
     """Check the config and make what train.py makes of it before the model, with the tokenizer that was saved in
-    `tokenizer_folder` where it is given. Raises UserError as train.py does."""
+    `tokenizer_folder` and the chat frame that a run keeps, where they are given. Raises UserError as train.py does."""
     settings = check(config)
     table = load_table(settings.data)
     roles = assign_roles(table, settings.split)
@@ -53,5 +56,5 @@ def open_inside(config: DictConfig, tokenizer_folder: Path | None = None) -> Ins
         tokenizer = load_tokenizer(settings.model, table, settings.prompt, settings.ablation)
     else:
         tokenizer = load_exported_tokenizer(tokenizer_folder)
-    renderer = make_renderer(table, settings.prompt, settings.ablation, tokenizer)
+    renderer = make_renderer(table, settings.prompt, settings.ablation, tokenizer, chat_frame)
     return Inside(config, settings, table, roles, stages, tokenizer, renderer)

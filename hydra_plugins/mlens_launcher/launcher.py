@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,11 +131,13 @@ class MlensLauncher(Launcher):
         return [str(Path(sys.argv[0]).resolve()), *options, "hydra.mode=RUN"]
 
     def _checked_jobs(self, batch: list[list[str]], first: int) -> list[Job]:
-        """Every job's config composed and checked, and its data read (once), before any is started."""
+        """Every job's config composed and checked, its data read and its model's files digested (each once), before any
+        job is started."""
         from hydra.utils import instantiate
 
-        from mlens.config import check, fingerprint, resolved
+        from mlens.config import check, resolved
         from mlens.data.load import load_table
+        from mlens.identity import identify
 
         hashes: dict[str, str] = {}
         jobs = []
@@ -143,14 +146,21 @@ class MlensLauncher(Launcher):
             with open_dict(config):
                 del config["hydra"]
             try:
-                check(config)
+                settings = check(config)
                 data = str(resolved(config)["data"])
                 if data not in hashes:
                     hashes[data] = load_table(instantiate(config.data)).content_hash()
+                identity = identify(settings, hashes[data], partial(_pretrained_tokenizer, settings.model))
             except UserError as error:
                 raise UserError(f"job {name}: {error}") from error
-            jobs.append(Job(name, overrides, fingerprint(resolved(config), hashes[data])))
+            jobs.append(Job(name, overrides, identity.fingerprint(resolved(config))))
         return jobs
+
+
+def _pretrained_tokenizer(model: Any) -> Any:
+    from mlens.model.load import load_pretrained_tokenizer
+
+    return load_pretrained_tokenizer(model)
 
 
 def _output_dir(folder: Path, name: str) -> str:
@@ -191,8 +201,8 @@ def _is_finished(ledger: Ledger, job: Job) -> bool:
         found = read_json(summary).get("fingerprint")
         if found != job.fingerprint:
             raise UserError(
-                f"{folder} holds a run that finished with other settings, data or version (fingerprint {found}, now "
-                f"{job.fingerprint}): give another output_dir, or remove it to run it again"
+                f"{folder} holds a run that finished with other settings, data, model or version (fingerprint {found}, "
+                f"now {job.fingerprint}): give another output_dir, or remove it to run it again"
             )
         if ledger.jobs[job.name].state != FINISHED:
             ledger.set(job.name, state=FINISHED)

@@ -46,6 +46,7 @@ def _is_number(value: Any) -> bool:
 
 
 TEXT = Kind("text", lambda value: _is(value, str))
+TEXT_OR_NONE = Kind("text or null", lambda value: value is None or _is(value, str))
 WHOLE = Kind("a whole number", lambda value: _is(value, int) and _is_number(value))
 NUMBER = Kind("a number", _is_number)
 POSITIVE = Kind("a number above 0", lambda value: _is_number(value) and value > 0)
@@ -73,6 +74,7 @@ SUMMARY: Form = {
     "training": {"targets": WHOLE, "tokens?": FIGURE, "step?": WHOLE},
     "seconds": {...: FIGURE},
     "audit?": {"leaks": {...: WHOLE}, "stages": {...: _AUDITED}},
+    "identity?": {"data": TEXT, "model": TEXT_OR_NONE},
     "made_up_data": SWITCH,
     "versions": {...: TEXT},
 }

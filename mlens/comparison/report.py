@@ -225,7 +225,7 @@ def _pairs(results: Results) -> list[list[str]]:
 
 def _config_difference(results: Results) -> list[str]:
     one, other = (arm.runs[0] for arm in results.paired.arms)
-    return [f"{key}: {one.settings.get(key)} / {other.settings.get(key)}" for key in differing_keys([one, other])]
+    return [f"{key}: {one.shown(key)} / {other.shown(key)}" for key in differing_keys([one, other])]
 
 
 def _html(content: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ from mlens.comparison.forms import (
     read_predictions,
     require,
 )
-from mlens.config import NOT_RESULT, flatten
+from mlens.config import NOT_RESULT, among, flatten
 from mlens.errors import UserError, one_line
 
 # What two runs of one arm may differ in.
@@ -50,9 +50,23 @@ class Run:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The config's dotted keys that a result depends on, without the seed."""
+        """The config's dotted keys that a result depends on, without the seed; and what the run is beside its config:
+        its data, its model and mlens' version."""
         flat = flatten(self.config)
-        return {key: value for key, value in flat.items() if key != SEED and not key.startswith(NOT_RESULT)}
+        settings = {key: value for key, value in flat.items() if key != SEED and not among(key, NOT_RESULT)}
+        # Runs of versions that noted no identity are told apart by where their model was.
+        identity = self.summary.get("identity", {"data": None, "model": flat.get("model.path")})
+        settings |= {name: identity[name] for name in ("data", "model")}
+        return settings | {"version": self.summary["versions"].get("mlens")}
+
+    def shown(self, key: str) -> str:
+        """A setting as a reader knows it: a model by its folder's or its hub's name, not by its digest alone."""
+        value = self.settings.get(key)
+        if key == "model" and value is not None:
+            model = self.config["model"]
+            name = Path(model["path"]).name if model.get("path") else model.get("name")
+            return f"{name} ({str(value)[:6]})"
+        return str(value)[:6] if key == "data" and value is not None else str(value)
 
     def predictions(self, stage: str, columns: tuple[str, ...] | None = None) -> pl.DataFrame:
         """One row a target, as the run wrote them (these columns only). Raises UserError where they are missing."""
@@ -170,7 +184,7 @@ def _labels(runs: Sequence[Run]) -> list[str]:
     labels = [
         " ".join(
             [strategy_label(run.config["history"])]
-            + [f"{key}={run.settings[key]}" for key in differing if key in run.settings]
+            + [f"{key}={run.shown(key)}" for key in differing if key in run.settings]
         )
         for run in runs
     ]

@@ -46,6 +46,7 @@ def evaluate_under(run: Path, overrides: list[str]) -> Path:
     from mlens.evaluation.alone import load_alone
     from mlens.evaluation.evaluate import by_activity, evaluate
     from mlens.files import write_beside, write_json
+    from mlens.identity import read_identity
     from mlens.inside import open_inside
     from mlens.packing.audit import audit
 
@@ -55,12 +56,14 @@ def evaluate_under(run: Path, overrides: list[str]) -> Path:
     folder = run / "evaluations" / ",".join(overrides).replace("/", "_")
     if ranks.first(lambda: (folder / "summary.json").exists()):
         raise UserError(f"{folder} holds this evaluation already: remove it to do it again")
-    inside = ranks.first(lambda: open_inside(config, run / "model"))
+    identity = ranks.alone(lambda: read_identity(run))
+    frame, digest = (None, None) if identity is None else (identity.chat_frame, identity.model)
+    inside = ranks.first(lambda: open_inside(config, run / "model", frame))
     datasets = {name: inside.dataset(name) for name in inside.stages if name != "train"}
     audited = ranks.alone(lambda: audit(datasets, inside.roles, settings.split))
     dtype = settings.model.dtype
     bf16 = uses_bf16_parameters(dtype, settings.deepspeed.zero_optimization.stage)
-    scorer = load_alone(settings, run / "model", inside.tokenizer, dtype, bf16, ranks)
+    scorer = load_alone(settings, run / "model", inside.tokenizer, dtype, bf16, digest, ranks)
     collator, metrics = instantiate(config.packing), {}
     for name, dataset in datasets.items():
         evaluated = evaluate(scorer, dataset, collator, settings.evaluation.draws)

@@ -49,9 +49,12 @@ def load_alone(
     tokenizer: PreTrainedTokenizerBase,
     dtype: str,
     bf16_parameters: bool,
+    base_digest: str | None,
     ranks: Ranks,
 ) -> Alone:
     """The model that was exported to `folder`, whole on each rank's device, computing in `dtype` as it was trained
-    (`bf16_parameters`: with parameters in bfloat16). Raises UserError where it can't be loaded."""
-    model: torch.nn.Module = load_trained(trained, folder, tokenizer, Holding(bf16_parameters, ranks.device.type))
+    (`bf16_parameters`: with parameters in bfloat16; `base_digest`: of the model that an adapter was trained on). Raises
+    UserError where it can't be loaded."""
+    holding = Holding(bf16_parameters, ranks.device.type)
+    model: torch.nn.Module = load_trained(trained, folder, tokenizer, holding, base_digest)
     return Alone(model.to(ranks.device), ranks, autocast=dtype == "bfloat16" and not bf16_parameters)

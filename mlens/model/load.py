@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from safetensors.torch import load_model
@@ -21,6 +22,7 @@ from mlens.data.table import RatingTable
 from mlens.errors import UserError
 from mlens.model.adapters import with_adapters
 from mlens.model.attention import ROW_ATTENTION
+from mlens.model.digest import model_digest, model_folder
 from mlens.model.flex import FLEX_ATTENTION
 from mlens.model.fused import fuse, liger_is_here
 from mlens.model.settings import ROWS, Lora, NoPeft, PretrainedModel, TinyModel
@@ -59,6 +61,11 @@ def load_tokenizer(
         frame = [task, HISTORY_HEADER, DIALOGUE_HEADER, f":\n\n{style.question}"]
         folder = tiny_tokenizer([f" {movie}:" for movie in movie_texts(table)], frame, settings.vocab_size)
         return AutoTokenizer.from_pretrained(folder)
+    return load_pretrained_tokenizer(settings)
+
+
+def load_pretrained_tokenizer(settings: PretrainedModel) -> PreTrainedTokenizerBase:
+    """The tokenizer beside a pretrained model. Raises UserError where it can't be loaded."""
     where, options = _source(settings)
     try:
         return AutoTokenizer.from_pretrained(where, **options)
@@ -89,22 +96,29 @@ def build_model(
         model = _random_model(config, seed, attention, dtype)
         if weights is not None:
             try:
-                # The tied output layer is stored once.
-                load_model(model, weights / "model.safetensors", strict=False)
+                # Strictly: a tied output layer, which is stored once, is no missing one.
+                load_model(model, weights / "model.safetensors")
             except BROKEN as error:
                 raise _cannot_load("model", str(weights), error) from error
     else:
         where, options = _source(settings)
         _require_safetensors(settings)
         try:
-            with _spread(holding.spread):
-                model = AutoModelForCausalLM.from_pretrained(
-                    where, dtype=dtype, attn_implementation=attention, use_safetensors=True, **options
+            with _spread(holding.spread), _without_report():
+                pair: Any = AutoModelForCausalLM.from_pretrained(
+                    where,
+                    dtype=dtype,
+                    attn_implementation=attention,
+                    use_safetensors=True,
+                    output_loading_info=True,
+                    **options,
                 )
         except BROKEN as error:
             if error.args == (rows,):  # looked up in a table of the model's own attentions
                 raise _cannot_take_rows(where) from error
             raise _cannot_load("model", where, error) from error
+        model, loaded = pair
+        _require_all_weights(where, loaded)
         most = getattr(model.config, "max_position_embeddings", longest)
         if most < longest:
             raise UserError(f"prompt.max_tokens={longest} is more than {where} was made for: at most {most}")
@@ -157,16 +171,23 @@ class Trained(Protocol):
 
 
 def load_trained(
-    settings: Trained, folder: Path, tokenizer: PreTrainedTokenizerBase, holding: Holding
+    settings: Trained, folder: Path, tokenizer: PreTrainedTokenizerBase, holding: Holding, base_digest: str | None
 ) -> PreTrainedModel | PeftModel:
     """The model that a run with these `settings` exported to `folder` beside its `tokenizer`, for evaluation: nothing
     is compiled, and nothing recomputed.
 
-    Raises UserError where it can't be loaded.
+    base_digest: of the model that the run began with, where it is known. Raises UserError where the model can't be
+    loaded, or its adapter was trained on another one.
     """
     model = replace(settings.model, gradient_checkpointing=False, compile=False)
     longest = settings.prompt.max_tokens
     adapter_alone = isinstance(settings.peft, Lora) and not settings.peft.merge
+    known = isinstance(model, PretrainedModel) and base_digest is not None
+    if adapter_alone and known and base_digest != model_digest(model):
+        raise UserError(
+            f"{folder} holds an adapter of another model than the one that its mlens.json names: put its base "
+            "model there again"
+        )
     if isinstance(model, TinyModel):
         if adapter_alone and model.base.lines:
             raise UserError(
@@ -178,16 +199,23 @@ def load_trained(
     else:
         own = model if adapter_alone else replace(model, path=str(folder))
         built = build_model(own, NoPeft(), tokenizer, longest, settings.seed, holding)
-    if adapter_alone:
-        from peft import PeftModel
+    return _with_saved_adapter(built, folder) if adapter_alone else built
 
-        if not (folder / "adapter_model.safetensors").is_file():
-            raise UserError(f"{folder} holds no adapter (adapter_model.safetensors)")
-        try:
-            built = PeftModel.from_pretrained(built, folder, is_trainable=True)
-        except BROKEN as error:
-            raise _cannot_load("adapter", str(folder), error) from error
-    return built
+
+def _with_saved_adapter(model: Any, folder: Path) -> PeftModel:
+    """Raises UserError where `folder` holds no adapter, or one that lacks weights for this model."""
+    from peft import PeftModel
+
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise UserError(f"{folder} holds no adapter (adapter_model.safetensors)")
+    try:
+        adapted = PeftModel.from_pretrained(model, folder, is_trainable=True)
+        # Once more, since only this says which weights the file lacks.
+        loaded = adapted.load_adapter(folder, "default", is_trainable=True)
+    except BROKEN as error:
+        raise _cannot_load("adapter", str(folder), error) from error
+    _require_all_weights(str(folder), vars(loaded) | {"mismatched_keys": []})
+    return adapted
 
 
 def tiny_config(settings: TinyModel, vocab_size: int, eos_token_id: int, longest: int) -> Qwen3Config:
@@ -225,11 +253,39 @@ def _spread(config: dict | None) -> Iterator[None]:
             unset_hf_deepspeed_config()
 
 
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Inside, transformers doesn't print its table of missing weights: `_require_all_weights` says it in one line."""
+    logger = logging.getLogger("transformers.modeling_utils")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 def _source(settings: PretrainedModel) -> tuple[str, dict]:
+    """What transformers loads the model from: a folder, or a hub's name at the commit that its revision is now."""
+    options: dict[str, Any] = {"trust_remote_code": settings.trust_remote_code}
+    folder = model_folder(settings)
     if settings.path is not None:
-        return str(Path(settings.path).expanduser()), {"trust_remote_code": settings.trust_remote_code}
+        return str(folder), options
     assert settings.name is not None
-    return settings.name, {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
+    return settings.name, options | {"revision": folder.name}
+
+
+def _require_all_weights(where: str, loaded: Mapping[str, Any]) -> None:
+    """Raises UserError where files lack some of a model's weights, which would stay random, or hold others: `loaded` is
+    what the library reports. Tied weights, which are stored once, are none of these."""
+    for kind in ("missing", "unexpected", "mismatched"):
+        names = sorted(str(name) for name in loaded[f"{kind}_keys"])
+        if names:
+            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            raise UserError(
+                f"the weights in {where} don't fit its model: {shown} ({kind}). Save the model again with "
+                "save_pretrained, beside the config that it has."
+            )
 
 
 def _require_safetensors(settings: PretrainedModel) -> None:

@@ -56,7 +56,7 @@ class Prompter:
     def dataset(self, asked: Asked) -> RatingDataset:
         """The prompts, each with the history that the run's strategy shows to it in evaluation."""
         exported = self.exported
-        renderer = make_renderer(asked.table, exported.prompt, exported.ablation, self.tokenizer)
+        renderer = make_renderer(asked.table, exported.prompt, exported.ablation, self.tokenizer, exported.chat_frame)
         seed = exported.evaluation.seed
         return RatingDataset(asked.table, asked.stage, EachAlone(exported.history), renderer, seed)
 
@@ -96,7 +96,9 @@ class Predictor:
         """The same for what is asked without weights already."""
         exported, on = prompter.exported, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         folder, bf16 = exported.folder, exported.bf16_parameters
-        scorer = load_alone(exported, folder, prompter.tokenizer, exported.dtype, bf16, Ranks(0, 1, on))
+        scorer = load_alone(
+            exported, folder, prompter.tokenizer, exported.dtype, bf16, exported.base_digest, Ranks(0, 1, on)
+        )
         return cls(prompter, scorer)
 
     def predict(self, user_history: Source, movies: Source) -> pl.DataFrame:

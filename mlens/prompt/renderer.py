@@ -16,6 +16,7 @@ from mlens.data.table import RatingTable
 from mlens.errors import UserError
 from mlens.history.budget import Budget
 from mlens.prompt.context import Context, make_context
+from mlens.prompt.frame import ChatFrame, render_frame
 from mlens.prompt.pieces import (
     DIALOGUE_HEADER,
     HISTORY_HEADER,
@@ -29,8 +30,6 @@ from mlens.prompt.tokens import PlainText, begin_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-PLACEHOLDER = "mlens-prompt-placeholder"
 
 
 @dataclass(frozen=True)
@@ -232,8 +231,15 @@ def _fitting(costs: np.ndarray, room: int) -> int:
     return int(np.searchsorted(np.cumsum(costs[::-1]), room, side="right"))
 
 
-def make_renderer(table: RatingTable, style: Style, ablation: Ablation, tokenizer: PreTrainedTokenizerBase) -> Renderer:
-    """Tokenise every piece once. Raises UserError where the data can't serve the ablation.
+def make_renderer(
+    table: RatingTable,
+    style: Style,
+    ablation: Ablation,
+    tokenizer: PreTrainedTokenizerBase,
+    frame: ChatFrame | None = None,
+) -> Renderer:
+    """Tokenise every piece once. frame: what prompt=chat puts around a prompt (None: what the tokenizer's chat template
+    gives now). Raises UserError where the data can't serve the ablation, or the template can't be used.
 
     Warns where the joined pieces of a sample of prompts differ from the tokens of the whole prompts: then whole
     prompts are tokenised.
@@ -241,7 +247,11 @@ def make_renderer(table: RatingTable, style: Style, ablation: Ablation, tokenize
     movies = movie_texts(table)
     context = make_context(table, movies) if ablation.context else None
     plain = PlainText(tokenizer)
-    pieces = _make_pieces(table, style, ablation, movies, context, tokenizer, plain)
+    if not style.chat:
+        frame = ChatFrame("", "")
+    elif frame is None:
+        frame = render_frame(tokenizer, style.chat_date)
+    pieces = _make_pieces(table, style, ablation, movies, context, tokenizer, plain, frame)
     renderer = Renderer(table, style, ablation, pieces, context, plain, joins=True)
     if not check_borders(renderer):
         warnings.warn(
@@ -283,14 +293,14 @@ def _make_pieces(
     context: Context | None,
     tokenizer: PreTrainedTokenizerBase,
     plain: PlainText,
+    frame: ChatFrame,
 ) -> Pieces:
     most_lines = int(np.diff(table.user_offsets).max())
     heads = head_texts(table, style, ablation)
     distinct_heads = {head: number for number, head in enumerate(dict.fromkeys(heads))}
     ratings = rating_texts(table)
-    opening, closing = chat_frame(tokenizer) if style.chat else ("", "")
     kinds: dict[str, list[str]] = {
-        "opening": [opening],
+        "opening": [frame.before],
         "head": list(distinct_heads),
         "header": [HISTORY_HEADER],
         "number": [f"{k}." if k == 1 else f"\n{k}." for k in range(1, most_lines + 1)],
@@ -299,7 +309,7 @@ def _make_pieces(
         "dialogue": [DIALOGUE_HEADER],
         "turn": [f" {turn}\nUser:" for turn in context.texts] if context else [],
         "target": [f" {movie}:\n\n{style.question}" for movie in movies],
-        "closing": [closing],
+        "closing": [frame.after],
         "answer": ratings,
     }
     ids: list[np.ndarray] = []
@@ -310,9 +320,9 @@ def _make_pieces(
         texts += kind_texts
         ids += plain.encode(kind_texts)
     # Template text, in which `<|im_start|>` is a token; a prompt outside a template begins as any text does.
-    frame = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (opening, closing)]
-    ids[places["opening"][0]] = np.array(frame[0], dtype=np.int32) if opening else begin_ids(tokenizer)
-    ids[places["closing"][0]] = np.array(frame[1], dtype=np.int32)
+    before, after = (np.array(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int32) for text in frame)
+    ids[places["opening"][0]] = before if frame.before else begin_ids(tokenizer)
+    ids[places["closing"][0]] = after
     end = np.array([tokenizer.eos_token_id], dtype=np.int32)
     for answer in places["answer"]:
         ids[answer] = np.concatenate([ids[answer], end])
@@ -332,16 +342,3 @@ def _make_pieces(
         closing=int(places["closing"][0]),
         answer=places["answer"],
     )
-
-
-def chat_frame(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
-    """What the tokenizer's chat template puts before and after a user's message, with thinking off.
-
-    Raises UserError for a tokenizer without a chat template.
-    """
-    if not tokenizer.chat_template:
-        raise UserError(f"prompt=chat: the tokenizer {tokenizer.name_or_path} has no chat template: use prompt=simple")
-    message = [{"role": "user", "content": PLACEHOLDER}]
-    text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True, enable_thinking=False)
-    before, after = str(text).split(PLACEHOLDER)
-    return before, after

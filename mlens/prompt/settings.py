@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date
 
 from mlens.errors import UserError
 
@@ -11,20 +12,30 @@ from mlens.errors import UserError
 class Style:
     """The config node `prompt`: its words, and how long it may be.
 
-    task: the text under [TASK]; question: the prompt's last line; chat: wrap it in the tokenizer's chat template;
-    max_tokens: the most tokens of prompt and answer together; history_tokens: the most of the history section alone
-    (null: no bound of its own); trim: how a window is cut, `strided` or `exact`; max_context: the most context turns.
+    task: the text under [TASK].
+    question: the prompt's last line.
+    chat: whether to wrap the prompt in the tokenizer's chat template.
+    chat_date: the day that a chat template which prints one is given, ISO 8601.
+    max_tokens: the most tokens of prompt and answer together.
+    history_tokens: the most tokens of the history section alone (null: no limit of its own).
+    trim: how a window is cut, `strided` or `exact`.
+    max_context: the most context turns.
     """
 
     task: str
     question: str
     chat: bool = False
+    chat_date: str = "2025-01-01"
     max_tokens: int = 2048
     history_tokens: int | None = None
     trim: str = "strided"
     max_context: int = 15
 
     def __post_init__(self) -> None:
+        try:
+            date.fromisoformat(self.chat_date)
+        except ValueError as error:
+            raise UserError(f"prompt.chat_date must be a day such as 2025-01-01, not {self.chat_date}") from error
         if self.max_tokens < 1:
             raise UserError(f"prompt.max_tokens must be at least 1, not {self.max_tokens}")
         if self.history_tokens is not None and self.history_tokens < 0:

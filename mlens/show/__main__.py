@@ -47,6 +47,7 @@ def show(words: list[str], everything: bool = False) -> None:
 
     from mlens.compose import compose_config, run_config
     from mlens.config import PATHS
+    from mlens.identity import read_identity
     from mlens.inside import open_inside
     from mlens.show.find import Asked
     from mlens.show.look import look_at
@@ -55,7 +56,9 @@ def show(words: list[str], everything: bool = False) -> None:
 
     config = compose_config(overrides) if run is None else run_config(run, overrides, PATHS)
     with Console(stderr=True).status("reading the data, planning the row …"):
-        inside = open_inside(config, None if run is None else RunFolder(run).model)
+        identity = None if run is None else read_identity(run)
+        frame = None if identity is None else identity.chat_frame
+        inside = open_inside(config, None if run is None else RunFolder(run).model, frame)
         look = look_at(inside, Asked(**asked), run)
     print_look(inside, look, everything)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import time
 from dataclasses import asdict
 
@@ -10,19 +12,22 @@ from hydra.conf import HydraConf
 from omegaconf import DictConfig
 from transformers import PreTrainedTokenizerBase
 
-from mlens.config import fingerprint, resolved
+from mlens.config import resolved
 from mlens.data.split import TRAIN
 from mlens.data.terms import terms
 from mlens.engine.ending import ending_together
 from mlens.engine.engine import uses_bf16_parameters
 from mlens.engine.memory import peak_memory_bytes
+from mlens.errors import UserError
 from mlens.evaluation.baselines import measure_baselines
 from mlens.evaluation.evaluate import Evaluated, by_activity
 from mlens.evaluation.prompts import kept_prompts
 from mlens.files import write_beside, write_json, write_text
+from mlens.identity import Identity
 from mlens.model.settings import Lora
 from mlens.training.card import model_card
 from mlens.training.exported import write_exported
+from mlens.training.folder import RunFolder
 from mlens.training.loop import Training
 from mlens.training.report import print_table, versions
 
@@ -31,6 +36,7 @@ def conclude(
     training: Training,
     roles: np.ndarray,
     audited: dict | None,
+    identity: Identity,
     tokenizer: PreTrainedTokenizerBase,
     config: DictConfig,
     hydra_config: HydraConf,
@@ -46,7 +52,7 @@ def conclude(
         engine.export(folder.model, tokenizer, merge)
         if engine.ranks.main:
             bf16 = uses_bf16_parameters(settings.model.dtype, settings.deepspeed.zero_optimization.stage)
-            write_exported(folder.model, config, settings, training.datasets["train"].table.scale, bf16)
+            write_exported(folder.model, config, settings, identity, training.datasets["train"].table.scale, bf16)
         started = time.perf_counter()
         evaluated = {name: _evaluate(training, name) for name in training.datasets if name != "train"}
     seconds = {"training": progress.seconds, "evaluation": time.perf_counter() - started}
@@ -56,7 +62,7 @@ def conclude(
     for name, stage in evaluated.items():
         write_beside(folder.predictions(name), stage.frame.write_parquet)
     # Before the baselines, whose memory is not the run's.
-    summary = _summary(training, roles, evaluated, config, list(hydra_config.overrides.task))
+    summary = _summary(training, roles, evaluated, identity, config, list(hydra_config.overrides.task))
     started = time.perf_counter()
     # At the size of ml-32m LensKit takes many minutes: who waits should know for what.
     journal.say(f"baselines of {np.count_nonzero(roles == TRAIN):,} training ratings, on the same targets")
@@ -82,13 +88,35 @@ def conclude(
     return rmse
 
 
+def finished(folder: RunFolder, identity: Identity, config: DictConfig) -> float | None:
+    """Say that the run in `folder` has finished already; returns its validation RMSE (None without one).
+
+    Raises UserError where it isn't the run that this config and identity describe.
+    """
+    summary = json.loads(folder.summary.read_text(encoding="utf-8"))
+    now = identity.fingerprint(resolved(config))
+    if summary["fingerprint"] != now:
+        raise UserError(
+            f"{folder.path} holds a run that finished with other settings, data, model or version (fingerprint "
+            f"{summary['fingerprint']}, now {now}): give another output_dir, or remove it to run it again"
+        )
+    print(f"{folder.path} holds this run, finished", file=sys.stderr)
+    print(folder.summary, flush=True)
+    return summary["metrics"].get("val", {}).get("rmse")
+
+
 def _evaluate(training: Training, stage: str) -> Evaluated:
     """The best model on `stage`; its validation was evaluated when it was found, unless another process found it."""
     return training.best if stage == "val" and training.best is not None else training.evaluate(stage)
 
 
 def _summary(
-    training: Training, roles: np.ndarray, evaluated: dict[str, Evaluated], config: DictConfig, overrides: list[str]
+    training: Training,
+    roles: np.ndarray,
+    evaluated: dict[str, Evaluated],
+    identity: Identity,
+    config: DictConfig,
+    overrides: list[str],
 ) -> dict:
     datasets, engine = training.datasets, training.engine
     table = datasets["train"].table
@@ -96,7 +124,8 @@ def _summary(
         name: stage.metrics | by_activity(datasets[name], roles, stage.frame) for name, stage in evaluated.items()
     }
     return {
-        "fingerprint": fingerprint(resolved(config), table.content_hash()),
+        "fingerprint": identity.fingerprint(resolved(config)),
+        "identity": {"data": identity.data, "model": identity.model},
         "overrides": overrides,
         "metrics": metrics,
         "counts": {

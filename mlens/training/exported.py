@@ -16,13 +16,15 @@ from mlens.errors import UserError
 from mlens.evaluation.settings import Evaluation
 from mlens.files import write_json
 from mlens.history.selection import Strategy
+from mlens.identity import Identity
 from mlens.model.settings import Lora, NoPeft, PretrainedModel, TinyModel
 from mlens.packing.plan import Collator
+from mlens.prompt.frame import ChatFrame
 from mlens.prompt.settings import Ablation, Style
 
 FILE = "mlens.json"
-# The version of the file's form; another one is refused.
-FORM = 1
+# The version of the file's form; a newer one is refused. Form 1 had no chat_frame and no base_digest.
+FORM = 2
 ADAPTER = "adapter_config.json"
 # Where the classes that a node names with `_target_` come from: others would be imported, and so run.
 OWN = {"history": "mlens.history.", "packing": "mlens.packing.", "base": "mlens.model.settings."}
@@ -35,7 +37,8 @@ class Exported:
     same; `model` is the folder itself, or the base model that the adapter in it (`peft`) changes.
 
     scale: the legal ratings, ascending; dtype: what the model computes in; bf16_parameters: hold the parameters in
-    bfloat16.
+    bfloat16; chat_frame: what the chat template put around a prompt in training (None: no template); base_digest: of
+    the model that the adapter was trained on (None: no adapter, or a file of form 1).
     """
 
     folder: Path
@@ -50,16 +53,24 @@ class Exported:
     seed: int
     dtype: str
     bf16_parameters: bool
+    chat_frame: ChatFrame | None
+    base_digest: str | None
 
 
 def write_exported(
-    folder: Path, config: DictConfig, settings: Settings, scale: tuple[float, ...], bf16_parameters: bool
+    folder: Path,
+    config: DictConfig,
+    settings: Settings,
+    identity: Identity,
+    scale: tuple[float, ...],
+    bf16_parameters: bool,
 ) -> None:
     """Write the file into the folder of a model that was trained by this config, beside its weights or adapter."""
     nodes = resolved(config)
     model = settings.model
-    base = None
+    base = digest = None
     if (folder / ADAPTER).is_file():
+        digest = identity.model
         base = {"_target_": nodes["model"]["_target_"], **asdict(model)}
     content = {
         "form": FORM,
@@ -71,6 +82,8 @@ def write_exported(
         "attention": model.attention,
         "bf16_parameters": bf16_parameters,
         "base": base,
+        "base_digest": digest,
+        "chat_frame": identity.chat_frame,
         "seed": settings.seed,
     }
     write_json(folder / FILE, content)
@@ -100,8 +113,10 @@ def _made(folder: Path, content: Any, trust: bool) -> Exported:
     fields = {
         **dict.fromkeys(("history", "ablation", "prompt", "packing", "evaluation"), dict),
         **{"form": int, "mlens": str, "scale": list, "dtype": str, "attention": str, "seed": int},
-        **{"bf16_parameters": bool, "base": dict | None},
+        **{"bf16_parameters": bool, "base": dict | None, "base_digest": str | None, "chat_frame": list | None},
     }
+    if isinstance(content, dict) and content.get("form") == 1:
+        content = {"base_digest": None, "chat_frame": None, **content, "form": FORM}
     if not isinstance(content, dict) or content.keys() != fields.keys():
         raise UserError(f"must hold {', '.join(fields)} and nothing else")
     for name, kind in fields.items():
@@ -111,6 +126,9 @@ def _made(folder: Path, content: Any, trust: bool) -> Exported:
         raise UserError(f"is of form {content['form']}, written by mlens {content['mlens']}: this version reads {FORM}")
     if "${" in json.dumps(content):
         raise UserError("refers to a value elsewhere with ${…}, which is not looked up")
+    frame = content["chat_frame"]
+    if frame is not None and (len(frame) != 2 or not all(isinstance(text, str) for text in frame)):
+        raise UserError("chat_frame must be two texts, or null")
     scale = [float(rating) if isinstance(rating, int | float) else float("nan") for rating in content["scale"]]
     check_rating_scale(scale)
     adapter = (folder / ADAPTER).is_file()
@@ -133,6 +151,8 @@ def _made(folder: Path, content: Any, trust: bool) -> Exported:
         seed=content["seed"],
         dtype=content["dtype"],
         bf16_parameters=content["bf16_parameters"],
+        chat_frame=None if frame is None else ChatFrame(*frame),
+        base_digest=content["base_digest"],
     )
 
 

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from mlens.config import refuse_changes, resolved
 from mlens.errors import UserError
 from mlens.files import write_text
+from mlens.identity import Identity, write_identity
 
 if TYPE_CHECKING:
     from mlens.engine.ranks import Ranks
@@ -26,9 +27,14 @@ LOCK = ".lock"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The places in a run's folder. A run is finished when `summary` exists."""
+    """The places in a run's folder. A run is finished when `summary` exists.
+
+    resumed: whether this process continues a run that the folder holds; finished: whether that one has finished.
+    """
 
     path: Path
+    resumed: bool = False
+    finished: bool = False
 
     @property
     def summary(self) -> Path:
@@ -69,12 +75,10 @@ class RunFolder:
 def find_folder(ranks: Ranks, config: DictConfig) -> RunFolder:
     """The run's folder, named by rank 0 for all; nothing is written yet.
 
-    Raises UserError where it holds a finished run, an unfinished one without `resume=true`, other files, or a run whose
-    config differs in more than a resume may change; warns where the schedule's horizon changes.
+    Raises UserError where it holds a finished run (but with resume=auto), an unfinished one without `resume`, other
+    files, or a run whose config differs in more than a resume may change; warns where the schedule's horizon changes.
     """
-    folder = RunFolder(ranks.tell(Path(config.output_dir or _unused_folder())))
-    ranks.alone(lambda: _check(folder, config))
-    return folder
+    return ranks.alone(lambda: _check(Path(config.output_dir or _unused_folder()), config))
 
 
 def _unused_folder() -> Path:
@@ -83,25 +87,33 @@ def _unused_folder() -> Path:
     return next(p for p in (path.with_name(f"{path.name}{end}") for end in ("", *range(2, 1000))) if not p.exists())
 
 
-def _check(folder: RunFolder, config: DictConfig) -> None:
+def _check(path: Path, config: DictConfig) -> RunFolder:
+    folder = RunFolder(path)
     if folder.summary.exists():
-        raise UserError(f"{folder.path} holds a finished run: give another output_dir, or remove it to run it again")
-    if config.resume:
+        if config.resume == "auto":
+            return RunFolder(path, resumed=True, finished=True)
+        raise UserError(f"{path} holds a finished run: give another output_dir, or remove it to run it again")
+    begun = (folder.hydra / "config.yaml").is_file()
+    if config.resume is True or (config.resume == "auto" and begun):
         _check_resume(folder, config)
-    elif folder.path.exists() and any(path.name != LOCK for path in folder.path.iterdir()):
-        what = "an unfinished run: resume=true goes on with it" if folder.hydra.exists() else "other files"
-        raise UserError(f"{folder.path} holds {what}; or give another output_dir")
+        return RunFolder(path, resumed=True)
+    if path.exists() and any(file.name != LOCK for file in path.iterdir()):
+        what = "an unfinished run: resume=true continues it" if folder.hydra.exists() else "other files"
+        raise UserError(f"{path} holds {what}; or give another output_dir")
+    return folder
 
 
 @contextmanager
-def make_folder(ranks: Ranks, folder: RunFolder, config: DictConfig, hydra_config: HydraConf) -> Iterator[None]:
-    """Make the folder and write .hydra/ into it: rank 0 alone, when all that can be wrong has been checked. Inside, no
-    other run can have it.
+def make_folder(
+    ranks: Ranks, folder: RunFolder, identity: Identity, config: DictConfig, hydra_config: HydraConf
+) -> Iterator[None]:
+    """Make the folder and write the run's identity and .hydra/ into it: rank 0 alone, when all that can be wrong has
+    been checked. Inside, no other run can have it.
 
     Raises UserError where another run has it, or has had it since it was checked.
     """
     with ExitStack() as held:
-        ranks.alone(lambda: _write(folder, held, config, hydra_config))
+        ranks.alone(lambda: _write(folder, held, identity, config, hydra_config))
         yield
 
 
@@ -135,12 +147,14 @@ def is_at_work(path: Path) -> bool:
         return False
 
 
-def _write(folder: RunFolder, held: ExitStack, config: DictConfig, hydra_config: HydraConf) -> None:
+def _write(folder: RunFolder, held: ExitStack, identity: Identity, config: DictConfig, hydra_config: HydraConf) -> None:
     folder.path.mkdir(parents=True, exist_ok=True)
     held.enter_context(alone_in(folder.path))
-    _check(folder, config)
+    if _check(folder.path, config) != folder:
+        raise UserError(f"{folder.path} was used by another run meanwhile: start again")
     for made in (folder.hydra, folder.checkpoints, folder.metrics.parent, folder.predictions("test").parent):
         made.mkdir(parents=True, exist_ok=True)
+    write_identity(folder.path, identity)
     write_text(folder.hydra / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
     write_text(folder.hydra / "overrides.yaml", OmegaConf.to_yaml(hydra_config.overrides.task))
     write_text(folder.hydra / "hydra.yaml", OmegaConf.to_yaml(OmegaConf.create({"hydra": hydra_config})))

@@ -18,7 +18,7 @@ from mlens.engine.checkpoints import Checkpoints
 from mlens.engine.ending import Ending, ending_together, forget_signals_of_parent
 from mlens.engine.engine import Engine
 from mlens.engine.memory import peak_memory_bytes
-from mlens.errors import RunFailed, Stopped, UserError
+from mlens.errors import RunFailed, Stopped
 from mlens.evaluation.evaluate import Evaluated, evaluate
 from mlens.packing.dataset import RatingDataset
 from mlens.packing.plan import Collator, PlannedRow, RowLoader, plan_epoch, steps_per_epoch
@@ -109,17 +109,12 @@ class Training:
         return Checkpoints(self.engine, self.folder.checkpoints, self.settings.trainer.checkpoint.keep)
 
     def resume(self) -> None:
-        """Go on from the newest whole checkpoint; a run that was stopped before it wrote one starts over.
-
-        Raises UserError where the data aren't those that the run began with.
-        """
+        """Continue from the newest intact checkpoint; a run that was stopped before it wrote one starts over."""
         state = self.checkpoints.load_newest()
         if state is None:
             self.journal.say("there is no whole checkpoint: the run starts over")
             self.journal.rewind(0)
             return
-        if state["data"] != self._data():
-            raise UserError("resume=true: the data aren't those that this run began with: give another output_dir")
         self.progress = Progress(**state["progress"])
         self._saved_step = self.progress.step
         self.journal.rewind(self.progress.step)
@@ -250,11 +245,8 @@ class Training:
     def _save(self) -> None:
         progress = self.progress
         needs = None if progress.best_rmse is None else progress.best_step
-        self.checkpoints.save(progress.step, {"progress": asdict(progress), "data": self._data()}, needs)
+        self.checkpoints.save(progress.step, {"progress": asdict(progress)}, needs)
         self._saved_step, self._saved_at = progress.step, time.monotonic()
-
-    def _data(self) -> str:
-        return self.datasets["train"].table.content_hash()
 
 
 def fit(
@@ -265,10 +257,10 @@ def fit(
     folder: RunFolder,
     journal: Journal,
 ) -> Training:
-    """Train from the start, or with `resume` from where the run's folder stands; returns the finished training."""
+    """Train from the start, or a resumed run from where its folder stands; returns the finished training."""
     with ending_together(engine.ranks) as ending:
         training = Training(engine, datasets, collator, settings, folder, journal, ending)
-        if settings.resume:
+        if folder.resumed:
             training.resume()
         training.run()
     return training

@@ -3,7 +3,7 @@
 import pytest
 from runs import FAST, checked, composed, train, train_module
 
-from mlens.config import check, fingerprint, flatten, resolved
+from mlens.config import check, flatten, resolved
 from mlens.errors import GRACE, UserError, told_in_one_line
 
 # What is wrong, and what the line must name.
@@ -231,21 +231,6 @@ def test_a_rank_speaks_where_rank_0_did_not_fail(monkeypatch, capsys):
     with pytest.raises(SystemExit), told_in_one_line():
         raise UserError("only here")
     assert capsys.readouterr().err == "error: only here\n"
-
-
-def test_the_fingerprint_is_of_what_the_result_depends_on():
-    config = resolved(composed())
-
-    def of(*overrides):
-        return fingerprint(resolved(composed(*overrides)), "data")
-
-    base = fingerprint(config, "data")
-    free = ["output_dir=x", "resume=true", "wandb.name=x", "trainer.loader_workers=3", "data=sample"]
-    assert all(of(override) == base for override in free)
-    bound = ["seed=1", "history=none", "split.seed=1", "evaluation.seed=1", "trainer.max_epochs=2", "prompt.trim=exact"]
-    bound += ["trainer.history_loss_weight=0.5", "trainer.users_per_step=4", "model=tiny_base"]
-    prints = [base, fingerprint(config, "other data"), *map(of, bound)]
-    assert len(set(prints)) == len(prints)
 
 
 def test_flatten_names_leaves_by_their_whole_path():

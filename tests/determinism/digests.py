@@ -20,7 +20,7 @@ import numpy as np
 from runs import composed
 from transformers import AutoTokenizer
 
-from mlens.config import check, fingerprint, resolved
+from mlens.config import check, resolved
 from mlens.data.behaviour_json import BehaviourJson
 from mlens.data.cache import content_key
 from mlens.data.load import load_table
@@ -35,6 +35,7 @@ from mlens.history.fixed_ratio import FixedRatio
 from mlens.history.none import NoHistory
 from mlens.history.random import Random
 from mlens.history.selection import Strategy
+from mlens.identity import Identity
 from mlens.prompt.pieces import DIALOGUE_HEADER, HISTORY_HEADER, head_texts, movie_texts
 from mlens.prompt.renderer import make_renderer
 from mlens.prompt.settings import Ablation
@@ -122,7 +123,7 @@ def digests(folder: Path) -> dict[str, str]:
     }
     config = composed("debug=fast", "history=random")
     checked = check(config)
-    found = {"fingerprint": fingerprint(resolved(config), "data")}
+    found = {"fingerprint": Identity("data", None, None, "1").fingerprint(resolved(config))}
     found["config"] = content_key(json.dumps(resolved(config), sort_keys=True), repr(checked))
     for name, source in sources.items():
         table = load_table(source)

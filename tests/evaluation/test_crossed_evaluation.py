@@ -82,7 +82,7 @@ def test_the_command_on_two_ranks_says_once_where_it_wrote_and_refuses_to_do_it_
 
 def test_what_serves_training_alone_is_left_out_of_the_model(run):
     config = run_config(run, ["model.gradient_checkpointing=true", "model.compile=true"], ("model",))
-    model = load_trained(check(config), run / "model", load_exported_tokenizer(run / "model"), Holding())
+    model = load_trained(check(config), run / "model", load_exported_tokenizer(run / "model"), Holding(), None)
     assert not model.is_gradient_checkpointing
     assert all(module._compiled_call_impl is None for module in model.modules())
 

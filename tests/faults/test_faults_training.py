@@ -244,7 +244,7 @@ def test_data_that_changed_under_a_stopped_run_are_refused(tmp_path, capsys, mon
     with monkeypatch.context() as patched:
         patched.setattr(RatingTable, "content_hash", lambda table: "other")
         code, told = ends(capsys, run, *STEPS, "resume=true")
-    assert code == 2 and "the data aren't those that this run began with" in told
+    assert code == 2 and f"the data aren't those that the run in {run} began with" in told
     assert RatingTable.content_hash is content_hash
     assert run_here(run, *STEPS, "resume=true")["training"]["step"] == 6
 

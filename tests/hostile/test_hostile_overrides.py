@@ -12,8 +12,9 @@ from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from runs import composed
 
-from mlens.config import check, fingerprint, flatten, resolved
+from mlens.config import check, flatten, resolved
 from mlens.errors import UserError
+from mlens.identity import Identity
 
 VALUES = (
     *("0", "-1", "0.5", "1e308", "-1e308", "nan", "inf", "-inf", "5e-324", "9" * 30, "9" * 400, "10000000000000"),
@@ -63,7 +64,7 @@ def test_any_value_of_any_key_is_taken_or_refused_in_one_line(data):
         assert any(key.split(".")[0] in str(error) for key in changed)
         return
     assert found.seed == config.seed
-    assert len(fingerprint(resolved(config), "data")) == 16
+    assert len(Identity("data", None, None, "1").fingerprint(resolved(config))) == 16
 
 
 @pytest.mark.parametrize("key", ["seed", "split.seed", "data.max_users", "trainer.learning_rate", "data.noise"])

@@ -11,9 +11,12 @@ from mlens.config import refuse_changes, resolved
 from mlens.engine.ranks import Ranks
 from mlens.errors import UserError
 from mlens.files import write_beside, write_json, write_text
+from mlens.identity import Identity
 from mlens.training.folder import RunFolder, find_folder, make_folder
 from mlens.training.journal import Journal
 from mlens.training.settings import Wandb
+
+IDENTITY = Identity(data="data", model=None, chat_frame=None, version="1")
 
 
 def rank(number: int) -> Ranks:
@@ -47,9 +50,9 @@ def test_rank_0_alone_makes_the_folder(tmp_path):
     config = composed(f"output_dir={tmp_path}/run")
     folder = find_folder(rank(0), config)
     assert folder.path == tmp_path / "run" and not folder.path.exists()
-    with make_folder(rank(1), folder, config, hydra_config()):
+    with make_folder(rank(1), folder, IDENTITY, config, hydra_config()):
         assert not folder.path.exists()
-    with make_folder(rank(0), folder, config, hydra_config()):
+    with make_folder(rank(0), folder, IDENTITY, config, hydra_config()):
         pass
     assert OmegaConf.load(folder.hydra / "config.yaml") == OmegaConf.create(resolved(config))
     assert list(OmegaConf.load(folder.hydra / "overrides.yaml")) == [f"output_dir={tmp_path}/run"]
@@ -61,7 +64,7 @@ def test_without_output_dir_each_run_has_a_folder_of_its_own(tmp_path, monkeypat
     config, made = composed(), set()
     for _ in range(3):
         folder = find_folder(rank(0), config)
-        with make_folder(rank(0), folder, config, hydra_config()):
+        with make_folder(rank(0), folder, IDENTITY, config, hydra_config()):
             pass
         made.add(str(folder.path))
     assert len(made) == 3 and all(path.startswith("outputs/") for path in made)
@@ -74,11 +77,14 @@ def test_an_empty_folder_is_taken(tmp_path):
 def test_a_folder_is_one_runs_at_a_time_and_no_others_later(tmp_path):
     config = composed(f"output_dir={tmp_path}/run")
     folder = find_folder(rank(0), config)
-    one, other = (make_folder(rank(0), folder, config, hydra_config()) for _ in range(2))
+    one, other = (make_folder(rank(0), folder, IDENTITY, config, hydra_config()) for _ in range(2))
     with one, pytest.raises(UserError, match="another run is at work"), other:
         pass
     before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
-    with pytest.raises(UserError, match="unfinished run"), make_folder(rank(0), folder, config, hydra_config()):
+    with (
+        pytest.raises(UserError, match="unfinished run"),
+        make_folder(rank(0), folder, IDENTITY, config, hydra_config()),
+    ):
         pass
     assert {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()} == before
 

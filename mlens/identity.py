@@ -1,0 +1,99 @@
+"""What a run is, beside its config: the data, the model that it starts from, and the program. Whatever asks whether two
+runs are the same (fingerprint, resume, a sweep's finished jobs, the arms of a report) compares these."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import mlens
+from mlens.config import NOT_RESULT, Settings, among, flatten
+from mlens.errors import UserError, first_line
+from mlens.files import write_json
+from mlens.model.digest import model_digest
+from mlens.prompt.frame import ChatFrame, render_frame
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+FILE = "identity.json"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """data: the content hash of the ratings.
+    model: the digest of the pretrained model's files; None for a tiny model.
+    chat_frame: what the chat template puts around a prompt; None without one.
+    version: mlens' own.
+    """
+
+    data: str
+    model: str | None
+    chat_frame: ChatFrame | None
+    version: str
+
+    def fingerprint(self, config: dict) -> str:
+        """A hash of all that a run's result depends on: this, and its resolved `config` without folders, tracking and
+        workers. Two runs with one fingerprint do the same."""
+        kept = {key: value for key, value in flatten(config).items() if not among(key, NOT_RESULT)}
+        parts = [kept, self.data, self.version]
+        parts += [part for part in (self.model, self.chat_frame) if part is not None]
+        return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def identify(
+    settings: Settings, data: str, tokenizer: Callable[[], PreTrainedTokenizerBase], run: Path | None = None
+) -> Identity:
+    """The identity of a run with these settings on the data with this content hash. tokenizer: makes the model's, where
+    it is needed for its chat template; run: the folder of a run that is resumed, which keeps its chat frame.
+
+    Raises UserError where the model can't be had or its template can't be used, or `run` isn't the same run.
+    """
+    before = None
+    if run is not None:
+        before = read_identity(run)
+        if before is None:
+            raise UserError(f"{run} doesn't say which data and model it began with ({FILE} is missing): start it again")
+    if not settings.prompt.chat:
+        frame = None
+    elif before is not None:
+        frame = before.chat_frame
+    else:
+        frame = render_frame(tokenizer(), settings.prompt.chat_date)
+    identity = Identity(data, model_digest(settings.model), frame, mlens.__version__)
+    if before is not None:
+        assert run is not None
+        _require_same(run, before, identity)
+    return identity
+
+
+def write_identity(run: Path, identity: Identity) -> None:
+    write_json(run / FILE, asdict(identity))
+
+
+def read_identity(run: Path) -> Identity | None:
+    """What a run noted when it began; None where the file is missing, as in runs of older versions. Raises UserError
+    where it isn't what a run notes."""
+    file = run / FILE
+    if not file.is_file():
+        return None
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        frame = content.pop("chat_frame")
+        return Identity(**content, chat_frame=None if frame is None else ChatFrame(*frame))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{file} can't be read: {first_line(error)}") from error
+
+
+def _require_same(run: Path, before: Identity, now: Identity) -> None:
+    if before.data != now.data:
+        raise UserError(f"the data aren't those that the run in {run} began with: give another output_dir")
+    if before.model != now.model:
+        raise UserError(
+            f"the model isn't the one that the run in {run} began with (its config, weights or tokenizer differ): give "
+            "model.path of that one, or another output_dir"
+        )

@@ -1,0 +1,69 @@
+"""A digest of a pretrained model's files: config, weights and tokenizer, wherever they lie. No torch here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mlens.data.cache import content_key
+from mlens.errors import UserError, first_line
+from mlens.model.settings import PretrainedModel, TinyModel
+
+# The files that decide what a model computes and how it reads text; code counts only where it may run.
+FILES = (
+    "config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "adapter_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "vocab.json",
+    "merges.txt",
+)
+CODE = ("*.py",)
+# Some hubs' models hold their weights a second time, in their makers' own form.
+NOT_READ = ("consolidated*", "*/*")
+
+
+def model_digest(settings: TinyModel | PretrainedModel) -> str | None:
+    """The digest of the files that a model is loaded from; None for a tiny model, which its settings and the data
+    describe completely.
+
+    The digests of large files are remembered, so that weights are read once. The same files in another folder, or in a
+    hub's cache, give the same digest. Raises UserError where a hub's model can't be had.
+    """
+    if isinstance(settings, TinyModel):
+        return None
+    folder = model_folder(settings)
+    files = {file for pattern in _patterns(settings) for file in folder.glob(pattern)}
+    read = (file for file in files if not file.match(NOT_READ[0]))
+    return content_key("model", files=sorted(read, key=lambda file: file.name))
+
+
+def model_folder(settings: PretrainedModel) -> Path:
+    """The folder of the model's files: `path`, or the hub's snapshot of `name` at `revision`, downloaded where it isn't
+    cached. Raises UserError where it can't be had."""
+    if settings.path is not None:
+        return Path(settings.path).expanduser()
+    from huggingface_hub import snapshot_download
+
+    assert settings.name is not None
+    try:
+        return Path(
+            snapshot_download(
+                settings.name,
+                revision=settings.revision,
+                allow_patterns=list(_patterns(settings)),
+                ignore_patterns=list(NOT_READ),
+            )
+        )
+    except Exception as error:  # the hub's client has no class of errors in common with the libraries beneath it
+        raise UserError(
+            f"can't get the model {settings.name} (revision {settings.revision}) from the hub: {first_line(error)}. "
+            "model.path=FOLDER takes a local copy."
+        ) from error
+
+
+def _patterns(settings: PretrainedModel) -> tuple[str, ...]:
+    return FILES + (CODE if settings.trust_remote_code else ())

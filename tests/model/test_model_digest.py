@@ -1,0 +1,103 @@
+"""The same model gives the same digest wherever it lies; another one gives another."""
+
+import json
+import shutil
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from other_models import save_model
+from steps import parts
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from mlens.errors import UserError
+from mlens.model.digest import model_digest, model_folder
+from mlens.model.load import load_pretrained_tokenizer
+from mlens.model.settings import PretrainedModel, TinyModel
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    return save_model("tied", parts(), tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def copied(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "elsewhere")
+
+
+def digest(folder, **fields):
+    return model_digest(PretrainedModel(name=None, path=str(folder), **fields))
+
+
+def test_a_moved_folder_is_the_same_model_and_what_stands_beside_it_does_not_matter(saved, copied):
+    (copied / "README.md").write_text("a card")
+    (copied / "modeling.py").write_text("import os")
+    assert digest(copied) == digest(saved)
+
+
+def test_code_counts_where_it_may_run(copied):
+    before = digest(copied, trust_remote_code=True)
+    (copied / "modeling.py").write_text("import os")
+    assert digest(copied, trust_remote_code=True) != before
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=30)
+@given(st.sampled_from(["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]), st.data())
+def test_any_byte_of_config_weights_and_tokenizer_counts(saved, tmp_path, name, data):
+    folder = tmp_path / "changed"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(saved, folder)
+    content = bytearray((folder / name).read_bytes())
+    content[data.draw(st.integers(0, len(content) - 1))] ^= 1
+    (folder / name).write_bytes(content)
+    assert digest(folder) != digest(saved)
+
+
+def test_another_chat_template_is_another_model(saved, copied):
+    tokenizer = AutoTokenizer.from_pretrained(copied)
+    tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    tokenizer.save_pretrained(copied)
+    assert digest(copied) != digest(saved)
+
+
+def test_a_tiny_model_is_described_by_its_settings_and_the_data():
+    assert model_digest(TinyModel()) is None
+
+
+@pytest.fixture
+def hub(saved, tmp_path, monkeypatch):
+    """A hub's cache that holds two commits of a model; `hub(commit)` makes main point at one of them."""
+    home = tmp_path / "hub" / "models--someone--model"
+    for commit in ("a" * 40, "b" * 40):
+        shutil.copytree(saved, home / "snapshots" / commit)
+    other = home / "snapshots" / ("b" * 40)
+    model = AutoModelForCausalLM.from_pretrained(other)
+    model.lm_head.weight.data += 1
+    model.save_pretrained(other)
+    (home / "refs").mkdir()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return lambda commit: (home / "refs" / "main").write_text(commit * 40)
+
+
+def test_a_name_on_a_hub_is_the_model_that_its_revision_points_at_now(saved, hub):
+    named = PretrainedModel(name="someone/model", revision="main")
+    hub("a")
+    assert model_digest(named) == digest(saved)
+    assert load_pretrained_tokenizer(named).get_vocab() == AutoTokenizer.from_pretrained(saved).get_vocab()
+    hub("b")
+    assert model_digest(named) != digest(saved) and model_folder(named).name == "b" * 40
+
+
+def test_a_model_that_the_hub_does_not_give_is_refused_in_one_line(hub):
+    with pytest.raises(UserError, match=r"can't get the model someone/else .* model\.path") as caught:
+        model_digest(PretrainedModel(name="someone/else", revision="main"))
+    assert "\n" not in str(caught.value)
+
+
+def test_json_is_read_as_bytes(saved, copied):
+    """The same settings written otherwise are another file: nothing guesses what matters in them."""
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps(config))
+    assert digest(copied) != digest(saved)
