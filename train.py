@@ -51,9 +51,8 @@ def run(config: DictConfig) -> float | None:
     roles = assign_roles(table, split)
     stages = make_stages(table, roles, split, settings.evaluation.max_users, settings.evaluation.seed)
     tokenizer = ranks.first(lambda: load_tokenizer(settings.model, table, settings.prompt, settings.ablation))
-    identity = ranks.alone(
-        lambda: identify(settings, table.content_hash(), lambda: tokenizer, folder.path if folder.resumed else None)
-    )
+    begun = folder.path if folder.resumed else None
+    identity = ranks.alone(lambda: identify(settings, table.content_hash(), lambda: tokenizer, begun))
     if folder.finished:
         return ranks.alone(lambda: finished(folder, identity, config))
     renderer = make_renderer(table, settings.prompt, settings.ablation, tokenizer, identity.chat_frame)
@@ -66,9 +65,9 @@ def run(config: DictConfig) -> float | None:
     weights = base_weights(settings, config, renderer, stages["train"], tokenizer, ranks)
     longest, held = settings.prompt.max_tokens, holding(settings.deepspeed, settings.model.dtype, ranks)
     model = build_model(settings.model, settings.peft, tokenizer, longest, settings.seed, held, weights)
-    engine = instantiate(
-        config.deepspeed, model, ranks, settings.trainer.update_rule(), settings.model.dtype, _convert_="all"
-    )
+    rule = settings.trainer.update_rule()
+    engine = instantiate(config.deepspeed, model, ranks, rule, settings.model.dtype, _convert_="all")
+    engine.check(longest)
     made = make_folder(ranks, folder, identity, config, HydraConfig.get())
     with made, open_journal(ranks, folder, settings, config) as journal:
         describe(datasets, tokenizer, settings, folder, journal)

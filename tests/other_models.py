@@ -28,6 +28,15 @@ WIDTHS = {
     "max_position_embeddings": 256,
 }
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8}
+STATE_SPACE = {
+    "layer_types": ["mamba", "attention"],
+    **{"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_expand": 2, "mamba_n_groups": 1},
+    **{"num_local_experts": 4, "num_experts_per_tok": 2, "shared_intermediate_size": 16},
+}
+LONGROPE = {
+    **{"rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 200},
+    **{"short_factor": [1.0] * 4, "long_factor": [4.0] * 4},
+}
 # model_type and fields of its config.
 MODELS: dict[str, tuple[str, dict]] = {
     "tied": ("qwen3", {"head_dim": 8, "tie_word_embeddings": True}),
@@ -43,6 +52,15 @@ MODELS: dict[str, tuple[str, dict]] = {
     "gpt_oss": ("gpt_oss", {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2}),
     "bloom": ("bloom", {"hidden_size": 32, "n_layer": 2, "n_head": 4}),
     "falcon": ("falcon", {"alibi": False}),
+    "convolutions": ("lfm2", {"layer_types": ["conv", "full_attention"]}),
+    "state space": ("granitemoehybrid", STATE_SPACE),
+    "longrope": ("phi3", {"rope_parameters": LONGROPE, "original_max_position_embeddings": 200}),
+    "chunks": (
+        "llama4_text",
+        {"attention_chunk_size": 64, "intermediate_size_mlp": 48, "moe_layers": [], "head_dim": 8},
+    ),
+    "both ways": ("bert", {}),
+    "attention without arguments": ("nemotron", {"head_dim": 8}),
 }
 NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "dropout": 0.0}
 

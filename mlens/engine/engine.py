@@ -16,6 +16,7 @@ from mlens.engine.ranks import Ranks
 from mlens.engine.settings import DeepSpeed, Optimizer, checkpoint_bytes
 from mlens.errors import RunFailed, UserError, first_line
 from mlens.model.adapters import without_adapters
+from mlens.model.check import ModelCheck, check_model, require_passed, worst
 from mlens.model.fused import label_head
 from mlens.model.load import Holding
 from mlens.model.scores import out_of_memory_told, placed, row_scores
@@ -38,6 +39,7 @@ class Engine:
         self._engine, self._autocast = deepspeed_engine, autocast
         self._head = label_head(deepspeed_engine.module)
         self._base_rates = [group["lr"] for group in deepspeed_engine.optimizer.param_groups]
+        self.checked: ModelCheck | None = None
 
     @property
     def loss(self) -> str:
@@ -48,6 +50,13 @@ class Engine:
     def parameters(self) -> int:
         """How many parameters the model has, counted whole under ZeRO-3 too."""
         return sum(getattr(p, "ds_numel", p.numel()) for p in self._engine.module.parameters())
+
+    def check(self, longest: int) -> None:
+        """Compare a small row with its samples alone, before anything is trained; `checked` is what was found.
+
+        longest: the most tokens of a prompt with its answer. Raises UserError, on all ranks, where they differ.
+        """
+        self.checked = check_on_all(self._engine, self._engine.module, longest, self._autocast, self.ranks)
 
     def backward(self, row: Row, labels: float, last: bool) -> torch.Tensor:
         """Add the gradient of one row; with `last`, update the parameters. labels: the weights of all label tokens of
@@ -145,6 +154,14 @@ class Engine:
             shutil.rmtree(folder, ignore_errors=True)
             beside.rename(folder)
         self.ranks.wait()
+
+
+def check_on_all(forward: Any, model: Any, longest: int, autocast: bool, ranks: Ranks) -> ModelCheck:
+    """`check_model` on every rank. Raises UserError on all of them where one finds a difference."""
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    found = worst(ranks.gather(check_model(forward, plain, longest, autocast, ranks.device)))
+    require_passed(found, type(plain).__name__)
+    return found
 
 
 def uses_bf16_parameters(dtype: str, stage: int) -> bool:

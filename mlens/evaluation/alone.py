@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from mlens.engine.engine import check_on_all
 from mlens.engine.ranks import Ranks
 from mlens.model.load import Holding, Trained, load_trained
 from mlens.model.scores import out_of_memory_told, placed, row_scores
@@ -54,7 +55,9 @@ def load_alone(
 ) -> Alone:
     """The model that was exported to `folder`, whole on each rank's device, computing in `dtype` as it was trained
     (`bf16_parameters`: with parameters in bfloat16; `base_digest`: of the model that an adapter was trained on). Raises
-    UserError where it can't be loaded."""
+    UserError where it can't be loaded, or computes something else than it should on this machine."""
     holding = Holding(bf16_parameters, ranks.device.type)
     model: torch.nn.Module = load_trained(trained, folder, tokenizer, holding, base_digest)
-    return Alone(model.to(ranks.device), ranks, autocast=dtype == "bfloat16" and not bf16_parameters)
+    model, autocast = model.to(ranks.device), dtype == "bfloat16" and not bf16_parameters
+    check_on_all(model, model, trained.prompt.max_tokens, autocast, ranks)
+    return Alone(model, ranks, autocast)

@@ -138,6 +138,7 @@ def _summary(
         },
         "training": asdict(training.progress),
         "loss": engine.loss,
+        "model_check": None if engine.checked is None else asdict(engine.checked),
         "made_up_data": table.made_up,
         "peak_memory_bytes": peak_memory_bytes(engine.ranks.device),
         "versions": versions(),

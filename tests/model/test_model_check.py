@@ -1,0 +1,119 @@
+"""A model whose rows are wrong is found before it is trained, whatever makes them wrong; a right one is let through."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from other_models import save_model
+from steps import parts
+
+import mlens.model.check as module
+from mlens.errors import UserError
+from mlens.model.attention import ROW_ATTENTION
+from mlens.model.check import ModelCheck, check_model, require_passed, worst
+from mlens.model.load import Holding, build_model
+from mlens.model.settings import Lora, NoPeft, PretrainedModel
+from mlens.packing.layout import Layout
+
+LONGEST = 256
+
+
+@pytest.fixture(scope="module")
+def made():
+    return parts()
+
+
+@pytest.fixture(scope="module")
+def folder_of(made, tmp_path_factory):
+    folders = {}
+
+    def folder_of(name):
+        if name not in folders:
+            folders[name] = save_model(name, made, tmp_path_factory.mktemp("model"))
+        return folders[name]
+
+    return folder_of
+
+
+def checked(folder, made, longest=LONGEST, bf16=False, autocast=False, peft=None, **fields):
+    settings = PretrainedModel(name=None, path=str(folder), **fields)
+    model = build_model(settings, peft or NoPeft(), made.tokenizer, longest, seed=0, holding=Holding(bf16))
+    plain = model.get_base_model() if peft else model
+    before = plain.config._attn_implementation, plain.training, torch.get_rng_state()
+    found = check_model(model, plain, longest, autocast, torch.device("cpu"))
+    require_passed(found, name="the model")
+    assert (plain.config._attn_implementation, plain.training) == before[:2]
+    assert torch.equal(torch.get_rng_state(), before[2])
+    return found
+
+
+@pytest.mark.parametrize("name", ["tied", "untied", "moe", "llama", "wide window", "opt", "gpt2"])
+def test_a_right_model_passes_within_rounding(name, made, folder_of):
+    found = checked(folder_of(name), made)
+    assert found.kind == "rows" and found.difference < 1e-5 and found.tokens < 400
+
+
+@pytest.mark.parametrize("how", [{"bf16": True}, {"autocast": True}, {"peft": Lora(r=2)}])
+def test_it_passes_in_bfloat16_and_with_adapters(how, made, folder_of):
+    assert checked(folder_of("tied"), made, **how).passed
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("name", ["convolutions", "state space", "longrope", "both ways"])
+def test_a_model_that_looks_across_samples_is_refused(name, bf16, made, folder_of):
+    with pytest.raises(UserError, match=r"can't use packed rows: .* differ by .* packing=reference"):
+        checked(folder_of(name), made, bf16=bf16)
+
+
+def test_rotary_factors_that_no_prompt_reaches_are_no_reason(made, folder_of):
+    assert checked(folder_of("longrope"), made, longest=200).passed
+
+
+def test_chunks_that_a_prompt_may_leave_are_refused(made, folder_of):
+    with pytest.raises(UserError, match=r"chunks of 64 tokens.* prompt\.max_tokens=256"):
+        checked(folder_of("chunks"), made)
+    assert checked(folder_of("chunks"), made, longest=64).passed
+
+
+def test_a_model_that_hands_its_attention_no_row_is_refused_in_one_line(made, folder_of):
+    with pytest.raises(UserError, match="can't compute packed rows .* packing=reference") as caught:
+        checked(folder_of("attention without arguments"), made)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_rows_a_model_must_be_causal(made, folder_of):
+    assert checked(folder_of("tied"), made, attention="sdpa") == ModelCheck("causal", 0.0, 1e-4, 183)
+    assert checked(folder_of("convolutions"), made, attention="eager").passed
+    with pytest.raises(UserError, match="isn't causal"):
+        checked(folder_of("both ways"), made, attention="eager")
+
+
+@pytest.mark.parametrize("wrong", ["a product forgotten", "positions of another sample"])
+def test_wrong_rows_of_a_right_model_are_found(wrong, made, folder_of, monkeypatch):
+    """So the check is one of our own attention and rows too."""
+
+    class Wrong(module.PackedRows):
+        def train_row(self, trees, history_loss_weight=0.0):
+            row = super().train_row(trees, history_loss_weight)
+            if wrong == "a product forgotten":
+                return replace(row, layout=Layout(row.layout.products[:-1]))
+            return replace(row, position_ids=torch.arange(row.input_ids.shape[1])[None] % LONGEST)
+
+    monkeypatch.setattr(module, "PackedRows", Wrong)
+    with pytest.raises(UserError, match="can't use packed rows"):
+        checked(folder_of("tied"), made)
+
+
+def test_a_difference_that_is_no_number_fails():
+    nan, zero, some = (ModelCheck("rows", difference, 0.1, 10) for difference in (float("nan"), 0.0, 0.05))
+    assert not nan.passed and zero.passed
+    assert worst([zero, some, zero]) == some and worst([zero, nan, some]) is nan
+    with pytest.raises(UserError):
+        require_passed(nan, "a model")
+
+
+def test_a_run_checks_its_model_and_notes_what_it_found(made):
+    engine = made.engine()
+    assert made.model.config._attn_implementation == ROW_ATTENTION
+    engine.check(LONGEST)
+    assert engine.checked.kind == "rows" and engine.checked.passed
