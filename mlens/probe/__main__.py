@@ -39,6 +39,7 @@ def probe(overrides: list[str], count: int, seed: int) -> None:
     from mlens.compose import compose_config
     from mlens.config import check
     from mlens.data.load import load_table
+    from mlens.model.check import check_model, require_passed
     from mlens.model.load import Holding, build_model, load_tokenizer
     from mlens.model.settings import NoPeft, PretrainedModel
     from mlens.packing.packed import PackedRows
@@ -64,6 +65,7 @@ def probe(overrides: list[str], count: int, seed: int) -> None:
     holding = Holding(bf16=settings.model.dtype == "bfloat16", device=device)
     model = build_model(settings.model, NoPeft(), tokenizer, LONGEST, settings.seed, holding).eval()
     model.to(torch.device(device))
+    require_passed(check_model(model, model, LONGEST, False, torch.device(device)), type(model).__name__)
     shown = Table()
     for column in ("asked for", "questions", "recalled", "95% interval", "p"):
         shown.add_column(column, justify="left" if column == "asked for" else "right")

@@ -76,7 +76,7 @@ def test_chunks_that_a_prompt_may_leave_are_refused(made, folder_of):
 
 
 def test_a_model_that_hands_its_attention_no_row_is_refused_in_one_line(made, folder_of):
-    with pytest.raises(UserError, match="can't compute packed rows .* packing=reference") as caught:
+    with pytest.raises(UserError, match=r"can't compute packed rows .* packing=reference") as caught:
         checked(folder_of("attention without arguments"), made)
     assert "\n" not in str(caught.value)
 
