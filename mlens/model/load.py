@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -209,12 +210,13 @@ def _with_saved_adapter(model: Any, folder: Path) -> PeftModel:
     if not (folder / "adapter_model.safetensors").is_file():
         raise UserError(f"{folder} holds no adapter (adapter_model.safetensors)")
     try:
-        adapted = PeftModel.from_pretrained(model, folder, is_trainable=True)
+        with warnings.catch_warnings(action="ignore"):  # of missing weights, which are refused below
+            adapted = PeftModel.from_pretrained(model, folder, is_trainable=True)
         # Once more, since only this says which weights the file lacks.
         loaded = adapted.load_adapter(folder, "default", is_trainable=True)
     except BROKEN as error:
         raise _cannot_load("adapter", str(folder), error) from error
-    _require_all_weights(str(folder), vars(loaded) | {"mismatched_keys": []})
+    _require_all_weights(str(folder), {**loaded._asdict(), "mismatched_keys": []})
     return adapted
 
 
@@ -255,14 +257,17 @@ def _spread(config: dict | None) -> Iterator[None]:
 
 @contextmanager
 def _without_report() -> Iterator[None]:
-    """Inside, transformers doesn't print its table of missing weights: `_require_all_weights` says it in one line."""
-    logger = logging.getLogger("transformers.modeling_utils")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+    """Inside, transformers doesn't print its table of missing weights, which `_require_all_weights` says in one line,
+    nor which layers tensor parallelism, which nobody asked for, would leave alone."""
+    loggers = [logging.getLogger(f"transformers.{name}") for name in ("modeling_utils", "distributed.tensor_parallel")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def _source(settings: PretrainedModel) -> tuple[str, dict]:

@@ -1,16 +1,21 @@
 """From settings to a model: random or saved, with the attention that was asked for."""
 
 import re
+import shutil
+from dataclasses import dataclass
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from steps import parts
 from transformers import Qwen3ForCausalLM
 
 from mlens.errors import UserError
 from mlens.model.attention import ROW_ATTENTION
-from mlens.model.load import Holding, build_model, load_tokenizer
+from mlens.model.digest import model_digest
+from mlens.model.load import Holding, build_model, load_tokenizer, load_trained
 from mlens.model.settings import Lora, NoPeft, PretrainedModel, TinyModel
+from mlens.prompt.settings import Style
 
 
 def weights(made):
@@ -126,3 +131,98 @@ def test_a_loaded_model_is_in_training_mode(saved):
     made, folder = saved
     assert build(PretrainedModel(name=None, path=str(folder)), made).training
     assert build(TinyModel(vocab_size=512), made).training
+
+
+def changed_weights(folder, tmp_path, change):
+    """A copy of the model in `folder` whose weights are what `change` makes of them."""
+    copy = shutil.copytree(folder, tmp_path / "changed")
+    weights = load_file(copy / "model.safetensors")
+    save_file(change(weights), copy / "model.safetensors", {"format": "pt"})
+    return copy
+
+
+def under_a_prefix(weights):
+    return {f"module.{name}": tensor for name, tensor in weights.items()}
+
+
+def without_a_layer(weights):
+    return {name: tensor for name, tensor in weights.items() if ".layers.1." not in name}
+
+
+def with_one_layer_more(weights):
+    more = {name.replace(".layers.1.", ".layers.9."): tensor.clone() for name, tensor in weights.items()}
+    return weights | more
+
+
+def of_another_width(weights):
+    return {name: tensor[:-1].clone() if name.endswith("norm.weight") else tensor for name, tensor in weights.items()}
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        (under_a_prefix, r"model\.embed_tokens\.weight.*\(missing\)"),
+        (without_a_layer, r"model\.layers\.1\..* and \d+ more \(missing\)"),
+        (with_one_layer_more, r"model\.layers\.9\..* \(unexpected\)"),
+        (of_another_width, "mismatch"),
+    ],
+)
+def test_weights_that_do_not_fit_the_config_are_refused_in_one_line(saved, tmp_path, capfd, change, kind):
+    made, folder = saved
+    copy = changed_weights(folder, tmp_path, change)
+    with pytest.raises(UserError, match=kind) as caught:
+        build(PretrainedModel(name=None, path=str(copy)), made)
+    assert "\n" not in str(caught.value) and str(copy) in str(caught.value)
+    assert "REPORT" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("change", [under_a_prefix, without_a_layer, with_one_layer_more])
+def test_a_saved_tiny_model_is_loaded_completely_or_not_at_all(saved, tmp_path, change):
+    made, folder = saved
+    copy = changed_weights(folder, tmp_path, change)
+    settings = made.settings.model
+    with pytest.raises(UserError, match=str(copy)) as caught:
+        build_model(settings, NoPeft(), made.tokenizer, 256, 0, weights=copy)
+    assert "\n" not in str(caught.value)
+    assert build_model(settings, NoPeft(), made.tokenizer, 256, 0, weights=folder)
+
+
+@dataclass(frozen=True)
+class Trained:
+    model: TinyModel | PretrainedModel
+    peft: Lora
+    prompt: Style
+    seed: int = 0
+
+
+@pytest.fixture
+def adapter(saved, tmp_path):
+    """A pretrained model's adapter, and how it is loaded."""
+    made, folder = saved
+    settings = PretrainedModel(name=None, path=str(folder), dtype="float32")
+    build(settings, made, peft=Lora(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path / "adapter")
+    trained = Trained(settings, Lora(r=2), made.settings.prompt)
+
+    def load(digest=None):
+        return load_trained(trained, tmp_path / "adapter", made.tokenizer, Holding(), digest)
+
+    return load, tmp_path / "adapter" / "adapter_model.safetensors", settings
+
+
+def test_an_adapter_without_some_of_its_weights_is_refused(adapter):
+    load, file, _ = adapter
+    assert load()
+    weights = load_file(file)
+    save_file({name: tensor for name, tensor in weights.items() if ".layers.1." not in name}, file)
+    with pytest.raises(UserError, match=r"layers\.1\..*\(missing\)"):
+        load()
+    save_file(weights | {"base_model.model.lm_head.lora_A.weight": torch.zeros(2, 32)}, file)
+    with pytest.raises(UserError, match=r"lm_head.*\(unexpected\)"):
+        load()
+
+
+def test_an_adapter_on_another_base_model_is_refused(adapter):
+    load, _, settings = adapter
+    assert load(model_digest(settings))
+    with pytest.raises(UserError, match="an adapter of another model"):
+        load("another digest")
