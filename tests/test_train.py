@@ -327,3 +327,35 @@ def test_compiled_layers_train_to_the_same_losses(tmp_path):
         assert done.returncode == 0, done.stderr
         losses.append([record["loss"] for record in records_of(folder)])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_resume_auto_starts_a_run_continues_it_and_ends_at_once_where_it_is_finished(tmp_path, capsys):
+    run = ["trainer.checkpoint.every_steps=1", *FAST, f"output_dir={tmp_path}/run", "resume=auto"]
+
+    def auto(*overrides):
+        rmse = train_module().run(composed(*run, *overrides))
+        return rmse, capsys.readouterr().err
+
+    first, told = auto()
+    assert "resumed" not in told and "starts over" not in told
+    summary = summary_of(tmp_path / "run")
+    before = {name: (tmp_path / "run" / name).stat().st_mtime_ns for name in files_of(tmp_path / "run")}
+    again, told = auto()
+    assert again == first == summary["metrics"]["val"]["rmse"] and "finished" in told
+    assert {name: (tmp_path / "run" / name).stat().st_mtime_ns for name in files_of(tmp_path / "run")} == before
+    for change in ("seed=1", "trainer.max_steps=5"):
+        with pytest.raises(UserError, match="finished with other settings"):
+            auto(change)
+    (tmp_path / "run" / "summary.json").unlink()
+    with pytest.raises(UserError, match="seed"):
+        auto("seed=1")
+    third, told = auto()
+    assert "resumed after step 4" in told and third == first
+    assert summary_of(tmp_path / "run")["metrics"] == summary["metrics"]
+
+
+def test_resume_auto_needs_a_folder_and_resume_a_known_word():
+    with pytest.raises(UserError, match=r"resume=auto needs .* output_dir"):
+        train_module().run(composed(*FAST, "resume=auto"))
+    with pytest.raises(UserError, match="resume must be true, false or auto, not maybe"):
+        train_module().run(composed(*FAST, "resume=maybe"))
