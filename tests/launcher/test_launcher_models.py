@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 from other_models import save_model
-from runs import FAST, summary_of, train
+from runs import summary_of, train
 from steps import parts
 
 RUN = ("model=hf", "model.dtype=float32", "data.max_users=8", "evaluation.max_users=4", "prompt.max_tokens=256")
@@ -14,7 +14,6 @@ RUN += ("trainer.max_steps=0", "trainer.loader_workers=0", "wandb.mode=disabled"
 
 @pytest.mark.slow
 def test_another_model_is_another_job_and_another_arm(tmp_path):
-    assert FAST
     made = parts("data.max_users=8")
     one, other = (save_model(name, made, tmp_path / name) for name in ("tied", "untied"))
     sweep = tmp_path / "sweep"
