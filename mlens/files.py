@@ -58,7 +58,7 @@ def naming(place: Path) -> Iterator[None]:
         raise OSError(refusal.errno, refusal.strerror, str(place)) from error
 
 
-def write_beside(file: Path, write: Callable[[Path], object]) -> None:
+def atomic_write(file: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a file beside, flush it to the disk and rename it: a reader sees the old file or the whole new
     one, after a power cut too. Raises OSError with the file's name where the disk refuses, and leaves the old one."""
     beside = file.with_name(f".{file.name}.new")
@@ -83,7 +83,7 @@ def flush(place: Path) -> None:
 
 
 def write_text(file: Path, text: str) -> None:
-    write_beside(file, lambda beside: beside.write_text(text, encoding="utf-8"))
+    atomic_write(file, lambda beside: beside.write_text(text, encoding="utf-8"))
 
 
 def write_json(file: Path, content: Any) -> None:

@@ -106,7 +106,7 @@ def cached_folder(kind: str, key: str, write: Callable[[Path], None]) -> Path:
         return folder
     with lock(folder):
         if not is_whole(folder, tell=True):
-            with placed(folder) as beside:
+            with atomic_folder(folder) as beside:
                 write(beside)
     return folder
 
@@ -137,7 +137,7 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 @contextmanager
-def placed(folder: Path) -> Iterator[Path]:
+def atomic_folder(folder: Path) -> Iterator[Path]:
     """Under the entry's lock: an empty folder beside it, which becomes the entry when it was filled inside."""
     beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:

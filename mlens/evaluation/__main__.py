@@ -45,7 +45,7 @@ def evaluate_under(run: Path, overrides: list[str]) -> Path:
     from mlens.engine.ranks import join_ranks
     from mlens.evaluation.alone import load_alone
     from mlens.evaluation.evaluate import by_activity, evaluate
-    from mlens.files import write_beside, write_json
+    from mlens.files import atomic_write, write_json
     from mlens.inside import open_inside
     from mlens.packing.audit import audit
 
@@ -67,7 +67,7 @@ def evaluate_under(run: Path, overrides: list[str]) -> Path:
         metrics[name] = evaluated.metrics | by_activity(dataset, inside.roles, evaluated.frame)
         if ranks.main:
             (folder / "predictions").mkdir(parents=True, exist_ok=True)
-            write_beside(folder / "predictions" / f"{name}.parquet", evaluated.frame.write_parquet)
+            atomic_write(folder / "predictions" / f"{name}.parquet", evaluated.frame.write_parquet)
     if ranks.main:
         from omegaconf import OmegaConf
 

@@ -81,10 +81,10 @@ def run(options: argparse.Namespace) -> None:
     if options.output is None:
         _show(frame, asked)
     else:
-        from mlens.files import write_beside
+        from mlens.files import atomic_write
 
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        write_beside(options.output, lambda beside: _writer(options.output)(frame, beside))
+        atomic_write(options.output, lambda beside: _writer(options.output)(frame, beside))
         print(options.output)
 
 

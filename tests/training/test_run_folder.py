@@ -10,7 +10,7 @@ from runs import composed, hydra_config
 from mlens.config import refuse_changes, resolved
 from mlens.engine.ranks import Ranks
 from mlens.errors import UserError
-from mlens.files import write_beside, write_json, write_text
+from mlens.files import atomic_write, write_json, write_text
 from mlens.training.folder import RunFolder, find_folder, make_folder
 from mlens.training.journal import Journal
 from mlens.training.settings import Wandb
@@ -31,7 +31,7 @@ def test_a_write_that_breaks_off_leaves_the_file_as_it_was(tmp_path, before):
         raise OSError("disk full")
 
     with pytest.raises(OSError):
-        write_beside(file, broken)
+        atomic_write(file, broken)
     assert (file.read_text() if file.exists() else None) == before
 
 
