@@ -45,7 +45,7 @@ def evaluate_under(run: Path, overrides: list[str]) -> Path:
     from mlens.engine.ranks import join_ranks
     from mlens.evaluation.alone import load_alone
     from mlens.evaluation.evaluate import by_activity, evaluate
-    from mlens.files import atomic_write, write_json
+    from mlens.files import atomic_write, ensure_folder, refuse_links, write_json
     from mlens.inside import open_inside
     from mlens.packing.audit import audit
 
@@ -53,6 +53,7 @@ def evaluate_under(run: Path, overrides: list[str]) -> Path:
     settings = check(config)
     ranks = join_ranks()
     folder = run / "evaluations" / ",".join(overrides).replace("/", "_")
+    refuse_links(folder.parent, folder, folder / "predictions")
     if ranks.first(lambda: (folder / "summary.json").exists()):
         raise UserError(f"{folder} holds this evaluation already: remove it to do it again")
     inside = ranks.first(lambda: open_inside(config, run / "model"))
@@ -66,7 +67,8 @@ def evaluate_under(run: Path, overrides: list[str]) -> Path:
         evaluated = evaluate(scorer, dataset, collator, settings.evaluation.draws)
         metrics[name] = evaluated.metrics | by_activity(dataset, inside.roles, evaluated.frame)
         if ranks.main:
-            (folder / "predictions").mkdir(parents=True, exist_ok=True)
+            for made in (folder.parent, folder, folder / "predictions"):
+                ensure_folder(made)
             atomic_write(folder / "predictions" / f"{name}.parquet", evaluated.frame.write_parquet)
     if ranks.main:
         from omegaconf import OmegaConf

@@ -26,8 +26,8 @@ def test_a_write_that_breaks_off_leaves_the_file_as_it_was(tmp_path, before):
     if before:
         file.write_text(before)
 
-    def broken(beside):
-        beside.write_text("half")
+    def broken(stream):
+        stream.write(b"half")
         raise OSError("disk full")
 
     with pytest.raises(OSError):
