@@ -16,8 +16,9 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedWriter
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 # What no program can mend: the disk has no room, or doesn't let itself be written or read.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -73,7 +74,7 @@ def naming(place: Path) -> Iterator[None]:
         raise OSError(refusal.errno, refusal.strerror, str(place)) from error
 
 
-def atomic_write(file: Path, write: Callable[[BinaryIO], object]) -> None:
+def atomic_write(file: Path, write: Callable[[BufferedWriter], object]) -> None:
     """Let `write` fill a new file, flush it to the disk and rename it to `file`: a reader sees the old file or the
     complete new one, after a power cut too. Raises OSError with the file's name where the disk refuses, and leaves the
     old one."""
@@ -156,7 +157,7 @@ def ensure_folder(folder: Path) -> Path:
     return folder
 
 
-def open_append(file: Path) -> BinaryIO:
+def open_append(file: Path) -> BufferedWriter:
     """Open a file to append to, and make it where it isn't there yet. Raises OSError for a link in its place."""
     number = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     return os.fdopen(number, "ab")

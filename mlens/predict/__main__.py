@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from io import BufferedWriter
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from mlens.errors import UserError, told_in_one_line
 
@@ -100,9 +101,9 @@ def _rank(predictor: Predictor, asked: Asked) -> pl.DataFrame:
         return predictor.rank(asked, lambda done: progress.advance(bar, done))
 
 
-def _writer(file: Path) -> Callable[[pl.DataFrame, BinaryIO], object]:
+def _writer(file: Path) -> Callable[[pl.DataFrame, BufferedWriter], object]:
     """How the file is written, by the end of its name. Raises UserError for another end."""
-    writers: dict[str, Callable[[pl.DataFrame, BinaryIO], object]] = {
+    writers: dict[str, Callable[[pl.DataFrame, BufferedWriter], object]] = {
         ".csv": _write_csv,
         ".json": lambda frame, stream: frame.write_json(stream),
         ".parquet": lambda frame, stream: frame.write_parquet(stream),
@@ -112,7 +113,7 @@ def _writer(file: Path) -> Callable[[pl.DataFrame, BinaryIO], object]:
     return writers[file.suffix.lower()]
 
 
-def _write_csv(frame: pl.DataFrame, stream: BinaryIO) -> None:
+def _write_csv(frame: pl.DataFrame, stream: BufferedWriter) -> None:
     import polars as pl
 
     from mlens.data.delimited import without_formulas

@@ -3,6 +3,7 @@
 import json
 import os
 import warnings
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -99,7 +100,7 @@ def test_a_resume_goes_on_behind_the_intact_records_and_warns_once(journal):
 def test_records_lie_on_the_disk_before_a_checkpoint_counts_them(journal, monkeypatch):
     journal, file = journal
     flushed, fsync = [], os.fsync
-    monkeypatch.setattr(os, "fsync", lambda n: (flushed.append(os.readlink(f"/proc/self/fd/{n}")), fsync(n)))
+    monkeypatch.setattr(os, "fsync", lambda n: (flushed.append(str(Path(f"/proc/self/fd/{n}").readlink())), fsync(n)))
     journal.record("train", 1, loss=1.0)
     assert journal.sync() == file.stat().st_size
     assert flushed == [str(file), str(file.parent)]
