@@ -10,16 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from mlens.errors import UserError
+from mlens.saved_config import read_saved_config
 
 # Larger numbers are none of a run's.
 LARGEST = 1e15
-# How deep a config may be nested; real ones are half as deep.
-DEEPEST = 20
 # Rows that a byte of a parquet file may hold: every target has a prediction of its own.
 ROWS_PER_BYTE = 10
 
@@ -112,32 +108,10 @@ def parse_json(text: str, form: Form, place: str) -> Any:
 
 
 def read_config(file: Path) -> dict:
-    """A run's saved config. It was resolved before it was saved, so what looks like a reference (`${oc.env:…}`) is text
-    and stays so: the file of somebody else's run must not fetch from this machine's environment. Raises UserError where
-    it can't be read or is none."""
-    try:
-        text = file.read_text(encoding="utf-8")
-        _require_plain(text, file)
-        content = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
-        json.dumps(content, ensure_ascii=False, default=repr).encode()  # as above
-    except UserError:
-        raise
-    except (OSError, ValueError, TypeError, RecursionError, AttributeError, yaml.YAMLError) as error:
-        raise UserError(f"{file} can't be read: {error}") from error
-    except OmegaConfBaseException as error:
-        raise UserError(f"{file} can't be read: {error}") from error
+    """A run's saved config. Raises UserError where it can't be read or is none."""
+    content = read_saved_config(file)
     require(content, CONFIG, str(file))
-    assert isinstance(content, dict)
-    return {str(key): value for key, value in content.items()}
-
-
-def _require_plain(text: str, file: Path) -> None:
-    """Raises UserError for YAML that unfolds to any size, or is nested so deep that it takes minutes to read."""
-    depth = 0
-    for event in yaml.parse(text, yaml.SafeLoader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST or isinstance(event, yaml.AliasEvent):
-            raise UserError(f"{file} can't be read: a run's config has no aliases, and is at most {DEEPEST} deep")
+    return content
 
 
 def read_predictions(file: Path, columns: tuple[str, ...] | None = None) -> pl.DataFrame:

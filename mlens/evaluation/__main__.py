@@ -24,18 +24,20 @@ def main() -> None:
     parser.add_argument(
         "overrides", nargs="+", metavar="OVERRIDE", help="history=OPTION, history.KEY=VALUE, prompt.KEY=…"
     )
+    parser.add_argument("--trust", action="store_true", help="let RUN run code: a class from outside of mlens")
     options = parser.parse_args()
     with told_in_one_line():
-        summary = evaluate_under(options.run, options.overrides)
+        summary = evaluate_under(options.run, options.overrides, options.trust)
         if os.environ["RANK"] == "0":
             print(summary)
 
 
-def evaluate_under(run: Path, overrides: list[str]) -> Path:
+def evaluate_under(run: Path, overrides: list[str], trust: bool = False) -> Path:
     """Evaluate the model of the finished `run` on its validation and test targets under these overrides of its config;
     returns the summary that was written.
 
-    Raises UserError where the run isn't finished, an override asks for other targets, or there is such an evaluation.
+    Raises UserError where the run isn't finished, an override asks for other targets, there is such an evaluation, or,
+    unless `trust` allows it, the run would run code of its own.
     """
     from hydra.utils import instantiate
 
@@ -49,7 +51,7 @@ def evaluate_under(run: Path, overrides: list[str]) -> Path:
     from mlens.inside import open_inside
     from mlens.packing.audit import audit
 
-    config = run_config(run, overrides, MAY_DIFFER)
+    config = run_config(run, overrides, MAY_DIFFER, trust)
     settings = check(config)
     ranks = join_ranks()
     folder = run / "evaluations" / ",".join(overrides).replace("/", "_")

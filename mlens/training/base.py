@@ -182,8 +182,8 @@ def _train(
             if (done + 1) % max(1, total // 10) == 0:
                 minutes = (time.perf_counter() - started) / 60
                 console.print(f"base model  step {done + 1:,}  {minutes:.1f} minutes  loss {loss:.4f} nats a token")
-    with new_entry(folder) if ranks.main else nullcontext(folder) as fresh:
-        engine.export(ranks.tell(fresh), tokenizer)
+    with new_entry(folder) if ranks.main else nullcontext(folder) as entry:
+        engine.export(ranks.tell(entry), tokenizer)
     ranks.wait()  # the others would open it before it has its name
 
 

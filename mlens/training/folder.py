@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from mlens.config import refuse_changes, resolved
 from mlens.errors import UserError
 from mlens.files import ensure_folder, refuse_links, remove_leftovers, write_text
+from mlens.saved_config import read_saved_config
 
 if TYPE_CHECKING:
     from mlens.engine.ranks import Ranks
@@ -183,10 +184,6 @@ def _check_resume(folder: RunFolder, config: DictConfig) -> None:
     if not folder.begun:
         remedy = "give output_dir=ITS_FOLDER, or start it without resume=true"
         raise UserError(f"resume=true: {folder.path} holds no run (no .hydra/config.yaml): {remedy}")
-    # As text: it was resolved when it was saved, and must fetch nothing from the environment now.
-    before = OmegaConf.to_container(OmegaConf.load(saved), resolve=False)
-    if not isinstance(before, dict):
-        raise UserError(f"resume=true: {saved} is no run's config")
-    horizon = refuse_changes({str(key): value for key, value in before.items()}, resolved(config))
+    horizon = refuse_changes(read_saved_config(saved), resolved(config))
     if horizon:
         warnings.warn(f"{', '.join(horizon)} changed: the rate goes on along another schedule", stacklevel=2)
