@@ -60,7 +60,7 @@ def main() -> None:
         help="let the folder run code: a history strategy from outside of mlens, a base model's own code",
     )
     options = parser.parse_args()
-    with told_in_one_line():
+    with told_in_one_line(result_on_stdout=options.output is None):
         run(options)
 
 

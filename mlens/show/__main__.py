@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help="every rating of the user and every piece of the prompt")
     parser.add_argument("--trust", action="store_true", help="let RUN run code: a class from outside of mlens")
     options = parser.parse_args()
-    with told_in_one_line():
+    with told_in_one_line(result_on_stdout=True):
         show(options.words, options.all, options.trust)
 
 
