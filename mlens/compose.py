@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -11,6 +13,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mlens.errors import UserError
 from mlens.launch import hydras_refusals, register_resolvers
+from mlens.saved_config import read_saved_config
+from mlens.trust import refuse_foreign
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -22,15 +26,19 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
         return compose("config", list(overrides))
 
 
-def run_config(run: Path, overrides: Sequence[str], may_differ: Sequence[str]) -> DictConfig:
+def run_config(run: Path, overrides: Sequence[str], may_differ: Sequence[str], trust: bool = False) -> DictConfig:
     """A finished run's config with these overrides: a group's choice is taken from conf/, its keys are set one by one.
 
-    Raises UserError where the run isn't finished, or an override sets what isn't in or below `may_differ`.
+    Raises UserError where the run isn't finished, an override sets what isn't in or below `may_differ`, or, unless
+    `trust` says that the run may run code as a program may, its config names classes from elsewhere.
     """
     if not (run / "summary.json").is_file():
         raise UserError(f"{run} holds no finished run: summary.json is missing")
-    config = OmegaConf.load(run / ".hydra" / "config.yaml")
-    assert isinstance(config, DictConfig)
+    file = run / ".hydra" / "config.yaml"
+    content = read_saved_config(file)
+    if "${" in json.dumps(content, default=repr):
+        raise UserError(f"{file} refers to a value elsewhere with ${{…}}, which is not looked up")
+    config = OmegaConf.create(content)
     with hydras_refusals():
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     for override in parsed:
@@ -42,4 +50,9 @@ def run_config(run: Path, overrides: Sequence[str], may_differ: Sequence[str]) -
         for override in parsed:
             key = override.key_or_group
             OmegaConf.update(config, key, chosen[key] if "." not in key else override.value(), merge=False)
+    if not trust:
+        try:
+            refuse_foreign(cast(dict, OmegaConf.to_container(config)), [override.key_or_group for override in parsed])
+        except UserError as error:
+            raise UserError(f"{file}: {error}") from error
     return config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from mlens.files import disk_refusal, in_words
+from mlens.streams import OutputLost, guarded_streams
 
 # Characters of a message: what a file holds may be longer than anybody wants to read.
 LONGEST = 2000
@@ -65,6 +67,9 @@ class JobFailed(Exception):
 # What a run exits with that was stopped and can go on: 75, "temporary failure" of sysexits.h.
 CONTINUE = os.EX_TEMPFAIL
 
+# What a command exits with whose output nobody reads to the end, as a shell reports a program that SIGPIPE ended.
+READER_GONE = 128 + signal.SIGPIPE
+
 # A launcher ends all ranks when the first one fails: the others leave rank 0 so many seconds to fail first; by the
 # user's mistake they may meet it at different times, in a run they work in step.
 GRACE = {UserError: 20.0, RunFailed: 3.0}
@@ -81,12 +86,28 @@ def exit_with(error: UserError | RunFailed) -> NoReturn:
 
 
 @contextmanager
-def told_in_one_line() -> Iterator[None]:
+def told_in_one_line(result_on_stdout: bool = False) -> Iterator[None]:
     """End the process as `exit_with` does where a UserError or RunFailed is raised inside, or was while Hydra made an
     object; and where the disk is full, or a file or folder can't be used. Where it was Stopped, end it with one line
-    (once a machine) and exit code CONTINUE."""
+    (once a machine) and exit code CONTINUE.
+
+    result_on_stdout: what is printed is the result. Where it can't be written, end with one line and exit code 2; where
+    its reader has gone, without a word and with exit code READER_GONE. Other messages that can't be written are
+    dropped.
+    """
+    with guarded_streams(result_on_stdout), _one_line_errors():
+        yield
+        sys.stdout.flush()
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
     try:
         yield
+    except OutputLost as lost:
+        if isinstance(lost.error, BrokenPipeError):
+            sys.exit(READER_GONE)
+        exit_with(UserError(f"standard output: {in_words(lost.error)}"))
     except Stopped as stopped:
         if os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"stopped: {stopped}", file=sys.stderr, flush=True)

@@ -1,4 +1,9 @@
-"""Files that are whole or not there: written beside, then renamed; and what a disk refuses, in words."""
+"""Files and folders that are intact or not there; and what a disk refuses, in words.
+
+A folder may come from somebody else, with links planted in it. So what is written gets a random name that no link can
+have been made for, and then its own name; and where a name is written through (a folder, a file that is appended to, a
+lock), a link in its place is refused.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +12,22 @@ import json
 import math
 import os
 import re
+import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedWriter
 from pathlib import Path
 from typing import Any
 
 # What no program can mend: the disk has no room, or doesn't let itself be written or read.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EMFILE)
+CLOSED = (
+    *(errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EMFILE),
+    *(errno.ELOOP, errno.EISDIR, errno.EEXIST),
+)
+# How the temporary name of what is being written ends.
+NEW = ".new"
 
 
 def disk_refusal(error: BaseException) -> OSError | None:
@@ -41,8 +54,11 @@ def in_words(refusal: OSError) -> str:
     """
     assert refusal.errno is not None
     reason = os.strerror(refusal.errno).lower()
-    where = "" if refusal.filename is None else f"{os.fsdecode(refusal.filename)}: "
-    return where + (f"the disk is full ({reason})" if refusal.errno == errno.ENOSPC else reason)
+    if refusal.errno == errno.ENOSPC:
+        reason = f"the disk is full ({reason})"
+    if refusal.errno == errno.ELOOP:
+        reason = "is a link, and nothing is written through it: remove it"
+    return reason if refusal.filename is None else f"{os.fsdecode(refusal.filename)}: {reason}"
 
 
 @contextmanager
@@ -58,19 +74,93 @@ def naming(place: Path) -> Iterator[None]:
         raise OSError(refusal.errno, refusal.strerror, str(place)) from error
 
 
-def write_beside(file: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside, flush it to the disk and rename it: a reader sees the old file or the whole new
-    one, after a power cut too. Raises OSError with the file's name where the disk refuses, and leaves the old one."""
-    beside = file.with_name(f".{file.name}.new")
+def atomic_write(file: Path, write: Callable[[BufferedWriter], object]) -> None:
+    """Let `write` fill a new file, flush it to the disk and rename it to `file`: a reader sees the old file or the
+    complete new one, after a power cut too. Raises OSError with the file's name where the disk refuses, and leaves the
+    old one."""
+    fresh = fresh_name(file)
     try:
         with naming(file):
-            write(beside)
-            flush(beside)
-            beside.replace(file)
-    except BaseException:
+            with open(fresh, "xb") as stream:  # noqa: PTH123 - "x" follows no link
+                write(stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            fresh.replace(file)
+    except OSError as error:
+        if error.filename != str(fresh):
+            raise
+        raise OSError(error.errno, error.strerror, str(file)) from error  # nobody knows the temporary name
+    finally:
         with suppress(OSError):
-            beside.unlink(missing_ok=True)
-        raise
+            fresh.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """A new empty folder, whose files are flushed to the disk and which takes the name `folder`, in place of an older
+    one, when it was filled inside; removed where that fails."""
+    fresh, old = fresh_folder(folder), fresh_name(folder)
+    try:
+        with naming(folder):
+            yield fresh
+            for path in (*fresh.rglob("*"), fresh):
+                flush(path)
+            if os.path.lexists(folder):
+                folder.rename(old)
+            fresh.rename(folder)
+            flush(folder.parent)
+    finally:
+        for left in (fresh, old):
+            with suppress(OSError):
+                remove(left)
+
+
+def fresh_folder(beside: Path) -> Path:
+    """Make an empty folder with a random name in the folder of `beside`."""
+    fresh = fresh_name(beside)
+    fresh.mkdir()
+    return fresh
+
+
+def fresh_name(place: Path) -> Path:
+    """A random name in the folder of `place`, for what takes that one's name when it is complete."""
+    return place.with_name(f".{place.name[:80]}.{secrets.token_hex(8)}{NEW}")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what processes that were killed while they wrote have left in `folder`, where nobody writes now."""
+    for left in folder.glob(f".*{NEW}"):
+        with suppress(OSError):
+            remove(left)
+
+
+def remove(place: Path) -> None:
+    """Remove a file, a folder with all that is in it, or a link itself, where there is one."""
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)
+
+
+def refuse_links(*places: Path) -> None:
+    """Raises OSError, which names it, for the first of these places that is a link: what is written there would land
+    wherever it leads."""
+    for place in places:
+        if place.is_symlink():
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(place))
+
+
+def ensure_folder(folder: Path) -> Path:
+    """Make `folder` in its parent, where it isn't there yet. Raises OSError for a link in its place."""
+    refuse_links(folder)
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def open_append(file: Path) -> BufferedWriter:
+    """Open a file to append to, and make it where it isn't there yet. Raises OSError for a link in its place."""
+    number = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    return os.fdopen(number, "ab")
 
 
 def flush(place: Path) -> None:
@@ -83,7 +173,7 @@ def flush(place: Path) -> None:
 
 
 def write_text(file: Path, text: str) -> None:
-    write_beside(file, lambda beside: beside.write_text(text, encoding="utf-8"))
+    atomic_write(file, lambda stream: stream.write(text.encode()))
 
 
 def write_json(file: Path, content: Any) -> None:

@@ -11,6 +11,7 @@ from hydra.errors import ConfigCompositionException, OverrideParseException
 from omegaconf import OmegaConf
 
 from mlens.errors import JobFailed, UserError, told_in_one_line
+from mlens.streams import guarded_streams
 
 
 def start(main: Callable[[], object]) -> None:
@@ -19,16 +20,18 @@ def start(main: Callable[[], object]) -> None:
     sys.argv = drop_local_rank(sys.argv)
     # Else Hydra prints its refusals itself, over many lines, and cuts the traceback of anything else.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    try:
-        with told_in_one_line(), hydras_refusals():
-            main()
-    except JobFailed as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        # As a shell tells of a program that SIGINT ended.
-        print("stopped: resume=true goes on with a run, the same command with a sweep", file=sys.stderr, flush=True)
-        sys.exit(130)
+    # A run is for its files: a message that can't be printed must not end it.
+    with guarded_streams():
+        try:
+            with told_in_one_line(), hydras_refusals():
+                main()
+        except JobFailed as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            sys.exit(1)
+        except KeyboardInterrupt:
+            # As a shell tells of a program that SIGINT ended.
+            print("stopped: resume=true goes on with a run, the same command with a sweep", file=sys.stderr, flush=True)
+            sys.exit(130)
 
 
 @contextmanager

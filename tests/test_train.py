@@ -18,7 +18,9 @@ from steps import answer_log_probabilities
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mlens.engine.engine import Engine
+from mlens.engine.manifest import checkpoint_name, read_manifest, saved_steps
 from mlens.errors import UserError, told_in_one_line
+from mlens.training.journal import intact_records
 
 RANDOM = (*FAST, "history=random")
 # Summary keys and versions that scripts may rely on.
@@ -50,6 +52,15 @@ def test_a_run_leaves_what_the_design_names(finished):
     } <= files
     assert {"last", "best"} < {path.name for path in (finished / "checkpoints").iterdir()}
     assert not [name for name in files if ".new" in name or ".old" in name]
+
+
+def test_every_checkpoint_knows_which_records_were_written_before_it(finished):
+    content = (finished / "training_logs" / "metrics.jsonl").read_bytes()
+    steps = saved_steps(finished / "checkpoints")
+    for step in steps:
+        saved, _ = read_manifest(finished / "checkpoints" / checkpoint_name(step))
+        assert intact_records(content, step, None) == (content[: saved.state["records"]], False)
+    assert steps
 
 
 def test_the_summary_holds_what_scripts_rely_on(finished):

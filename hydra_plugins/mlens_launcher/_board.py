@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,12 +55,16 @@ class Standing:
             text = file.read()
         whole = text.rfind(b"\n") + 1
         self.read += whole
-        for record in map(json.loads, text[:whole].splitlines()):
-            if record["kind"] == "train":
-                self.step, self.epoch = record["step"], record["epoch"]
-                self.spent += record["seconds"]
-            elif record["kind"] == "val":
-                self.rmse = record["rmse"]
+        for line in text[:whole].split(b"\n"):
+            with suppress(ValueError, LookupError, TypeError):  # damaged: the job itself warns of it
+                self._note(json.loads(line))
+
+    def _note(self, record: dict) -> None:
+        if record["kind"] == "train":
+            self.step, self.epoch = record["step"], record["epoch"]
+            self.spent += record["seconds"]
+        elif record["kind"] == "val":
+            self.rmse = record["rmse"]
 
 
 class Board:

@@ -18,6 +18,7 @@ from hydra_plugins.mlens_launcher import _agent
 from hydra_plugins.mlens_launcher._ledger import FAILED, FINISHED, RUNNING, STOPPED, Ledger
 from hydra_plugins.mlens_launcher._settings import LauncherSettings, Share, divide
 from mlens.errors import CONTINUE
+from mlens.files import ensure_folder, open_append
 
 # What a process group around the sweep would tell its jobs.
 FOREIGN = ("LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_")
@@ -121,7 +122,9 @@ def log_file(folder: Path, name: str) -> Path:
 
 def resuming(command: list[str], run: Path) -> list[str]:
     """The command, with `resume=true` where the run has begun already; its last argument stays the last."""
-    begun = (run / ".hydra" / "config.yaml").is_file() and "resume=true" not in command
+    from mlens.training.folder import RunFolder
+
+    begun = RunFolder(run).begun and "resume=true" not in command
     return [*command[:-1], "resume=true", command[-1]] if begun else command
 
 
@@ -134,8 +137,8 @@ def last_lines(log: Path) -> str:
 
 def _start(ledger: Ledger, name: str, command: list[str], share: Share) -> Started:
     log = log_file(ledger.folder, name)
-    log.parent.mkdir(exist_ok=True)
-    with log.open("ab") as output:  # a job that goes on writes on
+    ensure_folder(log.parent)
+    with open_append(log) as output:  # a job that goes on writes on
         process = subprocess.Popen(
             [sys.executable, _agent.__file__, "--standalone", f"--nproc_per_node={share.ranks}", *command],
             stdin=subprocess.PIPE,

@@ -18,6 +18,7 @@ from hydra_plugins.mlens_launcher._ledger import RUNNING, STOPPED, Ledger
 from hydra_plugins.mlens_launcher._local import clean_environment, log_file, note_end, resuming
 from hydra_plugins.mlens_launcher._settings import LauncherSettings
 from mlens.errors import CONTINUE, UserError
+from mlens.files import ensure_folder, open_append, refuse_links
 
 POLL = 1.0
 
@@ -43,7 +44,7 @@ class NodeTask:
         node = submitit.JobEnvironment()
         log = self.log if node.global_rank == 0 else self.log.with_suffix(f".node{node.global_rank}.log")
         arguments = torchrun_arguments(self.nnodes, self._ranks(), node.hostnames[0], str(node.job_id))
-        with log.open("ab") as output:
+        with open_append(log) as output:
             self.process = subprocess.Popen(
                 [sys.executable, _agent.__file__, *arguments, *self.command],
                 stdin=subprocess.PIPE,
@@ -99,6 +100,7 @@ def make_executor(settings: LauncherSettings, folder: Path, cluster: str = "slur
     except ImportError as error:
         raise UserError("hydra.launcher.backend=slurm needs submitit: pip install -e '.[slurm]'") from error
     try:
+        refuse_links(folder / "logs", folder / "logs" / "queue")
         executor = submitit.AutoExecutor(folder=folder / "logs" / "queue", cluster=cluster)
         executor.update_parameters(name="mlens", nodes=settings.nnodes, tasks_per_node=1, **(settings.slurm or {}))
     except (RuntimeError, NameError, ValueError, TypeError) as error:
@@ -141,8 +143,8 @@ def run_queued(
             while waiting and len(at_work) < settings.max_parallel:
                 name = waiting.pop(0)
                 log = log_file(ledger.folder, name)
-                log.parent.mkdir(exist_ok=True)
-                log.touch()
+                ensure_folder(log.parent)
+                open_append(log).close()
                 run = ledger.folder / name
                 own = resuming(command(name), run)
                 task = NodeTask(own, settings.nnodes, settings.nproc_per_node, run, log)

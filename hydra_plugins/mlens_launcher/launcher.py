@@ -25,6 +25,7 @@ from hydra_plugins.mlens_launcher._ledger import FINISHED, WAITING, Job, Ledger,
 from hydra_plugins.mlens_launcher._local import processes_with, run_local
 from hydra_plugins.mlens_launcher._settings import LauncherSettings
 from mlens.errors import JobFailed, UserError
+from mlens.files import refuse_links
 
 # A sweep's own settings, which its jobs have no use for.
 SWEEP_ONLY = ("output_dir=", "resume=", "hydra.")
@@ -58,10 +59,13 @@ class MlensLauncher(Launcher):
         validation RMSE of a finished one, a JobFailed for a failed one."""
         from filelock import FileLock, Timeout
 
+        from mlens.training.folder import RunFolder
+
         folder = Path(self.config.hydra.sweep.dir).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         batch = [[o for o in overrides if not o.startswith(SWEEP_ONLY)] for overrides in job_overrides]
         jobs = self._checked_jobs(batch, initial_job_idx)
+        refuse_links(folder / ".sweep.lock", folder / "logs", *(folder / job.name for job in jobs))
         try:
             lock = FileLock(folder / ".sweep.lock").acquire(timeout=0)
         except Timeout as error:
@@ -73,8 +77,7 @@ class MlensLauncher(Launcher):
             todo = [name for name in todo if name not in queued]
             _wait_for_leftovers(folder, todo)
             for name in todo:
-                begun = (folder / name / ".hydra" / "config.yaml").is_file()
-                if (folder / name).exists() and not (begun and name in ledger.known):
+                if (folder / name).exists() and not (RunFolder(folder / name).begun and name in ledger.known):
                     shutil.rmtree(folder / name)
                 ledger.set(name, state=WAITING)
             ledger.write()

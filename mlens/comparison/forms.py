@@ -4,22 +4,20 @@ in one line, so that whoever reads the content need not look twice."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from mlens.errors import UserError
+from mlens.saved_config import read_saved_config
 
 # Larger numbers are none of a run's.
 LARGEST = 1e15
-# How deep a config may be nested; real ones are half as deep.
-DEEPEST = 20
+# By how much a share or a sum of shares may be off, from rounding.
+ROUNDING = 1e-4
 # Rows that a byte of a parquet file may hold: every target has a prediction of its own.
 ROWS_PER_BYTE = 10
 
@@ -42,15 +40,24 @@ def _is(value: Any, *kinds: type) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return _is(value, int, float) and not abs(value) > LARGEST  # NaN is one
+    return _is(value, int, float) and abs(value) <= LARGEST  # NaN is none
+
+
+def _is_within(value: Any, most: float) -> bool:
+    return _is_number(value) and -ROUNDING <= value <= most + ROUNDING
 
 
 TEXT = Kind("text", lambda value: _is(value, str))
 TEXT_OR_NONE = Kind("text or null", lambda value: value is None or _is(value, str))
 WHOLE = Kind("a whole number", lambda value: _is(value, int) and _is_number(value))
+COUNT = Kind("a whole number of at least 0", lambda value: WHOLE.holds(value) and value >= 0)
 NUMBER = Kind("a number", _is_number)
 POSITIVE = Kind("a number above 0", lambda value: _is_number(value) and value > 0)
-FIGURE = Kind("a number or null", lambda value: value is None or _is_number(value))
+ERROR = Kind("a number of at least 0", lambda value: _is_number(value) and value >= 0)
+AMOUNT = Kind("a number of at least 0, or null", lambda value: value is None or ERROR.holds(value))
+LOSS = Kind("a number of at least 0, or null", lambda value: value is None or _is_within(value, LARGEST))
+SHARE = Kind("a number from 0 to 1, or null", lambda value: value is None or _is_within(value, 1))
+MAYBE_NUMBER = Kind("a number or null", lambda value: value is None or _is(value, int, float))
 FIGURES = Kind("a number, null, or an object", lambda value: value is None or _is_number(value) or _is(value, dict))
 OBJECT = Kind("an object", lambda value: _is(value, dict))
 LIST = Kind("a list", lambda value: _is(value, list))
@@ -58,39 +65,51 @@ SWITCH = Kind("true or false", lambda value: isinstance(value, bool))
 ID = Kind("an id", lambda value: _is(value, int, str))
 
 # Taken from the runs' own summaries, as means over seeds.
-SUMMARISED = ("accuracy", "nll", "calibration_error", "auc", "ndcg_10", "user_rmse", "argmax_rmse", "illegal_mass")
+SUMMARISED = {
+    "accuracy": SHARE,
+    "nll": LOSS,
+    "calibration_error": SHARE,
+    "auc": SHARE,
+    "ndcg_10": SHARE,
+    "user_rmse": AMOUNT,
+    "argmax_rmse": AMOUNT,
+    "illegal_mass": SHARE,
+}
 
-_ERRORS = {...: {"rmse": FIGURE}}
-_AUDITED = {"targets": WHOLE, "visible": WHOLE, "shown": {"prompts": WHOLE}}
+_ERRORS = {...: {"rmse": AMOUNT, "mae?": AMOUNT, "targets?": COUNT}}
+_AUDITED = {"targets": COUNT, "visible": COUNT, "shown": {"prompts": COUNT}}
 SUMMARY: Form = {
     "fingerprint": TEXT,
     "overrides": [TEXT],
     "metrics": {
-        "val?": {"rmse?": FIGURE},
-        "test": {"rmse": NUMBER, "by_user_activity?": _ERRORS, "by_movie_popularity?": _ERRORS, ...: FIGURES}
-        | {f"{name}?": FIGURE for name in SUMMARISED},
+        "val?": {"rmse?": AMOUNT},
+        "test": {"rmse": ERROR, "mae?": AMOUNT, "targets?": COUNT, ...: FIGURES}
+        | dict.fromkeys(("by_user_activity?", "by_movie_popularity?", "by_history_length?"), _ERRORS)
+        | {f"{name}?": kind for name, kind in SUMMARISED.items()},
     },
     "baselines": {"test": {"full_history": _ERRORS, "own_history?": _ERRORS}},
-    "training": {"targets": WHOLE, "tokens?": FIGURE, "step?": WHOLE},
-    "seconds": {...: FIGURE},
-    "audit?": {"leaks": {...: WHOLE}, "stages": {...: _AUDITED}},
+    "training": {"targets": COUNT, "tokens?": AMOUNT, "step?": COUNT},
+    "seconds": {...: AMOUNT},
+    "audit?": {"leaks": {...: COUNT}, "stages": {...: _AUDITED}},
     "identity?": {"data": TEXT, "model": TEXT_OR_NONE},
     "made_up_data": SWITCH,
     "versions": {...: TEXT},
 }
-EVALUATION: Form = {"history": OBJECT, "metrics": {"test": {"rmse": NUMBER}}}
+EVALUATION: Form = {"history": OBJECT, "metrics": {"test": {"rmse": ERROR}}}
 PLAN: Form = {"steps_per_epoch": POSITIVE}
 RECORD: Form = {"kind": TEXT}
-VALIDATION: Form = {"step": NUMBER, "seconds": NUMBER, "rmse": FIGURE}
+# A validation of a model that predicts no numbers is recorded as NaN.
+VALIDATION: Form = {"step": COUNT, "seconds": ERROR, "rmse": MAYBE_NUMBER}
 PROMPTS: Form = [
-    {"kind": TEXT, "user": ID, "movie": ID, "t": WHOLE, "title": TEXT, "prompt": TEXT}
-    | dict.fromkeys(("rating", "expected", "history_used"), NUMBER)
+    {"kind": TEXT, "user": ID, "movie": ID, "t": COUNT, "title": TEXT, "prompt": TEXT}
+    | {"rating": NUMBER, "expected": NUMBER, "history_used": COUNT}
 ]
 CONFIG: Form = {"seed": WHOLE, "history": OBJECT, "comparison?": OBJECT}
 
 # Columns of predictions: text or numbers, and numbers (all with prefix p_ too).
 NAMES = ("user", "movie", "history_hash")
 NUMBERS = ("t", "rating", "expected", "argmax", "history_used", "history_dropped")
+COUNTS = ("t", "history_used", "history_dropped")
 
 
 def read_json(file: Path, form: Form = OBJECT) -> Any:
@@ -114,37 +133,15 @@ def parse_json(text: str, form: Form, place: str) -> Any:
 
 
 def read_config(file: Path) -> dict:
-    """A run's saved config. It was resolved before it was saved, so what looks like a reference (`${oc.env:…}`) is text
-    and stays so: the file of somebody else's run must not fetch from this machine's environment. Raises UserError where
-    it can't be read or is none."""
-    try:
-        text = file.read_text(encoding="utf-8")
-        _require_plain(text, file)
-        content = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
-        json.dumps(content, ensure_ascii=False, default=repr).encode()  # as above
-    except UserError:
-        raise
-    except (OSError, ValueError, TypeError, RecursionError, AttributeError, yaml.YAMLError) as error:
-        raise UserError(f"{file} can't be read: {error}") from error
-    except OmegaConfBaseException as error:
-        raise UserError(f"{file} can't be read: {error}") from error
+    """A run's saved config. Raises UserError where it can't be read or is none."""
+    content = read_saved_config(file)
     require(content, CONFIG, str(file))
-    assert isinstance(content, dict)
-    return {str(key): value for key, value in content.items()}
-
-
-def _require_plain(text: str, file: Path) -> None:
-    """Raises UserError for YAML that unfolds to any size, or is nested so deep that it takes minutes to read."""
-    depth = 0
-    for event in yaml.parse(text, yaml.SafeLoader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST or isinstance(event, yaml.AliasEvent):
-            raise UserError(f"{file} can't be read: a run's config has no aliases, and is at most {DEEPEST} deep")
+    return content
 
 
 def read_predictions(file: Path, columns: tuple[str, ...] | None = None) -> pl.DataFrame:
     """One row a target: these columns (None: all that predictions have). Raises UserError where the file can't be read,
-    or a column is missing, of another kind, or has gaps."""
+    a column is missing, of another kind, or has gaps, a target stands twice, or figures in any column can't be."""
     try:
         schema = pl.read_parquet_schema(file)
         rows = pl.scan_parquet(file, glob=False).select(pl.len()).collect().item()
@@ -154,6 +151,7 @@ def read_predictions(file: Path, columns: tuple[str, ...] | None = None) -> pl.D
             _require_column(name, schema, file)
         if not 0 < rows <= ROWS_PER_BYTE * file.stat().st_size:
             raise UserError(f"{file}: {rows:,} rows of predictions can't be in it")
+        _require_possible(file, schema)
         frame = pl.read_parquet(file, columns=wanted, glob=False)
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise UserError(f"{file} can't be read: {str(error).partition(chr(10))[0]}") from error
@@ -162,6 +160,36 @@ def read_predictions(file: Path, columns: tuple[str, ...] | None = None) -> pl.D
         if gap or frame[name].has_nulls():
             raise UserError(f"{file}: the column {name} has values that are none")
     return frame
+
+
+def _require_possible(file: Path, schema: dict[str, pl.DataType] | pl.Schema) -> None:
+    """Raises UserError for the first rule that a row breaks. The rows are read in pieces, and not kept."""
+    shares = [name for name in schema if name.startswith("p_")]
+    for name in (name for name in (*NAMES, *NUMBERS, *shares) if name in schema):
+        _require_column(name, schema, file)
+    rules = {f"{name} is negative": pl.col(name) < 0 for name in COUNTS if name in schema}
+    rules |= {f"{name} is no probability": ~pl.col(name).is_between(-ROUNDING, 1 + ROUNDING) for name in shares}
+    if shares:
+        scale = _scale(shares, file)
+        lowest, highest = min(scale) - ROUNDING, max(scale) + ROUNDING
+        rules["probabilities don't sum to 1"] = (pl.sum_horizontal(shares) - 1).abs() > ROUNDING
+        on_scale = {name: pl.col(name).is_in(scale) for name in ("rating", "argmax") if name in schema}
+        rules |= {f"{name} is not on the scale": ~rule for name, rule in on_scale.items()}
+        if "expected" in schema:
+            rules["expected is outside of the scale"] = ~pl.col("expected").is_between(lowest, highest)
+    if {"user", "t"} <= {*schema}:
+        rules["a target stands twice"] = pl.struct("user", "t").is_duplicated()
+    found = pl.scan_parquet(file, glob=False).select(rule.any().alias(name) for name, rule in rules.items()).collect()
+    broken = [name for name in rules if found[name][0]]
+    if broken:
+        raise UserError(f"{file}: {broken[0]}: these are no run's predictions")
+
+
+def _scale(shares: Sequence[str], file: Path) -> list[float]:
+    try:
+        return [float(name.removeprefix("p_")) for name in shares]
+    except ValueError as error:
+        raise UserError(f"{file}: a column p_… is of no rating: {error}") from error
 
 
 def _require_column(name: str, schema: dict[str, pl.DataType] | pl.Schema, file: Path) -> None:

@@ -21,7 +21,7 @@ from mlens.comparison.results import LEVEL, Results, answer, baseline_names, com
 from mlens.comparison.runs import Arm, differing_keys, find_runs, make_arms, strategy_label
 from mlens.data.delimited import without_formulas
 from mlens.errors import one_line
-from mlens.files import write_beside, write_text
+from mlens.files import atomic_write, write_text
 
 # Marks that turn the direction of writing, for all that follows in a line: one in a title would turn the figures behind
 # it. People see them as escapes, the model as they are.
@@ -57,7 +57,7 @@ def report(folders: Sequence[Path], output: Path) -> Report:
     frame = table(results)
     content = _content(results, frame, refused)
     output.mkdir(parents=True, exist_ok=True)
-    write_beside(output / "results.csv", without_formulas(frame).write_csv)
+    atomic_write(output / "results.csv", without_formulas(frame).write_csv)
     write_text(output / "report.md", _markdown(content))
     write_text(output / "report.html", _html(content))
     return Report(output / "report.html", content["answer"], frame, refused)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from mlens.comparison.report import Report
+from mlens.files import refuse_links
 from mlens.training.settings import Wandb
 
 
@@ -15,6 +16,7 @@ def track(written: Report, settings: Wandb, folder: Path) -> None:
         return
     import wandb
 
+    refuse_links(folder / "wandb")
     run = wandb.init(
         mode=cast(Literal["online", "offline"], settings.mode),
         project=settings.project,

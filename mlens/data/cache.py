@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +21,7 @@ import platformdirs
 from filelock import FileLock, Timeout
 
 from mlens.errors import UserError
-from mlens.files import disk_refusal, flush, in_words, naming, write_json
+from mlens.files import NEW, atomic_folder, disk_refusal, in_words, refuse_links, write_json
 
 MANIFEST = "manifest.json"
 # From how many bytes on a file's digest is worth remembering: 16 MiB are read in some hundredths of a second.
@@ -106,8 +105,8 @@ def cached_folder(kind: str, key: str, write: Callable[[Path], None]) -> Path:
         return folder
     with lock(folder):
         if not is_whole(folder, tell=True):
-            with placed(folder) as beside:
-                write(beside)
+            with new_entry(folder) as fresh:
+                write(fresh)
     return folder
 
 
@@ -120,51 +119,41 @@ def lock(folder: Path) -> Iterator[None]:
     """
     with _told():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
+        lock_file = folder.with_name(f"{folder.name}.lock")
+        refuse_links(lock_file)
+        with FileLock(lock_file):
             _remove_leftovers(folder)
             yield
 
 
 def _remove_leftovers(folder: Path) -> None:
-    for beside in folder.parent.glob(".*-*"):
-        key = beside.name[1:].rpartition("-")[0]
+    for left in folder.parent.glob(f".*{NEW}"):
+        key = left.name[1:].rsplit(".", 2)[0]
         if key == folder.name:
-            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(left, ignore_errors=True)
             continue
         # Who holds the lock of another entry is filling it right now.
         with suppress(Timeout, OSError), FileLock(folder.with_name(f"{key}.lock"), timeout=0):
-            shutil.rmtree(beside, ignore_errors=True)
-
-
-@contextmanager
-def placed(folder: Path) -> Iterator[Path]:
-    """Under the entry's lock: an empty folder beside it, which becomes the entry when it was filled inside."""
-    beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    try:
-        with naming(beside):
-            yield beside
-            seal(beside)
-            if folder.exists():
-                # Who has mapped the damaged one keeps it until the end.
-                folder.rename(Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-")) / "damaged")
-            beside.rename(folder)
-            flush(folder.parent)
-    except FileNotFoundError as error:
-        if beside.exists() or folder.exists():
-            raise
-        raise UserError(f"{folder.parent} was deleted while it was written to: start again") from error
-    finally:
-        for left in folder.parent.glob(f".{folder.name}-*"):
             shutil.rmtree(left, ignore_errors=True)
 
 
+@contextmanager
+def new_entry(folder: Path) -> Iterator[Path]:
+    """Under the entry's lock: an empty folder, which is sealed and becomes the entry when it was filled inside."""
+    with atomic_folder(folder) as fresh:
+        try:
+            yield fresh
+            seal(fresh)
+        except FileNotFoundError as error:
+            if fresh.exists():
+                raise
+            raise UserError(f"{folder.parent} was deleted while it was written to: start again") from error
+
+
 def seal(folder: Path) -> None:
-    """Note the digest of every file in the filled folder, and have all of them lie on the disk."""
+    """Note the digest of every file in the filled folder."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
-    for file in files:
-        flush(file)
     write_json(folder / MANIFEST, {file.relative_to(folder).as_posix(): _digest(file).hex() for file in files})
-    flush(folder)
 
 
 def is_whole(folder: Path, tell: bool = False) -> bool:

@@ -54,4 +54,5 @@ class MovieLensCsv:
             movies_file=movies_file,
             scale=tuple(self.rating_scale or HALF_STARS),
             tags=tidy_tags(tags[0]) if tags else None,
+            tags_file=tags_files[0] if tags_files else None,
         )

@@ -83,6 +83,7 @@ class MovieLensDat:
             scale=tuple(self.rating_scale or SCALES[self.release]),
             users=_read_users(others["users.dat"]) if "users.dat" in others else None,
             tags=_read_tags(others["tags.dat"]) if "tags.dat" in others else None,
+            tags_file=others.get("tags.dat"),
         )
 
 

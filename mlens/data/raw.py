@@ -18,6 +18,10 @@ HALF_STARS = tuple(i / 2 for i in range(1, 11))
 WHOLE_STARS = (1.0, 2.0, 3.0, 4.0, 5.0)
 # A real time in seconds, or in any finer unit, is far below; sums of such times stay exact.
 NEVER = 2**53
+# Characters of one text: a title, genres, a tag, a profile, a task, a turn of context, an id. The longest title of
+# ml-latest-small has 158 and its longest tag 85; a prompt of 2,048 tokens has no room for a text beyond this.
+LONGEST_TEXT = 4000
+MOST_QUOTED = 200
 MOVIE_SCHEMA = {"movie": pl.Int64, "title": pl.String, "genres": pl.String}
 
 
@@ -30,7 +34,8 @@ class RawTables:
     movies: `movie` (raw id), `title`, `genres` (text, comma separated, may be empty), optionally `line`;
     users: `user` (raw id) and optionally `profile`, `task` (text), or None; users without ratings are dropped;
     tags: `user`, `movie`, `tag`, `timestamp` in source order, or None;
-    ratings_file, movies_file: named in errors (None: the same file); place: how an error names a line of a file;
+    ratings_file, movies_file, tags_file: named in errors (None: the same file as the ratings'); place: how an error
+    names a line of a file;
     scale: the legal ratings, ascending.
     """
 
@@ -42,6 +47,7 @@ class RawTables:
     tags: pl.DataFrame | None = None
     made_up: bool = False
     movies_file: Path | None = None
+    tags_file: Path | None = None
     place: str = PLACE
 
 
@@ -59,6 +65,22 @@ def on_one_line(text: pl.Expr) -> pl.Expr:
     return text.str.replace_all(r" *[\p{Cc}\u{2028}\u{2029}][\p{Cc}\u{2028}\u{2029} ]*", " ").str.strip_chars()
 
 
+def is_too_long(text: pl.Expr) -> pl.Expr:
+    """Whether a text has more characters than any real one."""
+    return text.str.len_chars() > LONGEST_TEXT
+
+
+def too_long(what: str) -> str:
+    """What an error says of such a text."""
+    return f"the {what} has more than {LONGEST_TEXT:,} characters"
+
+
+def shorten(value: object) -> str:
+    """A value as an error quotes it."""
+    text = str(value)
+    return text if len(text) <= MOST_QUOTED else f"{text[: MOST_QUOTED - 3]}..."
+
+
 def tidy_tags(tags: pl.DataFrame) -> pl.DataFrame:
     """Tags on one line, without outer blanks; empty ones are left out."""
     return tags.with_columns(on_one_line(pl.col("tag"))).filter(pl.col("tag").fill_null("") != "")
@@ -70,10 +92,11 @@ def build_table(raw: RawTables) -> RatingTable:
 
     Raises UserError, naming file, line and rule, for a rating off the scale, a movie without a title or listed twice,
     a rating of an unknown movie, a duplicate (user, movie, timestamp), a negative or impossible time, a user described
-    twice, or no ratings at all.
+    twice, a text of more than LONGEST_TEXT characters, or no ratings at all.
     """
     movies = _checked_movies(raw)
     users = _checked_users(raw)
+    _check_tags_and_contexts(raw)
     user, movie, level = _checked_ratings(raw, users, movies)
     time = raw.ratings["timestamp"].to_numpy()
     order = time_order(user, time)
@@ -111,6 +134,8 @@ def _checked_movies(raw: RawTables) -> pl.DataFrame:
     )
     file = raw.movies_file or raw.ratings_file
     _refuse(raw.place, file, movies.filter(pl.col("title") == ""), "the title is missing", ["id"])
+    for name in ("title", "genres"):
+        _refuse(raw.place, file, movies.filter(is_too_long(pl.col(name))), too_long(name), ["id"])
     again = movies.filter(~pl.col("id").is_first_distinct())
     _refuse(raw.place, file, again, "the movie is listed on an earlier line too", ["id", "title"])
     return movies.drop("line")
@@ -119,13 +144,36 @@ def _checked_movies(raw: RawTables) -> pl.DataFrame:
 def _checked_users(raw: RawTables) -> pl.DataFrame:
     """`user` and what is told of them: one row for each who rated, by ascending id."""
     users = raw.ratings.select(_wide(raw.ratings["user"].unique().sort()))
+    _refuse_long_texts(raw.ratings_file, users, "user")
     if raw.users is None:
         return users
     again = raw.users.filter(~pl.col("user").is_first_distinct())
     if not again.is_empty():
         raise UserError(f"{raw.ratings_file}: user {again['user'][0]} is described twice")
-    told = [on_one_line(pl.col(name)) for name in ("profile", "task") if name in raw.users.columns]
-    return users.join(raw.users.with_columns(told), on="user", how="left", maintain_order="left")
+    told = [name for name in ("profile", "task") if name in raw.users.columns]
+    described = raw.users.with_columns(on_one_line(pl.col(name)) for name in told)
+    for name in told:
+        _refuse_long_texts(raw.ratings_file, described, name)
+    return users.join(described, on="user", how="left", maintain_order="left")
+
+
+def _refuse_long_texts(file: Path, users: pl.DataFrame, name: str) -> None:
+    if users[name].dtype != pl.String:
+        return
+    long = users.filter(is_too_long(pl.col(name)))
+    if not long.is_empty():
+        raise UserError(f"{file}: user {shorten(long['user'][0])}: {too_long(name)}")
+
+
+def _check_tags_and_contexts(raw: RawTables) -> None:
+    if raw.tags is not None:
+        long = raw.tags.filter(is_too_long(pl.col("tag")))
+        if "line" not in long.columns:
+            long = long.with_columns(line=pl.lit(None))
+        _refuse(raw.place, raw.tags_file or raw.ratings_file, long, too_long("tag"), ["user", "movie"])
+    if "context" in raw.ratings.columns:
+        turns = raw.ratings["context"].list.eval(is_too_long(pl.element())).list.any()
+        _refuse_rating(raw, turns.fill_null(False).to_numpy(), too_long("context"))
 
 
 def _checked_ratings(
@@ -189,6 +237,6 @@ def _refuse(place: str, file: Path, bad: pl.DataFrame, rule: str, shown: list[st
         return
     row = bad.row(0, named=True)
     where = str(file) if row["line"] is None else place.format(file=file, line=row["line"])
-    values = ", ".join(f"{'movie' if name == 'id' else name} {row[name]}" for name in shown)
+    values = ", ".join(f"{'movie' if name == 'id' else name} {shorten(row[name])}" for name in shown)
     values = " ".join(values.split())  # one line, whatever a title holds
     raise UserError(f"{where}: {rule} ({values})")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
@@ -36,10 +35,10 @@ def tensors_only() -> Iterator[None]:
 
 def make_universal(checkpoint: Path, universal: Path) -> None:
     """Write the ZeRO checkpoint (stage 1, 2 or 3, with Adam's moments) as one that any number of ranks can load
-    (DeepSpeed's universal checkpoint, https://www.deepspeed.ai/tutorials/universal-checkpointing)."""
+    (DeepSpeed's universal checkpoint, https://www.deepspeed.ai/tutorials/universal-checkpointing). `universal` is a new
+    name in a folder of its own, where DeepSpeed leaves a file beside it."""
     from deepspeed.checkpoint import ds_to_universal
 
-    shutil.rmtree(universal, ignore_errors=True)
     settings = argparse.Namespace(
         input_folder=str(checkpoint),
         output_folder=str(universal),
@@ -51,4 +50,3 @@ def make_universal(checkpoint: Path, universal: Path) -> None:
     )
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # what it tells is of no use to anyone here
         ds_to_universal.main(settings)
-    (universal.parent / "latest_universal").unlink(missing_ok=True)

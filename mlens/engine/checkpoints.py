@@ -19,7 +19,7 @@ from typing import Any
 from mlens.engine.engine import Engine
 from mlens.engine.manifest import MANIFEST, Saved, checkpoint_name, digest_of, read_manifest, saved_steps
 from mlens.errors import RunFailed, first_line
-from mlens.files import write_json
+from mlens.files import fresh_folder, fresh_name, remove, remove_leftovers, write_json
 
 
 @dataclass(frozen=True)
@@ -32,22 +32,23 @@ class Checkpoints:
     keep: int
 
     def save(self, step: int, state: dict, needs: int | None) -> None:
-        """Write the engine's parameters and optimizer, and `state`: beside, with their digests, then renamed.
+        """Write the engine's parameters and optimizer, and `state`, with their digests, under a temporary name.
 
         Raises RunFailed, on all ranks, where the disk hasn't the room: what was saved before stays.
         """
-        ranks, beside = self.engine.ranks, self.folder / ".new"
-        ranks.alone(lambda: self._make_room(beside, step))
+        ranks, name = self.engine.ranks, checkpoint_name(step)
+        # DeepSpeed leaves a program in the folder around the checkpoint's.
+        fresh = ranks.alone(lambda: self._make_room(step))
         try:
-            self.engine.save(self.folder, beside.name)
-            found = ranks.gather(_digests(self._share(beside)))
+            self.engine.save(fresh, name)
+            found = ranks.gather(_digests(self._share(fresh / name)))
         except (OSError, RuntimeError) as error:
             if not _could_not_write(error):
                 raise
             if ranks.main:
-                shutil.rmtree(beside, ignore_errors=True)
+                shutil.rmtree(fresh, ignore_errors=True)
             raise RunFailed(self._cannot(step, first_line(error))) from error
-        ranks.alone(lambda: self._put(beside, Saved(step, needs, ranks.world, state, _merged(found))))
+        ranks.alone(lambda: self._put(fresh / name, Saved(step, needs, ranks.world, state, _merged(found))))
 
     def load_newest(self) -> dict | None:
         """Load the newest checkpoint that is whole, and whose needed one is; returns its state, None without any.
@@ -90,21 +91,23 @@ class Checkpoints:
         files = sorted(file for file in path.iterdir() if file.is_file() and file.name != MANIFEST)
         return files[self.engine.ranks.rank :: self.engine.ranks.world]
 
-    def _make_room(self, beside: Path, step: int) -> None:
-        shutil.rmtree(beside, ignore_errors=True)
+    def _make_room(self, step: int) -> Path:
+        """A new folder to write the checkpoint in. Raises RunFailed where the disk hasn't the room."""
+        remove_leftovers(self.folder)
         steps = saved_steps(self.folder)
         needed = _bytes(self.folder / checkpoint_name(steps[-1])) if steps else self.engine.checkpoint_bytes
         free = shutil.disk_usage(self.folder).free
         if free < needed:
             raise RunFailed(self._cannot(step, f"it takes {needed / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free"))
+        return fresh_folder(self.folder / checkpoint_name(step))
 
-    def _put(self, beside: Path, saved: Saved) -> None:
+    def _put(self, written: Path, saved: Saved) -> None:
         path = self.folder / checkpoint_name(saved.step)
         try:
-            write_json(beside / MANIFEST, {"digest": digest_of(saved), **vars(saved)})
-            if path.exists():  # of a run that had to go back to an earlier one
-                shutil.rmtree(path)
-            beside.rename(path)
+            write_json(written / MANIFEST, {"digest": digest_of(saved), **vars(saved)})
+            remove(path)  # of a run that had to go back to an earlier one
+            written.rename(path)
+            remove(written.parent)
         except OSError as error:
             raise RunFailed(self._cannot(saved.step, error)) from error
         _link(self.folder / "last", path)
@@ -120,7 +123,7 @@ class Checkpoints:
 
     def _drop(self, steps: Iterable[int]) -> None:
         for step in list(steps):
-            shutil.rmtree(self.folder / checkpoint_name(step))
+            remove(self.folder / checkpoint_name(step))
 
     def _cannot(self, step: int, why: Any) -> str:
         steps = saved_steps(self.folder)
@@ -152,8 +155,7 @@ def _bytes(path: Path) -> int:
 
 
 def _link(link: Path, target: Path) -> None:
-    beside = link.with_name(f".{link.name}.new")
     with suppress(OSError):  # a file system without links: nothing reads them
-        beside.unlink(missing_ok=True)
-        beside.symlink_to(target.name)
-        beside.replace(link)
+        fresh = fresh_name(link)
+        fresh.symlink_to(target.name)
+        fresh.replace(link)

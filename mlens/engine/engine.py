@@ -15,6 +15,7 @@ from mlens.engine.checkpoint_files import make_universal, tensors_only
 from mlens.engine.ranks import Ranks
 from mlens.engine.settings import DeepSpeed, Optimizer, checkpoint_bytes
 from mlens.errors import RunFailed, UserError, first_line
+from mlens.files import atomic_folder, fresh_folder
 from mlens.model.adapters import without_adapters
 from mlens.model.check import ModelCheck, check_model, require_passed, worst
 from mlens.model.fused import label_head
@@ -118,27 +119,27 @@ class Engine:
                 f"{folder / tag} was written by {written_by} ranks: with trainer.optimizer={engine.optimizer_name()} "
                 f"go on with as many, not {self.ranks.world} (DeepSpeed converts Adam's checkpoints alone)"
             )
+        checkpoint = folder / tag
         with tensors_only():
             if convert:
-                universal = f"{tag}.universal"
-                self.ranks.alone(lambda: make_universal(folder / tag, folder / universal))
-                tag = universal
+                folder, tag = self.ranks.alone(lambda: fresh_folder(checkpoint)), "universal"
+                self.ranks.alone(lambda: make_universal(checkpoint, folder / tag))
             engine._config.load_universal_checkpoint = convert
             try:
                 loaded, _ = engine.load_checkpoint(str(folder), tag=tag)
             except UnpicklingError as error:
-                raise RunFailed(f"{folder / tag} can't be loaded: {first_line(error)}") from error
+                raise RunFailed(f"{checkpoint} can't be loaded: {first_line(error)}") from error
             finally:
                 engine._config.load_universal_checkpoint = False
         self.ranks.wait()
         if convert and self.ranks.main:
-            shutil.rmtree(folder / tag)
+            shutil.rmtree(folder)
         if loaded is None:
-            raise RunFailed(f"{folder / tag} can't be loaded: it is not whole")
+            raise RunFailed(f"{checkpoint} can't be loaded: it is not whole")
 
     def export(self, folder: Path, tokenizer: PreTrainedTokenizerBase, merge: bool = False) -> None:
         """Write the model (an adapter alone with LoRA, or with `merge` the whole model with it added) and its tokenizer
-        in Hugging Face format, beside and renamed."""
+        in Hugging Face format."""
         model: PreTrainedModel = self._engine.module
         if self._engine.zero_optimization_stage() == 3:
             state = self._engine._zero3_consolidated_16bit_state_dict()
@@ -147,12 +148,9 @@ class Engine:
         if self.ranks.main:
             if merge:
                 model, state = without_adapters(model, state)
-            beside = folder.with_name(f"{folder.name}.new")
-            shutil.rmtree(beside, ignore_errors=True)
-            model.save_pretrained(beside, state_dict=state)
-            tokenizer.save_pretrained(beside)
-            shutil.rmtree(folder, ignore_errors=True)
-            beside.rename(folder)
+            with atomic_folder(folder) as fresh:
+                model.save_pretrained(fresh, state_dict=state)
+                tokenizer.save_pretrained(fresh)
         self.ranks.wait()
 
 

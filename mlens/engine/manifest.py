@@ -30,7 +30,8 @@ def checkpoint_name(step: int) -> str:
 
 def saved_steps(folder: Path) -> list[int]:
     """The steps of the checkpoints in `folder`, whole or damaged, ascending."""
-    names = [path.name.removeprefix(PREFIX) for path in folder.glob(f"{PREFIX}*") if path.is_dir()]
+    folders = [path for path in folder.glob(f"{PREFIX}*") if path.is_dir() and not path.is_symlink()]
+    names = [path.name.removeprefix(PREFIX) for path in folders]
     return sorted(int(name) for name in names if name.isdecimal())
 
 

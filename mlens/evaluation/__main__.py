@@ -24,18 +24,20 @@ def main() -> None:
     parser.add_argument(
         "overrides", nargs="+", metavar="OVERRIDE", help="history=OPTION, history.KEY=VALUE, prompt.KEY=…"
     )
+    parser.add_argument("--trust", action="store_true", help="let RUN run code: a class from outside of mlens")
     options = parser.parse_args()
     with told_in_one_line():
-        summary = evaluate_under(options.run, options.overrides)
+        summary = evaluate_under(options.run, options.overrides, options.trust)
         if os.environ["RANK"] == "0":
             print(summary)
 
 
-def evaluate_under(run: Path, overrides: list[str]) -> Path:
+def evaluate_under(run: Path, overrides: list[str], trust: bool = False) -> Path:
     """Evaluate the model of the finished `run` on its validation and test targets under these overrides of its config;
     returns the summary that was written.
 
-    Raises UserError where the run isn't finished, an override asks for other targets, or there is such an evaluation.
+    Raises UserError where the run isn't finished, an override asks for other targets, there is such an evaluation, or,
+    unless `trust` allows it, the run would run code of its own.
     """
     from hydra.utils import instantiate
 
@@ -45,15 +47,16 @@ def evaluate_under(run: Path, overrides: list[str]) -> Path:
     from mlens.engine.ranks import join_ranks
     from mlens.evaluation.alone import load_alone
     from mlens.evaluation.evaluate import by_activity, evaluate
-    from mlens.files import write_beside, write_json
+    from mlens.files import atomic_write, ensure_folder, refuse_links, write_json
     from mlens.identity import read_identity
     from mlens.inside import open_inside
     from mlens.packing.audit import audit
 
-    config = run_config(run, overrides, MAY_DIFFER)
+    config = run_config(run, overrides, MAY_DIFFER, trust)
     settings = check(config)
     ranks = join_ranks()
     folder = run / "evaluations" / ",".join(overrides).replace("/", "_")
+    refuse_links(folder.parent, folder, folder / "predictions")
     if ranks.first(lambda: (folder / "summary.json").exists()):
         raise UserError(f"{folder} holds this evaluation already: remove it to do it again")
     identity = ranks.alone(lambda: read_identity(run))
@@ -69,8 +72,9 @@ def evaluate_under(run: Path, overrides: list[str]) -> Path:
         evaluated = evaluate(scorer, dataset, collator, settings.evaluation.draws)
         metrics[name] = evaluated.metrics | by_activity(dataset, inside.roles, evaluated.frame)
         if ranks.main:
-            (folder / "predictions").mkdir(parents=True, exist_ok=True)
-            write_beside(folder / "predictions" / f"{name}.parquet", evaluated.frame.write_parquet)
+            for made in (folder.parent, folder, folder / "predictions"):
+                ensure_folder(made)
+            atomic_write(folder / "predictions" / f"{name}.parquet", evaluated.frame.write_parquet)
     if ranks.main:
         from omegaconf import OmegaConf
 

@@ -9,6 +9,13 @@ from mlens.errors import UserError
 
 DTYPES = ("float32", "bfloat16")
 ROWS = "rows"
+# Packed rows, or one of transformers' own. It takes any other text for a kernel to be fetched from a hub, and run.
+ATTENTIONS = (ROWS, "sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3", "flash_attention_4")
+
+
+def _require_attention(attention: str) -> None:
+    if attention not in ATTENTIONS:
+        raise UserError(f"model.attention must be one of {', '.join(ATTENTIONS)}, not {attention}")
 
 
 def _require_dtype(dtype: str) -> None:
@@ -76,6 +83,7 @@ class TinyModel:
 
     def __post_init__(self) -> None:
         _require_dtype(self.dtype)
+        _require_attention(self.attention)
         for name in ("hidden_size", "layers", "heads", "kv_heads", "head_size", "intermediate_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"model.{name} must be at least 1, not {getattr(self, name)}")
@@ -104,6 +112,7 @@ class PretrainedModel:
 
     def __post_init__(self) -> None:
         _require_dtype(self.dtype)
+        _require_attention(self.attention)
         if self.name is None and self.path is None:
             raise UserError("model=hf needs a model: model.path=FOLDER or model.name=HUB_ID")
         if self.path is not None:

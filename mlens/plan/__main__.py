@@ -25,7 +25,7 @@ def main() -> None:
         "overrides", nargs="*", metavar="OVERRIDE", help="as for train.py; hardware=NAME, hardware.KEY=…"
     )
     options = parser.parse_intermixed_args()
-    with told_in_one_line():
+    with told_in_one_line(result_on_stdout=True):
         plan_and_tell(options.overrides, options.multirun)
 
 

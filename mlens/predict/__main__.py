@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from io import BufferedWriter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,7 +60,7 @@ def main() -> None:
         help="let the folder run code: a history strategy from outside of mlens, a base model's own code",
     )
     options = parser.parse_args()
-    with told_in_one_line():
+    with told_in_one_line(result_on_stdout=options.output is None):
         run(options)
 
 
@@ -81,10 +82,10 @@ def run(options: argparse.Namespace) -> None:
     if options.output is None:
         _show(frame, asked)
     else:
-        from mlens.files import write_beside
+        from mlens.files import atomic_write
 
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        write_beside(options.output, lambda beside: _writer(options.output)(frame, beside))
+        atomic_write(options.output, lambda stream: _writer(options.output)(frame, stream))
         print(options.output)
 
 
@@ -100,26 +101,26 @@ def _rank(predictor: Predictor, asked: Asked) -> pl.DataFrame:
         return predictor.rank(asked, lambda done: progress.advance(bar, done))
 
 
-def _writer(file: Path) -> Callable[[pl.DataFrame, Path], object]:
+def _writer(file: Path) -> Callable[[pl.DataFrame, BufferedWriter], object]:
     """How the file is written, by the end of its name. Raises UserError for another end."""
-    writers: dict[str, Callable[[pl.DataFrame, Path], object]] = {
+    writers: dict[str, Callable[[pl.DataFrame, BufferedWriter], object]] = {
         ".csv": _write_csv,
-        ".json": lambda frame, beside: frame.write_json(beside),
-        ".parquet": lambda frame, beside: frame.write_parquet(beside),
+        ".json": lambda frame, stream: frame.write_json(stream),
+        ".parquet": lambda frame, stream: frame.write_parquet(stream),
     }
     if file.suffix.lower() not in writers:
         raise UserError(f"--output {file} must end in {', '.join(writers)}")
     return writers[file.suffix.lower()]
 
 
-def _write_csv(frame: pl.DataFrame, file: Path) -> None:
+def _write_csv(frame: pl.DataFrame, stream: BufferedWriter) -> None:
     import polars as pl
 
     from mlens.data.delimited import without_formulas
 
     if "prompt_token_ids" in frame.columns:  # a cell holds no list
         frame = frame.with_columns(pl.col("prompt_token_ids").cast(pl.List(pl.String)).list.join(" "))
-    without_formulas(frame).write_csv(file)
+    without_formulas(frame).write_csv(stream)
 
 
 def _show(frame: pl.DataFrame, asked: Asked) -> None:

@@ -14,7 +14,7 @@ import polars as pl
 from mlens.data.behaviour_json import BehaviourJson
 from mlens.data.csv_ratings import with_ids
 from mlens.data.delimited import PLACE, header, read_csv
-from mlens.data.raw import genres_from_pipes, on_one_line
+from mlens.data.raw import genres_from_pipes, is_too_long, on_one_line, too_long
 from mlens.errors import UserError
 
 COLUMNS = {
@@ -133,6 +133,8 @@ def _named(names: Sequence[str], kind: str, where: str) -> dict[str, str]:
 
 def _column(name: str, values: list[Any], given: Given) -> pl.Series:
     """A column of records, checked value by value."""
+    for line, value in enumerate(values, 1):
+        _refuse_half_characters(given, line, name, value)
     if name in ("user", "movie"):
         return _ids(name, values, given)
     if name == "context":
@@ -162,6 +164,16 @@ def _ids(name: str, values: list[Any], given: Given) -> pl.Series:
     return pl.Series(name, [int(value) for value in values], dtype=pl.Int64)
 
 
+def _refuse_half_characters(given: Given, line: int, name: str, value: Any) -> None:
+    """JSON may write half of a character pair as an escape, which is no text."""
+    try:
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str):
+                text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{given.where(line)}: the {name} holds half of a character pair") from error
+
+
 def _are_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
@@ -178,4 +190,10 @@ def _tidied(given: Given) -> Given:
         frame = frame.with_columns(on_one_line(pl.col("title").fill_null("")), genres)
         frame = frame.with_columns(on_one_line(genres_from_pipes()))
         given.refuse_any(frame.filter(pl.col("title") == ""), "the title is missing")
+    for name in frame.columns:
+        if frame[name].dtype == pl.String:
+            given.refuse_any(frame.filter(is_too_long(pl.col(name))), too_long(name))
+        if frame[name].dtype == pl.List(pl.String):
+            turns = pl.col(name).list.eval(is_too_long(pl.element())).list.any()
+            given.refuse_any(frame.filter(turns), too_long(name))
     return Given(frame, given.file, given.place)

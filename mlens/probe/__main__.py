@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=500, help="how many of each kind (500)")
     parser.add_argument("--seed", type=int, default=0, help="of what is asked (0)")
     options = parser.parse_intermixed_args()
-    with told_in_one_line():
+    with told_in_one_line(result_on_stdout=True):
         probe(options.overrides, options.questions, options.seed)
 
 

@@ -40,7 +40,7 @@ def main() -> None:
     options = parser.parse_args()
     if not options.clean and (options.keep or options.dry_run or options.yes):
         parser.error("--keep, --dry-run and --yes go with --clean")
-    with told_in_one_line():
+    with told_in_one_line(result_on_stdout=True):
         if options.clean:
             clean(options.folders, options.keep == "best", options.dry_run, options.yes)
         else:

@@ -80,7 +80,8 @@ def list_runs(folders: Iterable[Path]) -> list[Listed]:
 
 
 def is_run(path: Path) -> bool:
-    return (path / ".hydra" / "config.yaml").is_file() or (path / "summary.json").is_file()
+    folder = RunFolder(path)
+    return folder.begun or folder.summary.is_file()
 
 
 def _read_ledger(sweep: Path) -> tuple[dict[str, Job], str]:
@@ -99,7 +100,7 @@ def _last_words(job: Job) -> str:
 def _describe(path: Path, job: Job | None) -> Listed:
     folder = RunFolder(path)
     sizes = Sizes(*(_bytes(place) for place in (folder.checkpoints, folder.model, path)))
-    traces = (folder.summary, folder.metrics, folder.hydra / "config.yaml")
+    traces = (folder.summary, folder.metrics, folder.config)
     written = max((trace.stat().st_mtime for trace in traces if trace.is_file()), default=0.0)
     try:
         if folder.summary.is_file():
@@ -117,7 +118,7 @@ def _describe(path: Path, job: Job | None) -> Listed:
                 sizes=sizes,
                 written=written,
             )
-        settings = _settings(read_config(folder.hydra / "config.yaml"))
+        settings = _settings(read_config(folder.config))
     except UserError as error:
         return Listed(path, BROKEN, str(error), sizes=sizes, written=written)
     state, note = UNFINISHED, ""

@@ -24,7 +24,7 @@ examples:
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m mlens.show",
-        usage="%(prog)s [RUN] user=ID [t=N | movie=ID] [stage=train|val|test] [OVERRIDE ...] [--all]",
+        usage="%(prog)s [RUN] user=ID [t=N | movie=ID] [stage=train|val|test] [OVERRIDE ...] [--all] [--trust]",
         description="Show what the model sees of one rating that it is to predict: which earlier ratings were chosen,\n"
         "trimmed or hidden and why, the prompt, its token ids, and the row it lands in. No model is loaded.",
         epilog=HELP,
@@ -34,13 +34,15 @@ def main() -> None:
         "words", nargs="+", metavar="WORD", help="RUN, user=, t=, movie=, stage=, and overrides of train.py"
     )
     parser.add_argument("--all", action="store_true", help="every rating of the user and every piece of the prompt")
+    parser.add_argument("--trust", action="store_true", help="let RUN run code: a class from outside of mlens")
     options = parser.parse_args()
-    with told_in_one_line():
-        show(options.words, options.all)
+    with told_in_one_line(result_on_stdout=True):
+        show(options.words, options.all, options.trust)
 
 
-def show(words: list[str], everything: bool = False) -> None:
-    """Print the page. Raises UserError where the words ask for what there isn't."""
+def show(words: list[str], everything: bool = False, trust: bool = False) -> None:
+    """Print the page. Raises UserError where the words ask for what there isn't, or, unless `trust` allows it, the run
+    would run code of its own."""
     asked, run, overrides = read_words(words)
 
     from rich.console import Console
@@ -54,7 +56,7 @@ def show(words: list[str], everything: bool = False) -> None:
     from mlens.show.page import print_look
     from mlens.training.folder import RunFolder
 
-    config = compose_config(overrides) if run is None else run_config(run, overrides, PATHS)
+    config = compose_config(overrides) if run is None else run_config(run, overrides, PATHS, trust)
     with Console(stderr=True).status("reading the data, planning the row …"):
         identity = None if run is None else read_identity(run)
         frame = None if identity is None else identity.chat_frame

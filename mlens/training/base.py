@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mlens.config import Settings, resolved
 from mlens.data import draws
-from mlens.data.cache import cache_root, content_key, is_whole, lock, placed
+from mlens.data.cache import cache_root, content_key, is_whole, lock, new_entry
 from mlens.data.stage import Stage
 from mlens.engine.engine import holding
 from mlens.engine.ranks import Ranks
@@ -182,8 +182,8 @@ def _train(
             if (done + 1) % max(1, total // 10) == 0:
                 minutes = (time.perf_counter() - started) / 60
                 console.print(f"base model  step {done + 1:,}  {minutes:.1f} minutes  loss {loss:.4f} nats a token")
-    with placed(folder) if ranks.main else nullcontext(folder) as beside:
-        engine.export(ranks.tell(beside), tokenizer)
+    with new_entry(folder) if ranks.main else nullcontext(folder) as entry:
+        engine.export(ranks.tell(entry), tokenizer)
     ranks.wait()  # the others would open it before it has its name
 
 

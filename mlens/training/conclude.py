@@ -22,7 +22,7 @@ from mlens.errors import UserError
 from mlens.evaluation.baselines import measure_baselines
 from mlens.evaluation.evaluate import Evaluated, by_activity
 from mlens.evaluation.prompts import kept_prompts
-from mlens.files import write_beside, write_json, write_text
+from mlens.files import atomic_write, write_json, write_text
 from mlens.identity import Identity
 from mlens.model.settings import Lora
 from mlens.training.card import model_card
@@ -60,7 +60,7 @@ def conclude(
     if not engine.ranks.main:
         return rmse
     for name, stage in evaluated.items():
-        write_beside(folder.predictions(name), stage.frame.write_parquet)
+        atomic_write(folder.predictions(name), stage.frame.write_parquet)
     # Before the baselines, whose memory is not the run's.
     summary = _summary(training, roles, evaluated, identity, config, list(hydra_config.overrides.task))
     started = time.perf_counter()

@@ -21,14 +21,12 @@ from mlens.model.settings import Lora, NoPeft, PretrainedModel, TinyModel
 from mlens.packing.plan import Collator
 from mlens.prompt.frame import ChatFrame
 from mlens.prompt.settings import Ablation, Style
+from mlens.trust import refuse_foreign
 
 FILE = "mlens.json"
 # The version of the file's form; a newer one is refused. Form 1 had no chat_frame and no base_digest.
 FORM = 2
 ADAPTER = "adapter_config.json"
-# Where the classes that a node names with `_target_` come from: others would be imported, and so run.
-OWN = {"history": "mlens.history.", "packing": "mlens.packing.", "base": "mlens.model.settings."}
-ALLOW = "where you would run it as a program, --trust (in Python trust=True) allows it"
 
 
 @dataclass(frozen=True)
@@ -131,20 +129,20 @@ def _made(folder: Path, content: Any, trust: bool) -> Exported:
         raise UserError("chat_frame must be two texts, or null")
     scale = [float(rating) if isinstance(rating, int | float) else float("nan") for rating in content["scale"]]
     check_rating_scale(scale)
+    if not trust:
+        refuse_foreign({name: content[name] for name in ("history", "packing", "base")})
     adapter = (folder / ADAPTER).is_file()
     if adapter and content["base"] is None:
         raise UserError(f"names no base model, though {ADAPTER} stands beside it")
     model = PretrainedModel(None, path=str(folder), dtype=content["dtype"], attention=content["attention"])
-    base = _chosen("base", content["base"], trust) if adapter else model
-    if getattr(base, "trust_remote_code", False) and not trust:
-        raise UserError(f"base.trust_remote_code runs code that comes with the base model; {ALLOW}")
+    base = _chosen("base", content["base"]) if adapter else model
     return Exported(
         folder=folder,
         scale=tuple(scale),
-        history=_chosen("history", content["history"], trust),
+        history=_chosen("history", content["history"]),
         ablation=strictly("ablation", Ablation, _without_target(content["ablation"])),
         prompt=strictly("prompt", Style, _without_target(content["prompt"])),
-        packing=_chosen("packing", content["packing"], trust),
+        packing=_chosen("packing", content["packing"]),
         evaluation=strictly("evaluation", Evaluation, content["evaluation"]),
         model=base,
         peft=Lora() if adapter else NoPeft(),
@@ -156,15 +154,8 @@ def _made(folder: Path, content: Any, trust: bool) -> Exported:
     )
 
 
-def _chosen(name: str, node: dict, trust: bool) -> Any:
-    """The node's object. Raises UserError for a class of elsewhere, before anything of it is imported."""
-    target = node.get("_target_")
-    if not trust and not str(target).startswith(OWN[name]):
-        raise UserError(f"{name}._target_={target} is not from {OWN[name]}*: its code would run; {ALLOW}")
-    form = chosen_class(name, target)
-    if not trust and not f"{form.__module__}.".startswith(OWN[name]):
-        raise UserError(f"{name}._target_={target} is no choice for {name}")
-    return strictly(name, form, _without_target(node))
+def _chosen(name: str, node: dict) -> Any:
+    return strictly(name, chosen_class(name, node.get("_target_")), _without_target(node))
 
 
 def _without_target(node: dict) -> dict:

@@ -16,13 +16,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from mlens.config import refuse_changes, resolved
 from mlens.errors import UserError
-from mlens.files import write_text
+from mlens.files import ensure_folder, refuse_links, remove_leftovers, write_text
+from mlens.identity import FILE as IDENTITY
 from mlens.identity import Identity, write_identity
+from mlens.saved_config import read_saved_config
 
 if TYPE_CHECKING:
     from mlens.engine.ranks import Ranks
 
 LOCK = ".lock"
+WANDB_ID = ".wandb_id"
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,24 @@ class RunFolder:
     def hydra(self) -> Path:
         return self.path / ".hydra"
 
+    @property
+    def config(self) -> Path:
+        return self.hydra / "config.yaml"
+
+    @property
+    def wandb(self) -> Path:
+        return self.path / "wandb"
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a run to resume: its config is written when all else is in place."""
+        return self.config.is_file()
+
+    def refuse_links(self) -> None:
+        """Raises OSError where a link stands for what is written in this folder. The folder itself may be one."""
+        refuse_links(self.path / LOCK, self.hydra, self.checkpoints, self.model, self.metrics.parent, self.metrics)
+        refuse_links(self.predictions("test").parent, self.wandb, self.path / WANDB_ID)
+
 
 def find_folder(ranks: Ranks, config: DictConfig) -> RunFolder:
     """The run's folder, named by rank 0 for all; nothing is written yet.
@@ -89,18 +110,29 @@ def _unused_folder() -> Path:
 
 def _check(path: Path, config: DictConfig) -> RunFolder:
     folder = RunFolder(path)
+    folder.refuse_links()
     if folder.summary.exists():
         if config.resume == "auto":
             return RunFolder(path, resumed=True, finished=True)
         raise UserError(f"{path} holds a finished run: give another output_dir, or remove it to run it again")
-    begun = (folder.hydra / "config.yaml").is_file()
-    if config.resume is True or (config.resume == "auto" and begun):
+    if config.resume is True or (config.resume == "auto" and folder.begun):
         _check_resume(folder, config)
         return RunFolder(path, resumed=True)
-    if path.exists() and any(file.name != LOCK for file in path.iterdir()):
-        what = "an unfinished run: resume=true continues it" if folder.hydra.exists() else "other files"
-        raise UserError(f"{path} holds {what}; or give another output_dir")
+    if folder.begun:
+        raise UserError(f"{path} holds an unfinished run: resume=true continues it; or give another output_dir")
+    if not _holds_nothing(folder):
+        raise UserError(f"{path} holds other files: give another output_dir")
     return folder
+
+
+def _holds_nothing(folder: RunFolder) -> bool:
+    """Whether no file is in it but what a run leaves that is killed before it has begun."""
+    places = folder.path.rglob("*") if folder.path.exists() else ()
+    return all((path.is_dir() and not path.is_symlink()) or _precedes_run(folder, path) for path in places)
+
+
+def _precedes_run(folder: RunFolder, path: Path) -> bool:
+    return path.parent == folder.hydra or path in (folder.path / LOCK, folder.path / IDENTITY)
 
 
 @contextmanager
@@ -120,9 +152,8 @@ def make_folder(
 @contextmanager
 def alone_in(path: Path) -> Iterator[None]:
     """Inside, no run can be at work in the folder `path`. Raises UserError where one is."""
+    refuse_links(path / LOCK)
     lock = FileLock(path / LOCK)
-    if (path / LOCK).is_symlink():
-        raise UserError(f"{path / LOCK} is a link, and no run's lock: remove it")
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
@@ -135,7 +166,7 @@ def alone_in(path: Path) -> Iterator[None]:
 
 def is_at_work(path: Path) -> bool:
     """Whether a run is at work in the folder `path`: asked by holding its lock for a moment. Of somebody else's folder,
-    whose lock can't be opened, it isn't known, and False."""
+    whose lock can't be opened or is a link, it isn't known, and False."""
     if not (path / LOCK).is_file():
         return False
     try:
@@ -143,7 +174,7 @@ def is_at_work(path: Path) -> bool:
             return False
     except UserError:
         return True
-    except PermissionError:
+    except OSError:
         return False
 
 
@@ -153,21 +184,18 @@ def _write(folder: RunFolder, held: ExitStack, identity: Identity, config: DictC
     if _check(folder.path, config) != folder:
         raise UserError(f"{folder.path} was used by another run meanwhile: start again")
     for made in (folder.hydra, folder.checkpoints, folder.metrics.parent, folder.predictions("test").parent):
-        made.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(ensure_folder(made))
     write_identity(folder.path, identity)
-    write_text(folder.hydra / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
     write_text(folder.hydra / "overrides.yaml", OmegaConf.to_yaml(hydra_config.overrides.task))
     write_text(folder.hydra / "hydra.yaml", OmegaConf.to_yaml(OmegaConf.create({"hydra": hydra_config})))
+    write_text(folder.config, OmegaConf.to_yaml(config, resolve=True))
 
 
 def _check_resume(folder: RunFolder, config: DictConfig) -> None:
-    saved = folder.hydra / "config.yaml"
-    if not saved.is_file():
-        raise UserError(f"resume=true: {folder.path} holds no run (no .hydra/config.yaml): give output_dir=ITS_FOLDER")
-    # As text: it was resolved when it was saved, and must fetch nothing from the environment now.
-    before = OmegaConf.to_container(OmegaConf.load(saved), resolve=False)
-    if not isinstance(before, dict):
-        raise UserError(f"resume=true: {saved} is no run's config")
-    horizon = refuse_changes({str(key): value for key, value in before.items()}, resolved(config))
+    saved = folder.config
+    if not folder.begun:
+        remedy = "give output_dir=ITS_FOLDER, or start it without resume=true"
+        raise UserError(f"resume=true: {folder.path} holds no run (no .hydra/config.yaml): {remedy}")
+    horizon = refuse_changes(read_saved_config(saved), resolved(config))
     if horizon:
         warnings.warn(f"{', '.join(horizon)} changed: the rate goes on along another schedule", stacklevel=2)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import secrets
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -15,8 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from mlens.config import Settings, resolved
 from mlens.engine.ranks import Ranks
-from mlens.files import naming, write_text
-from mlens.training.folder import RunFolder
+from mlens.files import atomic_write, flush, naming, open_append, write_text
+from mlens.training.folder import WANDB_ID, RunFolder
 from mlens.training.settings import Wandb
 
 
@@ -35,7 +38,7 @@ class Journal:
         if not speaks:
             return
         self._path = file
-        self._file = file.open("a", encoding="utf-8")
+        self._file = open_append(file)
         self._run = _start_wandb(wandb, config, file.parent.parent)
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -48,15 +51,26 @@ class Journal:
             disable=not sys.stderr.isatty(),
         )
 
-    def rewind(self, step: int) -> None:
-        """Drop records behind `step`: a resumed run does them again."""
+    def sync(self) -> int:
+        """Have all records lie on the disk; returns the file's size, which a checkpoint keeps for `rewind`."""
+        if not self.speaks:
+            return 0
+        os.fsync(self._file.fileno())
+        flush(self._path.parent)
+        return self._path.stat().st_size
+
+    def rewind(self, step: int, size: int | None = None) -> None:
+        """Keep the records up to `step`, after which the file had this size (None: not known): a resumed run makes the
+        later ones again. Of a file that was damaged since, the intact records are kept, with a warning."""
         if not self.speaks:
             return
-        lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        content = self._path.read_bytes()
+        kept, damaged = intact_records(content, step, size)
+        if damaged:
+            warnings.warn(f"{self._path} is damaged: records of steps up to {step} are lost", stacklevel=2)
         self._file.close()
-        write_text(self._path, "".join(kept))
-        self._file = self._path.open("a", encoding="utf-8")
+        atomic_write(self._path, lambda stream: stream.write(kept))
+        self._file = open_append(self._path)
 
     def begin(self, what: str, total: int, done: int = 0) -> TaskID:
         """Show a progress bar; returns its number for `advance` and `end`."""
@@ -82,7 +96,7 @@ class Journal:
         if not self.speaks:
             return
         with naming(self._path):  # a full disk doesn't say whose line had no room
-            self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+            self._file.write(json.dumps({"kind": kind, "step": step, **values}).encode() + b"\n")
             self._file.flush()
         if self._run is not None:
             self._run.log({f"{kind}/{name}": value for name, value in values.items()}, step=step)
@@ -109,14 +123,51 @@ class Journal:
             self._run.finish(exit_code=0 if kind is None else 1)
 
 
+def intact_records(content: bytes, step: int, size: int | None) -> tuple[bytes, bool]:
+    """The records up to `step` in a metrics.jsonl, and whether some of them are lost.
+
+    size: of the file when it held these records and no others (None: not known). What lies beyond is looked at only
+    where what lies before is damaged, and may have moved.
+    """
+    if size is not None:
+        lines = _lines(content[:size])
+        if sum(map(len, lines)) == size and all(_is_up_to(step, line) for line in lines):
+            return content[:size], False
+    lines = _lines(content)
+    kept = [number for number, line in enumerate(lines) if _is_up_to(step, line)]
+    between = lines[: kept[-1]] if kept else []
+    lost = size is not None or any(_step_of(line) is None for line in between)
+    return b"".join(lines[number] for number in kept), lost
+
+
+def _lines(content: bytes) -> list[bytes]:
+    """The lines that end; not bytes.splitlines, which a carriage return ends too."""
+    return [line + b"\n" for line in content.split(b"\n")[:-1]]
+
+
+def _is_up_to(step: int, line: bytes) -> bool:
+    own = _step_of(line)
+    return own is not None and own <= step
+
+
+def _step_of(line: bytes) -> int | None:
+    """The step of a record; None where the line is none."""
+    try:
+        record = json.loads(line)
+        number = record["step"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return number if isinstance(number, int) and isinstance(record.get("kind"), str) else None
+
+
 def _start_wandb(settings: Wandb, config: dict, folder: Path) -> Any:
     if settings.mode == "disabled":
         return None
     import wandb
 
-    name_file = folder / ".wandb_id"
-    if not name_file.exists():
-        name_file.write_text(secrets.token_hex(4))
+    name_file = folder / WANDB_ID
+    if not (name_file.is_file() and re.fullmatch("[0-9a-f]{8}", name_file.read_text(errors="replace"))):
+        write_text(name_file, secrets.token_hex(4))
     return wandb.init(
         mode=cast(Literal["online", "offline"], settings.mode),
         project=settings.project,

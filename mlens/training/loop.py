@@ -113,11 +113,11 @@ class Training:
         state = self.checkpoints.load_newest()
         if state is None:
             self.journal.say("there is no whole checkpoint: the run starts over")
-            self.journal.rewind(0)
+            self.journal.rewind(0, 0)
             return
         self.progress = Progress(**state["progress"])
         self._saved_step = self.progress.step
-        self.journal.rewind(self.progress.step)
+        self.journal.rewind(self.progress.step, state.get("records"))
         self.journal.say(f"resumed after step {self.progress.step}")
 
     def run(self) -> None:
@@ -245,7 +245,10 @@ class Training:
     def _save(self) -> None:
         progress = self.progress
         needs = None if progress.best_rmse is None else progress.best_step
-        self.checkpoints.save(progress.step, {"progress": asdict(progress)}, needs)
+        # Before the checkpoint has its name, so that no power cut leaves one whose records are gone.
+        records = self.journal.sync()
+        state = {"progress": asdict(progress), "records": records}
+        self.checkpoints.save(progress.step, state, needs)
         self._saved_step, self._saved_at = progress.step, time.monotonic()
 
 

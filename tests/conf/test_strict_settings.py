@@ -243,3 +243,11 @@ def test_check_gives_every_node_as_its_object():
     settings = check(composed("history=fixed_count", "history.count=3"))
     assert settings.history.count == 3 and type(settings.history).__name__ == "FixedCount"
     assert (settings.seed_of("train"), settings.seed_of("val"), settings.seed_of("test")) == (0, 1234, 1234)
+
+
+@pytest.mark.parametrize("name", ["kernels-community/flash-attn", "somebody/kernel:forward", "paged|sdpa", "Rows", ""])
+@pytest.mark.parametrize("model", [("model=tiny",), ("model=qwen3_0_6b",)])
+def test_an_attention_of_another_name_is_refused(name, model):
+    """transformers takes it for a kernel to be fetched from a hub."""
+    with pytest.raises(UserError, match=r"model\.attention must be one of rows, sdpa, eager"):
+        checked(*model, f"model.attention='{name}'", "packing=reference")

@@ -111,8 +111,27 @@ def test_a_checkpoint_whose_best_model_is_damaged_is_of_no_use(trained, tmp_path
 def test_without_a_whole_checkpoint_there_is_nothing_to_load(trained, tmp_path):
     saved = checkpoints(trained[1], tmp_path)
     assert saved.load_newest() is None
-    (tmp_path / ".new").mkdir()
+    (tmp_path / ".step_00000001.0123.new" / "step_00000001").mkdir(parents=True)
     assert saved.load_newest() is None
+
+
+def test_no_checkpoint_is_written_through_a_planted_link(trained, tmp_path):
+    victim = tmp_path / "home"
+    victim.mkdir()
+    (victim / "file").write_text("mine")
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for name in (".new", "step_00000001", "step_00000002", "step_00000009", "step_00000001.universal"):
+        (folder / name).symlink_to(victim)
+    for name in ("last", "best", ".last.new", "latest", "latest_universal", "zero_to_fp32.py"):
+        (folder / name).symlink_to(victim / "file")
+    saved = checkpoints(trained[1], folder)
+    assert saved.load_newest() is None
+    for step in (1, 2, 3):
+        saved.save(step, {"step": step}, 2 if step > 1 else None)
+    assert saved.load_newest() == {"step": 3}
+    assert [path.name for path in victim.iterdir()] == ["file"] and (victim / "file").read_text() == "mine"
+    assert (folder / "best").readlink() == Path("step_00000002") and not (folder / "step_00000002").is_symlink()
 
 
 class Killed(BaseException):

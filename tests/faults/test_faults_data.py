@@ -30,7 +30,7 @@ from mlens.data.load import load_table
 from mlens.data.movielens_csv import MovieLensCsv
 from mlens.data.table import COLUMNS, open_table
 from mlens.errors import UserError, told_in_one_line
-from mlens.files import naming, write_beside, write_json, write_text
+from mlens.files import atomic_write, naming, write_json, write_text
 from mlens.packing.plan import RowLoader, plan_epoch
 
 
@@ -102,8 +102,8 @@ def test_a_table_that_finds_no_room_is_told_and_leaves_nothing(disk, tmp_path, m
     [
         lambda file: write_json(file, {"numbers": list(range(30_000))}),
         lambda file: write_text(file, "line\n" * 40_000),
-        lambda file: write_beside(file, pl.DataFrame({"p": np.random.default_rng(0).random(30_000)}).write_parquet),
-        lambda file: write_beside(file, pl.DataFrame({"p": np.random.default_rng(0).random(30_000)}).write_csv),
+        lambda file: atomic_write(file, pl.DataFrame({"p": np.random.default_rng(0).random(30_000)}).write_parquet),
+        lambda file: atomic_write(file, pl.DataFrame({"p": np.random.default_rng(0).random(30_000)}).write_csv),
     ],
     ids=["json", "text", "parquet", "csv"],
 )
@@ -187,7 +187,7 @@ def test_a_base_model_in_a_read_only_cache_is_used(disk, monkeypatch):
     stage, renderer = made.datasets["train"].stage, made.datasets["train"].renderer
 
     def make(*arguments):
-        with cache_module.placed(arguments[-1]) as beside:
+        with cache_module.new_entry(arguments[-1]) as beside:
             (beside / "model.safetensors").write_text("weights")
 
     monkeypatch.setattr(base, "_train", make)
@@ -338,7 +338,7 @@ cached_folder("kind", sys.argv[1], write)
 def kill_while_filling(key):
     ended = subprocess.run([sys.executable, "-c", KILLED, key], cwd=ROOT, env=child_environment())
     assert ended.returncode == -9
-    left = [name for name in entries("kind") if name.startswith(f".{key}-")]
+    left = [name for name in entries("kind") if name.startswith(f".{key}.")]
     assert len(left) == 1 and key not in entries("kind")
 
 

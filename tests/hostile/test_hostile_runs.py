@@ -2,11 +2,13 @@
 
 import copy
 import json
+import math
 import os
 import random
 import shutil
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from byte_mutations import hurt
@@ -17,7 +19,7 @@ from outcomes import bounded, is_clear
 
 from hydra_plugins.mlens_launcher._ledger import Job, Ledger, read_ledger
 from mlens.comparison import figures, statistics
-from mlens.comparison.forms import SUMMARISED
+from mlens.comparison.forms import SUMMARISED, SUMMARY, read_json, read_predictions
 from mlens.comparison.report import report
 from mlens.errors import UserError
 
@@ -143,6 +145,101 @@ def test_changed_columns_of_predictions(cheap, pristine, tmp_path, column):
     refused = {kind for kind, done in outcomes.items() if not done}
     assert refused >= {"none", "lists", "true", "missing"} - ({"missing"} if column == "p_3.0" else set())
     assert "text" in refused or column == "user"
+
+
+SPOILT = {
+    "a probability below 0": {"p_3.0": pl.col("p_3.0") - 1, "p_4.0": pl.col("p_4.0") + 1},
+    "a probability above 1": {"p_3.0": pl.col("p_3.0") + 1.5, "p_4.0": pl.col("p_4.0") - 1.5},
+    "probabilities that don't sum to 1": {"p_3.0": pl.col("p_3.0") + 0.01},
+    "probabilities that are none": {"p_3.0": pl.lit(float("nan"))},
+    "an expected rating above the scale": {"expected": pl.lit(5.01)},
+    "an expected rating below it": {"expected": pl.lit(0.9)},
+    "a rating off the scale": {"rating": pl.lit(2.5)},
+    "a most probable rating off the scale": {"argmax": pl.lit(6.0)},
+    "a negative place": {"t": -pl.col("t")},
+    "a negative history": {"history_used": pl.lit(-1)},
+    "less than nothing cut": {"history_dropped": pl.lit(-1)},
+    "a column of no rating": {"p_x": pl.lit(0.0)},
+}
+
+
+@pytest.mark.parametrize("case", SPOILT)
+def test_figures_that_no_run_predicts(case, pristine, tmp_path):
+    """In one row alone."""
+    file = tmp_path / "test.parquet"
+    frame = pl.read_parquet(pristine / "b" / FILES["test.parquet"])
+    spoilt = frame.with_columns(
+        pl.when(pl.int_range(pl.len()) == 4)
+        .then(value)
+        .otherwise(pl.col(name) if name in frame.columns else value)
+        .alias(name)
+        for name, value in SPOILT[case].items()
+    )
+    spoilt.write_parquet(file)
+    for columns in (None, ("user", "movie", "t", "rating", "expected")):
+        with pytest.raises(UserError) as told:
+            read_predictions(file, columns)
+        assert is_clear(told.value, tmp_path)
+
+
+def test_a_target_that_stands_twice(pristine, tmp_path):
+    frame = pl.read_parquet(pristine / "b" / FILES["test.parquet"])
+    pl.concat([frame, frame.slice(3, 1)]).write_parquet(tmp_path / "test.parquet")
+    with pytest.raises(UserError, match="a target stands twice"):
+        read_predictions(tmp_path / "test.parquet", ("user", "t"))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.lists(st.floats(0, 1), min_size=5, max_size=5).filter(lambda p: sum(p) > 0.1), min_size=1, max_size=9)
+)
+def test_predictions_as_a_run_makes_them_are_read(tmp_path_factory, given_shares):
+    """Normalised in 32 bits, and weighted."""
+    shares = np.array(given_shares, dtype=np.float32)
+    shares /= shares.sum(axis=1, keepdims=True)
+    scale = np.arange(1.0, 6.0)
+    rows = len(shares)
+    file = tmp_path_factory.mktemp("read") / "test.parquet"
+    pl.DataFrame(
+        {"user": [1] * rows, "movie": range(rows), "t": range(rows), "rating": [3.0] * rows}
+        | {"expected": shares @ scale, "argmax": scale[shares.argmax(axis=1)]}
+        | {f"p_{rating}": shares[:, i] for i, rating in enumerate(scale)}
+        | {"history_used": [0] * rows, "history_dropped": [0] * rows, "history_hash": ["x"] * rows}
+    ).write_parquet(file)
+    assert len(read_predictions(file)) == rows
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(
+            ("metrics.test.rmse", -0.1),
+            ("metrics.test.rmse", math.nan),
+            ("metrics.val.rmse", -1),
+            ("metrics.test.mae", -1),
+        ),
+        *(
+            ("metrics.test.accuracy", 1.5),
+            ("metrics.test.auc", -0.5),
+            ("metrics.test.nll", -2),
+            ("metrics.test.nll", math.nan),
+        ),
+        *(("metrics.test.illegal_mass", 2), ("training.targets", -1), ("training.step", -3), ("seconds.training", -1)),
+        *(("baselines.test.full_history.global_mean.rmse", -1), ("metrics.test.by_user_activity.1-19.targets", -5)),
+    ],
+)
+def test_figures_that_no_summary_has(key, value, pristine, tmp_path):
+    content = json.loads((pristine / "b" / FILES["summary.json"]).read_text())
+    *parents, name = key.split(".")
+    place = content
+    for parent in parents:
+        place = place[parent]
+    place[name] = value
+    file = tmp_path / "summary.json"
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError) as told:
+        read_json(file, SUMMARY)
+    assert is_clear(told.value, tmp_path) and key in str(told.value)
 
 
 def test_no_predictions_at_all(cheap, pristine, tmp_path):

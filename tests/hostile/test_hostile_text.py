@@ -19,6 +19,7 @@ from mlens.comparison import report as reports
 from mlens.data.behaviour_json import BehaviourJson
 from mlens.data.load import load_table
 from mlens.data.movielens_csv import MovieLensCsv
+from mlens.data.raw import LONGEST_TEXT
 from mlens.errors import UserError, one_line
 from mlens.prompt.renderer import make_renderer
 
@@ -249,3 +250,67 @@ def test_a_message_is_one_line_that_prints(text):
     assert str(UserError(message)) == message
     if text.isprintable() and len(text) <= 2000:
         assert message == text
+
+
+LONG = "x" * (LONGEST_TEXT + 1)
+
+
+@pytest.mark.parametrize("place", ["title", "genres", "profile", "task", "context", "user"])
+def test_a_text_of_a_million_characters_is_refused_with_its_place(place, tmp_path):
+    record = {
+        "user_hash": "u",
+        "user": {"profile": {"name": "u", "likes": "x"}},
+        "task": {
+            "description": "x",
+            "task_behavior_collections": [
+                {
+                    "type": "movie_rating",
+                    "data": [{"continuation": "5.0", "continuation_prefix": "Heat (1995) (Crime): ", "context": ["x"]}],
+                }
+            ],
+        },
+    }
+    item, million = record["task"]["task_behavior_collections"][0]["data"][0], "x" * 10**6
+    if place in ("title", "genres"):
+        item["continuation_prefix"] = f"{million} (1995): " if place == "title" else f"Heat (1995) ({million}): "
+    elif place == "context":
+        item["context"] = ["y", million]
+    elif place == "profile":
+        record["user"]["profile"]["likes"] = million
+    elif place == "task":
+        record["task"]["description"] = million
+    else:
+        record["user_hash"] = million
+    file = tmp_path / "users.json"
+    file.write_text(json.dumps([record]))
+    with pytest.raises(UserError) as told:
+        load_table(BehaviourJson(path=str(file)))
+    said = str(told.value)
+    assert said.startswith(str(file)) and f"the {place} has more than 4,000 characters" in said and len(said) < 500
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "rows"),
+    [
+        ("movies.csv", 3, [(1, "Up", "A"), (2, LONG, "A"), (3, "Heat", "A")]),
+        ("movies.csv", 2, [(1, "Up", f"A|{LONG}"), (2, "Heat", "A"), (3, "Ran", "A")]),
+        ("tags.csv", 3, [(1, 1, "fine", 5), (1, 2, LONG, 6)]),
+    ],
+)
+def test_of_a_long_text_in_a_file_its_line_is_told(name, line, rows, tmp_path):
+    files = {
+        "movies.csv": [(1, "Up", "A"), (2, "Heat", "A"), (3, "Ran", "A")],
+        "tags.csv": [(1, 1, "fine", 5)],
+        "ratings.csv": [(1, 1, 3.0, 10)],
+    } | {name: rows}
+    heads = {"movies.csv": ("movieId", "title", "genres"), "tags.csv": ("userId", "movieId", "tag", "timestamp")}
+    heads["ratings.csv"] = ("userId", "movieId", "rating", "timestamp")
+    for file, content in files.items():
+        (tmp_path / file).write_bytes(table_of(content, heads[file]))
+    with pytest.raises(UserError) as told:
+        load_table(MovieLensCsv("ml-latest-small", path=str(tmp_path)))
+    assert str(told.value).startswith(f"{tmp_path / name}:{line}: ") and len(str(told.value)) < 500
+
+
+def test_the_longest_text_is_taken(tmp_path):
+    assert behaviour(tmp_path, "x" * 1900).movies["title"].str.len_chars().max() > 1900

@@ -164,6 +164,7 @@ REFUSED = {
     "the same rating twice": (GOOD + "1,10,Heat (1995),Action|Crime,4,100\n", MOVIES, "history.csv:4: the same user"),
     "not UTF-8": (GOOD.replace("Heat", "Hé").encode("latin-1"), MOVIES, "history.csv:2: not valid UTF-8"),
     "broken quotes": (GOOD.replace("Heat", '"Heat'), MOVIES, "history.csv:2: broken quotes"),
+    "a long title": (GOOD, f"title\n{'x' * 10**6}\n", "movies.csv:2: the title has more than 4,000 characters"),
     "context in a CSV": (GOOD, "title,context\nAlien,x\n", "movies.csv:1: context is a list of texts"),
 }
 
@@ -175,6 +176,7 @@ def test_what_cannot_be_used_is_refused_where_it_stands(tmp_path, case):
         asked(tmp_path, history, movies)
 
 
+LONG = "x" * 10**6
 RECORDS = {
     "no list": ('{"title": "Heat"}', "history.json: must be a list"),
     "no object": ("[1]", "history.json: record 1: must be an object"),
@@ -195,6 +197,24 @@ RECORDS = {
     ),
     "a missing id": ('[{"movie": 1, "rating": 4}, {"rating": 4}]', "record 2: the movie is missing"),
     "an unknown key": ('[{"name": "a", "rating": 4}]', "history.json: unknown column 'name'"),
+    "half of a character pair": (
+        '[{"title": "a\\ud800", "rating": 4}]',
+        "record 1: the title holds half of a character",
+    ),
+    "half of one in an id": (
+        '[{"title": "a", "movie": "\\udc00", "rating": 4}]',
+        "record 1: the movie holds half of a",
+    ),
+    "half of one in genres": (
+        '[{"title": "a", "genres": ["\\ud800"], "rating": 4}]',
+        "record 1: the genres holds half",
+    ),
+    "half of one in a key": ('[{"\\ud800": 1, "title": "a", "rating": 4}]', "unknown column"),
+    "half of one in a number": ('[{"title": "a", "rating": "\\ud800"}]', "record 1: the rating holds half of a"),
+    "a long title": (json.dumps([{"title": LONG, "rating": 4}]), "record 1: the title has more than 4,000 characters"),
+    "long genres": (json.dumps([{"title": "a", "genres": LONG, "rating": 4}]), "record 1: the genres has more than"),
+    "a long id": (json.dumps([{"title": "a", "movie": LONG, "rating": 4}]), "record 1: the movie has more than 4,000"),
+    "a long profile": (json.dumps([{"title": "a", "profile": LONG, "rating": 4}]), "record 1: the profile has more"),
     "two profiles": (
         '[{"title": "a", "rating": 4, "profile": "x"}, {"title": "b", "rating": 4, "profile": "y"}]',
         "record 2: the user has another profile",

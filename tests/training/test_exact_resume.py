@@ -64,7 +64,7 @@ def kill_somewhere(process: subprocess.Popen, run: Path, random: np.random.Gener
     before, more, seconds = steps_done(run), int(random.integers(1, 6)), random.uniform(0, 12)
     began = time.monotonic()
     while process.poll() is None:
-        saving = (run / "checkpoints" / ".new").exists() and steps_done(run) >= before + 1
+        saving = any((run / "checkpoints").glob(".*.new")) and steps_done(run) >= before + 1
         if moment == "in a save" and saving:
             time.sleep(random.uniform(0, 0.03))
             break

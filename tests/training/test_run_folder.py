@@ -10,7 +10,7 @@ from runs import composed, hydra_config
 from mlens.config import refuse_changes, resolved
 from mlens.engine.ranks import Ranks
 from mlens.errors import UserError
-from mlens.files import write_beside, write_json, write_text
+from mlens.files import atomic_write, write_json, write_text
 from mlens.identity import Identity
 from mlens.training.folder import RunFolder, find_folder, make_folder
 from mlens.training.journal import Journal
@@ -29,12 +29,12 @@ def test_a_write_that_breaks_off_leaves_the_file_as_it_was(tmp_path, before):
     if before:
         file.write_text(before)
 
-    def broken(beside):
-        beside.write_text("half")
+    def broken(stream):
+        stream.write(b"half")
         raise OSError("disk full")
 
     with pytest.raises(OSError):
-        write_beside(file, broken)
+        atomic_write(file, broken)
     assert (file.read_text() if file.exists() else None) == before
 
 
@@ -87,6 +87,30 @@ def test_a_folder_is_one_runs_at_a_time_and_no_others_later(tmp_path):
     ):
         pass
     assert {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("left", ["", "overrides.yaml", ".config.yaml.0123.new"])
+def test_a_run_that_was_killed_before_it_had_begun_is_started_over(tmp_path, left):
+    run = tmp_path / "run"
+    for name in (".hydra", "checkpoints", "training_logs", "predictions"):
+        (run / name).mkdir(parents=True)
+    (run / ".lock").touch()
+    if left:
+        (run / ".hydra" / left).write_text("{}")
+    with pytest.raises(UserError, match=r"holds no run .*or start it without resume=true"):
+        find_folder(rank(0), composed(f"output_dir={run}", "resume=true"))
+    config = composed(f"output_dir={run}")
+    with make_folder(rank(0), find_folder(rank(0), config), config, hydra_config()):
+        assert {path.name for path in (run / ".hydra").iterdir()} == {"config.yaml", "hydra.yaml", "overrides.yaml"}
+    (run / "training_logs" / "metrics.jsonl").touch()
+    find_folder(rank(0), composed(f"output_dir={run}", "resume=true"))
+
+
+def test_where_a_file_of_a_run_is_left_it_is_not_started_over(tmp_path):
+    (tmp_path / "training_logs").mkdir()
+    (tmp_path / "training_logs" / "metrics.jsonl").touch()
+    with pytest.raises(UserError, match="holds other files"):
+        find_folder(rank(0), composed(f"output_dir={tmp_path}"))
 
 
 def changed(*overrides):

@@ -1,0 +1,114 @@
+"""metrics.jsonl after a kill, a power cut or a damaged disk: exactly the records of the checkpoint that is resumed."""
+
+import json
+import os
+import warnings
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hydra_plugins.mlens_launcher._board import Standing
+from mlens.training.journal import Journal, intact_records
+from mlens.training.settings import Wandb
+
+STEP = 6
+
+
+def record(step, kind="train", **values):
+    return json.dumps({"kind": kind, "step": step, "epoch": 0, "seconds": 1.0, **values}).encode() + b"\n"
+
+
+RECORDS = [record(step, kind, loss=1 / step) for step in range(1, 10) for kind in ("train", "val")]
+KEPT = b"".join(RECORDS[: 2 * STEP])
+TAIL = b"".join(RECORDS[2 * STEP :])
+
+
+@st.composite
+def damaged(draw, content):
+    """`content` cut, with bytes turned, put in or taken out."""
+    for _ in range(draw(st.integers(1, 3))):
+        at = draw(st.integers(0, len(content)))
+        how = draw(st.sampled_from(("cut", "turn", "insert", "delete")))
+        if how == "cut":
+            content = content[:at]
+        elif how == "turn":
+            other = draw(st.binary(min_size=1, max_size=3))
+            content = content[:at] + other + content[at + len(other) :]
+        elif how == "insert":
+            content = content[:at] + draw(st.binary(max_size=20) | st.sampled_from(RECORDS)) + content[at:]
+        else:
+            content = content[:at] + content[at + draw(st.integers(1, 40)) :]
+    return content
+
+
+@given(damaged(TAIL))
+def test_whatever_lies_beyond_the_checkpoint_is_cut_off(tail):
+    assert intact_records(KEPT + tail, STEP, len(KEPT)) == (KEPT, False)
+
+
+@given(st.integers(0, len(KEPT) - 1), st.integers(1, 255), damaged(TAIL) | st.just(TAIL))
+def test_of_a_damaged_line_before_the_checkpoint_the_others_stay(at, change, tail):
+    content = bytearray(KEPT)
+    content[at] ^= change
+    kept, lost = intact_records(bytes(content) + tail, STEP, len(KEPT))
+    hurt = KEPT[:at].count(b"\n")
+    # A line break that is turned spoils two lines, and one that is made none: a line may still be a record.
+    for number, line in enumerate(RECORDS[: 2 * STEP]):
+        assert line in kept or number in (hurt, hurt + 1)
+    assert lost or kept == bytes(content)
+    for line in kept.splitlines():
+        assert json.loads(line)["step"] <= STEP
+
+
+@given(st.integers(0, len(KEPT) - 1))
+def test_a_file_that_was_cut_before_the_checkpoint_keeps_its_complete_lines(size):
+    kept, lost = intact_records(KEPT[:size], STEP, len(KEPT))
+    assert lost and kept == KEPT[: KEPT[:size].rfind(b"\n") + 1]
+
+
+@pytest.mark.parametrize("more", [b"", TAIL, b'{"kind": "train", "st', TAIL + b"\0\0\0\n\xff"])
+def test_a_checkpoint_that_knows_no_size(more):
+    assert intact_records(KEPT + more, STEP, None) == (KEPT, False)
+    assert intact_records(RECORDS[0] + b"\0\n" + RECORDS[1] + more, STEP, None) == (RECORDS[0] + RECORDS[1], True)
+
+
+@pytest.fixture
+def journal(tmp_path):
+    with Journal(tmp_path / "metrics.jsonl", True, Wandb(mode="disabled"), {}) as journal:
+        yield journal, tmp_path / "metrics.jsonl"
+
+
+def test_a_resume_goes_on_behind_the_intact_records_and_warns_once(journal):
+    journal, file = journal
+    for step in range(1, 4):
+        journal.record("train", step, loss=1.0)
+    size = journal.sync()
+    journal.record("train", 4, loss=1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        journal.rewind(3, size)
+    file.write_bytes(file.read_bytes().replace(b'"step": 2', b'"step: 2'))
+    with pytest.warns(UserWarning, match=r"metrics\.jsonl is damaged: records of steps up to 3 are lost") as warned:
+        journal.rewind(3, size)
+    assert len(warned) == 1
+    journal.record("train", 4, loss=2.0)
+    assert [json.loads(line)["step"] for line in file.read_text().splitlines()] == [1, 3, 4]
+
+
+def test_records_lie_on_the_disk_before_a_checkpoint_counts_them(journal, monkeypatch):
+    journal, file = journal
+    flushed, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda n: (flushed.append(str(Path(f"/proc/self/fd/{n}").readlink())), fsync(n)))
+    journal.record("train", 1, loss=1.0)
+    assert journal.sync() == file.stat().st_size
+    assert flushed == [str(file), str(file.parent)]
+
+
+def test_a_sweeps_board_passes_over_damaged_lines(tmp_path):
+    (tmp_path / "training_logs").mkdir()
+    (tmp_path / "training_logs" / "metrics.jsonl").write_bytes(RECORDS[0] + b"\0\n[]\n{}\n" + RECORDS[2] + b"half")
+    standing = Standing()
+    standing.look(tmp_path)
+    assert (standing.step, standing.spent) == (2, 2.0)
