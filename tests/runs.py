@@ -16,11 +16,14 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
 from mlens.config import Settings, check
+from mlens.identity import Identity
 from mlens.launch import register_resolvers
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 FAST = ("debug=fast",)
+# Of a run of a tiny model on made-up data.
+IDENTITY = Identity(data="data", model=None, chat_frame=None, version="1")
 # What a process group of this process, or of a launcher around it, would tell a child.
 PROCESS_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "DS_ACCELERATOR")
 

@@ -4,15 +4,14 @@ import json
 from dataclasses import replace
 
 import pytest
-from runs import composed
+from runs import IDENTITY, composed
 
 import mlens
 from mlens.config import check, resolved
 from mlens.errors import UserError
-from mlens.identity import Identity, identify, read_identity, write_identity
+from mlens.identity import identify, read_identity, write_identity
 from mlens.prompt.frame import ChatFrame
 
-IDENTITY = Identity(data="data", model=None, chat_frame=None, version="1")
 OTHERS = (
     replace(IDENTITY, data="other data"),
     replace(IDENTITY, version="2"),
@@ -46,9 +45,7 @@ def test_a_resumed_run_needs_the_data_and_the_model_that_it_began_with(tmp_path)
     settings = check(composed())
 
     def begun_as(**fields):
-        write_identity(
-            tmp_path, Identity(**{"data": "data", "model": None, "chat_frame": None, "version": "1"} | fields)
-        )
+        write_identity(tmp_path, replace(IDENTITY, **fields))
         return identify(settings, "data", lambda: None, tmp_path)
 
     assert begun_as() == replace(IDENTITY, version=mlens.__version__)

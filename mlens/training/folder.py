@@ -110,18 +110,18 @@ def _unused_folder() -> Path:
 
 def _check(path: Path, config: DictConfig) -> RunFolder:
     folder = RunFolder(path)
-    folder.refuse_links()
     if folder.summary.exists():
         if config.resume == "auto":
             return RunFolder(path, resumed=True, finished=True)
         raise UserError(f"{path} holds a finished run: give another output_dir, or remove it to run it again")
     if config.resume is True or (config.resume == "auto" and folder.begun):
         _check_resume(folder, config)
-        return RunFolder(path, resumed=True)
-    if folder.begun:
+        folder = RunFolder(path, resumed=True)
+    elif folder.begun:
         raise UserError(f"{path} holds an unfinished run: resume=true continues it; or give another output_dir")
-    if not _holds_nothing(folder):
+    elif not _holds_nothing(folder):
         raise UserError(f"{path} holds other files: give another output_dir")
+    folder.refuse_links()
     return folder
 
 

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import torch
 from made_up_runs import make_run
-from runs import ROOT, child_environment, composed, hydra_config
+from runs import IDENTITY, ROOT, child_environment, composed, hydra_config
 
 from hydra_plugins.mlens_launcher._ledger import Job, Ledger
 from hydra_plugins.mlens_launcher._local import log_file
@@ -122,7 +122,7 @@ def begun(tmp_path):
     (tmp_path / "large disk").mkdir()
     (tmp_path / "run").symlink_to(tmp_path / "large disk")
     config = composed(f"output_dir={tmp_path}/run")
-    with make_folder(RANKS, find_folder(RANKS, config), config, hydra_config()):
+    with make_folder(RANKS, find_folder(RANKS, config), IDENTITY, config, hydra_config()):
         pass
     return tmp_path / "run"
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from outcomes import bounded, is_clear
-from runs import CONF, composed, hydra_config
+from runs import CONF, IDENTITY, composed, hydra_config
 
 from mlens.comparison.forms import read_config
 from mlens.compose import run_config
@@ -45,7 +45,7 @@ def begun(tmp_path):
     ranks = Ranks(0, 1, torch.device("cpu"))
     folder = tmp_path / "run"
     started = composed(f"output_dir={folder}")
-    with make_folder(ranks, find_folder(ranks, started), started, hydra_config()):
+    with make_folder(ranks, find_folder(ranks, started), IDENTITY, started, hydra_config()):
         pass
     return ranks, config, folder
 

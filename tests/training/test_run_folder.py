@@ -5,18 +5,15 @@ import json
 import pytest
 import torch
 from omegaconf import OmegaConf
-from runs import composed, hydra_config
+from runs import IDENTITY, composed, hydra_config
 
 from mlens.config import refuse_changes, resolved
 from mlens.engine.ranks import Ranks
 from mlens.errors import UserError
 from mlens.files import atomic_write, write_json, write_text
-from mlens.identity import Identity
 from mlens.training.folder import RunFolder, find_folder, make_folder
 from mlens.training.journal import Journal
 from mlens.training.settings import Wandb
-
-IDENTITY = Identity(data="data", model=None, chat_frame=None, version="1")
 
 
 def rank(number: int) -> Ranks:
@@ -100,7 +97,7 @@ def test_a_run_that_was_killed_before_it_had_begun_is_started_over(tmp_path, lef
     with pytest.raises(UserError, match=r"holds no run .*or start it without resume=true"):
         find_folder(rank(0), composed(f"output_dir={run}", "resume=true"))
     config = composed(f"output_dir={run}")
-    with make_folder(rank(0), find_folder(rank(0), config), config, hydra_config()):
+    with make_folder(rank(0), find_folder(rank(0), config), IDENTITY, config, hydra_config()):
         assert {path.name for path in (run / ".hydra").iterdir()} == {"config.yaml", "hydra.yaml", "overrides.yaml"}
     (run / "training_logs" / "metrics.jsonl").touch()
     find_folder(rank(0), composed(f"output_dir={run}", "resume=true"))
