@@ -27,29 +27,29 @@ LAST_WORDS = 3.0
 REASON = "mlens/reason"
 
 
-class Ending:
-    """What the ranks of a run know of its end."""
+class StopRequest:
+    """A request to stop that all ranks of a run honour."""
 
     def __init__(self, ranks: Ranks) -> None:
-        self.ranks, self.asked = ranks, False
+        self.ranks, self.requested = ranks, False
 
     def agreed(self) -> bool:
-        """Whether a signal asked any rank to end; all ranks get one answer, and ask at the same place."""
-        return bool(self.ranks.sum(torch.tensor(float(self.asked), device=self.ranks.device)))
+        """Whether a signal asked any rank to stop. All ranks call this at the same place and get the same answer."""
+        return bool(self.ranks.sum(torch.tensor(float(self.requested), device=self.ranks.device)))
 
 
 @contextmanager
-def ending_together(ranks: Ranks) -> Iterator[Ending]:
+def ending_together(ranks: Ranks) -> Iterator[StopRequest]:
     """Inside, SIGTERM and SIGUSR1 are taken note of, and a rank that fails tells the others why.
 
     All ranks raise the first one's UserError or RunFailed; a rank that finds another gone without a word raises
     RunFailed. Two ranks or more that are asked to end and don't within DEADLINE seconds are ended. After Stopped both
     signals stay without effect.
     """
-    ending, over = Ending(ranks), threading.Event()
+    stop, over = StopRequest(ranks), threading.Event()
 
     def note(*_: int | FrameType | None) -> None:
-        ending.asked = True
+        stop.requested = True
 
     before = {number: signal.signal(number, note) for number in SIGNALS}
     watch, wake = os.pipe()
@@ -58,8 +58,8 @@ def ending_together(ranks: Ranks) -> Iterator[Ending]:
     if ranks.world > 1:
         threading.Thread(target=_end_late, args=(watch, ranks, over), daemon=True).start()
     try:
-        yield ending
-        if ending.agreed():  # since it was looked at last
+        yield stop
+        if stop.agreed():  # since it was looked at last
             raise Stopped("asked to end; resume=true goes on")
     except Stopped:
         # The first rank to leave makes torchrun ask the others to: they are leaving already, in their own time.

@@ -39,7 +39,7 @@ def conclude(
     and, last of all, summary.json, with what the leak audit said (on rank 0). Returns the validation RMSE (None without
     validation targets)."""
     engine, folder, journal, progress = training.engine, training.folder, training.journal, training.progress
-    with ending_together(engine.ranks) as training.ending:
+    with ending_together(engine.ranks) as training.stop:
         training.take_best()
         settings = training.settings
         merge = isinstance(settings.peft, Lora) and settings.peft.merge

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from mlens.config import Settings
 from mlens.data import draws
 from mlens.engine.checkpoints import Checkpoints
-from mlens.engine.ending import Ending, ending_together, forget_signals_of_parent
+from mlens.engine.ending import StopRequest, ending_together, forget_signals_of_parent
 from mlens.engine.engine import Engine
 from mlens.engine.memory import peak_memory_bytes
 from mlens.errors import RunFailed, Stopped, UserError
@@ -98,7 +98,7 @@ class Training:
     settings: Settings
     folder: RunFolder
     journal: Journal
-    ending: Ending
+    stop: StopRequest
     progress: Progress = field(default_factory=Progress)
     best: Evaluated | None = None
     _saved_step: int | None = None
@@ -172,7 +172,7 @@ class Training:
 
     def stop_if_asked(self) -> None:
         """Save and raise Stopped where a signal asked any rank to end; all ranks come here alike."""
-        if self.ending.agreed():
+        if self.stop.agreed():
             if self._saved_step != self.progress.step:
                 self._save()
             raise Stopped(
@@ -266,8 +266,8 @@ def fit(
     journal: Journal,
 ) -> Training:
     """Train from the start, or with `resume` from where the run's folder stands; returns the finished training."""
-    with ending_together(engine.ranks) as ending:
-        training = Training(engine, datasets, collator, settings, folder, journal, ending)
+    with ending_together(engine.ranks) as stop:
+        training = Training(engine, datasets, collator, settings, folder, journal, stop)
         if settings.resume:
             training.resume()
         training.run()

@@ -17,7 +17,7 @@ ending_module.DEADLINE = 6.0
 
 def work(how: str) -> None:
     ranks = join_ranks()
-    with ending_together(ranks) as ending:
+    with ending_together(ranks) as stop:
         for step in range(10**6):
             if step == 5:
                 if how == "asked" and ranks.rank == 1:
@@ -26,7 +26,7 @@ def work(how: str) -> None:
                     raise UserError("the same on both")
                 if ranks.rank == 1:
                     fail(how)
-            if ending.agreed():
+            if stop.agreed():
                 raise Stopped(f"after step {step}")
             ranks.sum(torch.ones(1))
             time.sleep(0.01)

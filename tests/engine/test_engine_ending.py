@@ -78,8 +78,8 @@ def test_a_rank_that_waits_for_one_that_hangs_is_ended_when_asked_to(tmp_path):
 
 def test_handlers_are_as_before_afterwards():
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
-    with ending_together(ALONE) as ending:
-        assert not ending.agreed()
+    with ending_together(ALONE) as stop:
+        assert not stop.agreed()
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)] == before
     with pytest.raises(RunFailed, match="full"), ending_together(ALONE):
         raise RunFailed("full")
@@ -89,9 +89,9 @@ def test_handlers_are_as_before_afterwards():
 def test_a_signal_that_nobody_looked_at_stops_at_the_end():
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
     try:
-        with pytest.raises(Stopped), ending_together(ALONE) as ending:
+        with pytest.raises(Stopped), ending_together(ALONE) as stop:
             os.kill(os.getpid(), signal.SIGTERM)
-            assert ending.asked
+            assert stop.requested
         os.kill(os.getpid(), signal.SIGTERM)  # it is leaving already
     finally:
         for number, handler in before.items():
