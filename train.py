@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from mlens.engine.stop import StopRequest, stoppable
 from mlens.errors import told_in_one_line
 from mlens.launch import register_resolvers, start
 
@@ -24,6 +25,11 @@ def main(config: DictConfig) -> float | None:
 
 
 def run(config: DictConfig) -> float | None:
+    with stoppable() as stop:
+        return fine_tune(config, stop)
+
+
+def fine_tune(config: DictConfig, stop: StopRequest) -> float | None:
     # Imported here, so that --help and --cfg answer at once, and a wrong setting soon.
     from mlens.config import check
 
@@ -66,7 +72,7 @@ def run(config: DictConfig) -> float | None:
     made = make_folder(ranks, folder, config, HydraConfig.get())
     with made, open_journal(ranks, folder, settings, config) as journal:
         describe(datasets, tokenizer, settings, folder, journal)
-        training = fit(engine, datasets, collator, settings, folder, journal)
+        training = fit(engine, datasets, collator, settings, folder, journal, stop)
         return conclude(training, roles, audited, tokenizer, config, HydraConfig.get())
 
 

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 from hydra.conf import HydraConf
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from mlens.config import refuse_changes, resolved
-from mlens.errors import UserError
+from mlens.errors import UserError, first_line
 from mlens.files import write_text
 
 if TYPE_CHECKING:
@@ -65,6 +67,10 @@ class RunFolder:
     def hydra(self) -> Path:
         return self.path / ".hydra"
 
+    @property
+    def config(self) -> Path:
+        return self.hydra / "config.yaml"
+
 
 def find_folder(ranks: Ranks, config: DictConfig) -> RunFolder:
     """The run's folder, named by rank 0 for all; nothing is written yet.
@@ -88,9 +94,22 @@ def _check(folder: RunFolder, config: DictConfig) -> None:
         raise UserError(f"{folder.path} holds a finished run: give another output_dir, or remove it to run it again")
     if config.resume:
         _check_resume(folder, config)
-    elif folder.path.exists() and any(path.name != LOCK for path in folder.path.iterdir()):
-        what = "an unfinished run: resume=true goes on with it" if folder.hydra.exists() else "other files"
-        raise UserError(f"{folder.path} holds {what}; or give another output_dir")
+    elif folder.config.is_file():
+        raise UserError(f"{folder.path} holds an unfinished run: resume=true continues it; or give another output_dir")
+    else:
+        refuse_other_files(folder)
+
+
+def refuse_other_files(folder: RunFolder) -> None:
+    """Raises UserError where the folder, which holds no run's config, holds any file but what a run leaves that is
+    killed before it has written its config. So a run may start there, and overwrites nothing."""
+    for path in sorted(folder.path.rglob("*")) if folder.path.exists() else ():
+        begun = path.name == LOCK or (path.parent == folder.hydra and path.name.startswith("."))
+        if not begun and (path.is_symlink() or not path.is_dir()):
+            raise UserError(
+                f"{folder.path} holds other files than a run (there is no .hydra/config.yaml, but {path.name}): remove "
+                "them, or give another output_dir"
+            )
 
 
 @contextmanager
@@ -141,19 +160,26 @@ def _write(folder: RunFolder, held: ExitStack, config: DictConfig, hydra_config:
     _check(folder, config)
     for made in (folder.hydra, folder.checkpoints, folder.metrics.parent, folder.predictions("test").parent):
         made.mkdir(parents=True, exist_ok=True)
-    write_text(folder.hydra / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+    write_text(folder.config, OmegaConf.to_yaml(config, resolve=True))
     write_text(folder.hydra / "overrides.yaml", OmegaConf.to_yaml(hydra_config.overrides.task))
     write_text(folder.hydra / "hydra.yaml", OmegaConf.to_yaml(OmegaConf.create({"hydra": hydra_config})))
 
 
-def _check_resume(folder: RunFolder, config: DictConfig) -> None:
-    saved = folder.hydra / "config.yaml"
-    if not saved.is_file():
-        raise UserError(f"resume=true: {folder.path} holds no run (no .hydra/config.yaml): give output_dir=ITS_FOLDER")
-    # As text: it was resolved when it was saved, and must fetch nothing from the environment now.
-    before = OmegaConf.to_container(OmegaConf.load(saved), resolve=False)
+def saved_config(folder: RunFolder) -> dict:
+    """The config that the folder's run began with, as plain data. Raises UserError where it is none."""
+    try:
+        # As text: it was resolved when it was saved, and must fetch nothing from the environment now.
+        before = OmegaConf.to_container(OmegaConf.load(folder.config), resolve=False)
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise UserError(f"resume=true: {folder.config} can't be read: {first_line(error)}") from error
     if not isinstance(before, dict):
-        raise UserError(f"resume=true: {saved} is no run's config")
-    horizon = refuse_changes({str(key): value for key, value in before.items()}, resolved(config))
+        raise UserError(f"resume=true: {folder.config} is no run's config")
+    return {str(key): value for key, value in before.items()}
+
+
+def _check_resume(folder: RunFolder, config: DictConfig) -> None:
+    if not folder.config.is_file():
+        raise UserError(f"resume=true: {folder.path} holds no run (no .hydra/config.yaml): give output_dir=ITS_FOLDER")
+    horizon = refuse_changes(saved_config(folder), resolved(config))
     if horizon:
         warnings.warn(f"{', '.join(horizon)} changed: the rate goes on along another schedule", stacklevel=2)

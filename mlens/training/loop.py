@@ -15,9 +15,10 @@ from torch.utils.data import DataLoader
 from mlens.config import Settings
 from mlens.data import draws
 from mlens.engine.checkpoints import Checkpoints
-from mlens.engine.ending import StopRequest, ending_together, forget_signals_of_parent
+from mlens.engine.ending import ending_together, leave_signals_to_parent
 from mlens.engine.engine import Engine
 from mlens.engine.memory import peak_memory_bytes
+from mlens.engine.stop import StopRequest
 from mlens.errors import RunFailed, Stopped, UserError
 from mlens.evaluation.evaluate import Evaluated, evaluate
 from mlens.packing.dataset import RatingDataset
@@ -172,11 +173,11 @@ class Training:
 
     def stop_if_asked(self) -> None:
         """Save and raise Stopped where a signal asked any rank to end; all ranks come here alike."""
-        if self.stop.agreed():
+        if self.stop.agreed(self.engine.ranks):
             if self._saved_step != self.progress.step:
                 self._save()
             raise Stopped(
-                f"asked to end after step {self.progress.step}; resume=true output_dir={self.folder.path} goes on"
+                f"asked to stop after step {self.progress.step}; resume=true output_dir={self.folder.path} goes on"
             )
 
     def _done(self, total: int) -> bool:
@@ -264,9 +265,10 @@ def fit(
     settings: Settings,
     folder: RunFolder,
     journal: Journal,
+    stop: StopRequest,
 ) -> Training:
     """Train from the start, or with `resume` from where the run's folder stands; returns the finished training."""
-    with ending_together(engine.ranks) as stop:
+    with ending_together(engine.ranks, stop):
         training = Training(engine, datasets, collator, settings, folder, journal, stop)
         if settings.resume:
             training.resume()
@@ -299,10 +301,20 @@ def _rows(
         num_workers=trainer.loader_workers,
         pin_memory=ranks.device.type == "cuda",
         prefetch_factor=4 if trainer.loader_workers else None,
-        worker_init_fn=forget_signals_of_parent,
+        worker_init_fn=leave_signals_to_parent,
     )
     try:
-        yield from loader
+        rows = iter(loader)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        # The queues to and from the workers need semaphores, which are files there.
+        raise UserError(
+            f"/dev/shm can't be used for trainer.loader_workers={trainer.loader_workers}: "
+            f"{str(error.strerror).lower()}. Enlarge it (docker run --shm-size=64m), or set trainer.loader_workers=0"
+        ) from error
+    try:
+        yield from rows
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise

@@ -11,7 +11,7 @@ import torch
 from steps import parts
 
 import mlens.training.loop as loop
-from mlens.engine.ending import StopRequest
+from mlens.engine.stop import StopRequest
 from mlens.errors import RunFailed, Stopped
 from mlens.evaluation.evaluate import Evaluated
 from mlens.packing.plan import plan_epoch
@@ -91,7 +91,7 @@ def run(made, monkeypatch):
             replace(made.settings, trainer=trainer),
             folder=RunFolder(Path("run")),
             journal=Notes(),
-            stop=stop or StopRequest(made.ranks),
+            stop=stop or StopRequest(),
             progress=progress or Progress(),
         )
 
@@ -257,7 +257,7 @@ class AskedAfter:
     def __init__(self, times):
         self.left = times
 
-    def agreed(self):
+    def agreed(self, ranks):
         self.left -= 1
         return self.left < 0
 
