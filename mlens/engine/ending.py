@@ -64,9 +64,21 @@ def ending_together(ranks: Ranks, stop: StopRequest) -> Iterator[None]:
 
 
 def leave_signals_to_parent(_: int) -> None:
-    """For a worker process that was forked inside `ending_together`: it goes on until its rank ends it, though it
-    belongs to the process group that a signal is sent to, and doesn't wake the rank's thread."""
+    """For a worker process that was forked inside `ending_together`: it goes on until its rank ends it, though a signal
+    may be sent to the whole process group, and doesn't wake the rank's thread.
+
+    torch lets it die of any SIGTERM; its rank would then lack the rows of the step that it finishes before it saves.
+    """
     signal.set_wakeup_fd(-1)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_for_parent, daemon=True).start()
+
+
+def _end_for_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def _end_late(watch: int, ranks: Ranks, over: threading.Event) -> None:

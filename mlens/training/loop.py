@@ -10,12 +10,11 @@ from functools import cached_property, partial
 
 import psutil
 import torch
-from torch.utils.data import DataLoader
 
 from mlens.config import Settings
 from mlens.data import draws
 from mlens.engine.checkpoints import Checkpoints
-from mlens.engine.ending import ending_together, leave_signals_to_parent
+from mlens.engine.ending import ending_together
 from mlens.engine.engine import Engine
 from mlens.engine.memory import peak_memory_bytes
 from mlens.engine.stop import StopRequest
@@ -26,6 +25,7 @@ from mlens.packing.plan import Collator, PlannedRow, RowLoader, plan_epoch, step
 from mlens.packing.row import Row
 from mlens.training.folder import RunFolder
 from mlens.training.journal import Journal
+from mlens.training.loader import load_rows
 from mlens.training.schedule import rate_factor
 from mlens.training.settings import EarlyStopping, Trainer
 
@@ -279,10 +279,7 @@ def fit(
 def _rows(
     engine: Engine, dataset: RatingDataset, collator: Collator, trainer: Trainer, progress: Progress
 ) -> Iterator[tuple[PlannedRow, Row]]:
-    """This rank's rows from where `progress` stands to the end of the epoch, built ahead by worker processes.
-
-    Raises RunFailed where one of these dies.
-    """
+    """This rank's rows from where `progress` stands to the end of the epoch."""
     ranks = engine.ranks
     planned = plan_epoch(
         dataset,
@@ -294,34 +291,8 @@ def _rows(
         ranks.world,
         progress.step_in_epoch,
     )
-    loader = DataLoader(
-        RowLoader(dataset, partial(collator.train_row, history_loss_weight=trainer.history_loss_weight)),
-        sampler=planned,
-        batch_size=None,
-        num_workers=trainer.loader_workers,
-        pin_memory=ranks.device.type == "cuda",
-        prefetch_factor=4 if trainer.loader_workers else None,
-        worker_init_fn=leave_signals_to_parent,
-    )
-    try:
-        rows = iter(loader)
-    except OSError as error:
-        if error.filename is not None:
-            raise
-        # The queues to and from the workers need semaphores, which are files there.
-        raise UserError(
-            f"/dev/shm can't be used for trainer.loader_workers={trainer.loader_workers}: "
-            f"{str(error.strerror).lower()}. Enlarge it (docker run --shm-size=64m), or set trainer.loader_workers=0"
-        ) from error
-    try:
-        yield from rows
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise RunFailed(
-            "a process that builds rows ahead (trainer.loader_workers) was killed, maybe for want of memory; "
-            "resume=true goes on from the last checkpoint, with trainer.loader_workers=0 without such processes"
-        ) from error
+    make_row = partial(collator.train_row, history_loss_weight=trainer.history_loss_weight)
+    return load_rows(RowLoader(dataset, make_row), planned, trainer.loader_workers, ranks.device.type == "cuda")
 
 
 def finish_step(
