@@ -6,15 +6,8 @@ MARK: a file that is made then, and a process that finds it there sends no signa
 
 import os
 import signal
-import sys
 from importlib import import_module
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from runs import train_module
-
-from mlens.launch import start
 
 
 def signal_in(module: str, function: str, name: str, rank: str = "") -> None:
@@ -35,4 +28,6 @@ def signal_in(module: str, function: str, name: str, rank: str = "") -> None:
 
 if __name__ == "__main__":
     signal_in(*os.environ["SIGNALLED"].split(":"))
-    start(train_module().main)
+    train = Path(__file__).parents[2] / "train.py"
+    # Not runpy: a sweep starts its jobs by sys.argv[0], which that changes.
+    exec(compile(train.read_text(), train, "exec"), {"__name__": "__main__", "__file__": str(train)})
