@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from mlens.engine.stop import StopRequest, stoppable
 from mlens.errors import told_in_one_line
 from mlens.launch import register_resolvers, start
 
@@ -19,11 +20,11 @@ register_resolvers()
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(config: DictConfig) -> float | None:
     """One run; returns its best validation RMSE, for sweepers."""
-    with told_in_one_line():
-        return run(config)
+    with told_in_one_line(), stoppable() as stop:
+        return run(config, stop)
 
 
-def run(config: DictConfig) -> float | None:
+def run(config: DictConfig, stop: StopRequest) -> float | None:
     # Imported here, so that --help and --cfg answer at once, and a wrong setting soon.
     from mlens.config import check
 
@@ -51,8 +52,7 @@ def run(config: DictConfig) -> float | None:
     roles = assign_roles(table, split)
     stages = make_stages(table, roles, split, settings.evaluation.max_users, settings.evaluation.seed)
     tokenizer = ranks.first(lambda: load_tokenizer(settings.model, table, settings.prompt, settings.ablation))
-    begun = folder.path if folder.resumed else None
-    identity = ranks.alone(lambda: identify(settings, table.content_hash(), lambda: tokenizer, begun))
+    identity = ranks.alone(lambda: identify(settings, table.content_hash(), lambda: tokenizer, folder.continued))
     if folder.finished:
         return ranks.alone(lambda: finished(folder, identity, config))
     renderer = make_renderer(table, settings.prompt, settings.ablation, tokenizer, identity.chat_frame)
@@ -71,7 +71,7 @@ def run(config: DictConfig) -> float | None:
     made = make_folder(ranks, folder, identity, config, HydraConfig.get())
     with made, open_journal(ranks, folder, settings, config) as journal:
         describe(datasets, tokenizer, settings, folder, journal)
-        training = fit(engine, datasets, collator, settings, folder, journal)
+        training = fit(engine, datasets, collator, settings, folder, journal, stop)
         return conclude(training, roles, audited, identity, tokenizer, config, HydraConfig.get())
 
 

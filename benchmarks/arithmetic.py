@@ -23,6 +23,9 @@ import time
 from collections.abc import Callable
 from statistics import median
 
+import mlens  # noqa: F401  before torch, which reads how threads wait
+
+# isort: split
 import numpy as np
 import ours
 import torch

@@ -14,6 +14,9 @@ from __future__ import annotations
 import argparse
 import time
 
+import mlens  # noqa: F401  before torch, which reads how threads wait
+
+# isort: split
 import ours
 import torch
 from rich.table import Table

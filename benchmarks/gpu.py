@@ -23,6 +23,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import mlens  # noqa: F401  before torch, which reads how threads wait
+
+# isort: split
 import ours
 import torch
 from arithmetic import passes_of, sizes_of

@@ -19,6 +19,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import mlens  # noqa: F401  before torch, which reads how threads wait
+
+# isort: split
 import numpy as np
 import ours
 import torch

@@ -25,6 +25,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import mlens  # noqa: F401  before torch, which reads how threads wait
+
+# isort: split
 import numpy as np
 import torch
 from hydra.utils import instantiate

@@ -20,6 +20,9 @@ import argparse
 import time
 from pathlib import Path
 
+import mlens  # noqa: F401  before torch, which reads how threads wait
+
+# isort: split
 import numpy as np
 import polars as pl
 import torch

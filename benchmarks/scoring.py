@@ -21,6 +21,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import mlens  # noqa: F401  before torch, which reads how threads wait
+
+# isort: split
 import numpy as np
 import ours
 import torch

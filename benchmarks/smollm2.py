@@ -16,6 +16,9 @@ import zipfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import mlens  # noqa: F401  before torch, which reads how threads wait
+
+# isort: split
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -13,6 +13,9 @@ from __future__ import annotations
 
 import argparse
 
+import mlens  # noqa: F401  before torch, which reads how threads wait
+
+# isort: split
 import ours
 from rich.table import Table
 from setting import command, console, make_setting, start

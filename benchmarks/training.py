@@ -24,6 +24,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import mlens  # noqa: F401  before torch, which reads how threads wait
+
+# isort: split
 import numpy as np
 import ours
 import torch

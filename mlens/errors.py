@@ -56,8 +56,11 @@ class RunFailed(Exception):
     """
 
 
-class Stopped(Exception):
-    """A signal asked the run to end, and it has saved where it stands. The entry point exits with code CONTINUE."""
+class Stopped(BaseException):
+    """A signal asked the run to stop, and nothing is left to save. The entry point exits with code CONTINUE.
+
+    Like KeyboardInterrupt it can be raised anywhere, so no `except Exception` may swallow it.
+    """
 
 
 class JobFailed(Exception):

@@ -1,7 +1,14 @@
 """What all tests share."""
 
+import signal
+
+import mlens  # noqa: F401  sets how threads wait, before anything imports torch
+
+# isort: split
 import pytest
 from hypothesis import settings
+
+from mlens.engine.stop import SIGNALS
 
 # A slow example is no failure on a busy machine.
 settings.register_profile("mlens", deadline=None)
@@ -22,6 +29,17 @@ def cache(tmp_path_factory, monkeypatch):
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("MLENS_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def signals():
+    """A run leaves its signals ignored, as a process that ends should; and tests may run under nohup."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)

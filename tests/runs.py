@@ -16,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
 from mlens.config import Settings, check
+from mlens.engine.stop import stoppable
 from mlens.identity import Identity
 from mlens.launch import register_resolvers
 
@@ -53,9 +54,15 @@ def train_module():
     return module
 
 
+def train_here(config: DictConfig) -> float | None:
+    """What train.py's main does with this config."""
+    with stoppable() as stop:
+        return train_module().run(config, stop)
+
+
 def run_here(folder: Path, *overrides: str) -> dict:
     """A run in this process; returns its summary."""
-    train_module().run(composed(*overrides, f"output_dir={folder}"))
+    train_here(composed(*overrides, f"output_dir={folder}"))
     return summary_of(folder)
 
 

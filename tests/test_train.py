@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from runs import FAST, ROOT, child_environment, composed, records_of, run_here, summary_of, train, train_module
+from runs import FAST, ROOT, child_environment, composed, records_of, run_here, summary_of, train, train_here
 from steps import answer_log_probabilities
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -147,7 +147,7 @@ def test_the_same_run_again_gives_the_same_numbers(finished, tmp_path):
 def test_a_finished_run_is_not_run_again(finished):
     before = {name: (finished / name).stat().st_mtime_ns for name in files_of(finished)}
     with pytest.raises(UserError, match="finished"):
-        train_module().run(composed(*RANDOM, f"output_dir={finished}", "resume=true"))
+        train_here(composed(*RANDOM, f"output_dir={finished}", "resume=true"))
     assert {name: (finished / name).stat().st_mtime_ns for name in files_of(finished)} == before
 
 
@@ -197,7 +197,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_without_a_summary(tmp_path, caps
     monkeypatch.setattr(Engine, "backward", broken)
     folder = tmp_path / "run"
     with pytest.raises(SystemExit) as caught, told_in_one_line():
-        train_module().run(composed(*FAST, "trainer.checkpoint.every_steps=1", f"output_dir={folder}"))
+        train_here(composed(*FAST, "trainer.checkpoint.every_steps=1", f"output_dir={folder}"))
     assert caught.value.code == 1
     line = capsys.readouterr().err.splitlines()[-1]
     assert re.match(r"error: the loss of step \d+ is nan, .*user \S+ movie \S+", line)
@@ -253,9 +253,9 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path):
     killed_run(tmp_path / "killed", *LONG)
     assert not (tmp_path / "killed" / "summary.json").exists()
     with pytest.raises(UserError, match="resume=true"):
-        train_module().run(composed(*LONG, f"output_dir={tmp_path}/killed"))
+        train_here(composed(*LONG, f"output_dir={tmp_path}/killed"))
     with pytest.raises(UserError, match=r"history\.ratio"):
-        train_module().run(composed(*LONG, "history.ratio=0.4", f"output_dir={tmp_path}/killed", "resume=true"))
+        train_here(composed(*LONG, "history.ratio=0.4", f"output_dir={tmp_path}/killed", "resume=true"))
     resumed = run_here(tmp_path / "killed", *LONG, "resume=true")
     whole = run_here(tmp_path / "whole", *LONG)
     for kind, fields in (("train", ("step", "loss", "epoch", "learning_rate")), ("val", ("step", "rmse", "best_rmse"))):
@@ -344,7 +344,7 @@ def test_resume_auto_starts_a_run_continues_it_and_ends_at_once_where_it_is_fini
     run = ["trainer.checkpoint.every_steps=1", *FAST, f"output_dir={tmp_path}/run", "resume=auto"]
 
     def auto(*overrides):
-        rmse = train_module().run(composed(*run, *overrides))
+        rmse = train_here(composed(*run, *overrides))
         return rmse, capsys.readouterr().err
 
     first, told = auto()
@@ -367,6 +367,6 @@ def test_resume_auto_starts_a_run_continues_it_and_ends_at_once_where_it_is_fini
 
 def test_resume_auto_needs_a_folder_and_resume_a_known_word():
     with pytest.raises(UserError, match=r"resume=auto needs .* output_dir"):
-        train_module().run(composed(*FAST, "resume=auto"))
+        train_here(composed(*FAST, "resume=auto"))
     with pytest.raises(UserError, match="resume must be true, false or auto, not maybe"):
-        train_module().run(composed(*FAST, "resume=maybe"))
+        train_here(composed(*FAST, "resume=maybe"))

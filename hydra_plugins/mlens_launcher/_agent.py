@@ -3,8 +3,8 @@
 The launcher holds the other end of standard input. When it goes, however it does, the pipe ends, and this process
 ends its ranks and itself: no rank trains on in a folder that the next sweep wants.
 
-Beside torchrun it passes SIGUSR1 on to its ranks, which save and end (torchrun itself would leave them 30 seconds for
-that), and it ends with a rank's own exit code where all of them were stopped like this.
+SIGUSR1, SIGTERM and SIGHUP reach the ranks as SIGUSR1: they save and end in their own time (torchrun itself would leave
+them 30 seconds), and this process ends with CONTINUE where all of them were stopped like this.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from contextlib import suppress
 
 import psutil
 
-# mlens.errors.CONTINUE, which this script can't import from everywhere.
+# mlens.errors.CONTINUE and mlens.engine.stop.SIGNALS, which this script can't import from everywhere.
 CONTINUE = os.EX_TEMPFAIL
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 def end_with_launcher() -> None:
@@ -31,23 +32,36 @@ def end_with_launcher() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def pass_on(number: int, _: object) -> None:
-    for rank in psutil.Process().children():
+def pass_on(*_: object) -> None:
+    ranks = psutil.Process().children()
+    if not ranks:
+        sys.exit(CONTINUE)
+    for rank in ranks:
         with suppress(psutil.NoSuchProcess):
-            rank.send_signal(number)
+            rank.send_signal(signal.SIGUSR1)
+
+
+def take_signals_from_torchrun() -> None:
+    """What torchrun handles itself replaces these handlers; newer ones read the second name, older ones the first."""
+    for name in ("TORCHELASTIC_SIGNALS_TO_HANDLE", "PET_SIGNALS_TO_HANDLE"):
+        os.environ[name] = "SIGINT,SIGQUIT"
+    for number in SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:  # SIGHUP under nohup
+            signal.signal(number, pass_on)
 
 
 if __name__ == "__main__":
     threading.Thread(target=end_with_launcher, daemon=True).start()
-    signal.signal(signal.SIGUSR1, pass_on)
+    take_signals_from_torchrun()
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main
 
     try:
-        main()
+        # Without a folder for logs: torchrun would leave one among the temporary files.
+        main([f"--log-dir={os.devnull}", *sys.argv[1:]])
     except ChildFailedError as failed:
         codes = {failure.exitcode for failure in failed.failures.values()}
-        # Those that had not ended yet when the first one did were asked to by torchrun.
-        if CONTINUE in codes and codes <= {CONTINUE, -signal.SIGTERM}:
+        # A rank that had only just started doesn't handle the signals yet, and torchrun ends the last ones by SIGTERM.
+        if codes <= {CONTINUE, *(-number for number in SIGNALS)}:
             sys.exit(CONTINUE)
         raise

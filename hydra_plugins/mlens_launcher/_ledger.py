@@ -8,7 +8,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlens.identity import Identity
 
 # A folder's name stays short enough for every file system.
 LONGEST_NAME = 120
@@ -32,6 +35,15 @@ class Job:
     error: str | None = None
 
 
+@dataclass(frozen=True)
+class CheckedJob:
+    """A job as it would run now. entry: in the ledger; config: as plain data; identity: its data and model."""
+
+    entry: Job
+    config: dict
+    identity: Identity
+
+
 class Ledger:
     """The jobs in their order, kept in `folder`/sweep.json; every change is written at once, beside and renamed."""
 
@@ -41,10 +53,9 @@ class Ledger:
         known = {job.name: job for job in read_ledger(folder)}
         self.jobs = {job.name: job for job in jobs}
         self._others = {name: job for name, job in known.items() if name not in self.jobs}
-        # The jobs that are what they were: an unfinished one can go on.
-        self.known = {n for n, job in known.items() if n in self.jobs and job.fingerprint == self.jobs[n].fingerprint}
-        for name in self.known:
-            self.jobs[name] = replace(known[name], overrides=self.jobs[name].overrides)
+        for name, job in self.jobs.items():
+            if name in known and known[name].fingerprint == job.fingerprint:
+                self.jobs[name] = replace(known[name], overrides=job.overrides)
 
     def set(self, name: str, **changes: Any) -> None:
         self.jobs[name] = replace(self.jobs[name], **changes)

@@ -17,6 +17,7 @@ import psutil
 from hydra_plugins.mlens_launcher import _agent
 from hydra_plugins.mlens_launcher._ledger import FAILED, FINISHED, RUNNING, STOPPED, Ledger
 from hydra_plugins.mlens_launcher._settings import LauncherSettings, Share, divide
+from mlens.engine.stop import SIGNALS
 from mlens.errors import CONTINUE
 from mlens.files import ensure_folder, open_append
 
@@ -95,7 +96,7 @@ def run_local(
                 if code is not None:
                     end_processes(started.mark)  # ranks whose agent was killed
                     free.append(running.pop(name).share)
-                    if code == CONTINUE:
+                    if was_stopped(code):
                         waiting.append(name)
                     note_end(ledger, name, code, time.monotonic() - started.since)
             watch()
@@ -108,12 +109,15 @@ def run_local(
 
 def note_end(ledger: Ledger, name: str, code: int, seconds: float) -> None:
     """A job has finished when its summary exists: one that was killed after it wrote it has done all."""
-    if code == CONTINUE:
-        ledger.set(name, state=STOPPED, exit_code=code, seconds=seconds)
-        return
     done = code == 0 or (ledger.folder / name / "summary.json").is_file()
-    error = None if done else last_lines(log_file(ledger.folder, name))
-    ledger.set(name, state=FINISHED if done else FAILED, exit_code=code, seconds=seconds, error=error)
+    state = FINISHED if done else STOPPED if was_stopped(code) else FAILED
+    error = last_lines(log_file(ledger.folder, name)) if state == FAILED else None
+    ledger.set(name, state=state, exit_code=code, seconds=seconds, error=error)
+
+
+def was_stopped(code: int) -> bool:
+    """Whether a job's exit code says that a signal stopped it: in its ranks, or before there were any."""
+    return code == CONTINUE or -code in SIGNALS
 
 
 def log_file(folder: Path, name: str) -> Path:

@@ -15,9 +15,9 @@ from typing import Any
 
 from hydra_plugins.mlens_launcher import _agent
 from hydra_plugins.mlens_launcher._ledger import RUNNING, STOPPED, Ledger
-from hydra_plugins.mlens_launcher._local import clean_environment, log_file, note_end, resuming
+from hydra_plugins.mlens_launcher._local import clean_environment, log_file, note_end, resuming, was_stopped
 from hydra_plugins.mlens_launcher._settings import LauncherSettings
-from mlens.errors import CONTINUE, UserError
+from mlens.errors import UserError
 from mlens.files import ensure_folder, open_append, refuse_links
 
 POLL = 1.0
@@ -52,15 +52,23 @@ class NodeTask:
                 stderr=subprocess.STDOUT,
                 env=clean_environment(os.environ),
             )
+        # submitit takes SIGTERM and its own warning; these two would kill this process, and its end the ranks.
+        for number in (signal.SIGUSR1, signal.SIGHUP):
+            signal.signal(number, self._stop)
         return self.process.wait()
+
+    def _stop(self, *_: object) -> None:
+        """Have the ranks save and end."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGUSR1)
 
     def checkpoint(self) -> Any:
         """submitit calls this on the first node when the queue is about to end the job: the ranks (of all nodes, since
         they agree) save and end, and the job that is put into the queue again goes on."""
         import submitit
 
+        self._stop()
         if self.process is not None:
-            self.process.send_signal(signal.SIGUSR1)
             with suppress(ChildProcessError):
                 # Not Popen.wait, in the midst of which this is called.
                 os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
@@ -155,7 +163,7 @@ def run_queued(
                 if job.done():
                     del at_work[name]
                     code = _exit_code(job)
-                    if code == CONTINUE:
+                    if was_stopped(code):
                         waiting.append(name)
                     note_end(ledger, name, code, time.monotonic() - since[name])
             watch()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import sys
 import time
@@ -21,9 +20,10 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from hydra_plugins.mlens_launcher._board import Board
-from hydra_plugins.mlens_launcher._ledger import FINISHED, WAITING, Job, Ledger, job_names
+from hydra_plugins.mlens_launcher._ledger import FINISHED, WAITING, CheckedJob, Job, Ledger, job_names
 from hydra_plugins.mlens_launcher._local import processes_with, run_local
 from hydra_plugins.mlens_launcher._settings import LauncherSettings
+from mlens.engine.stop import SIGNALS
 from mlens.errors import JobFailed, UserError
 from mlens.files import refuse_links
 
@@ -59,26 +59,26 @@ class MlensLauncher(Launcher):
         validation RMSE of a finished one, a JobFailed for a failed one."""
         from filelock import FileLock, Timeout
 
-        from mlens.training.folder import RunFolder
-
         folder = Path(self.config.hydra.sweep.dir).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         batch = [[o for o in overrides if not o.startswith(SWEEP_ONLY)] for overrides in job_overrides]
-        jobs = self._checked_jobs(batch, initial_job_idx)
+        checked = self._checked_jobs(batch, initial_job_idx)
+        jobs = [job.entry for job in checked]
         refuse_links(folder / ".sweep.lock", folder / "logs", *(folder / job.name for job in jobs))
         try:
             lock = FileLock(folder / ".sweep.lock").acquire(timeout=0)
         except Timeout as error:
             raise UserError(f"another sweep is at work in {folder}: wait for it, or give another output_dir") from error
-        with lock, _terminated_like_interrupted():
+        with lock, _stopped_like_interrupted():
             ledger = Ledger(folder, jobs)
             todo = [job.name for job in jobs if not _is_finished(ledger, job)]
             executor, queued = self._queue(ledger, todo)
             todo = [name for name in todo if name not in queued]
             _wait_for_leftovers(folder, todo)
+            for job in checked:
+                if job.entry.name in todo:
+                    _refuse_other_run(folder, job)
             for name in todo:
-                if (folder / name).exists() and not (RunFolder(folder / name).begun and name in ledger.known):
-                    shutil.rmtree(folder / name)
                 ledger.set(name, state=WAITING)
             ledger.write()
             with Board(ledger) as board:
@@ -133,7 +133,7 @@ class MlensLauncher(Launcher):
         options += [override for override in hydra.overrides.hydra if override.startswith("hydra.searchpath=")]
         return [str(Path(sys.argv[0]).resolve()), *options, "hydra.mode=RUN"]
 
-    def _checked_jobs(self, batch: list[list[str]], first: int) -> list[Job]:
+    def _checked_jobs(self, batch: list[list[str]], first: int) -> list[CheckedJob]:
         """Every job's config composed and checked, its data read and its model's files digested (each once), before any
         job is started."""
         from hydra.utils import instantiate
@@ -156,7 +156,8 @@ class MlensLauncher(Launcher):
                 identity = identify(settings, hashes[data], partial(_pretrained_tokenizer, settings.model))
             except UserError as error:
                 raise UserError(f"job {name}: {error}") from error
-            jobs.append(Job(name, overrides, identity.fingerprint(resolved(config))))
+            entry = Job(name, overrides, identity.fingerprint(resolved(config)))
+            jobs.append(CheckedJob(entry, resolved(config), identity))
         return jobs
 
 
@@ -180,23 +181,29 @@ def _quoted(value: str) -> str:
 
 
 @contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM ends the jobs as Ctrl-C does."""
+def _stopped_like_interrupted() -> Iterator[None]:
+    """SIGTERM, SIGUSR1 and, unless it is ignored (nohup), SIGHUP stop the jobs as Ctrl-C does. Further ones change
+    nothing: a closed terminal often sends two, and the jobs are saving."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    taken = [number for number, handler in before.items() if handler != signal.SIG_IGN]
 
     def interrupt(*_: object) -> None:
+        for number in taken:
+            signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    for number in taken:
+        signal.signal(number, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number in taken:
+            signal.signal(number, before[number])
 
 
 def _is_finished(ledger: Ledger, job: Job) -> bool:
-    """Whether the job's folder holds its finished run. Raises UserError where it holds another's, or other files."""
+    """Whether the job's folder holds its finished run. Raises UserError where it holds another's."""
     from mlens.comparison.runs import read_json
-    from mlens.training.folder import LOCK
 
     folder = ledger.folder / job.name
     summary = folder / "summary.json"
@@ -210,10 +217,32 @@ def _is_finished(ledger: Ledger, job: Job) -> bool:
         if ledger.jobs[job.name].state != FINISHED:
             ledger.set(job.name, state=FINISHED)
         return True
-    others = any(path.name != LOCK for path in folder.iterdir()) if folder.is_dir() else False
-    if others and not (folder / ".hydra").is_dir():
-        raise UserError(f"{folder} holds other files than a run: remove them, or give another output_dir")
     return False
+
+
+def _refuse_other_run(folder: Path, job: CheckedJob) -> None:
+    """Raises UserError where the job's folder holds anything that this job can't continue: nothing is deleted. The run
+    itself decides, not the ledger, which may be lost."""
+    from mlens.config import refuse_changes
+    from mlens.identity import read_identity
+    from mlens.saved_config import read_saved_config
+    from mlens.training.folder import RunFolder, refuse_other_files
+
+    run = RunFolder(folder / job.entry.name)
+    if not run.begun:
+        refuse_other_files(run)
+        return
+    try:
+        refuse_changes(read_saved_config(run.config), job.config)
+    except UserError as error:
+        raise UserError(f"{run.path} holds an unfinished run that other settings began: {error}") from error
+    before, now = read_identity(run.path), job.identity
+    same = before is not None and (before.data, before.model, before.version) == (now.data, now.model, now.version)
+    if not same:
+        raise UserError(
+            f"{run.path} holds an unfinished run that was begun with other data, another model or another version of "
+            "mlens: give another output_dir, or remove the folder to run the job anew"
+        )
 
 
 def _wait_for_leftovers(folder: Path, names: list[str]) -> None:

@@ -113,10 +113,12 @@ class Checkpoints:
         _link(self.folder / "last", path)
         if saved.needs is not None:
             _link(self.folder / "best", self.folder / checkpoint_name(saved.needs))
-        newest = saved_steps(self.folder)[-self.keep :]
+        # Later ones are damaged, in a run that had to start over: they don't count, and stay until they are made again.
+        steps = [step for step in saved_steps(self.folder) if step <= saved.step]
+        newest = steps[-self.keep :]
         manifests = [read_manifest(self.folder / checkpoint_name(step))[0] for step in newest]
         kept = {*newest, *(manifest.needs for manifest in manifests if manifest is not None)}
-        self._drop(step for step in saved_steps(self.folder) if step not in kept)
+        self._drop(step for step in steps if step not in kept)
 
     def _drop_after(self, step: int) -> None:
         self._drop(newer for newer in saved_steps(self.folder) if newer > step)

@@ -1,4 +1,4 @@
-"""How a run's ranks end together: when a signal asks them to, or when one of them can't go on."""
+"""How a run's ranks end together: when a signal asks them to stop, or when one of them can't go on."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 
-import torch
 import torch.distributed as dist
 
 from mlens.engine.ranks import Ranks
+from mlens.engine.stop import StopRequest
 from mlens.errors import RunFailed, Stopped, UserError
 
-# SIGTERM: torchrun and most queues, SIGUSR1: SLURM's warning before a time limit (sbatch --signal=USR1@120).
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+# What torchrun passes on to its ranks, and kills them a while later.
+PASSED_ON = (signal.SIGTERM, signal.SIGHUP)
 # torchrun kills a rank 30 s after it has asked it to end. One that hangs in a collective, whose peer is gone, can't
 # see the question: it is ended a little earlier, and says why.
 DEADLINE = 25.0
@@ -27,46 +26,26 @@ LAST_WORDS = 3.0
 REASON = "mlens/reason"
 
 
-class Ending:
-    """What the ranks of a run know of its end."""
-
-    def __init__(self, ranks: Ranks) -> None:
-        self.ranks, self.asked = ranks, False
-
-    def agreed(self) -> bool:
-        """Whether a signal asked any rank to end; all ranks get one answer, and ask at the same place."""
-        return bool(self.ranks.sum(torch.tensor(float(self.asked), device=self.ranks.device)))
-
-
 @contextmanager
-def ending_together(ranks: Ranks) -> Iterator[Ending]:
-    """Inside, SIGTERM and SIGUSR1 are taken note of, and a rank that fails tells the others why.
+def ending_together(ranks: Ranks, stop: StopRequest) -> Iterator[None]:
+    """Inside, the ranks work in step: a signal is noted until they agree to stop, and a rank that fails tells the
+    others why.
 
     All ranks raise the first one's UserError or RunFailed; a rank that finds another gone without a word raises
-    RunFailed. Two ranks or more that are asked to end and don't within DEADLINE seconds are ended. After Stopped both
-    signals stay without effect.
+    RunFailed. At the end all raise Stopped where a signal came since they agreed last. Two ranks or more that are asked
+    to end and don't within DEADLINE seconds are ended.
     """
-    ending, over = Ending(ranks), threading.Event()
-
-    def note(*_: int | FrameType | None) -> None:
-        ending.asked = True
-
-    before = {number: signal.signal(number, note) for number in SIGNALS}
+    over = threading.Event()
+    stop.defer()
     watch, wake = os.pipe()
     os.set_blocking(wake, False)
     fd_before = signal.set_wakeup_fd(wake)
     if ranks.world > 1:
         threading.Thread(target=_end_late, args=(watch, ranks, over), daemon=True).start()
     try:
-        yield ending
-        if ending.agreed():  # since it was looked at last
-            raise Stopped("asked to end; resume=true goes on")
-    except Stopped:
-        # The first rank to leave makes torchrun ask the others to: they are leaving already, in their own time.
-        before = {}
-        raise
-    except KeyboardInterrupt:
-        raise
+        yield
+        if stop.agreed(ranks):
+            raise Stopped("asked to stop; resume=true goes on")
     except (UserError, RunFailed) as error:
         first = _tell(ranks, str(error))
         raise (error if first == str(error) else RunFailed(first)) from error
@@ -78,24 +57,35 @@ def ending_together(ranks: Ranks) -> Iterator[Ending]:
         raise RunFailed(f"{reason}; resume=true goes on from the last checkpoint") from error
     finally:
         signal.set_wakeup_fd(fd_before)
-        for number, handler in before.items():
-            signal.signal(number, handler)
         over.set()
         os.close(wake)  # the thread reads the end
         if ranks.world == 1:
             os.close(watch)
 
 
-def forget_signals_of_parent(_: int) -> None:
-    """For a worker process that was forked inside `ending_together`: it goes on until its rank ends it, though it
-    belongs to the process group that a signal is sent to, and doesn't wake the rank's thread."""
+def leave_signals_to_parent(_: int) -> None:
+    """For a worker process that was forked inside `ending_together`: it goes on until its rank ends it, though a signal
+    may be sent to the whole process group, and doesn't wake the rank's thread.
+
+    torch lets it die of any SIGTERM; its rank would then lack the rows of the step that it finishes before it saves.
+    """
     signal.set_wakeup_fd(-1)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_for_parent, daemon=True).start()
+
+
+def _end_for_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def _end_late(watch: int, ranks: Ranks, over: threading.Event) -> None:
-    """Wait for SIGTERM (its number comes through the pipe), and end this process if it is still inside much later."""
+    """Wait for a signal of torchrun's (its number comes through the pipe), and end this process if it is still inside
+    much later."""
     while (number := os.read(watch, 1)) and not over.is_set():
-        if number[0] == signal.SIGTERM and not over.wait(DEADLINE):
+        if number[0] in PASSED_ON and not over.wait(DEADLINE):
             reason = _told(ranks, 0) or "asked to end, it could not: it waits for another rank"
             print(f"error: {reason}", file=sys.stderr, flush=True)
             os._exit(1)

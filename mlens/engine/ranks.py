@@ -77,6 +77,10 @@ class Ranks:
             dist.all_reduce(tensor)
         return tensor
 
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is true on any rank; every rank gets the same answer."""
+        return bool(self.sum(torch.tensor(float(flag), device=self.device)))
+
     def wait(self) -> None:
         """Until every rank is here."""
         if self.world > 1:

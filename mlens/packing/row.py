@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -38,20 +40,31 @@ class Row:
 
     def to(self, device: torch.device) -> Row:
         """A copy with all tensors on `device`."""
-        return _moved(self, lambda tensor: tensor.to(device, non_blocking=True))
+        return _mapped(self, torch.Tensor, lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Row:
         """A copy in pinned memory, from which a GPU copies while it computes; torch's DataLoader calls this."""
-        return _moved(self, torch.Tensor.pin_memory)
+        return _mapped(self, torch.Tensor, torch.Tensor.pin_memory)
+
+    def __reduce__(self) -> tuple:
+        """Pickles tensors as NumPy arrays, by value. torch would have a worker put each of them into a file in /dev/shm
+        and send its name; where that is small, as in a container, the worker is killed or waits forever."""
+        values = tuple(getattr(self, field.name) for field in fields(self))
+        return _unpickled, (_mapped(values, torch.Tensor, torch.Tensor.numpy),)
 
 
-def _moved(value, move):
-    if isinstance(value, torch.Tensor):
-        return move(value)
+def _unpickled(values: tuple) -> Row:
+    return Row(*_mapped(values, np.ndarray, torch.from_numpy))
+
+
+def _mapped(value: Any, kind: type, change: Callable[[Any], Any]) -> Any:
+    """`value` with `change` applied to each object of this kind in its tuples and dataclasses."""
+    if isinstance(value, kind):
+        return change(value)
     if isinstance(value, tuple):
-        return tuple(_moved(item, move) for item in value)
+        return tuple(_mapped(item, kind, change) for item in value)
     if is_dataclass(value) and not isinstance(value, type):
-        return type(value)(**{field.name: _moved(getattr(value, field.name), move) for field in fields(value)})
+        return type(value)(**{field.name: _mapped(getattr(value, field.name), kind, change) for field in fields(value)})
     return value
 
 

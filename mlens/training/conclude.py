@@ -43,9 +43,13 @@ def conclude(
 ) -> float | None:
     """Take the model that was best on validation, export it, evaluate it on validation and test, and write predictions
     and, last of all, summary.json, with what the leak audit said (on rank 0). Returns the validation RMSE (None without
-    validation targets)."""
+    validation targets).
+
+    A signal raises Stopped, and a resumed run finishes this, until nothing but small files is left to write; those are
+    written, and the run has finished.
+    """
     engine, folder, journal, progress = training.engine, training.folder, training.journal, training.progress
-    with ending_together(engine.ranks) as training.ending:
+    with ending_together(engine.ranks, training.stop):
         training.take_best()
         settings = training.settings
         merge = isinstance(settings.peft, Lora) and settings.peft.merge
@@ -59,6 +63,7 @@ def conclude(
     rmse = evaluated["val"].metrics["rmse"] if "val" in evaluated else None
     if not engine.ranks.main:
         return rmse
+    training.stop.interrupt(f"asked to stop after training; resume=true output_dir={folder.path} finishes the run")
     for name, stage in evaluated.items():
         atomic_write(folder.predictions(name), stage.frame.write_parquet)
     # Before the baselines, whose memory is not the run's.
@@ -71,6 +76,7 @@ def conclude(
     )
     seconds["baselines"] = time.perf_counter() - started
     summary |= {"baselines": baselines, "audit": audited, "seconds": seconds}
+    training.stop.defer()
     write_json(folder.prompts, kept_prompts(training.datasets["test"], evaluated["test"].frame))
     choices = hydra_config.runtime.choices
     card = model_card(settings, terms(settings.data), choices["history"], engine.ranks.world, summary)

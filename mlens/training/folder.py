@@ -83,6 +83,11 @@ class RunFolder:
         return self.path / "wandb"
 
     @property
+    def continued(self) -> Path | None:
+        """The folder of the run that is continued; None for a new run."""
+        return self.path if self.resumed else None
+
+    @property
     def begun(self) -> bool:
         """Whether there is a run to resume: its config is written when all else is in place."""
         return self.config.is_file()
@@ -119,20 +124,22 @@ def _check(path: Path, config: DictConfig) -> RunFolder:
         folder = RunFolder(path, resumed=True)
     elif folder.begun:
         raise UserError(f"{path} holds an unfinished run: resume=true continues it; or give another output_dir")
-    elif not _holds_nothing(folder):
-        raise UserError(f"{path} holds other files: give another output_dir")
+    else:
+        refuse_other_files(folder)
     folder.refuse_links()
     return folder
 
 
-def _holds_nothing(folder: RunFolder) -> bool:
-    """Whether no file is in it but what a run leaves that is killed before it has begun."""
-    places = folder.path.rglob("*") if folder.path.exists() else ()
-    return all((path.is_dir() and not path.is_symlink()) or _precedes_run(folder, path) for path in places)
-
-
-def _precedes_run(folder: RunFolder, path: Path) -> bool:
-    return path.parent == folder.hydra or path in (folder.path / LOCK, folder.path / IDENTITY)
+def refuse_other_files(folder: RunFolder) -> None:
+    """Raises UserError where the folder, which holds no run's config, holds any file but what a run leaves that is
+    killed before it has written its config. So a run may start there, and overwrites nothing."""
+    for path in sorted(folder.path.rglob("*")) if folder.path.exists() else ():
+        precedes = path.parent == folder.hydra or path in (folder.path / LOCK, folder.path / IDENTITY)
+        if not precedes and (path.is_symlink() or not path.is_dir()):
+            raise UserError(
+                f"{folder.path} holds other files than a run (there is no .hydra/config.yaml, but {path.name}): remove "
+                "them, or give another output_dir"
+            )
 
 
 @contextmanager

@@ -10,14 +10,14 @@ from functools import cached_property, partial
 
 import psutil
 import torch
-from torch.utils.data import DataLoader
 
 from mlens.config import Settings
 from mlens.data import draws
 from mlens.engine.checkpoints import Checkpoints
-from mlens.engine.ending import Ending, ending_together, forget_signals_of_parent
+from mlens.engine.ending import ending_together
 from mlens.engine.engine import Engine
 from mlens.engine.memory import peak_memory_bytes
+from mlens.engine.stop import StopRequest
 from mlens.errors import RunFailed, Stopped
 from mlens.evaluation.evaluate import Evaluated, evaluate
 from mlens.packing.dataset import RatingDataset
@@ -25,6 +25,7 @@ from mlens.packing.plan import Collator, PlannedRow, RowLoader, plan_epoch, step
 from mlens.packing.row import Row
 from mlens.training.folder import RunFolder
 from mlens.training.journal import Journal
+from mlens.training.loader import load_rows
 from mlens.training.schedule import rate_factor
 from mlens.training.settings import EarlyStopping, Trainer
 
@@ -98,7 +99,7 @@ class Training:
     settings: Settings
     folder: RunFolder
     journal: Journal
-    ending: Ending
+    stop: StopRequest
     progress: Progress = field(default_factory=Progress)
     best: Evaluated | None = None
     _saved_step: int | None = None
@@ -167,11 +168,11 @@ class Training:
 
     def stop_if_asked(self) -> None:
         """Save and raise Stopped where a signal asked any rank to end; all ranks come here alike."""
-        if self.ending.agreed():
+        if self.stop.agreed(self.engine.ranks):
             if self._saved_step != self.progress.step:
                 self._save()
             raise Stopped(
-                f"asked to end after step {self.progress.step}; resume=true output_dir={self.folder.path} goes on"
+                f"asked to stop after step {self.progress.step}; resume=true output_dir={self.folder.path} goes on"
             )
 
     def _done(self, total: int) -> bool:
@@ -259,10 +260,11 @@ def fit(
     settings: Settings,
     folder: RunFolder,
     journal: Journal,
+    stop: StopRequest,
 ) -> Training:
     """Train from the start, or a resumed run from where its folder stands; returns the finished training."""
-    with ending_together(engine.ranks) as ending:
-        training = Training(engine, datasets, collator, settings, folder, journal, ending)
+    with ending_together(engine.ranks, stop):
+        training = Training(engine, datasets, collator, settings, folder, journal, stop)
         if folder.resumed:
             training.resume()
         training.run()
@@ -272,10 +274,7 @@ def fit(
 def _rows(
     engine: Engine, dataset: RatingDataset, collator: Collator, trainer: Trainer, progress: Progress
 ) -> Iterator[tuple[PlannedRow, Row]]:
-    """This rank's rows from where `progress` stands to the end of the epoch, built ahead by worker processes.
-
-    Raises RunFailed where one of these dies.
-    """
+    """This rank's rows from where `progress` stands to the end of the epoch."""
     ranks = engine.ranks
     planned = plan_epoch(
         dataset,
@@ -287,24 +286,8 @@ def _rows(
         ranks.world,
         progress.step_in_epoch,
     )
-    loader = DataLoader(
-        RowLoader(dataset, partial(collator.train_row, history_loss_weight=trainer.history_loss_weight)),
-        sampler=planned,
-        batch_size=None,
-        num_workers=trainer.loader_workers,
-        pin_memory=ranks.device.type == "cuda",
-        prefetch_factor=4 if trainer.loader_workers else None,
-        worker_init_fn=forget_signals_of_parent,
-    )
-    try:
-        yield from loader
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise RunFailed(
-            "a process that builds rows ahead (trainer.loader_workers) was killed, maybe for want of memory; "
-            "resume=true goes on from the last checkpoint, with trainer.loader_workers=0 without such processes"
-        ) from error
+    make_row = partial(collator.train_row, history_loss_weight=trainer.history_loss_weight)
+    return load_rows(RowLoader(dataset, make_row), planned, trainer.loader_workers, ranks.device.type == "cuda")
 
 
 def finish_step(

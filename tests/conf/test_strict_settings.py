@@ -1,7 +1,7 @@
 """A setting that can't be used is refused in one line that names it, before anything is trained or made."""
 
 import pytest
-from runs import FAST, checked, composed, train, train_module
+from runs import FAST, checked, composed, train, train_here
 
 from mlens.config import check, flatten, resolved
 from mlens.errors import GRACE, UserError, told_in_one_line
@@ -128,7 +128,7 @@ def refused_run(tmp_path, monkeypatch, capsys):
         (tmp_path / "empty").mkdir()
         monkeypatch.chdir(tmp_path / "empty")
         with pytest.raises(SystemExit) as caught, told_in_one_line():
-            train_module().run(composed(*FAST, *overrides))
+            train_here(composed(*FAST, *overrides))
         assert caught.value.code == 2
         assert not list((tmp_path / "empty").iterdir())
         (line,) = capsys.readouterr().err.splitlines()

@@ -10,6 +10,7 @@ import torch
 import mlens.engine.ending as ending_module
 from mlens.engine.ending import ending_together
 from mlens.engine.ranks import join_ranks
+from mlens.engine.stop import stoppable
 from mlens.errors import RunFailed, Stopped, UserError, told_in_one_line
 
 ending_module.DEADLINE = 6.0
@@ -17,7 +18,7 @@ ending_module.DEADLINE = 6.0
 
 def work(how: str) -> None:
     ranks = join_ranks()
-    with ending_together(ranks) as ending:
+    with stoppable() as stop, ending_together(ranks, stop):
         for step in range(10**6):
             if step == 5:
                 if how == "asked" and ranks.rank == 1:
@@ -26,7 +27,7 @@ def work(how: str) -> None:
                     raise UserError("the same on both")
                 if ranks.rank == 1:
                     fail(how)
-            if ending.agreed():
+            if stop.agreed(ranks):
                 raise Stopped(f"after step {step}")
             ranks.sum(torch.ones(1))
             time.sleep(0.01)

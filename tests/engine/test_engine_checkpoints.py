@@ -138,6 +138,20 @@ class Killed(BaseException):
     pass
 
 
+def test_a_run_that_starts_over_keeps_what_it_saves_beside_damaged_checkpoints_of_later_steps(trained, tmp_path):
+    saved = checkpoints(trained[1], tmp_path, keep=2)
+    for step in (4, 6):
+        saved.save(step, {"step": step}, step)
+        damage_truncated(tmp_path / f"step_{step:08d}" / "manifest.json")
+    with pytest.warns(match="damaged"):
+        assert saved.load_newest() is None
+    for step in (1, 2, 3):
+        saved.save(step, {"step": step}, step)
+    assert names(tmp_path) == {*(f"step_0000000{step}" for step in (2, 3, 4, 6)), "last", "best"}
+    with pytest.warns(match="damaged"):
+        assert saved.load_newest() == {"step": 3}
+
+
 @pytest.mark.parametrize("write", ["save_checkpoint", "write_json", "rename"])
 def test_a_kill_while_it_saves_loses_no_checkpoint(trained, tmp_path, monkeypatch, write):
     _, engine = trained

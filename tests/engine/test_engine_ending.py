@@ -1,6 +1,5 @@
 """Ranks end together, and say the same: under torchrun, two ranks that work in step until one fails."""
 
-import os
 import re
 import signal
 import subprocess
@@ -10,15 +9,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
 from runs import child_environment
 
-from mlens.engine.ending import ending_together
-from mlens.engine.ranks import Ranks
-from mlens.errors import CONTINUE, RunFailed, Stopped
+from mlens.errors import CONTINUE
 
 SCRIPT = Path(__file__).with_name("failing_ranks.py")
-ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
 def torchrun(how: str, log) -> subprocess.Popen:
@@ -74,25 +69,3 @@ def test_a_rank_that_waits_for_one_that_hangs_is_ended_when_asked_to(tmp_path):
         assert time.monotonic() - asked > 5
         agent.wait(timeout=60)
     assert "error: asked to end, it could not" in (tmp_path / "log").read_text()
-
-
-def test_handlers_are_as_before_afterwards():
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
-    with ending_together(ALONE) as ending:
-        assert not ending.agreed()
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)] == before
-    with pytest.raises(RunFailed, match="full"), ending_together(ALONE):
-        raise RunFailed("full")
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)] == before
-
-
-def test_a_signal_that_nobody_looked_at_stops_at_the_end():
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
-    try:
-        with pytest.raises(Stopped), ending_together(ALONE) as ending:
-            os.kill(os.getpid(), signal.SIGTERM)
-            assert ending.asked
-        os.kill(os.getpid(), signal.SIGTERM)  # it is leaving already
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -19,7 +19,7 @@ import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from runs import FAST, ROOT, child_environment, composed, summary_of, train, train_module
+from runs import FAST, ROOT, child_environment, composed, summary_of, train, train_here
 from steps import parts
 from torch.utils.data import DataLoader
 
@@ -161,7 +161,7 @@ def test_a_limit_of_file_size_is_told(tmp_path):
 def test_a_run_whose_cache_is_on_a_full_disk_ends_in_one_line(disk, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("MLENS_CACHE", str(disk.path))
     disk.fill(leaving=0)
-    told = ends_in_one_line(capsys, lambda: train_module().run(composed(*FAST, f"output_dir={tmp_path / 'run'}")))
+    told = ends_in_one_line(capsys, lambda: train_here(composed(*FAST, f"output_dir={tmp_path / 'run'}")))
     assert str(disk.path) in told and "the disk is full" in told
     assert not (tmp_path / "run").exists()
 
@@ -199,7 +199,7 @@ def test_a_base_model_in_a_read_only_cache_is_used(disk, monkeypatch):
 
 def test_a_run_folder_on_a_read_only_disk_ends_in_one_line(disk, capsys):
     disk.read_only()
-    told = ends_in_one_line(capsys, lambda: train_module().run(composed(*FAST, f"output_dir={disk.path / 'run'}")))
+    told = ends_in_one_line(capsys, lambda: train_here(composed(*FAST, f"output_dir={disk.path / 'run'}")))
     assert str(disk.path) in told and "read-only file system" in told
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from runs import FAST, ROOT, child_environment, composed, records_of, run_here, summary_of, train, train_module
+from runs import FAST, ROOT, child_environment, composed, records_of, run_here, summary_of, train, train_here
 from steps import parts
 
 from mlens.data.table import RatingTable
@@ -25,7 +25,7 @@ STEPS = (*FAST, "trainer.checkpoint.every_steps=1", "trainer.max_steps=6")
 def ends(capsys, folder: Path, *overrides: str) -> tuple[int, str]:
     """Exit code and the one line on stderr of a run in this process that fails."""
     with pytest.raises(SystemExit) as ended, told_in_one_line():
-        train_module().run(composed(*overrides, f"output_dir={folder}"))
+        train_here(composed(*overrides, f"output_dir={folder}"))
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(told) == 1 and not (folder / "summary.json").exists()
     return ended.value.code, told[0]
@@ -126,6 +126,66 @@ def test_a_worker_that_is_killed(undisturbed, tmp_path, capsys, monkeypatch):
     monkeypatch.undo()
     done = run_here(run, *STEPS, *more, "trainer.loader_workers=0", "resume=true")["training"]
     assert done["step"] == 30
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_whole_process_group_saves_too(undisturbed, tmp_path):
+    """As scancel and some shells send it: the processes that build rows ahead get it too."""
+    run, more = tmp_path / "run", ("trainer.loader_workers=2", "trainer.max_steps=400")
+    program = [sys.executable, str(ROOT / "train.py"), *STEPS, *more, "trainer.early_stopping.patience=999"]
+    started = subprocess.Popen(
+        [*program, f"output_dir={run}"],
+        env=child_environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    log = run / "training_logs" / "metrics.jsonl"
+    while not log.exists() or len(records_of(run)) < 5:
+        assert started.poll() is None
+        time.sleep(0.05)
+    os.killpg(started.pid, signal.SIGTERM)
+    _, stderr = started.communicate(timeout=60)
+    assert started.returncode == 75 and "Traceback" not in stderr and newest(run) == len(records_of(run))
+
+
+def in_small_shm(options: str, *command: str) -> subprocess.CompletedProcess[str]:
+    """The command where /dev/shm is a file system of its own."""
+    mounted = f'mount -t tmpfs -o {options} tmpfs /dev/shm && exec "$@"'
+    return subprocess.run(
+        ["unshare", "--mount", "bash", "-c", mounted, "bash", *command],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=child_environment(),
+    )
+
+
+@pytest.fixture(scope="module")
+def small_shm():
+    tried = in_small_shm("size=64k", "true")
+    if tried.returncode:
+        pytest.skip(f"a small /dev/shm can't be mounted here: {tried.stderr}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_small_shm_serves_the_workers_and_changes_nothing(workers, small_shm, undisturbed, tmp_path):
+    run = tmp_path / "run"
+    program = (sys.executable, str(ROOT / "train.py"), *STEPS, f"trainer.loader_workers={workers}")
+    ended = in_small_shm("size=64k", *program, f"output_dir={run}")
+    assert ended.returncode == 0, ended.stderr
+    assert summary_of(run)["metrics"] == undisturbed["metrics"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", ["size=4k", "size=64k,ro"])
+def test_a_shm_that_has_no_room_for_a_semaphore_is_one_line(options, small_shm, tmp_path):
+    program = (sys.executable, str(ROOT / "train.py"), *STEPS, "trainer.loader_workers=1")
+    ended = in_small_shm(options, *program, f"output_dir={tmp_path}/run")
+    (told,) = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert ended.returncode == 2 and "/dev/shm can't be used" in told and "trainer.loader_workers=0" in told
+    assert "Traceback" not in ended.stderr
 
 
 @pytest.mark.parametrize("what", ["loss", pytest.param("gradient", marks=pytest.mark.slow)])
@@ -238,7 +298,7 @@ def test_data_that_changed_under_a_stopped_run_are_refused(tmp_path, capsys, mon
 
     monkeypatch.setattr(Engine, "finite", interrupted)
     with pytest.raises(SystemExit) as ended, told_in_one_line():
-        train_module().run(composed(*STEPS, f"output_dir={run}"))
+        train_here(composed(*STEPS, f"output_dir={run}"))
     assert ended.value.code == 75 and newest(run) == 3
     monkeypatch.setattr(Engine, "finite", finite)
     with monkeypatch.context() as patched:

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 import yaml
 from asked_runs import SHORT
-from runs import composed, run_here, train_module
+from runs import composed, run_here, train_here
 
 from mlens.compose import run_config
 from mlens.errors import UserError, told_in_one_line
@@ -125,7 +125,7 @@ def test_a_resume_compares_a_saved_config_and_makes_nothing_of_it(node, run, tmp
     config = composed(*SHORT, "history=fixed_count", "history.count=2", "trainer.max_steps=1", f"output_dir={run}")
     config.resume = True
     with pytest.raises(SystemExit) as ended, told_in_one_line():
-        train_module().run(config)
+        train_here(config)
     said = capsys.readouterr().err
     assert ended.value.code == 2 and f"{node}._target_ (was evil.Evil" in said
     assert not (tmp_path / "mark").exists() and "evil" not in sys.modules

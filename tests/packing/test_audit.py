@@ -14,7 +14,7 @@ from cases import STRATEGIES, Case, make_case, told_table
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from reference import naive_turns, own_ratings
-from runs import FAST, composed, train_module
+from runs import FAST, composed, train_here
 from tokenizers_for_tests import ABLATIONS
 
 from mlens.data import blocks
@@ -690,5 +690,5 @@ def test_a_leak_ends_a_run_before_anything_is_trained_or_written(tmp_path, monke
 
     monkeypatch.setattr(data_stage, "make_stage", leaky)
     with pytest.raises(UserError, match=r"the train target \(user \d+, movie \d+\) sees the train rating .*itself"):
-        train_module().run(composed(*FAST, f"output_dir={tmp_path / 'run'}"))
+        train_here(composed(*FAST, f"output_dir={tmp_path / 'run'}"))
     assert not (tmp_path / "run").exists()

@@ -11,7 +11,7 @@ import torch
 from steps import parts
 
 import mlens.training.loop as loop
-from mlens.engine.ending import Ending
+from mlens.engine.stop import StopRequest
 from mlens.errors import RunFailed, Stopped
 from mlens.evaluation.evaluate import Evaluated
 from mlens.packing.plan import plan_epoch
@@ -79,7 +79,7 @@ def made():
 def run(made, monkeypatch):
     """run(rmses, trainer fields) -> (training, steps at which it validated)."""
 
-    def run(rmses, loss=1.0, progress=None, without=(), all_finite=None, ending=None, **fields):
+    def run(rmses, loss=1.0, progress=None, without=(), all_finite=None, stop=None, **fields):
         rmses, validated = iter(rmses), []
         defaults = {"targets_per_step": 8, "loader_workers": 0, "warmup_steps": 0, "max_epochs": 1000}
         trainer = Trainer(**defaults | fields)
@@ -91,7 +91,7 @@ def run(made, monkeypatch):
             replace(made.settings, trainer=trainer),
             folder=RunFolder(Path("run")),
             journal=Notes(),
-            ending=ending or Ending(made.ranks),
+            stop=stop or StopRequest(),
             progress=progress or Progress(),
         )
 
@@ -257,7 +257,7 @@ class AskedAfter:
     def __init__(self, times):
         self.left = times
 
-    def agreed(self):
+    def agreed(self, ranks):
         self.left -= 1
         return self.left < 0
 
@@ -276,7 +276,7 @@ def test_stopped_anywhere_and_gone_on_it_does_what_it_does_at_one_go(run, made, 
     monkeypatch.setattr(KeptCheckpoints, "save", lambda self, step, state, needs: saved.append(deepcopy(state)))
     monkeypatch.setattr(Notes, "record", lambda self, kind, step, **values: records.append((kind, step)))
     try:
-        run([1.0] * 9, ending=AskedAfter(times), **fields)
+        run([1.0] * 9, stop=AskedAfter(times), **fields)
     except Stopped as stopped:
         progress = Progress(**saved[-1]["progress"])
         assert f"after step {progress.step}" in str(stopped)

@@ -1,0 +1,79 @@
+"""Rows of tokens for training, built ahead by worker processes."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from mlens.engine.ending import leave_signals_to_parent
+from mlens.errors import RunFailed, UserError
+from mlens.packing.plan import PlannedRow, RowLoader
+from mlens.packing.row import Row
+
+
+def load_rows(
+    builder: RowLoader, planned: Iterable[PlannedRow], workers: int, pin_memory: bool
+) -> Iterator[tuple[PlannedRow, Row]]:
+    """Each planned row with its tensors, in order; with 0 `workers` they are built in this process.
+
+    Raises RunFailed where a worker dies, and UserError where /dev/shm can't be used for what they wait with.
+    """
+    loader = DataLoader(
+        builder,
+        sampler=planned,
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=leave_signals_to_parent,
+    )
+    try:
+        rows = iter(loader)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        # The queues to and from the workers need semaphores, which are files there.
+        raise UserError(
+            f"/dev/shm can't be used for trainer.loader_workers={workers}: {str(error.strerror).lower()}. Enlarge it "
+            "(docker run --shm-size=64m), or set trainer.loader_workers=0"
+        ) from error
+    try:
+        yield from _watched(rows) if workers else rows
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise RunFailed(
+            "a process that builds rows ahead (trainer.loader_workers) was killed, maybe for want of memory; "
+            "resume=true goes on from the last checkpoint, with trainer.loader_workers=0 without such processes"
+        ) from error
+
+
+def _watched(rows: Iterator) -> Iterator:
+    """`rows`, which raises RuntimeError for a worker that died while or before a row is waited for.
+
+    torch's handler of SIGCHLD raises it wherever this process is, in the midst of an update or where nothing can be
+    raised. It is needed while a row is read: the rest of one that a worker didn't finish never comes.
+    """
+    check: Any = signal.getsignal(signal.SIGCHLD)
+    waiting = False
+
+    def check_if_waiting(*signal_and_frame: Any) -> None:
+        if waiting:
+            check(*signal_and_frame)
+
+    signal.signal(signal.SIGCHLD, check_if_waiting)
+    try:
+        while True:
+            waiting = True
+            check(signal.SIGCHLD, None)  # one that died since the last row
+            row = next(rows, None)
+            waiting = False
+            if row is None:
+                return
+            yield row
+    finally:
+        waiting = False
+        signal.signal(signal.SIGCHLD, check)

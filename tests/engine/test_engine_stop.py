@@ -1,0 +1,101 @@
+"""A signal's request to stop: when it is noted, when it is honoured at once, and what later ones do."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from runs import child_environment
+
+from mlens.engine.ending import ending_together
+from mlens.engine.ranks import Ranks
+from mlens.engine.stop import SIGNALS, stoppable
+from mlens.errors import RunFailed, Stopped
+
+ALONE = Ranks(0, 1, torch.device("cpu"))
+
+
+def handlers():
+    return {number: signal.getsignal(number) for number in SIGNALS}
+
+
+def kill_self(number):
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_before_anything_is_to_be_saved_a_signal_stops_at_once_and_no_except_swallows_it(number):
+    with pytest.raises(Stopped, match="before the first step"), stoppable():
+        try:
+            kill_self(number)
+        except Exception:
+            pytest.fail("swallowed")
+    assert set(handlers().values()) == {signal.SIG_IGN}
+    kill_self(number)  # it is leaving already
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_ranks_in_step_note_a_signal_until_they_agree_and_at_the_end_at_the_latest(number):
+    with pytest.raises(Stopped, match="resume=true"), stoppable() as stop, ending_together(ALONE, stop):
+        assert not stop.agreed(ALONE)
+        kill_self(number)
+        assert stop.agreed(ALONE)
+
+
+def test_a_signal_that_was_noted_is_honoured_as_soon_as_nothing_is_left_to_save():
+    with pytest.raises(Stopped, match="all saved"), stoppable() as stop:
+        stop.defer()
+        kill_self(signal.SIGTERM)
+        stop.interrupt("all saved")
+
+
+def test_a_signal_during_the_last_writes_changes_nothing():
+    with stoppable() as stop:
+        stop.interrupt("all saved")
+        stop.defer()
+        kill_self(signal.SIGTERM)
+    assert set(handlers().values()) == {signal.SIG_IGN}
+
+
+@pytest.mark.parametrize("error", [RunFailed("full"), KeyboardInterrupt()])
+def test_handlers_are_as_before_after_an_error(error):
+    before = handlers()
+    with pytest.raises(type(error)), stoppable() as stop, ending_together(ALONE, stop):
+        raise error
+    assert handlers() == before
+
+
+def test_under_nohup_a_closed_terminal_is_ignored_but_by_ranks_of_torchrun(monkeypatch):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with stoppable():
+        kill_self(signal.SIGHUP)
+    # torchrun kills ranks that it passed SIGHUP on to and that don't end.
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    with pytest.raises(Stopped), stoppable():
+        kill_self(signal.SIGHUP)
+
+
+ENDED = """
+import os, signal, sys
+from mlens.engine.stop import stoppable
+from mlens.errors import told_in_one_line
+
+class Last:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+sys.modules["kept_to_the_end"] = Last()
+with told_in_one_line(), stoppable() as stop:
+    if sys.argv[1] == "stopped":
+        os.kill(os.getpid(), signal.SIGHUP)
+    stop.defer()
+"""
+
+
+@pytest.mark.parametrize(("how", "code"), [("stopped", 75), ("finished", 0)])
+def test_a_signal_while_the_interpreter_ends_doesnt_change_the_exit_code(how, code):
+    """Its own handlers are gone by then."""
+    ended = subprocess.run([sys.executable, "-c", ENDED, how], env=child_environment(), capture_output=True, text=True)
+    assert ended.returncode == code and ended.stderr.count("\n") == (how == "stopped")

@@ -1,0 +1,50 @@
+"""A row that a worker sends is the row that it made, and is sent by value."""
+
+import pickle
+from dataclasses import fields
+from multiprocessing.reduction import ForkingPickler
+
+import numpy as np
+import pytest
+import torch
+from steps import parts
+
+from mlens.packing.blocks import with_blocks
+from mlens.packing.row import Row
+
+
+def leaves(value):
+    """All tensors and plain values in a row, in their order."""
+    if isinstance(value, tuple):
+        return [leaf for item in value for leaf in leaves(item)]
+    if hasattr(value, "__dataclass_fields__"):
+        return [leaf for field in fields(value) for leaf in leaves(getattr(value, field.name))]
+    return [value]
+
+
+@pytest.fixture(scope="module")
+def made():
+    return parts("prompt.max_tokens=512", "packing.row_tokens=2048")
+
+
+@pytest.mark.parametrize("kind", ["packed", "scored", "blocks", "filler"])
+def test_a_sent_row_is_equal_and_holds_no_file_of_shared_memory(made, kind):
+    dataset, answers = made.datasets["train"], made.datasets["train"].renderer.answers
+    trees = [dataset.tree(np.array(targets)) for targets in ([0, 1, 2, 3], [20], [40])]
+    row: Row = {
+        "packed": lambda: made.collator.train_row(trees, 0.5),
+        "scored": lambda: made.collator.score_row(trees, answers),
+        "blocks": lambda: with_blocks(made.collator.train_row(trees)),
+        "filler": lambda: made.collator.train_row([]),
+    }[kind]()
+    sent = bytes(ForkingPickler.dumps(row))
+    assert b"rebuild_storage" not in sent
+    received = pickle.loads(sent)
+    before, after = leaves(row), leaves(received)
+    assert len(before) == len(after) and sum(isinstance(leaf, torch.Tensor) for leaf in before) > 5
+    for one, other in zip(before, after, strict=True):
+        if isinstance(one, torch.Tensor):
+            assert one.dtype == other.dtype and torch.equal(one, other)
+            other += 0  # may be written to
+        else:
+            assert one == other
