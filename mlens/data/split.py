@@ -21,7 +21,8 @@ class Split:
     """The config node `split`.
 
     method: temporal (each user's last ratings), random (per user), user (whole users, cold start), global_time (one
-    time cuts all users), leave_last (each user's last rating is test, the one before it validation);
+    time cuts all users; ratings of one second stay together), leave_last (each user's last rating is test, the one
+    before it validation);
     val_ratio, test_ratio: shares of the ratings (of the users with method=user); not used by leave_last;
     min_ratings: a user with fewer ratings is all training;
     eval_history: what a held-out target may see of the past: `all` (training, and validation where it is test) or
@@ -113,11 +114,43 @@ def _user_roles(split: Split, n_user: np.ndarray) -> np.ndarray:
 
 
 def _time_roles(timestamp: np.ndarray, split: Split) -> np.ndarray:
-    """[n] int8: two times cut the ratings of all users; ratings of the cut's own second are on its later side."""
+    """[n] int8: two times cut the ratings of all users; ratings of one second are on one side of a cut."""
     times = np.sort(timestamp)
-    n_test, n_val = held_out(split.test_ratio, len(times)), held_out(split.val_ratio, len(times))
-    n_val = min(n_val, len(times) - n_test)
-    never = times[-1] + 1
-    test_from = times[len(times) - n_test] if n_test else never
-    val_from = times[len(times) - n_test - n_val] if n_val else test_from
-    return np.select([timestamp >= test_from, timestamp >= val_from], [np.int8(TEST), np.int8(VAL)], np.int8(TRAIN))
+    val_start, test_start = _time_cuts(times, split)
+    roles = np.full(len(times), TRAIN, dtype=np.int8)
+    for start, role in ((val_start, VAL), (test_start, TEST)):
+        if start < len(times):
+            roles[timestamp >= times[start]] = role
+    return roles
+
+
+def _time_cuts(times: np.ndarray, split: Split) -> tuple[int, int]:
+    """Where validation and test begin in `times` [n], which are sorted.
+
+    Of all pairs of places where the time changes, the one with the fewest stages that were asked for and are empty;
+    then with the smallest sum of both shares' differences from what was asked, then of test's, then with the largest
+    test, then the largest validation.
+    """
+    n = len(times)
+    n_test = int(held_out(split.test_ratio, n))
+    n_val = min(int(held_out(split.val_ratio, n)), n - n_test)
+    places = np.concatenate([[0], np.flatnonzero(times[1:] != times[:-1]) + 1, [n]])
+    # A cut farther from what was asked than its neighbours is never better, unless these leave a stage empty.
+    ends = [*places[:3].tolist(), *places[-3:].tolist()]
+    best, cuts = None, (n, n)
+    for test in {*ends, *_around(places, n - n_test)} if n_test else {n}:
+        for val in {*ends, *_around(places, test - n_val), *_around(places, test)} if n_val else {test}:
+            if val > test:
+                continue
+            empty = (val == 0) + (n_val > 0 and val == test) + (n_test > 0 and test == n)
+            off_test, off_val = abs(n - test - n_test), abs(test - val - n_val)
+            rank = (empty, off_test + off_val, off_test, test, val)
+            if best is None or rank < best:
+                best, cuts = rank, (val, test)
+    return cuts
+
+
+def _around(places: np.ndarray, wanted: int) -> list[int]:
+    """The two of the ascending `places` below `wanted`, it itself where it is one, and the two above."""
+    at = int(np.searchsorted(places, wanted))
+    return places[max(0, at - 2) : at + 3].tolist()
