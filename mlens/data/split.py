@@ -73,7 +73,7 @@ def assign_roles(table: RatingTable, split: Split) -> np.ndarray:
     """[n] int8, TRAIN, VAL or TEST for each rating of the table."""
     n = np.diff(table.user_offsets)
     if split.method == "user":
-        return np.repeat(_user_roles(split, n), n)
+        return np.repeat(_user_roles(table, split), n)
     if split.method == "global_time":
         roles = _time_roles(table.timestamp, split)
         roles[np.repeat(n < split.min_ratings, n)] = TRAIN
@@ -102,14 +102,21 @@ def _shuffled(roles: np.ndarray, table: RatingTable, split: Split) -> np.ndarray
     return shuffled
 
 
-def _user_roles(split: Split, n_user: np.ndarray) -> np.ndarray:
-    """[users] int8: whole users are test or validation, drawn among those with enough ratings."""
+def _user_roles(table: RatingTable, split: Split) -> np.ndarray:
+    """[users] int8: whole users are test or validation, drawn among those with enough ratings.
+
+    Test is taken from the beginning of the drawn order and validation from its end: where the data lose or gain a user,
+    at most one other user of each changes places with training.
+    """
+    n_user = np.diff(table.user_offsets)
     eligible = np.flatnonzero(n_user >= split.min_ratings)
-    drawn = eligible[draws.permutation(len(eligible), draws.SPLIT, split.seed)]
-    n_test, n_val = held_out(split.test_ratio, len(eligible)), held_out(split.val_ratio, len(eligible))
+    words = draws.each(draws.SPLIT, split.seed, table.user_keys[eligible])
+    drawn, n = eligible[np.argsort(words, kind="stable")], len(eligible)
+    n_test = min(n, int(held_out(split.test_ratio, n)))
+    n_val = min(n - n_test, int(held_out(split.val_ratio, n)))
     roles = np.full(len(n_user), TRAIN, dtype=np.int8)
     roles[drawn[:n_test]] = TEST
-    roles[drawn[n_test : n_test + n_val]] = VAL
+    roles[drawn[n - n_val :]] = VAL
     return roles
 
 

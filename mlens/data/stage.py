@@ -112,7 +112,7 @@ def make_stages(
     for role in asked:
         stage = make_stage(table, roles, split, STAGES[role])
         if role != TRAIN:
-            stage = sample_users(stage, np.diff(table.user_offsets), max_eval_users, eval_seed)
+            stage = sample_users(table, stage, max_eval_users, eval_seed)
         stages[stage.name] = stage
     return stages
 
@@ -135,21 +135,25 @@ def _none_left(table: RatingTable, split: Split, role: int) -> str:
     return f"{said}. {advice[0].upper()}{advice[1:]}"
 
 
-def sample_users(stage: Stage, activity: np.ndarray, max_users: int | None, seed: int) -> Stage:
+def sample_users(table: RatingTable, stage: Stage, max_users: int | None, seed: int) -> Stage:
     """The targets of `max_users` users that have targets in this stage, drawn by `seed` (all with null).
 
-    Stratified by `activity` [users]: the stage's users in its order (equals in drawn order) are cut into `max_users`
-    stretches that are as equal as can be, and one user is drawn of each.
+    Stratified by the number of ratings: users with 1, 2-3, 4-7, 8-15, … are represented in proportion, to within one,
+    and all users are drawn with the same probability. Within a stratum of n users, the user of rank r in drawn order
+    has the score (r + v) / n, where v in [0, 1) is drawn for the stratum, and the smallest scores are taken. So a larger
+    sample holds a smaller one, and where the data lose or gain a user, at most one other user is replaced.
     """
     users = np.unique(stage.user)
     if max_users is None or max_users >= len(users):
         return stage
-    shuffled = users[draws.permutation(len(users), draws.EVAL_USERS, seed)]
-    ordered = shuffled[np.argsort(activity[shuffled], kind="stable")]
-    borders = len(users) * np.arange(max_users + 1) // max_users
-    within = draws.uniforms(max_users, draws.EVAL_USERS, seed, epoch=1)
-    drawn = ordered[borders[:-1] + (within * np.diff(borders)).astype(np.int64)]
-    return stage.keep(np.flatnonzero(np.isin(stage.user, drawn)))
+    stratum = np.frexp(np.diff(table.user_offsets)[users])[1]
+    order = np.lexsort((draws.each(draws.EVAL_USERS, seed, table.user_keys[users]), stratum))
+    strata, starts, sizes = np.unique(stratum[order], return_index=True, return_counts=True)
+    drawn = [draws.uniforms(1, draws.EVAL_USERS, seed, epoch=1, movie=number)[0] for number in strata]
+    rank = np.arange(len(users)) - np.repeat(starts, sizes)
+    score = (rank + np.repeat(drawn, sizes)) / np.repeat(sizes, sizes)
+    kept = users[order[np.argsort(score, kind="stable")[:max_users]]]
+    return stage.keep(np.flatnonzero(np.isin(stage.user, kept)))
 
 
 def _first_of_second(table: RatingTable) -> np.ndarray:
