@@ -66,7 +66,14 @@ SUMMARY: Form = {
     "overrides": [TEXT],
     "metrics": {
         "val?": {"rmse?": FIGURE},
-        "test": {"rmse": NUMBER, "by_user_activity?": _ERRORS, "by_movie_popularity?": _ERRORS, ...: FIGURES}
+        "test": {
+            "rmse": NUMBER,
+            "mae": NUMBER,
+            "averaged?": {"rmse": NUMBER},
+            "by_user_activity?": _ERRORS,
+            "by_movie_popularity?": _ERRORS,
+            ...: FIGURES,
+        }
         | {f"{name}?": FIGURE for name in SUMMARISED},
     },
     "baselines": {"test": {"full_history": _ERRORS, "own_history?": _ERRORS}},
@@ -89,6 +96,8 @@ CONFIG: Form = {"seed": WHOLE, "history": OBJECT, "comparison?": OBJECT}
 # Columns of predictions: text or numbers, and numbers (all with prefix p_ too).
 NAMES = ("user", "movie", "history_hash")
 NUMBERS = ("t", "rating", "expected", "argmax", "history_used", "history_dropped")
+# Of a run with several draws of histories: which one, from 0.
+DRAW = "draw"
 
 
 def read_json(file: Path, form: Form = OBJECT) -> Any:
@@ -140,14 +149,15 @@ def _require_plain(text: str, file: Path) -> None:
             raise UserError(f"{file} can't be read: a run's config has no aliases, and is at most {DEEPEST} deep")
 
 
-def read_predictions(file: Path, columns: tuple[str, ...] | None = None) -> pl.DataFrame:
-    """One row a target: these columns (None: all that predictions have). Raises UserError where the file can't be read,
-    or a column is missing, of another kind, or has gaps."""
+def read_predictions(file: Path, columns: tuple[str, ...] | None = None) -> list[pl.DataFrame]:
+    """For each draw of histories (one without a column `draw`) a frame with one row a target: these columns (None: all
+    that predictions have). Raises UserError where the file can't be read, or a column is missing, of another kind, or
+    has gaps, or draws have different numbers of rows."""
     try:
         schema = pl.read_parquet_schema(file)
         rows = pl.scan_parquet(file, glob=False).select(pl.len()).collect().item()
         own = [*NAMES, *NUMBERS, *(name for name in schema if name.startswith("p_"))]
-        wanted = own if columns is None else list(columns)
+        wanted = (own if columns is None else list(columns)) + [DRAW] * (DRAW in schema)
         for name in wanted:
             _require_column(name, schema, file)
         if not 0 < rows <= ROWS_PER_BYTE * file.stat().st_size:
@@ -159,7 +169,15 @@ def read_predictions(file: Path, columns: tuple[str, ...] | None = None) -> pl.D
         gap = frame[name].has_nulls() if name in NAMES else not frame[name].is_between(-LARGEST, LARGEST).all()
         if gap or frame[name].has_nulls():
             raise UserError(f"{file}: the column {name} has values that are none")
-    return frame
+    return _draws(frame, file) if DRAW in wanted else [frame]
+
+
+def _draws(frame: pl.DataFrame, file: Path) -> list[pl.DataFrame]:
+    """The rows of each draw, in their order. Raises UserError where draws aren't 0, 1, … with equally many rows."""
+    sizes = frame.group_by(DRAW).len().sort(DRAW)
+    if sizes[DRAW].to_list() != list(range(len(sizes))) or sizes["len"].n_unique() != 1:
+        raise UserError(f"{file}: the column {DRAW} must count draws from 0, each with a row for every target")
+    return [own.drop(DRAW) for own in frame.sort(DRAW, maintain_order=True).partition_by(DRAW, maintain_order=True)]
 
 
 def _require_column(name: str, schema: dict[str, pl.DataType] | pl.Schema, file: Path) -> None:

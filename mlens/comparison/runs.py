@@ -54,8 +54,9 @@ class Run:
         flat = flatten(self.config)
         return {key: value for key, value in flat.items() if key != SEED and not key.startswith(NOT_RESULT)}
 
-    def predictions(self, stage: str, columns: tuple[str, ...] | None = None) -> pl.DataFrame:
-        """One row a target, as the run wrote them (these columns only). Raises UserError where they are missing."""
+    def predictions(self, stage: str, columns: tuple[str, ...] | None = None) -> list[pl.DataFrame]:
+        """For each draw of histories one row a target, as the run wrote them (these columns only). Raises UserError
+        where they are missing."""
         return read_predictions(self.folder / "predictions" / f"{stage}.parquet", columns)
 
     @cached_property

@@ -140,8 +140,8 @@ def sample_users(table: RatingTable, stage: Stage, max_users: int | None, seed: 
 
     Stratified by the number of ratings: users with 1, 2-3, 4-7, 8-15, … are represented in proportion, to within one,
     and all users are drawn with the same probability. Within a stratum of n users, the user of rank r in drawn order
-    has the score (r + v) / n, where v in [0, 1) is drawn for the stratum, and the smallest scores are taken. So a larger
-    sample holds a smaller one, and where the data lose or gain a user, at most one other user is replaced.
+    has the score (r + v) / n, where v in [0, 1) is drawn for the stratum, and the smallest scores are taken. So a
+    larger sample holds a smaller one, and where the data lose or gain a user, at most one other user is replaced.
     """
     users = np.unique(stage.user)
     if max_users is None or max_users >= len(users):

@@ -64,7 +64,7 @@ def evaluate_under(run: Path, overrides: list[str]) -> Path:
     collator, metrics = instantiate(config.packing), {}
     for name, dataset in datasets.items():
         evaluated = evaluate(scorer, dataset, collator, settings.evaluation.draws)
-        metrics[name] = evaluated.metrics | by_activity(dataset, inside.roles, evaluated.frame)
+        metrics[name] = evaluated.metrics | by_activity(dataset, inside.roles, evaluated.frames)
         if ranks.main:
             (folder / "predictions").mkdir(parents=True, exist_ok=True)
             write_beside(folder / "predictions" / f"{name}.parquet", evaluated.frame.write_parquet)

@@ -15,8 +15,8 @@ EARLIER = 10
 
 
 def kept_prompts(dataset: RatingDataset, frame: pl.DataFrame) -> list[dict]:
-    """Prompts of `dataset` with what was predicted (`frame`, one row a target): which target, its movie's title, how
-    many ratings are shown, and the text. kind: `example` or `worst`."""
+    """Prompts of `dataset` with what was predicted from them (`frame`, one row a target; of several draws the first):
+    which target, its movie's title, how many ratings are shown, and the text. kind: `example` or `worst`."""
     stage, table = dataset.stage, dataset.table
     users, targets = np.unique(stage.user, return_counts=True)
     words = draws.items(targets, draws.EXAMPLES, dataset.seed, table.user_keys[users])
