@@ -83,7 +83,7 @@ SUMMARY: Form = {
     "overrides": [TEXT],
     "metrics": {
         "val?": {"rmse?": AMOUNT},
-        "test": {"rmse": ERROR, "mae?": AMOUNT, "targets?": COUNT, ...: FIGURES}
+        "test": {"rmse": ERROR, "mae": ERROR, "targets?": COUNT, "averaged?": {"rmse": ERROR}, ...: FIGURES}
         | dict.fromkeys(("by_user_activity?", "by_movie_popularity?", "by_history_length?"), _ERRORS)
         | {f"{name}?": kind for name, kind in SUMMARISED.items()},
     },
@@ -110,6 +110,8 @@ CONFIG: Form = {"seed": WHOLE, "history": OBJECT, "comparison?": OBJECT}
 NAMES = ("user", "movie", "history_hash")
 NUMBERS = ("t", "rating", "expected", "argmax", "history_used", "history_dropped")
 COUNTS = ("t", "history_used", "history_dropped")
+# Of a run with several draws of histories: which one, from 0.
+DRAW = "draw"
 
 
 def read_json(file: Path, form: Form = OBJECT) -> Any:
@@ -139,14 +141,15 @@ def read_config(file: Path) -> dict:
     return content
 
 
-def read_predictions(file: Path, columns: tuple[str, ...] | None = None) -> pl.DataFrame:
-    """One row a target: these columns (None: all that predictions have). Raises UserError where the file can't be read,
-    a column is missing, of another kind, or has gaps, a target stands twice, or figures in any column can't be."""
+def read_predictions(file: Path, columns: tuple[str, ...] | None = None) -> list[pl.DataFrame]:
+    """For each draw of histories (one without a column `draw`) a frame with one row a target: these columns (None: all
+    that predictions have). Raises UserError where the file can't be read, a column is missing, of another kind, or has
+    gaps, draws have different numbers of rows, a target stands twice in one, or figures in any column can't be."""
     try:
         schema = pl.read_parquet_schema(file)
         rows = pl.scan_parquet(file, glob=False).select(pl.len()).collect().item()
         own = [*NAMES, *NUMBERS, *(name for name in schema if name.startswith("p_"))]
-        wanted = own if columns is None else list(columns)
+        wanted = (own if columns is None else list(columns)) + [DRAW] * (DRAW in schema)
         for name in wanted:
             _require_column(name, schema, file)
         if not 0 < rows <= ROWS_PER_BYTE * file.stat().st_size:
@@ -159,7 +162,15 @@ def read_predictions(file: Path, columns: tuple[str, ...] | None = None) -> pl.D
         gap = frame[name].has_nulls() if name in NAMES else not frame[name].is_between(-LARGEST, LARGEST).all()
         if gap or frame[name].has_nulls():
             raise UserError(f"{file}: the column {name} has values that are none")
-    return frame
+    return _draws(frame, file) if DRAW in wanted else [frame]
+
+
+def _draws(frame: pl.DataFrame, file: Path) -> list[pl.DataFrame]:
+    """The rows of each draw, in their order. Raises UserError where draws aren't 0, 1, … with equally many rows."""
+    sizes = frame.group_by(DRAW).len().sort(DRAW)
+    if sizes[DRAW].to_list() != list(range(len(sizes))) or sizes["len"].n_unique() != 1:
+        raise UserError(f"{file}: the column {DRAW} must count draws from 0, each with a row for every target")
+    return [own.drop(DRAW) for own in frame.sort(DRAW, maintain_order=True).partition_by(DRAW, maintain_order=True)]
 
 
 def _require_possible(file: Path, schema: dict[str, pl.DataType] | pl.Schema) -> None:
@@ -178,7 +189,8 @@ def _require_possible(file: Path, schema: dict[str, pl.DataType] | pl.Schema) ->
         if "expected" in schema:
             rules["expected is outside of the scale"] = ~pl.col("expected").is_between(lowest, highest)
     if {"user", "t"} <= {*schema}:
-        rules["a target stands twice"] = pl.struct("user", "t").is_duplicated()
+        one = [name for name in ("user", "t", DRAW) if name in schema]
+        rules["a target stands twice"] = pl.struct(one).is_duplicated()
     found = pl.scan_parquet(file, glob=False).select(rule.any().alias(name) for name, rule in rules.items()).collect()
     broken = [name for name in rules if found[name][0]]
     if broken:

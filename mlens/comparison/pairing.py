@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,8 +10,12 @@ import numpy as np
 import polars as pl
 
 from mlens.comparison.runs import Arm, Run
+from mlens.errors import UserError
+from mlens.evaluation.metrics import mae, rmse
 
 TARGET = ("user", "movie", "t", "rating")
+# Relative: sums in another order, on another machine, differ by less.
+ROUNDING = 1e-9
 PER_RUN = ("expected", "history_used", "history_dropped", "history_hash")
 
 
@@ -19,7 +24,8 @@ class Paired:
     """The test targets that all of `arms` predicted, and each run's columns on them.
 
     targets [t]: user, movie, t, rating; user [t]: a number for each user; rating [t];
-    expected, used, dropped [runs, t]; history [runs, t]: equal where two runs showed the same ratings;
+    expected, used, dropped [draws, t]: of each draw of histories of each run; history [draws, t]: equal where the same
+    ratings were shown; run [draws]: which run each draw belongs to;
     runs, arm [runs]: the runs in order, and which arm each belongs to.
     """
 
@@ -30,6 +36,7 @@ class Paired:
     used: np.ndarray
     dropped: np.ndarray
     history: np.ndarray
+    run: np.ndarray
 
     @property
     def runs(self) -> list[Run]:
@@ -43,52 +50,73 @@ class Paired:
     def rating(self) -> np.ndarray:
         return self.targets["rating"].to_numpy()
 
-    def first_run(self, arm: int) -> int:
-        """The number of an arm's first run; which history is shown differs between its runs in training only."""
-        return int(np.flatnonzero(self.arm == arm)[0])
+    def draws_of(self, arm: int) -> np.ndarray:
+        """The draws of an arm's first run; which history is shown differs between its runs in training only."""
+        return np.flatnonzero(self.run == np.flatnonzero(self.arm == arm)[0])
 
     def same_history(self, one: int, other: int) -> float:
-        """The share of targets for which two arms showed the same ratings."""
-        return float(np.mean(self.history[self.first_run(one)] == self.history[self.first_run(other)]))
+        """The share of targets for which two arms showed the same ratings: the mean over as many draws as both have."""
+        pairs = zip(self.draws_of(one), self.draws_of(other), strict=False)
+        return float(np.mean([np.mean(self.history[i] == self.history[j]) for i, j in pairs]))
 
-    def untrimmed(self, one: int, other: int) -> np.ndarray:
-        """[t] bool: the targets at which neither arm's history was cut by the budget."""
-        return (self.dropped[self.first_run(one)] == 0) & (self.dropped[self.first_run(other)] == 0)
+    def trimmed(self, arm: int) -> np.ndarray:
+        """[t] bool: the targets at which the budget cut an arm's history, in one draw at least."""
+        return (self.dropped[self.draws_of(arm)] > 0).any(axis=0)
+
+    def over_draws(self, values: np.ndarray) -> np.ndarray:
+        """[runs, ..] the mean over each run's draws of values [draws, ..]."""
+        return np.stack([values[self.run == run].mean(axis=0) for run in range(len(self.arm))])
 
 
 def pair(arms: Sequence[Arm]) -> tuple[Paired, list[str]]:
     """The arms that were tested on the first arm's targets, side by side; and for each other arm a line that says why
-    it isn't among them."""
+    it isn't among them. Raises UserError where a run's predictions aren't those that its summary is of."""
     kept, refused, columns = [], [], []
     targets: pl.DataFrame | None = None
     first = arms[0].runs[0]
     for arm in arms:
         own = []
         for run in arm.runs:
-            frame = run.predictions("test", (*TARGET, *PER_RUN)).sort("user", "t")
+            drawn = [frame.sort("user", "t") for frame in run.predictions("test", (*TARGET, *PER_RUN))]
             if targets is None:
-                targets = frame.select(TARGET)
-            if not frame.select(TARGET).equals(targets):
-                refused.append(f"{arm.label} ({run.name}): {_difference(first, targets, run, frame)}")
+                targets = drawn[0].select(TARGET)
+            other = next((frame for frame in drawn if not frame.select(TARGET).equals(targets)), None)
+            if other is not None:
+                refused.append(f"{arm.label} ({run.name}): {_difference(first, targets, run, other)}")
                 break
-            own.append(frame.select(PER_RUN))
+            _require_summarised(run, drawn)
+            own.append([frame.select(PER_RUN) for frame in drawn])
         else:
             kept.append(arm)
             columns += own
     assert targets is not None
-    hashes = [frame["history_hash"].hash().to_numpy() for frame in columns]
+    runs = np.repeat(np.arange(len(columns)), [len(drawn) for drawn in columns])
+    frames = [frame for drawn in columns for frame in drawn]
     return (
         Paired(
             tuple(kept),
             targets,
             np.unique(targets["user"].to_numpy(), return_inverse=True)[1],
-            np.stack([frame["expected"].to_numpy() for frame in columns]),
-            np.stack([frame["history_used"].to_numpy() for frame in columns]),
-            np.stack([frame["history_dropped"].to_numpy() for frame in columns]),
-            np.stack(hashes),
+            np.stack([frame["expected"].to_numpy() for frame in frames]),
+            np.stack([frame["history_used"].to_numpy() for frame in frames]),
+            np.stack([frame["history_dropped"].to_numpy() for frame in frames]),
+            np.stack([frame["history_hash"].hash().to_numpy() for frame in frames]),
+            runs,
         ),
         refused,
     )
+
+
+def _require_summarised(run: Run, drawn: Sequence[pl.DataFrame]) -> None:
+    """Raises UserError where RMSE or MAE of the predictions, means over draws, aren't those of summary.json."""
+    for name, metric in (("rmse", rmse), ("mae", mae)):
+        own = float(np.mean([metric(frame["expected"].to_numpy(), frame["rating"].to_numpy()) for frame in drawn]))
+        told = run.summary["metrics"]["test"][name]
+        if not math.isclose(own, told, rel_tol=ROUNDING):
+            raise UserError(
+                f"{run.folder}: predictions/test.parquet has {name} {own:.6f}, summary.json {told:.6f}: one of them "
+                "was changed, or evaluation.draws are averaged in it, as earlier versions did. Run it again"
+            )
 
 
 def _difference(first: Run, targets: pl.DataFrame, run: Run, frame: pl.DataFrame) -> str:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mlens.comparison import sections
+from mlens.comparison import digits, sections
 from mlens.comparison.crossed import crossed_table
 from mlens.comparison.pairing import pair
 from mlens.comparison.results import LEVEL, Results, answer, baseline_names, compare, scope, table
@@ -67,12 +67,14 @@ def say(written: Report) -> None:
     """The report's essentials on stdout."""
     console = Console()
     shown = Table()
-    columns = {"arm": "", "seeds": "seeds", "rmse": "test RMSE", "mae": "test MAE", "share_trimmed": "trimmed"}
+    several = _has_several_draws(written.table)
+    columns = {"arm": "", "seeds": "seeds", "rmse": "test RMSE", "mae": "test MAE"}
+    columns |= ({"averaging_gain": "averaging gain"} if several else {}) | {"share_trimmed": "trimmed"}
     for name, title in columns.items():
         shown.add_column(title, justify="left" if name == "arm" else "right", overflow="fold")
     for row in written.table.to_dicts():
-        interval = f"{row['rmse']:.4f} ({row['rmse_low']:.4f} to {row['rmse_high']:.4f})"
-        shown.add_row(Text(row["arm"]), str(row["seeds"]), interval, f"{row['mae']:.4f}", f"{row['share_trimmed']:.0%}")
+        figures = [_with_interval(row, "rmse"), f"{row['mae']:.4f}", *([_gain(row)] if several else [])]
+        shown.add_row(Text(row["arm"]), str(row["seeds"]), *figures, f"{row['share_trimmed']:.0%}")
     console.print(shown)
     for line in (written.answer, *(f"not compared: {line}" for line in written.refused), str(written.html)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -91,7 +93,8 @@ def _content(results: Results, frame: pl.DataFrame, refused: list[str]) -> dict[
         "made_up": any(run.summary["made_up_data"] for run in paired.runs),
         "fairness": [*sections.fairness(arms), *sections.dominance(paired)],
         "refused": refused,
-        "columns": list(COLUMNS),
+        "columns": list(_columns(frame)),
+        "several": _has_several_draws(frame),
         "rows": _rows(frame),
         "baseline_columns": [name.replace("_", " ") for name in baseline_names(results)],
         "baselines": _baselines(results),
@@ -132,6 +135,7 @@ COLUMNS = {
     "seeds": "seeds",
     "RMSE": "rmse",
     "MAE": "mae",
+    "averaging gain": "averaging_gain",
     "accuracy": "accuracy",
     "NLL": "nll",
     "calibration": "calibration_error",
@@ -144,13 +148,32 @@ COLUMNS = {
 }
 
 
+def _has_several_draws(frame: pl.DataFrame) -> bool:
+    """Whether an arm of the table of arms was evaluated with several draws of histories."""
+    return frame["averaging_gain"].is_not_null().any()
+
+
+def _columns(frame: pl.DataFrame) -> dict[str, str]:
+    """Titles and names of the columns that the report shows of the table of arms."""
+    return {title: name for title, name in COLUMNS.items() if name != "averaging_gain" or _has_several_draws(frame)}
+
+
+def _with_interval(row: dict, name: str) -> str:
+    ends = digits.interval(row[f"{name}_low"], row[f"{name}_high"], row[f"{name}_interval_error"])
+    return f"{row[name]:.4f} ({ends})"
+
+
+def _gain(row: dict) -> str:
+    return "" if row["averaging_gain"] is None else f"{row['averaging_gain']:.4f}"
+
+
 def _rows(frame: pl.DataFrame) -> list[list[str]]:
     def cell(row: dict, name: str) -> str:
         value = row[name]
         if value is None:
             return ""
         if name in ("rmse", "mae"):
-            return f"{value:.4f} ({row[name + '_low']:.4f} to {row[name + '_high']:.4f})"
+            return _with_interval(row, name)
         if name == "share_trimmed":
             return f"{value:.0%}"
         if name == "seconds_training":
@@ -161,7 +184,7 @@ def _rows(frame: pl.DataFrame) -> list[list[str]]:
             return f"{value:.1f}"
         return f"{value:.4f}" if isinstance(value, float) else str(value)
 
-    return [[cell(row, name) for name in COLUMNS.values()] for row in frame.to_dicts()]
+    return [[cell(row, name) for name in _columns(frame).values()] for row in frame.to_dicts()]
 
 
 def _baselines(results: Results) -> list[list[str]]:
@@ -193,8 +216,8 @@ def _matrix(results: Results) -> list[dict]:
             cells.append(
                 {
                     "value": f"{sign * found.value:+.4f}",
-                    "interval": f"{low:+.4f} to {high:+.4f}",
-                    "p": f"p {found.p_holm:.3g}",
+                    "interval": digits.interval(low, high, found.error, "+"),
+                    "p": digits.p_value(found.p_holm, found.p_error),
                     "apart": found.p_holm < LEVEL,
                 }
             )
@@ -206,7 +229,7 @@ def _pairs(results: Results) -> list[list[str]]:
     def told(difference) -> str:
         if difference is None:
             return ""
-        return f"{difference.value:+.4f} ({difference.low:+.4f} to {difference.high:+.4f})"
+        return f"{difference.value:+.4f} ({digits.interval(difference.low, difference.high, difference.error, '+')})"
 
     arms = results.paired.arms
     return [

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
 
+from mlens.comparison import digits
 from mlens.comparison.forms import SUMMARISED
 from mlens.comparison.pairing import Paired
 from mlens.comparison.runs import Arm
-from mlens.comparison.statistics import Difference, Errors, Estimate, differences, estimates, sum_errors
+from mlens.comparison.statistics import (
+    Difference,
+    Errors,
+    Estimate,
+    differences,
+    estimates,
+    part_differences,
+    sum_errors,
+)
 from mlens.errors import UserError
 
 # Below this corrected p a difference is called one.
 LEVEL = 0.05
-# Resamples for differences on a part of the targets, of which intervals alone are shown: two for each pair of arms.
-ON_A_PART = 999
 
 
 @dataclass(frozen=True)
@@ -27,9 +34,9 @@ class Between:
     rmse: Difference
     mae: Difference
     same_history: float
-    untrimmed: Difference | None
+    untrimmed: Estimate | None
     untrimmed_targets: int
-    trimmed: Difference | None
+    trimmed: Estimate | None
     trimmed_targets: int
 
 
@@ -48,37 +55,60 @@ class Results:
 
 
 def compare(paired: Paired) -> Results:
-    """Raises UserError where all targets are one user's: nothing is known then of other users."""
+    """The figures of arms are those of their runs' summaries, which `pair` found to be those of the predictions. Raises
+    UserError where all targets are one user's: nothing is known then of other users."""
     if paired.user.max() < 1:
         raise UserError("the test targets are those of one user: a comparison needs two (raise evaluation.max_users)")
-    errors = sum_errors(paired.expected, paired.rating, paired.user, paired.arm)
-    of_arms = estimates(errors, "rmse"), estimates(errors, "mae")
+    errors = sum_errors(paired.expected, paired.rating, paired.user, paired.arm, paired.run)
+    of_arms = {metric: _summarised(paired, estimates(errors, metric), metric) for metric in ("rmse", "mae")}
     rmse, mae = differences(errors, "rmse"), differences(errors, "mae")
+    trimmed = [paired.trimmed(arm) for arm in range(len(paired.arms))]
+    parts = {(i, j, True): ~trimmed[i] & ~trimmed[j] for i, j in rmse}
+    parts |= {(i, j, False): trimmed[i] & trimmed[j] for i, j in rmse}
+    of_parts = _on_parts(paired, parts)
     between = {}
     for i, j in rmse:
-        neither = paired.untrimmed(i, j)
-        both = (paired.dropped[paired.first_run(i)] > 0) & (paired.dropped[paired.first_run(j)] > 0)
+        neither, both = (i, j, True), (i, j, False)
         between[i, j] = Between(
             rmse[i, j],
             mae[i, j],
             paired.same_history(i, j),
-            _on(paired, i, j, neither),
-            int(neither.sum()),
-            _on(paired, i, j, both),
-            int(both.sum()),
+            of_parts.get(neither),
+            int(parts[neither].sum()),
+            of_parts.get(both),
+            int(parts[both].sum()),
         )
-    return Results(paired, *of_arms, between)
+    return Results(paired, of_arms["rmse"], of_arms["mae"], between)
 
 
-def _on(paired: Paired, i: int, j: int, targets: np.ndarray) -> Difference | None:
-    """The difference of two arms' RMSE on some of the targets (None on fewer than two users')."""
-    user = np.unique(paired.user[targets], return_inverse=True)[1]
-    if not len(user) or user.max() < 1:
-        return None
-    runs = np.flatnonzero((paired.arm == i) | (paired.arm == j))
+def _summarised(paired: Paired, found: list[Estimate], metric: str) -> list[Estimate]:
+    """The estimates with the very figures of summary.json: sums in another order differ in the last bits."""
+    figures = [arm.mean("metrics", "test", metric) for arm in paired.arms]
+    return [replace(one, value=figure) for one, figure in zip(found, figures, strict=True) if figure is not None]
+
+
+def _on_parts(paired: Paired, parts: dict[tuple[int, int, bool], np.ndarray]) -> dict[tuple[int, int, bool], Estimate]:
+    """For (i, j, ..), the difference of the RMSE of arms i and j on these targets [t] (left out on fewer than two
+    users')."""
+    errors = {}
+    for (i, j, untrimmed), targets in parts.items():
+        if len(np.unique(paired.user[targets])) > 1:
+            errors[i, j, untrimmed] = _errors_on(paired, i, j, targets)
+    return dict(zip(errors, part_differences(list(errors.values()), "rmse"), strict=True))
+
+
+def _errors_on(paired: Paired, i: int, j: int, targets: np.ndarray) -> Errors:
+    """The errors of arms i and j on these targets, over all users."""
+    users, runs = int(paired.user.max()) + 1, np.flatnonzero((paired.arm == i) | (paired.arm == j))
+    user, rating = paired.user[targets], paired.rating[targets]
+    draws = np.flatnonzero(np.isin(paired.run, runs))
+    squares, absolutes = np.empty((2, len(draws), users))
+    for row, draw in enumerate(draws):
+        absolute = np.abs(paired.expected[draw, targets] - rating)
+        absolutes[row] = np.bincount(user, absolute, users)
+        squares[row] = np.bincount(user, absolute**2, users)
     arm = (paired.arm[runs] == j).astype(np.int64)
-    errors: Errors = sum_errors(paired.expected[np.ix_(runs, targets)], paired.rating[targets], user, arm)
-    return differences(errors, "rmse", resamples=ON_A_PART)[0, 1]
+    return Errors(squares, absolutes, np.bincount(user, minlength=users), arm, np.searchsorted(runs, paired.run[draws]))
 
 
 def answer(results: Results) -> str:
@@ -117,7 +147,7 @@ def _apart(results: Results, one: int, other: int) -> Difference:
 
 
 def _interval(estimate: Estimate) -> str:
-    return f"95% interval {estimate.low:.4f} to {estimate.high:.4f}"
+    return f"95% interval {digits.interval(estimate.low, estimate.high, estimate.error)}"
 
 
 def _listed(arms: tuple[Arm, ...], chosen: list[int]) -> str:
@@ -131,10 +161,13 @@ def table(results: Results) -> pl.DataFrame:
     for number in results.order:
         arm, paired = results.paired.arms[number], results.paired
         rmse, mae = results.rmse[number], results.mae[number]
-        first = paired.first_run(number)
+        draws = paired.draws_of(number)
         row: dict[str, object] = {"arm": arm.label, "seeds": len(arm.runs), "targets": len(paired.targets)}
-        row |= {"rmse": rmse.value, "rmse_low": rmse.low, "rmse_high": rmse.high}
-        row |= {"mae": mae.value, "mae_low": mae.low, "mae_high": mae.high}
+        for name, found in (("rmse", rmse), ("mae", mae)):
+            row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+            row[f"{name}_interval_error"] = found.error
+        averaged = arm.mean("metrics", "test", "averaged", "rmse")
+        row["averaging_gain"] = None if averaged is None else rmse.value - averaged
         row |= {name: arm.mean("metrics", "test", name) for name in SUMMARISED}
         row["val_rmse"] = arm.mean("metrics", "val", "rmse")
         row |= {
@@ -142,8 +175,8 @@ def table(results: Results) -> pl.DataFrame:
             for column in ("full_history", "own_history")
             for name in baseline_names(results)
         }
-        row["share_trimmed"] = float(np.mean(paired.dropped[first] > 0))
-        row["mean_history"] = float(np.mean(paired.used[first]))
+        row["share_trimmed"] = float(np.mean(paired.dropped[draws] > 0))
+        row["mean_history"] = float(np.mean(paired.used[draws]))
         row["training_targets"] = arm.mean("training", "targets")
         row["training_tokens"] = arm.mean("training", "tokens")
         row |= {f"seconds_{name}": arm.mean("seconds", name) for name in ("training", "evaluation")}

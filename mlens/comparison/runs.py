@@ -68,8 +68,9 @@ class Run:
             return f"{name} ({str(value)[:6]})"
         return str(value)[:6] if key == "data" and value is not None else str(value)
 
-    def predictions(self, stage: str, columns: tuple[str, ...] | None = None) -> pl.DataFrame:
-        """One row a target, as the run wrote them (these columns only). Raises UserError where they are missing."""
+    def predictions(self, stage: str, columns: tuple[str, ...] | None = None) -> list[pl.DataFrame]:
+        """For each draw of histories one row a target, as the run wrote them (these columns only). Raises UserError
+        where they are missing."""
         return read_predictions(self.folder / "predictions" / f"{stage}.parquet", columns)
 
     @cached_property

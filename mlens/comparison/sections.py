@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+import polars as pl
 
 from mlens.comparison import figures
 from mlens.comparison.figures import Curve
@@ -78,9 +79,13 @@ def _by_earlier(paired: Paired, order: list[int]) -> list[dict[str, float]]:
     counts = np.bincount(group, minlength=len(names))
     found = []
     for arm in order:
-        squares = ((paired.expected[paired.arm == arm] - paired.rating) ** 2).mean(axis=0)
-        sums = np.bincount(group, squares, minlength=len(names))
-        found.append({names[g]: float(np.sqrt(sums[g] / counts[g])) for g in np.flatnonzero(counts)})
+        draws = np.flatnonzero(paired.arm[paired.run] == arm)
+        squares = np.zeros((len(paired.run), len(names)))
+        for draw in draws:
+            squares[draw] = np.bincount(group, (paired.expected[draw] - paired.rating) ** 2, minlength=len(names))
+        with np.errstate(invalid="ignore"):  # groups without targets
+            means = paired.over_draws(np.sqrt(squares / counts))[paired.arm == arm].mean(axis=0)
+        found.append({names[g]: float(means[g]) for g in np.flatnonzero(counts)})
     return found
 
 
@@ -91,8 +96,9 @@ def _grouped(arm: Arm, group: str) -> dict[str, float]:
 
 
 def _calibration(run: Run) -> tuple[list[float], list[float]]:
-    """Mean probability of the most probable rating, and how often it is the true one, in equal bins of the former."""
-    frame = run.predictions("test")
+    """Mean probability of the most probable rating, and how often it is the true one, in equal bins of the former; over
+    all draws of histories."""
+    frame = pl.concat(run.predictions("test"))
     probability = frame.select(name for name in frame.columns if name.startswith("p_")).to_numpy()
     confidence, right = probability.max(axis=1), (frame["argmax"] == frame["rating"]).to_numpy()
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
@@ -135,7 +141,7 @@ def _key(prompt: dict) -> tuple:
 
 def farthest_apart(paired: Paired) -> list[dict]:
     """Of two arms, the targets on which their (mean) expected ratings differ most."""
-    one, other = (paired.expected[paired.arm == arm].mean(axis=0) for arm in (0, 1))
+    one, other = (paired.over_draws(paired.expected)[paired.arm == arm].mean(axis=0) for arm in (0, 1))
     order = np.argsort(-np.abs(one - other), kind="stable")[:APART]
     titles = {_movie(p): p["title"] for run in paired.runs for p in run.prompts}
     rows = paired.targets[order].to_dicts()

@@ -1,6 +1,7 @@
 """Paired statistics of arms (strategies) that predicted the same targets of the same users, each in one or more runs.
 
-An arm's figure is the mean over its runs (seeds) of each run's RMSE or MAE over all targets. It is uncertain twice:
+An arm's figure is the mean over its runs (seeds) of each run's RMSE or MAE over all targets; a run that drew histories
+several times has the mean over these draws of each draw's. It is uncertain twice:
 
 - Other users would give other errors. Whole users are resampled, the same for every run, so that a difference of arms
   is paired: the bootstrap (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993). For few users it is too
@@ -18,7 +19,13 @@ An arm's figure is the mean over its runs (seeds) of each run's RMSE or MAE over
   of the American Statistical Association 88, 1993).
 
 With one run nothing is known of an arm's other seeds: its figure is that model's, and a difference is that of these
-models. Users are taken as drawn independently, seeds as normal and independent between arms.
+models. Users are taken as drawn independently, seeds as normal and independent between arms. A run's draws of
+histories are those of evaluation.seed, the same for all runs; they are averaged before runs are compared, so that seeds
+alone make the spread between runs.
+
+Intervals and p are themselves estimates from random resamples; how far another seed of the generator would move them
+is their Monte Carlo standard error, sqrt(q (1 - q) / B) / density for a quantile q of B resamples and
+sqrt(p (1 - p) / B) for p.
 """
 
 from __future__ import annotations
@@ -37,6 +44,10 @@ RESAMPLES = 9_999
 TAILS = (0.025, 0.975)
 # Resamples at a time: 10 MB an array for 20,000 users.
 BATCH = 64
+# How far from a tail its density is measured.
+NEAR = 0.01
+# With fewer users, a part of the targets is resampled by itself: a sample of all users could have none of them.
+FEW = 50
 # What is drawn, each from numbers of its own.
 USERS, SWAPS, SEEDS = range(3)
 
@@ -45,24 +56,30 @@ USERS, SWAPS, SEEDS = range(3)
 class Errors:
     """What the statistics need of the predictions of all runs. Known by identity: what is drawn for one is kept.
 
-    squares, absolutes [runs, users]: sums over each user's targets of the squared and of the absolute error, in stars
-    squared and in stars; counts [users]: each user's targets; arm [runs]: which arm each run belongs to, from 0 on.
+    squares, absolutes [draws, users]: sums over each user's targets of the squared and of the absolute error, in stars
+    squared and in stars, for each draw of histories of each run; counts [users]: each user's targets (0: all of them
+    are in another part); arm [runs]: which arm each run belongs to, from 0 on; run [draws]: which run each draw belongs
+    to, from 0 on (None: each run has one).
     """
 
     squares: np.ndarray
     absolutes: np.ndarray
     counts: np.ndarray
     arm: np.ndarray
+    run: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        """ValueError where shapes don't fit, an arm has no run, a sum isn't finite, or users are fewer than two."""
-        shape = (len(self.arm), len(self.counts))
+        """ValueError where shapes don't fit, an arm has no run, a run no draw, a sum isn't finite, or users with
+        targets are fewer than two."""
+        shape = (len(self.arm if self.run is None else self.run), len(self.counts))
         if self.squares.shape != shape or self.absolutes.shape != shape:
-            raise ValueError(f"{shape[0]} runs, {shape[1]} users: sums {self.squares.shape}, {self.absolutes.shape}")
+            raise ValueError(f"{shape[0]} draws, {shape[1]} users: sums {self.squares.shape}, {self.absolutes.shape}")
         if not len(self.arm) or set(self.arm.tolist()) != set(range(self.arms)):
             raise ValueError(f"arms are 0, 1, .. and each has a run: {self.arm.tolist()}")
-        if len(self.counts) < 2 or self.counts.min() < 1:
-            raise ValueError(f"two users at least, each with a target: {len(self.counts)} users")
+        if self.run is not None and set(self.run.tolist()) != set(range(len(self.arm))):
+            raise ValueError(f"runs are 0, 1, .. and each has a draw: {self.run.tolist()}")
+        if (self.counts > 0).sum() < 2 or self.counts.min() < 0:
+            raise ValueError(f"two users with targets at least: {len(self.counts)} users")
         if not (np.isfinite(self.squares).all() and np.isfinite(self.absolutes).all()):
             raise ValueError("an error isn't finite")
 
@@ -78,8 +95,15 @@ class Errors:
 
     @property
     def sums(self) -> np.ndarray:
-        """[2, runs, users] squares, absolutes."""
+        """[2, draws, users] squares, absolutes."""
         return np.stack([self.squares, self.absolutes])
+
+    def over_draws(self, values: np.ndarray) -> np.ndarray:
+        """The mean over each run's draws of values [.., draws, n]: [.., runs, n]."""
+        if self.run is None:
+            return values
+        runs = range(len(self.arm))
+        return np.stack([values[..., self.run == run, :].mean(axis=-2) for run in runs], axis=-2)
 
     def over_runs(self, values: np.ndarray) -> np.ndarray:
         """The mean over each arm's runs of values [.., runs, n]: [.., arms, n]."""
@@ -88,11 +112,12 @@ class Errors:
 
 @dataclass(frozen=True)
 class Estimate:
-    """An arm's figure, in stars, and its 95% interval."""
+    """A figure, in stars, and its 95% interval. error: the Monte Carlo standard error of the interval's ends."""
 
     value: float
     low: float
     high: float
+    error: float
 
 
 @dataclass(frozen=True)
@@ -100,7 +125,8 @@ class Difference:
     """An arm's figure minus another's, in stars (negative: the first is better), and its 95% interval.
 
     p: of the two-sided test that both err alike; p_holm: corrected for all pairs. seeds: whether all of these are about
-    strategies, whatever the seed; else they are about these trained models alone.
+    strategies, whatever the seed; else they are about these trained models alone. error, p_error: the Monte Carlo
+    standard errors of the interval's ends and of p_holm.
     """
 
     value: float
@@ -109,23 +135,33 @@ class Difference:
     p: float
     p_holm: float
     seeds: bool
+    error: float
+    p_error: float
 
 
-def sum_errors(predicted: np.ndarray, rating: np.ndarray, user: np.ndarray, arm: Sequence[int] | np.ndarray) -> Errors:
-    """The errors of predicted [runs, targets] for rating [targets], in stars; user [targets]: ids; arm [runs]: 0, 1, ..
+def sum_errors(
+    predicted: np.ndarray,
+    rating: np.ndarray,
+    user: np.ndarray,
+    arm: Sequence[int] | np.ndarray,
+    run: np.ndarray | None = None,
+) -> Errors:
+    """The errors of predicted [draws, targets] for rating [targets], in stars; user [targets]: ids; arm [runs]: 0, 1,
+    ..; run [draws]: 0, 1, .. (None: one draw each).
 
     The order of targets doesn't matter; users are in the order of their ids. ValueError as Errors has it, and where
     lengths differ.
     """
-    if predicted.shape != (len(arm), len(rating)) or len(user) != len(rating):
-        raise ValueError(f"{len(arm)} runs, {len(rating)} ratings, {len(user)} users: predicted {predicted.shape}")
+    draws = len(arm) if run is None else len(run)
+    if predicted.shape != (draws, len(rating)) or len(user) != len(rating):
+        raise ValueError(f"{draws} draws, {len(rating)} ratings, {len(user)} users: predicted {predicted.shape}")
     _, index, counts = np.unique(user, return_inverse=True, return_counts=True)
-    squares, absolutes = np.empty((2, len(arm), len(counts)))
-    for run, row in enumerate(predicted):
+    squares, absolutes = np.empty((2, draws, len(counts)))
+    for draw, row in enumerate(predicted):
         absolute = np.abs(row - rating)
-        absolutes[run] = np.bincount(index, absolute, len(counts))
-        squares[run] = np.bincount(index, absolute**2, len(counts))
-    return Errors(squares, absolutes, counts, np.asarray(arm))
+        absolutes[draw] = np.bincount(index, absolute, len(counts))
+        squares[draw] = np.bincount(index, absolute**2, len(counts))
+    return Errors(squares, absolutes, counts, np.asarray(arm), run)
 
 
 def estimates(errors: Errors, metric: str, *, resamples: int = RESAMPLES, seed: int = 0) -> list[Estimate]:
@@ -133,7 +169,7 @@ def estimates(errors: Errors, metric: str, *, resamples: int = RESAMPLES, seed: 
 
     >>> predicted, rating = np.array([[3.0, 4.0, 2.0, 2.0]]), np.array([3.0, 3.0, 2.0, 1.0])
     >>> estimates(sum_errors(predicted, rating, user=np.array([1, 1, 2, 2]), arm=[0]), "mae")
-    [Estimate(value=0.5, low=0.5, high=0.5)]
+    [Estimate(value=0.5, low=0.5, high=0.5, error=0.0)]
     """
     drawn = _draw(errors, metric, resamples, seed)
     draws = drawn.users + drawn.seeds
@@ -165,11 +201,42 @@ def differences(
             null = null + drawn.mean_seeds[i] - drawn.mean_seeds[j]
         interval.append(_interval(draws))
         p.append(_p(drawn.mean[i], drawn.mean[j], null))
-    rows = zip(value, interval, p, holm(p), both, strict=True)
+    p_errors = [times * _p_error(one, resamples) for one, times in _deciding(p)]
+    rows = zip(value, interval, p, holm(p), both, p_errors, strict=True)
     return {
-        pair: Difference(value, *interval, p, p_holm, seeds)
-        for pair, (value, interval, p, p_holm, seeds) in zip(pairs, rows, strict=True)
+        pair: Difference(value, low, high, p, p_holm, seeds, error, p_error)
+        for pair, (value, (low, high, error), p, p_holm, seeds, p_error) in zip(pairs, rows, strict=True)
     }
+
+
+def part_differences(
+    parts: Sequence[Errors], metric: str, *, resamples: int = RESAMPLES, seed: int = 0
+) -> list[Estimate]:
+    """Of each part of the targets, the figure of its first arm minus that of its second.
+
+    parts: errors of two arms each, over the same users, of which some may have no targets in a part. They are resampled
+    together, users without targets too, but for parts of few users.
+    """
+    number, figure = METRICS[metric]
+    dense = [part if (part.counts > 0).sum() >= FEW else _without_empty(part) for part in parts]
+    found: list[Estimate] = [None] * len(parts)  # type: ignore[list-item]
+    for users in sorted({len(part.counts) for part in dense}):
+        members = [i for i, part in enumerate(dense) if len(part.counts) == users]
+        totals = [np.concatenate([dense[i].sums[number], dense[i].counts[None]]) for i in members]
+        drawn, ends = _resample(np.concatenate(totals), resamples, seed), np.cumsum([len(own) for own in totals])
+        for i, own in zip(members, np.split(drawn, ends[:-1]), strict=True):
+            random = np.random.default_rng((seed, SEEDS))
+            value, by_users, by_seeds, _ = _figures(dense[i], number, figure, own[:-1] / own[-1], random)
+            draws = by_users[0] - by_users[1]
+            if min(dense[i].seeds) > 1:
+                draws = draws + by_seeds[0] - by_seeds[1]
+            found[i] = Estimate(float(value[0] - value[1]), *_interval(draws))
+    return found
+
+
+def _without_empty(part: Errors) -> Errors:
+    some = part.counts > 0
+    return Errors(part.squares[:, some], part.absolutes[:, some], part.counts[some], part.arm, part.run)
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -180,10 +247,17 @@ def holm(p: Sequence[float]) -> list[float]:
     >>> holm([0.25, 0.0625, 0.5])
     [0.5, 0.1875, 0.5]
     """
-    order = np.argsort(p)
-    corrected = np.empty(len(p))
-    corrected[order] = np.minimum(1, np.maximum.accumulate(np.sort(p) * np.arange(len(p), 0, -1)))
-    return corrected.tolist()
+    return [min(1.0, one * times) for one, times in _deciding(p)]
+
+
+def _deciding(p: Sequence[float]) -> list[tuple[float, int]]:
+    """For each p, which of them decides on the corrected one, and how many times that one it is (at most 1)."""
+    order, times = np.argsort(p), np.arange(len(p), 0, -1)
+    product = np.sort(p) * times
+    new = product == np.maximum.accumulate(product)
+    deciding = np.empty(len(p), dtype=np.int64)
+    deciding[order] = np.maximum.accumulate(np.where(new, np.arange(len(p)), 0))
+    return [(float(p[order[rank]]), int(times[rank])) for rank in deciding]
 
 
 @dataclass(frozen=True)
@@ -203,38 +277,57 @@ def _draw(errors: Errors, metric: str, resamples: int, seed: int) -> _Drawn:
     if metric not in METRICS:
         raise ValueError(f"a metric is one of {', '.join(METRICS)}: {metric}")
     number, figure = METRICS[metric]
-    mean = errors.sums[number].sum(axis=1) / errors.counts.sum()
     drawn = _resampled(errors, resamples, seed)[number]
-    value = errors.over_runs(figure(mean)[:, None])
-    users = value + _widening(errors.counts) * (errors.over_runs(figure(drawn)) - value)
     random = np.random.default_rng((seed, SEEDS))
+    value, users, seeds, mean = _figures(errors, number, figure, drawn, random)
     return _Drawn(
-        value=value[:, 0],
+        value=value,
         users=users,
-        seeds=_seed_noise(errors, figure(mean), figure(drawn), random),
-        mean=errors.over_runs(mean[:, None])[:, 0],
+        seeds=seeds,
+        mean=errors.over_runs(mean)[:, 0],
         swapped=_swapped(errors, resamples, seed)[number],
-        mean_seeds=_seed_noise(errors, mean, drawn, random),
+        mean_seeds=_seed_noise(errors, mean[:, 0], errors.over_draws(drawn), random),
     )
+
+
+def _figures(
+    errors: Errors,
+    number: int,
+    figure: Callable[[np.ndarray], np.ndarray],
+    drawn: np.ndarray,
+    random: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """value, users and seeds as `_Drawn` has them, and each run's mean error [runs, 1]; of drawn [draws, resamples],
+    the mean errors over resampled users."""
+    mean = (errors.sums[number].sum(axis=1) / errors.counts.sum())[:, None]
+    of_runs, drawn_of_runs = errors.over_draws(figure(mean)), errors.over_draws(figure(drawn))
+    value = errors.over_runs(of_runs)
+    users = value + _widening(errors.counts) * (errors.over_runs(drawn_of_runs) - value)
+    seeds = _seed_noise(errors, of_runs[:, 0], drawn_of_runs, random)
+    return value[:, 0], users, seeds, errors.over_draws(mean)
 
 
 @lru_cache(maxsize=1)
 def _resampled(errors: Errors, resamples: int, seed: int) -> np.ndarray:
-    """[2, runs, resamples] each run's mean squared and mean absolute error over resampled users.
+    """[2, draws, resamples] each draw's mean squared and mean absolute error over resampled users."""
+    total = _resample(np.concatenate([*errors.sums, errors.counts[None]]), resamples, seed)
+    return (total[:-1] / total[-1]).reshape(2, -1, resamples)
+
+
+def _resample(totals: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """[k, resamples] the sums over resampled users of totals [k, users]: the same users for all k.
 
     scipy.stats.bootstrap draws the same and takes twice the time.
     """
     random = np.random.default_rng((seed, USERS))
-    users = len(errors.counts)
-    totals = np.concatenate([*errors.sums, errors.counts[None]])
+    users = totals.shape[1]
     drawn = []
     for size in _batches(resamples):
         # All resamples of a batch in one count: the users of resample i are numbered from i * users on.
         places = random.integers(users, size=(size, users)) + users * np.arange(size)[:, None]
         times = np.bincount(places.ravel(), minlength=size * users).reshape(size, users)
         drawn.append(totals @ times.T.astype(float))
-    total = np.concatenate(drawn, axis=1)
-    return (total[:-1] / total[-1]).reshape(2, len(errors.arm), resamples)
+    return np.concatenate(drawn, axis=1)
 
 
 @lru_cache(maxsize=1)
@@ -245,7 +338,7 @@ def _swapped(errors: Errors, resamples: int, seed: int) -> np.ndarray:
     scipy.stats.permutation_test takes some forty times as long for a single pair.
     """
     random = np.random.default_rng((seed, SWAPS))
-    mean = errors.over_runs(errors.sums).reshape(-1, len(errors.counts)) / errors.counts.sum()
+    mean = errors.over_runs(errors.over_draws(errors.sums)).reshape(-1, len(errors.counts)) / errors.counts.sum()
     drawn = []
     for size in _batches(resamples):
         signs = 2.0 * random.integers(2, size=(size, len(errors.counts)), dtype=np.int8) - 1
@@ -279,15 +372,23 @@ def _widening(counts: np.ndarray) -> float:
     return float(t.ppf(TAILS[1], effective - 1) / norm.ppf(TAILS[1]) * np.sqrt(effective / (effective - 1)))
 
 
-def _interval(draws: np.ndarray) -> tuple[float, float]:
-    low, high = np.quantile(draws, TAILS)
-    return float(low), float(high)
+def _interval(draws: np.ndarray) -> tuple[float, float, float]:
+    """The interval of draws [resamples], and the larger Monte Carlo standard error of its ends."""
+    low, high, *around = np.quantile(draws, [*TAILS, *(tail + side for tail in TAILS for side in (-NEAR, NEAR))])
+    width = max(around[1] - around[0], around[3] - around[2])
+    return float(low), float(high), float(np.sqrt(TAILS[0] * TAILS[1] / len(draws)) * width / (2 * NEAR))
 
 
 def _p(one: float, other: float, null: np.ndarray) -> float:
     # Swaps that give the observed difference again must count, though summed in another order.
     far = np.abs(null) >= abs(one - other) - 1e-12 * (one + other)
     return (1 + int(far.sum())) / (1 + len(null))
+
+
+def _p_error(p: float, resamples: int) -> float:
+    """The Monte Carlo standard error of p; of 0 and 1, as of the values next to them."""
+    inside = min(max(p, 1 / (1 + resamples)), resamples / (1 + resamples))
+    return float(np.sqrt(inside * (1 - inside) / resamples))
 
 
 def _batches(resamples: int) -> Iterator[int]:

@@ -1,5 +1,9 @@
 """Random draws that depend on what is drawn for, never on who draws, when, or in which order.
 
+Users and movies are named by the keys of their raw ids (`raw_id_keys`), never by where they stand in a table. A set of
+them is drawn by giving each a word of its own and taking those with the smallest: what one gets doesn't depend on which
+others there are.
+
 Every draw comes from Philox, a counter-based generator (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3",
 SC 2011), whose key and counter are the names of the draw. Only its raw 64-bit words are used: NumPy promises their
 stream, and not that of `Generator.permutation`.
@@ -30,6 +34,29 @@ def words(n: int, purpose: int, seed: int, user: int = 0, epoch: int = 0, movie:
         "uinteger": 0,
     }
     return philox.random_raw(n)
+
+
+def each(
+    purpose: int, seed: int, user: np.ndarray | int = 0, epoch: int = 0, movie: np.ndarray | int = 0
+) -> np.ndarray:
+    """[n] uint64: the first word of each of n names, which differ in `user` or in `movie` [n]."""
+    names = np.broadcast(user, movie)
+    return np.fromiter((words(1, purpose, seed, u, epoch, m)[0] for u, m in names), np.uint64, names.size)
+
+
+def items(counts: np.ndarray, purpose: int, seed: int, user: np.ndarray, epoch: int = 0) -> np.ndarray:
+    """[sum of counts] uint64: the first counts[i] words of user[i], one user after the other; counts, user: [n]."""
+    own = [words(int(n), purpose, seed, u, epoch) for n, u in zip(counts, user, strict=True)]
+    return np.concatenate([np.zeros(0, dtype=np.uint64), *own])
+
+
+def mixed(words: np.ndarray, word: np.uint64) -> np.ndarray:
+    """[n] uint64: each of `words` [n] with `word`, as if drawn for the pair (the finaliser of SplitMix64: Steele, Lea
+    and Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014)."""
+    z = words ^ word
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
 
 
 class _Own(threading.local):

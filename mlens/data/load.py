@@ -7,16 +7,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import polars as pl
 
 from mlens.data import draws
 from mlens.data.cache import cached_folder, content_key
 from mlens.data.raw import RawTables, build_table
-from mlens.data.table import RatingTable, open_table, save_table
+from mlens.data.table import RatingTable, open_table, raw_id_keys, save_table
 from mlens.errors import UserError
 
 # Part of every cache key: a change in what a reader or `build_table` makes of the same files must change it.
 READER_VERSION = 4
+# Part of the keys of subsets: a change in which users data.max_users keeps must change it.
+SUBSET_VERSION = 2
 
 
 class Source(Protocol):
@@ -65,7 +68,8 @@ def _told() -> Iterator[None]:
 
 
 def _key(source: Source, files: list[Path]) -> str:
-    return content_key(READER_VERSION, type(source).__name__, _settings(source), files=files)
+    version = READER_VERSION if source.max_users is None else [READER_VERSION, SUBSET_VERSION]
+    return content_key(version, type(source).__name__, _settings(source), files=files)
 
 
 def _settings(source: Source) -> dict:
@@ -78,6 +82,7 @@ def _subset(raw: RawTables, max_users: int) -> RawTables:
     users = raw.ratings["user"].unique().sort()
     if len(users) <= max_users:
         return raw
-    kept = users.gather(draws.permutation(len(users), draws.DATA_USERS, seed=0)[:max_users])
+    words = draws.each(draws.DATA_USERS, 0, raw_id_keys(users))
+    kept = users.gather(np.argsort(words, kind="stable")[:max_users])
     ratings = raw.ratings.filter(pl.col("user").is_in(kept.implode()))
     return RawTables(**{**vars(raw), "ratings": ratings})

@@ -21,7 +21,8 @@ class Split:
     """The config node `split`.
 
     method: temporal (each user's last ratings), random (per user), user (whole users, cold start), global_time (one
-    time cuts all users), leave_last (each user's last rating is test, the one before it validation);
+    time cuts all users; ratings of one second stay together), leave_last (each user's last rating is test, the one
+    before it validation);
     val_ratio, test_ratio: shares of the ratings (of the users with method=user); not used by leave_last;
     min_ratings: a user with fewer ratings is all training;
     eval_history: what a held-out target may see of the past: `all` (training, and validation where it is test) or
@@ -72,7 +73,7 @@ def assign_roles(table: RatingTable, split: Split) -> np.ndarray:
     """[n] int8, TRAIN, VAL or TEST for each rating of the table."""
     n = np.diff(table.user_offsets)
     if split.method == "user":
-        return np.repeat(_user_roles(split, n), n)
+        return np.repeat(_user_roles(table, split), n)
     if split.method == "global_time":
         roles = _time_roles(table.timestamp, split)
         roles[np.repeat(n < split.min_ratings, n)] = TRAIN
@@ -101,23 +102,62 @@ def _shuffled(roles: np.ndarray, table: RatingTable, split: Split) -> np.ndarray
     return shuffled
 
 
-def _user_roles(split: Split, n_user: np.ndarray) -> np.ndarray:
-    """[users] int8: whole users are test or validation, drawn among those with enough ratings."""
+def _user_roles(table: RatingTable, split: Split) -> np.ndarray:
+    """[users] int8: whole users are test or validation, drawn among those with enough ratings.
+
+    Test is taken from the beginning of the drawn order and validation from its end: where the data lose or gain a user,
+    at most one other user of each changes places with training.
+    """
+    n_user = np.diff(table.user_offsets)
     eligible = np.flatnonzero(n_user >= split.min_ratings)
-    drawn = eligible[draws.permutation(len(eligible), draws.SPLIT, split.seed)]
-    n_test, n_val = held_out(split.test_ratio, len(eligible)), held_out(split.val_ratio, len(eligible))
+    words = draws.each(draws.SPLIT, split.seed, table.user_keys[eligible])
+    drawn, n = eligible[np.argsort(words, kind="stable")], len(eligible)
+    n_test = min(n, int(held_out(split.test_ratio, n)))
+    n_val = min(n - n_test, int(held_out(split.val_ratio, n)))
     roles = np.full(len(n_user), TRAIN, dtype=np.int8)
     roles[drawn[:n_test]] = TEST
-    roles[drawn[n_test : n_test + n_val]] = VAL
+    roles[drawn[n - n_val :]] = VAL
     return roles
 
 
 def _time_roles(timestamp: np.ndarray, split: Split) -> np.ndarray:
-    """[n] int8: two times cut the ratings of all users; ratings of the cut's own second are on its later side."""
+    """[n] int8: two times cut the ratings of all users; ratings of one second are on one side of a cut."""
     times = np.sort(timestamp)
-    n_test, n_val = held_out(split.test_ratio, len(times)), held_out(split.val_ratio, len(times))
-    n_val = min(n_val, len(times) - n_test)
-    never = times[-1] + 1
-    test_from = times[len(times) - n_test] if n_test else never
-    val_from = times[len(times) - n_test - n_val] if n_val else test_from
-    return np.select([timestamp >= test_from, timestamp >= val_from], [np.int8(TEST), np.int8(VAL)], np.int8(TRAIN))
+    val_start, test_start = _time_cuts(times, split)
+    roles = np.full(len(times), TRAIN, dtype=np.int8)
+    for start, role in ((val_start, VAL), (test_start, TEST)):
+        if start < len(times):
+            roles[timestamp >= times[start]] = role
+    return roles
+
+
+def _time_cuts(times: np.ndarray, split: Split) -> tuple[int, int]:
+    """Where validation and test begin in `times` [n], which are sorted.
+
+    Of all pairs of places where the time changes, the one with the fewest stages that were asked for and are empty;
+    then with the smallest sum of both shares' differences from what was asked, then of test's, then with the largest
+    test, then the largest validation.
+    """
+    n = len(times)
+    n_test = int(held_out(split.test_ratio, n))
+    n_val = min(int(held_out(split.val_ratio, n)), n - n_test)
+    places = np.concatenate([[0], np.flatnonzero(times[1:] != times[:-1]) + 1, [n]])
+    # A cut farther from what was asked than its neighbours is never better, unless these leave a stage empty.
+    ends = [*places[:3].tolist(), *places[-3:].tolist()]
+    best, cuts = None, (n, n)
+    for test in {*ends, *_around(places, n - n_test)} if n_test else {n}:
+        for val in {*ends, *_around(places, test - n_val), *_around(places, test)} if n_val else {test}:
+            if val > test:
+                continue
+            empty = (val == 0) + (n_val > 0 and val == test) + (n_test > 0 and test == n)
+            off_test, off_val = abs(n - test - n_test), abs(test - val - n_val)
+            rank = (empty, off_test + off_val, off_test, test, val)
+            if best is None or rank < best:
+                best, cuts = rank, (val, test)
+    return cuts
+
+
+def _around(places: np.ndarray, wanted: int) -> list[int]:
+    """The two of the ascending `places` below `wanted`, it itself where it is one, and the two above."""
+    at = int(np.searchsorted(places, wanted))
+    return places[max(0, at - 2) : at + 3].tolist()

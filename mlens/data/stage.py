@@ -102,37 +102,58 @@ def make_stages(
     """The stages that have targets: train and test, and val unless the split holds nothing out for it.
 
     Validation and test are of at most `max_eval_users` users each, drawn by `eval_seed` over all degrees of activity.
-    Raises UserError where no rating is left for training, or none is held out for testing.
+    Raises UserError where no rating is left for training, or a stage that was asked for holds out none.
     """
-    for role, advice in ((TRAIN, "lower split.val_ratio and split.test_ratio"), (TEST, "lower split.min_ratings")):
+    asked = (TRAIN, VAL, TEST) if split.method == "leave_last" or split.val_ratio else (TRAIN, TEST)
+    for role in sorted(asked, key=(TRAIN, TEST, VAL).index):
         if not (roles == role).any():
-            counts = f"{len(table)} ratings of {len(table.users)} users"
-            raise UserError(f"the split leaves no {STAGES[role]} rating among {counts}: {advice}")
+            raise UserError(_none_left(table, split, role))
     stages = {}
-    for role in (TRAIN, VAL, TEST):
+    for role in asked:
         stage = make_stage(table, roles, split, STAGES[role])
         if role != TRAIN:
-            stage = sample_users(stage, np.diff(table.user_offsets), max_eval_users, eval_seed)
-        if len(stage):
-            stages[stage.name] = stage
+            stage = sample_users(table, stage, max_eval_users, eval_seed)
+        stages[stage.name] = stage
     return stages
 
 
-def sample_users(stage: Stage, activity: np.ndarray, max_users: int | None, seed: int) -> Stage:
+def _none_left(table: RatingTable, split: Split, role: int) -> str:
+    """Why there are no ratings of this role, and what to do."""
+    counts = f"{len(table):,} ratings of {len(table.users):,} users"
+    said = f"split={split.method} leaves no {STAGES[role]} rating among {counts}"
+    if role == TEST and split.method != "leave_last" and split.test_ratio == 0:
+        return f"{said}: split.test_ratio=0 holds out none. Raise it"
+    enough = int((np.diff(table.user_offsets) >= split.min_ratings).sum())
+    said += f" ({enough:,} of them with at least split.min_ratings={split.min_ratings}"
+    said += "; ratings of one second stay together)" if split.method == "global_time" else ")"
+    if role == TRAIN:
+        return f"{said}. Lower split.val_ratio and split.test_ratio, or take more data"
+    advice = "lower split.min_ratings, or take more data"
+    if role == VAL:
+        method = "split=temporal " if split.method == "leave_last" else ""
+        advice += f"; {method}split.val_ratio=0 goes without validation"
+    return f"{said}. {advice[0].upper()}{advice[1:]}"
+
+
+def sample_users(table: RatingTable, stage: Stage, max_users: int | None, seed: int) -> Stage:
     """The targets of `max_users` users that have targets in this stage, drawn by `seed` (all with null).
 
-    Stratified by `activity` [users]: the stage's users in its order (equals in drawn order) are cut into `max_users`
-    stretches that are as equal as can be, and one user is drawn of each.
+    Stratified by the number of ratings: users with 1, 2-3, 4-7, 8-15, … are represented in proportion, to within one,
+    and all users are drawn with the same probability. Within a stratum of n users, the user of rank r in drawn order
+    has the score (r + v) / n, where v in [0, 1) is drawn for the stratum, and the smallest scores are taken. So a
+    larger sample holds a smaller one, and where the data lose or gain a user, at most one other user is replaced.
     """
     users = np.unique(stage.user)
     if max_users is None or max_users >= len(users):
         return stage
-    shuffled = users[draws.permutation(len(users), draws.EVAL_USERS, seed)]
-    ordered = shuffled[np.argsort(activity[shuffled], kind="stable")]
-    borders = len(users) * np.arange(max_users + 1) // max_users
-    within = draws.uniforms(max_users, draws.EVAL_USERS, seed, epoch=1)
-    drawn = ordered[borders[:-1] + (within * np.diff(borders)).astype(np.int64)]
-    return stage.keep(np.flatnonzero(np.isin(stage.user, drawn)))
+    stratum = np.frexp(np.diff(table.user_offsets)[users])[1]
+    order = np.lexsort((draws.each(draws.EVAL_USERS, seed, table.user_keys[users]), stratum))
+    strata, starts, sizes = np.unique(stratum[order], return_index=True, return_counts=True)
+    drawn = [draws.uniforms(1, draws.EVAL_USERS, seed, epoch=1, movie=number)[0] for number in strata]
+    rank = np.arange(len(users)) - np.repeat(starts, sizes)
+    score = (rank + np.repeat(drawn, sizes)) / np.repeat(sizes, sizes)
+    kept = users[order[np.argsort(score, kind="stable")[:max_users]]]
+    return stage.keep(np.flatnonzero(np.isin(stage.user, kept)))
 
 
 def _first_of_second(table: RatingTable) -> np.ndarray:

@@ -21,12 +21,15 @@ COLUMNS = ("user", "movie", "rating", "timestamp", "user_offsets")
 def raw_id_keys(raw_ids: pl.Series) -> np.ndarray:
     """64-bit keys of raw ids, for counter-based random draws: [n] uint64.
 
-    An integer id is its own key; a text id is the first 8 bytes of its BLAKE2b digest.
+    An integer id is its own key, also where it stands as text among others that are none; any other text's key is the
+    first 8 bytes of its BLAKE2b digest.
     """
-    if raw_ids.dtype.is_integer():
-        return raw_ids.cast(pl.Int64).to_numpy().astype(np.uint64)
-    digests = (hashlib.blake2b(raw_id.encode(), digest_size=8).digest() for raw_id in raw_ids)
-    return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)
+    numbers = raw_ids.cast(pl.Int64, strict=False)
+    other = numbers.cast(pl.String).ne_missing(raw_ids.cast(pl.String)).to_numpy()
+    keys = numbers.fill_null(0).to_numpy().astype(np.uint64)
+    digests = [hashlib.blake2b(raw_id.encode(), digest_size=8).digest() for raw_id in raw_ids.filter(other)]
+    keys[other] = np.frombuffer(b"".join(digests), dtype="<u8")
+    return keys
 
 
 @dataclass(frozen=True)

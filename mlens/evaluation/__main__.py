@@ -70,7 +70,7 @@ def evaluate_under(run: Path, overrides: list[str], trust: bool = False) -> Path
     collator, metrics = instantiate(config.packing), {}
     for name, dataset in datasets.items():
         evaluated = evaluate(scorer, dataset, collator, settings.evaluation.draws)
-        metrics[name] = evaluated.metrics | by_activity(dataset, inside.roles, evaluated.frame)
+        metrics[name] = evaluated.metrics | by_activity(dataset, inside.roles, evaluated.frames)
         if ranks.main:
             for made in (folder.parent, folder, folder / "predictions"):
                 ensure_folder(made)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,23 +75,35 @@ def predictions(fitted: Fitted, shown: Shown) -> dict[str, np.ndarray]:
 
 
 def measure_baselines(
-    table: RatingTable, roles: np.ndarray, datasets: dict[str, RatingDataset]
+    table: RatingTable, roles: np.ndarray, datasets: dict[str, RatingDataset], draws: int = 1
 ) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
     """stage -> column -> baseline -> `rmse` and `mae`, on all targets of each dataset.
 
     In the column `full_history` each target is shown all that it may see; in `own_history`, what the dataset's strategy
-    chose of it and its budget left (of a random history, the first draw). What was measured before with the same
-    training ratings, targets and histories is taken from the cache, so the first column is computed once for all jobs
-    of a sweep.
+    chose of it and its budget left: the mean over `draws` draws, of which the datasets' histories are the first. What
+    was measured before with the same training ratings, targets and histories is taken from the cache, so the first
+    column is computed once for all jobs of a sweep.
     """
     fitted = functools.cache(lambda: fit(table, roles))
     measured = {}
     for name, dataset in datasets.items():
-        columns = {"full_history": full_history(dataset.stage), "own_history": own_history(dataset)}
+        drawn = [dataset, *(dataset.at(draw) for draw in range(1, draws))]
+        columns = {"full_history": [full_history(dataset.stage)], "own_history": [own_history(own) for own in drawn]}
         measured[name] = {
-            column: _measured(table, roles, dataset.stage, histories, fitted) for column, histories in columns.items()
+            column: _mean([_measured(table, roles, dataset.stage, own, fitted) for own in histories])
+            for column, histories in columns.items()
         }
     return measured
+
+
+def _mean(errors: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """The mean over draws of each figure of each baseline."""
+    if all(draw == errors[0] for draw in errors):  # histories that aren't drawn: no rounding of a sum
+        return errors[0]
+    return {
+        name: {metric: float(np.mean([draw[name][metric] for draw in errors])) for metric in own}
+        for name, own in errors[0].items()
+    }
 
 
 def _measured(

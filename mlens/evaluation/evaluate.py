@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,10 +21,17 @@ POPULARITY_EDGES = (0, 1, 5, 20, 100)
 
 @dataclass(frozen=True)
 class Evaluated:
-    """metrics: as summary.json holds them; frame: one row a target, as predictions/*.parquet holds them."""
+    """metrics: as summary.json holds them; frames: of each draw of histories, with one row a target."""
 
     metrics: dict
-    frame: pl.DataFrame
+    frames: tuple[pl.DataFrame, ...]
+
+    @property
+    def frame(self) -> pl.DataFrame:
+        """As predictions/*.parquet holds them: of several draws one after the other, `draw` counting them from 0."""
+        if len(self.frames) == 1:
+            return self.frames[0]
+        return pl.concat([own.with_columns(draw=pl.lit(draw, pl.Int64)) for draw, own in enumerate(self.frames)])
 
 
 def evaluate(
@@ -34,38 +41,43 @@ def evaluate(
     draws: int = 1,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Evaluated:
-    """Score the dataset `draws` times, each with its own drawn histories.
+    """Score the dataset, whose histories are the first draw, `draws` times, each with its own drawn histories.
 
-    The metrics are the mean over draws; with several, `spread` holds their standard deviation and `averaged` the
-    metrics of the averaged prediction. Groups and the frame are of the averaged prediction; the frame's history columns
-    are of the first draw.
+    The metrics, those of groups too, are the mean over draws: what a prediction from one drawn history costs. With
+    several, `spread` holds their standard deviation, and `averaged` the metrics of the averaged prediction, which takes
+    as many times the work.
     """
     table, stage = dataset.table, dataset.stage
     rating_index = table.rating_index[stage.targets]
-    drawn = [predict(scorer, dataset.at(draw), collator, progress) for draw in range(draws)]
+    datasets = [dataset, *(dataset.at(draw) for draw in range(1, draws))]
+    drawn = [predict(scorer, own, collator, progress) for own in datasets]
     measured = [measure(one, rating_index, stage.user, table.scale) for one in drawn]
     metrics: dict = {name: float(np.mean([one[name] for one in measured])) for name in measured[0]}
-    averaged = Predictions.averaged(drawn)
     if draws > 1:
         metrics["spread"] = {name: float(np.std([one[name] for one in measured], ddof=1)) for name in measured[0]}
-        metrics["averaged"] = measure(averaged, rating_index, stage.user, table.scale)
-    frame = _frame(dataset, averaged)
-    predicted, rating = frame["expected"].to_numpy(), frame["rating"].to_numpy()
-    metrics["by_history_length"] = by_group(predicted, rating, frame["history_used"].to_numpy(), HISTORY_EDGES)
+        metrics["averaged"] = measure(Predictions.averaged(drawn), rating_index, stage.user, table.scale)
+    frames = tuple(_frame(own, one) for own, one in zip(datasets, drawn, strict=True))
+    used = np.mean([frame["history_used"].to_numpy() for frame in frames], axis=0)
+    metrics["by_history_length"] = by_group(*_errors(frames), used, HISTORY_EDGES)
     metrics["targets"] = len(stage)
-    return Evaluated(metrics, frame)
+    return Evaluated(metrics, frames)
 
 
-def by_activity(dataset: RatingDataset, roles: np.ndarray, frame: pl.DataFrame) -> dict[str, dict]:
-    """RMSE and MAE of the targets in `frame` by how many training ratings their users and their movies have."""
+def by_activity(dataset: RatingDataset, roles: np.ndarray, frames: Sequence[pl.DataFrame]) -> dict[str, dict]:
+    """RMSE and MAE of the targets in `frames`, one for each draw, by how many training ratings their users and their
+    movies have: the mean over draws."""
     table, stage, trained = dataset.table, dataset.stage, roles == TRAIN
     user_n = np.bincount(table.user[trained], minlength=len(table.users))[stage.user]
     movie_n = np.bincount(table.movie[trained], minlength=len(table.movies))[table.movie[stage.targets]]
-    errors = frame["expected"].to_numpy(), frame["rating"].to_numpy()
     return {
-        "by_user_activity": by_group(*errors, user_n, ACTIVITY_EDGES),
-        "by_movie_popularity": by_group(*errors, movie_n, POPULARITY_EDGES),
+        "by_user_activity": by_group(*_errors(frames), user_n, ACTIVITY_EDGES),
+        "by_movie_popularity": by_group(*_errors(frames), movie_n, POPULARITY_EDGES),
     }
+
+
+def _errors(frames: Sequence[pl.DataFrame]) -> tuple[np.ndarray, np.ndarray]:
+    """[draws, t] the expected ratings, and [t] the true ones."""
+    return np.stack([frame["expected"].to_numpy() for frame in frames]), frames[0]["rating"].to_numpy()
 
 
 def _frame(dataset: RatingDataset, predictions: Predictions) -> pl.DataFrame:

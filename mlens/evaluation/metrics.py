@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from mlens.evaluation.score import Predictions
+if TYPE_CHECKING:
+    from mlens.evaluation.score import Predictions
 
 BINS = 10
 CUT_OFF = 10
@@ -135,9 +138,10 @@ def measure(
 def by_group(
     predicted: np.ndarray, rating: np.ndarray, value: np.ndarray, edges: tuple[int, ...]
 ) -> dict[str, dict[str, float]]:
-    """RMSE and MAE of the targets whose `value` [t] lies from one edge up to below the next; empty groups are left out.
+    """RMSE and MAE of the targets whose `value` [t] lies from one edge up to below the next, each the mean over draws
+    of predicted [draws, t]; empty groups are left out.
 
-    >>> by_group(np.array([3.0, 4.0]), np.array([3.0, 3.0]), np.array([0, 7]), (0, 1, 5))
+    >>> by_group(np.array([[3.0, 4.0]]), np.array([3.0, 3.0]), np.array([0, 7]), (0, 1, 5))
     {'0': {'targets': 1, 'rmse': 0.0, 'mae': 0.0}, '5+': {'targets': 1, 'rmse': 1.0, 'mae': 1.0}}
     """
     group = np.searchsorted(edges, value, side="right") - 1
@@ -150,6 +154,9 @@ def by_group(
             else:
                 high = edges[number + 1] - 1
                 name = str(low) if high == low else f"{low}-{high}"
-            errors = predicted[of_group], rating[of_group]
-            groups[name] = {"targets": int(of_group.sum()), "rmse": rmse(*errors), "mae": mae(*errors)}
+            means = {
+                metric.__name__: float(np.mean([metric(draw[of_group], rating[of_group]) for draw in predicted]))
+                for metric in (rmse, mae)
+            }
+            groups[name] = {"targets": int(of_group.sum()), **means}
     return groups

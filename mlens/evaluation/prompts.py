@@ -10,16 +10,17 @@ from mlens.packing.dataset import RatingDataset
 
 # Of each kind: targets that every run with this split and evaluation seed keeps, and the run's own worst predictions.
 EXAMPLES, WORST = 3, 5
-# An example has so many earlier ratings, so that strategies can differ in what they show.
+# An example has so many earlier ratings where there are such targets, so that strategies can differ in what they show.
 EARLIER = 10
 
 
 def kept_prompts(dataset: RatingDataset, frame: pl.DataFrame) -> list[dict]:
-    """Prompts of `dataset` with what was predicted (`frame`, one row a target): which target, its movie's title, how
-    many ratings are shown, and the text. kind: `example` or `worst`."""
-    count = dataset.stage.count
-    rich = np.flatnonzero(count >= min(EARLIER, int(count.max())))
-    examples = rich[draws.permutation(len(rich), draws.EXAMPLES, dataset.seed)[:EXAMPLES]]
+    """Prompts of `dataset` with what was predicted from them (`frame`, one row a target; of several draws the first):
+    which target, its movie's title, how many ratings are shown, and the text. kind: `example` or `worst`."""
+    stage, table = dataset.stage, dataset.table
+    users, targets = np.unique(stage.user, return_counts=True)
+    words = draws.items(targets, draws.EXAMPLES, dataset.seed, table.user_keys[users])
+    examples = np.lexsort((words, -np.minimum(stage.count, EARLIER)))[:EXAMPLES]
     errors = (frame["expected"] - frame["rating"]).abs().to_numpy()
     worst = np.argsort(-errors, kind="stable")[:WORST]
     rows = [("example", int(i)) for i in examples] + [("worst", int(i)) for i in worst]

@@ -110,7 +110,8 @@ class Predictor:
         user_history: one or more users' ratings: `rating`, `title` (with `genres`) or `movie`, and optionally `user`,
         `timestamp` (else in order of time), `profile`, `task`; movies: `title` (with `genres`), and optionally `movie`,
         `user`, `context`. Each is a frame, records, or a file (.csv or .json). Without `user`, the movies are rated for
-        every user who hasn't rated them. Raises UserError where they can't be used.
+        every user who hasn't rated them. Predictions are averaged over the run's evaluation.draws, histories counted in
+        the first. Raises UserError where they can't be used.
         """
         return self.rank(self.prompter.ask(user_history, movies))
 

@@ -65,15 +65,15 @@ def title_questions(table: RatingTable, form: Form, count: int, seed: int) -> Qu
     examples alone would tell ids of another time. Years with fewer than CHOICES movies are left out."""
     ids, titles = table.movies["id"], table.movies["title"]
     year = titles.str.extract(r"\((\d{4})\)$").fill_null("").to_numpy()
-    order = draws.permutation(len(ids), draws.PROBE, seed)
+    words = draws.each(draws.PROBE, seed, movie=table.movie_keys)
+    order = np.argsort(words, kind="stable")
     shown, asked = order[:EXAMPLES], order[EXAMPLES:]
     beginnings, answers = [], []
     for movie in asked:
         others = asked[(year[asked] == year[movie]) & (asked != movie)]
         if year[movie] == "" or len(others) < CHOICES - 1:
             continue
-        drawn = draws.permutation(len(others), draws.PROBE, seed, movie=int(movie), epoch=1)[: CHOICES - 1]
-        beginnings.append(tuple(f"{ids[int(m)]}{form.movie_mark}" for m in (movie, *others[drawn])))
+        beginnings.append(tuple(f"{ids[int(m)]}{form.movie_mark}" for m in (movie, *_drawn(others, words, movie))))
         answers.append(form.title(titles[int(movie)]))
         if len(answers) == count:
             break
@@ -81,15 +81,22 @@ def title_questions(table: RatingTable, form: Form, count: int, seed: int) -> Qu
     return Questions("title", "".join(lines), tuple(beginnings), tuple(answers))
 
 
+def _drawn(others: np.ndarray, words: np.ndarray, own: int) -> np.ndarray:
+    """[CHOICES - 1] of `others`, drawn for `own`; all are places in `words`, a word for each movie or user."""
+    return others[np.argsort(draws.mixed(words[others], words[own]), kind="stable")[: CHOICES - 1]]
+
+
 def rating_questions(table: RatingTable, form: Form, count: int, seed: int) -> Questions:
     """`user,movie,` and then the rating, with the ids of users who didn't rate the movie so. No user stands in two
     lines, so that nothing can be learnt about one from the examples."""
     users, movies = table.users["id"], table.movies["id"]
-    order = draws.permutation(len(users), draws.PROBE, seed, epoch=2)
+    keys = table.user_keys
+    words = draws.each(draws.PROBE, seed, keys, epoch=1)
+    order = np.argsort(words, kind="stable")
     beginnings, answers, lines = [], [], []
     for place, user in enumerate(order):
         start, stop = table.user_offsets[user : user + 2]
-        at = int(start + draws.words(1, draws.PROBE, seed, int(user), epoch=3)[0] % np.uint64(stop - start))
+        at = int(start + draws.words(1, draws.PROBE, seed, keys[user], epoch=2)[0] % np.uint64(stop - start))
         movie, rating = int(table.movie[at]), float(table.rating[at])
         rest = f"{form.rating_mark}{movies[movie]}{form.rating_mark}"
         if place < EXAMPLES:
@@ -99,8 +106,7 @@ def rating_questions(table: RatingTable, form: Form, count: int, seed: int) -> Q
         others = np.setdiff1d(order[EXAMPLES:], alike)
         if len(others) < CHOICES - 1:
             continue
-        drawn = draws.permutation(len(others), draws.PROBE, seed, int(user), epoch=4)[: CHOICES - 1]
-        beginnings.append(tuple(f"{users[int(u)]}{rest}" for u in (user, *others[drawn])))
+        beginnings.append(tuple(f"{users[int(u)]}{rest}" for u in (user, *_drawn(others, words, user))))
         answers.append(form.rating(rating))
         if len(answers) == count:
             break

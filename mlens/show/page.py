@@ -293,5 +293,5 @@ def _prediction(prediction: Prediction) -> Table:
 
 def _told_prediction(inside: Inside, prediction: Prediction) -> str:
     draws = inside.settings.evaluation.draws
-    mean = f"; the mean of {draws} draws, of which the page shows the first" if draws > 1 else ""
-    return f"expected {prediction.expected:.2f}, most probable {prediction.argmax}, true {prediction.rating}{mean}"
+    first = f"; from the history that the page shows, the first of {draws} draws" if draws > 1 else ""
+    return f"expected {prediction.expected:.2f}, most probable {prediction.argmax}, true {prediction.rating}{first}"

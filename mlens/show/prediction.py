@@ -15,7 +15,8 @@ from mlens.training.folder import RunFolder
 
 @dataclass(frozen=True)
 class Prediction:
-    """probability: of every legal rating, in the order of the scale; rating: the true one."""
+    """From the first draw's history. probability: of every legal rating, in the order of the scale; rating: the true
+    one."""
 
     probability: dict[float, float]
     expected: float
@@ -30,7 +31,7 @@ def read_prediction(run: Path, dataset: RatingDataset, i: int) -> Prediction:
     user = int(table.user[target])
     columns = {value: f"p_{value}" for value in table.scale}
     file = RunFolder(run).predictions(stage.name)
-    frame = read_predictions(
+    frame, *_ = read_predictions(
         file, ("user", "movie", "t", "rating", "expected", "argmax", "history_hash", *columns.values())
     )
     own = {

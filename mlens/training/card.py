@@ -74,7 +74,15 @@ def _results(summary: dict) -> str:
     lines = [f"| | {' | '.join(stages)} |", "|---|" + "---:|" * len(stages)]
     lines += [row(f"`{name}`", [metrics[stage][name] for stage in stages]) for name in METRICS]
     lines.append(f"| targets | {' | '.join(str(metrics[stage]['targets']) for stage in stages)} |")
-    text = "RMSE and MAE are of the expected rating. AUC and NDCG@10 rank each user's held-out films.\n\n"
+    text = "RMSE and MAE are of the expected rating. AUC and NDCG@10 rank each user's held-out films.\n"
+    averaged = {stage: own["averaged"]["rmse"] for stage, own in metrics.items() if "averaged" in own}
+    if averaged:
+        said = ", ".join(f"{stage} {value:.4f}" for stage, value in averaged.items())
+        text += (
+            "Figures are means over several draws of histories. mlens.predict averages the predictions of as many, "
+            f"which takes as many times the work; their RMSE: {said}.\n"
+        )
+    text += "\n"
     text += "\n".join(lines) + "\n\nSimple baselines on the same targets, fitted on the training ratings (RMSE):\n\n"
     columns = [(stage, column) for stage in stages for column in HEADINGS]
     heads = " | ".join(f"{stage}, {HEADINGS[column]}" for stage, column in columns)

@@ -71,13 +71,12 @@ def conclude(
     started = time.perf_counter()
     # At the size of ml-32m LensKit takes many minutes: who waits should know for what.
     journal.say(f"baselines of {np.count_nonzero(roles == TRAIN):,} training ratings, on the same targets")
-    baselines = measure_baselines(
-        training.datasets["train"].table, roles, {name: training.datasets[name] for name in evaluated}
-    )
+    held_out = {name: training.datasets[name] for name in evaluated}
+    baselines = measure_baselines(training.datasets["train"].table, roles, held_out, settings.evaluation.draws)
     seconds["baselines"] = time.perf_counter() - started
     summary |= {"baselines": baselines, "audit": audited, "seconds": seconds}
     training.stop.defer()
-    write_json(folder.prompts, kept_prompts(training.datasets["test"], evaluated["test"].frame))
+    write_json(folder.prompts, kept_prompts(training.datasets["test"], evaluated["test"].frames[0]))
     choices = hydra_config.runtime.choices
     card = model_card(settings, terms(settings.data), choices["history"], engine.ranks.world, summary)
     write_text(folder.model / "README.md", card)
@@ -127,7 +126,7 @@ def _summary(
     datasets, engine = training.datasets, training.engine
     table = datasets["train"].table
     metrics = {
-        name: stage.metrics | by_activity(datasets[name], roles, stage.frame) for name, stage in evaluated.items()
+        name: stage.metrics | by_activity(datasets[name], roles, stage.frames) for name, stage in evaluated.items()
     }
     return {
         "fingerprint": identity.fingerprint(resolved(config)),

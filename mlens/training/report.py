@@ -13,6 +13,7 @@ from mlens.evaluation.lenskit_models import lenskit_version
 
 VERSIONS = ("mlens", "torch", "transformers", "deepspeed", "hydra-core", "numpy", "polars")
 HEADINGS = {"full_history": "given the whole history", "own_history": "given this run's history"}
+AVERAGING = "Means over draws of histories; gain: by how much the RMSE of their averaged prediction is lower."
 WITHOUT_LENSKIT = "For matrix factorisation and item kNN beside these: pip install -e '.[lenskit]'"
 
 
@@ -25,16 +26,23 @@ def versions() -> dict[str, str]:
 
 def print_table(title: str, metrics: dict, baselines: dict, made_up: bool) -> None:
     """The run's RMSE and MAE beside the baselines (as `measure_baselines` returns them), on stdout. What was given the
-    run's own history is left out where that is the whole history."""
+    run's own history is left out where that is the whole history. With several draws all figures are means over these,
+    and a column says by how much the RMSE of the averaged prediction is lower."""
     stages = list(metrics)
+    several = any("averaged" in metrics[stage] for stage in stages)
     table = Table()
     table.add_column("")
     for stage in stages:
-        table.add_column(f"{stage} RMSE", justify="right")
-        table.add_column(f"{stage} MAE", justify="right")
+        for figure in ("RMSE", "MAE", *(["gain"] if several else [])):
+            table.add_column(f"{stage} {figure}", justify="right")
 
     def add(name: str, errors: dict, style: str | None = None) -> None:
-        cells = [f"{errors[stage][metric]:.4f}" for stage in stages for metric in ("rmse", "mae")]
+        cells = []
+        for stage in stages:
+            cells += [f"{errors[stage][metric]:.4f}" for metric in ("rmse", "mae")]
+            if several:
+                own = errors[stage]
+                cells.append(f"{own['rmse'] - own['averaged']['rmse']:.4f}" if "averaged" in own else "")
         table.add_row(name.replace("_", " "), *cells, style=style)
 
     columns = {column: {stage: baselines[stage][column] for stage in stages} for column in HEADINGS}
@@ -53,6 +61,8 @@ def print_table(title: str, metrics: dict, baselines: dict, made_up: bool) -> No
     console = Console()
     console.print(title, markup=False, highlight=False, soft_wrap=True)
     console.print(table)
+    if several:
+        console.print(AVERAGING, markup=False, highlight=False, soft_wrap=True)
     if lenskit_version() is None:
         console.print(WITHOUT_LENSKIT, markup=False, highlight=False, soft_wrap=True)
     if made_up:

@@ -31,33 +31,18 @@ def make_run(
     settings: dict | None = None,
     first_user: int = 1,
     targets_seen: int = 1000,
+    draws: int = 1,
 ) -> Path:
     """A run whose expected ratings miss by a normal error of this standard deviation; every user has `each` targets."""
     truth = np.random.default_rng(7)
     count = users * each
     rating = truth.choice(SCALE, count)
     own = np.random.default_rng([seed, len(history), int(1000 * error)])
-    expected = np.clip(rating + own.normal(0, error, count), 1, 5)
-    place = np.searchsorted(SCALE, expected).clip(0, 4)
-    probability = np.full((count, len(SCALE)), 0.05)
-    probability[np.arange(count), place] = 0.8
-    shown = 0 if history == "none" else 5
-    frame = pl.DataFrame(
-        {
-            "user": np.repeat(np.arange(first_user, first_user + users), each),
-            "movie": 1 + np.repeat(np.arange(first_user, first_user + users), each) * 7 % 500,
-            "t": np.tile(np.arange(20, 20 + each), users),
-            "rating": rating,
-            "expected": expected,
-            "argmax": np.array(SCALE)[place],
-        }
-        | {f"p_{value}": probability[:, i] for i, value in enumerate(SCALE)}
-        | {
-            "history_used": np.full(count, shown),
-            "history_dropped": np.where(np.arange(count) % 2, dropped, 0),
-            "history_hash": [f"{history} {i if i % 4 else 'same'}" for i in range(count)],
-        }
-    )
+    drawn = np.clip(rating + own.normal(0, error, (draws, count)), 1, 5)
+    frames = [_predictions(history, rating, expected, users, each, dropped, first_user) for expected in drawn]
+    frame = frames[0]
+    if draws > 1:
+        frame = pl.concat([one.with_columns(draw=pl.lit(draw)) for draw, one in enumerate(frames)])
     config = {
         "output_dir": str(folder),
         "seed": seed,
@@ -66,17 +51,17 @@ def make_run(
         "history": {"_target_": TARGETS_OF[history], **(parameters or {})},
         "prompt": {"trim": "strided", "max_tokens": 2048},
         "trainer": {"optimizer": "muon", "learning_rate": 0.01, "history_loss_weight": 0.0},
-        "evaluation": {"seed": 1234},
+        "evaluation": {"seed": 1234, "draws": draws},
         "comparison": {"equal": "targets"},
         "wandb": {"mode": "disabled"},
     }
     for key, value in (settings or {}).items():
         node, _, name = key.rpartition(".")
         config[node][name] = value
-    squares = float(np.sqrt(np.mean((expected - rating) ** 2)))
+    squares = float(np.mean([np.sqrt(np.mean((expected - rating) ** 2)) for expected in drawn]))
     metrics = {
         "rmse": squares,
-        "mae": float(np.abs(expected - rating).mean()),
+        "mae": float(np.mean([np.abs(expected - rating).mean() for expected in drawn])),
         "accuracy": 0.4,
         "nll": 1.2,
         "calibration_error": 0.05,
@@ -88,6 +73,8 @@ def make_run(
         "by_user_activity": {"1-19": {"targets": count, "rmse": squares, "mae": 0.5}},
         "by_movie_popularity": {"0": {"targets": count, "rmse": squares, "mae": 0.5}},
     }
+    if draws > 1:
+        metrics["averaged"] = {"rmse": float(np.sqrt(np.mean((drawn.mean(axis=0) - rating) ** 2)))}
     baselines = {"global_mean": {"rmse": 1.4, "mae": 1.2}, "user_mean_so_far": {"rmse": 1.1, "mae": 0.9}}
     summary = {
         "fingerprint": f"{abs(hash((history, seed, error))):016x}"[:16],
@@ -118,6 +105,32 @@ def make_run(
     (folder / "training_logs" / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     (folder / "summary.json").write_text(json.dumps(summary))
     return folder
+
+
+def _predictions(
+    history: str, rating: np.ndarray, expected: np.ndarray, users: int, each: int, dropped: int, first_user: int
+) -> pl.DataFrame:
+    count = len(rating)
+    place = np.searchsorted(SCALE, expected).clip(0, 4)
+    probability = np.full((count, len(SCALE)), 0.05)
+    probability[np.arange(count), place] = 0.8
+    shown = 0 if history == "none" else 5
+    return pl.DataFrame(
+        {
+            "user": np.repeat(np.arange(first_user, first_user + users), each),
+            "movie": 1 + np.repeat(np.arange(first_user, first_user + users), each) * 7 % 500,
+            "t": np.tile(np.arange(20, 20 + each), users),
+            "rating": rating,
+            "expected": expected,
+            "argmax": np.array(SCALE)[place],
+        }
+        | {f"p_{value}": probability[:, i] for i, value in enumerate(SCALE)}
+        | {
+            "history_used": np.full(count, shown),
+            "history_dropped": np.where(np.arange(count) % 2, dropped, 0),
+            "history_hash": [f"{history} {i if i % 4 else 'same'}" for i in range(count)],
+        }
+    )
 
 
 def make_sweep(folder: Path, seeds: int = 1) -> Path:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
+from math import fsum, sqrt
 
 import numpy as np
 import polars as pl
@@ -14,7 +15,7 @@ import pytest
 from made_up_runs import NASTY, make_run, make_sweep
 
 from mlens.comparison.pairing import pair
-from mlens.comparison.report import report
+from mlens.comparison.report import report, say
 from mlens.comparison.results import answer, compare
 from mlens.comparison.runs import find_runs, make_arms
 from mlens.errors import UserError
@@ -92,6 +93,95 @@ def test_figures_are_those_of_the_predictions(tmp_path):
         assert results.rmse[number].value == pytest.approx(np.mean([np.sqrt(np.mean(e**2)) for e in errors]))
         assert results.mae[number].value == pytest.approx(np.mean([np.abs(e).mean() for e in errors]))
         assert results.rmse[number].low < results.rmse[number].value < results.rmse[number].high
+
+
+def naive_rmse(predicted, rating):
+    return sqrt(fsum((p - r) ** 2 for p, r in zip(predicted, rating, strict=True)) / len(rating))
+
+
+def test_with_several_draws_every_place_shows_their_mean_and_a_column_the_gain(tmp_path, capsys):
+    for seed in (0, 1):
+        make_run(tmp_path / f"random_{seed}", "random", {"ratio": 0.5}, seed=seed, draws=3, dropped=1)
+        make_run(tmp_path / f"none_{seed}", "none", seed=seed, error=0.81)
+    written = report([tmp_path], tmp_path)
+    runs, gains = {}, {}
+    for run in find_runs([tmp_path]):
+        frame = pl.read_parquet(run.folder / "predictions" / "test.parquet")
+        drawn = frame.partition_by("draw") if "draw" in frame.columns else [frame]
+        of_draws = [naive_rmse(one["expected"], one["rating"]) for one in drawn]
+        averaged = [fsum(own) / len(drawn) for own in zip(*(one["expected"] for one in drawn), strict=True)]
+        arm = run.name.partition("_")[0]
+        runs.setdefault(arm, []).append(fsum(of_draws) / len(drawn))
+        gains.setdefault(arm, []).append(runs[arm][-1] - naive_rmse(averaged, drawn[0]["rating"]))
+        assert run.summary["metrics"]["test"]["rmse"] == pytest.approx(runs[arm][-1], abs=1e-12)
+    rows = {row["arm"].split()[0]: row for row in csv.DictReader((tmp_path / "results.csv").open())}
+    tests = {arm: [summary_of(tmp_path / f"{arm}_{seed}") for seed in (0, 1)] for arm in rows}
+    for arm, row in rows.items():
+        assert float(row["rmse"]) == sum(test["rmse"] for test in tests[arm]) / 2
+        assert float(row["rmse"]) == pytest.approx(fsum(runs[arm]) / 2, abs=1e-12)
+        assert float(row["mae"]) == sum(test["mae"] for test in tests[arm]) / 2
+    assert rows["none"]["averaging_gain"] == ""
+    averaged = sum(test["averaged"]["rmse"] for test in tests["random"]) / 2
+    assert float(rows["random"]["averaging_gain"]) == float(rows["random"]["rmse"]) - averaged
+    assert float(rows["random"]["averaging_gain"]) == pytest.approx(fsum(gains["random"]) / 2, abs=1e-12)
+    assert min(gains["random"]) > 0.05
+    # What is printed, and the statistics.
+    say(written)
+    gain, value = (f"{float(rows['random'][name]):.4f}" for name in ("averaging_gain", "rmse"))
+    for text in ((tmp_path / "report.md").read_text(), written.html.read_text(), capsys.readouterr().out):
+        assert "gain" in text and gain in text and value in text
+    paired, _ = pair(make_arms(find_runs([tmp_path])))
+    results = compare(paired)
+    labels = [arm.label.split()[0] for arm in paired.arms]
+    found = results.between[0, 1].rmse.value * (1 if labels == ["none", "random"] else -1)
+    assert found == pytest.approx(fsum(runs["none"]) / 2 - fsum(runs["random"]) / 2, abs=1e-12)
+
+
+def test_one_draw_has_no_column_of_gain(tmp_path):
+    report([make_sweep(tmp_path)], tmp_path)
+    assert all("gain" not in (tmp_path / name).read_text() for name in ("report.md", "report.html"))
+
+
+def summary_of(folder):
+    return json.loads((folder / "summary.json").read_text())["metrics"]["test"]
+
+
+@pytest.mark.parametrize("name", ["rmse", "mae"])
+def test_predictions_that_are_not_those_of_the_summary_are_refused(tmp_path, name):
+    make_run(tmp_path / "a")
+    summary = json.loads((tmp_path / "a" / "summary.json").read_text())
+    summary["metrics"]["test"][name] += 1e-6
+    (tmp_path / "a" / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(UserError, match=f"a: predictions/test.parquet has {name} 0.[56].*summary.json"):
+        report([tmp_path / "a"], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("draw", "said"),
+    [
+        (pl.lit(1), "must count draws from 0"),
+        (pl.col("t") % 2 * 2, "must count draws from 0"),
+        (pl.col("t").cast(pl.Float64) / 2, "must count draws from 0"),
+        ((pl.col("t") > 20).cast(pl.Int64), "must count draws from 0"),
+        (pl.lit("0"), "must be numbers"),
+        (pl.lit(None, pl.Int64), "has values that are none"),
+    ],
+)
+def test_draws_that_are_none_are_refused(tmp_path, draw, said):
+    make_run(tmp_path / "a")
+    file = tmp_path / "a" / "predictions" / "test.parquet"
+    pl.read_parquet(file).with_columns(draw=draw).write_parquet(file)
+    with pytest.raises(UserError, match=said):
+        report([tmp_path / "a"], tmp_path)
+
+
+def test_draws_of_other_targets_are_not_paired(tmp_path):
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "b", "random", {"ratio": 0.5}, draws=2)
+    file = tmp_path / "b" / "predictions" / "test.parquet"
+    pl.read_parquet(file).with_columns(t=pl.col("t") + (pl.col("draw") == 1) * 100).write_parquet(file)
+    _, refused = results_of(tmp_path)
+    assert len(refused) == 1 and "320 are its alone" in refused[0]
 
 
 def test_the_answer_tells_what_differs_from_what_can_not_be_told_apart(tmp_path):

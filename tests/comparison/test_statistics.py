@@ -4,12 +4,13 @@ import math
 import random as python_random
 from dataclasses import astuple, replace
 from itertools import product
+from math import sqrt
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import bootstrap, permutation_test, t
+from scipy.stats import bootstrap, norm, permutation_test, t
 
 from mlens.comparison.statistics import (
     TAILS,
@@ -19,6 +20,7 @@ from mlens.comparison.statistics import (
     differences,
     estimates,
     holm,
+    part_differences,
     sum_errors,
 )
 
@@ -87,9 +89,12 @@ def test_sums_equal_loops_and_dont_depend_on_the_order_of_targets_or_on_ids(seed
         ({"arm": np.array([0, 2])}, "each has a run"),
         ({"arm": np.array([1, 1])}, "each has a run"),
         ({"arm": np.array([-1, 0])}, "each has a run"),
-        ({"arm": np.array([0])}, "1 runs, 3 users"),
-        ({"squares": np.ones((2, 2))}, "2 runs, 3 users"),
-        ({"counts": np.array([1, 0, 1])}, "each with a target"),
+        ({"arm": np.array([0])}, "1 draws, 3 users"),
+        ({"squares": np.ones((2, 2))}, "2 draws, 3 users"),
+        ({"counts": np.array([1, 0, 0])}, "two users with targets"),
+        ({"counts": np.array([1, -1, 1])}, "two users with targets"),
+        ({"run": np.array([0, 0])}, "each has a draw"),
+        ({"run": np.array([0, 1, 1])}, "3 draws, 3 users"),
         ({"absolutes": np.array([[1, 1, 1], [1, np.nan, 1]])}, "isn't finite"),
     ],
 )
@@ -100,7 +105,7 @@ def test_errors_that_cant_be_are_refused(changed, said):
 
 def test_one_user_no_run_other_lengths_and_other_metrics_are_refused():
     one = np.ones(2)
-    with pytest.raises(ValueError, match="two users at least"):
+    with pytest.raises(ValueError, match="two users with targets"):
         sum_errors(np.ones((1, 2)), one, np.array([3, 3]), [0])
     with pytest.raises(ValueError, match="each has a run"):
         sum_errors(np.ones((0, 2)), one, np.array([3, 4]), [])
@@ -252,6 +257,75 @@ def test_one_run_an_arm_equals_loops(metric):
     assert [difference.low, difference.high] == pytest.approx(paired, abs=0.03 * (paired[1] - paired[0]))
     assert 0.01 < p < 0.99
     assert difference.p == pytest.approx(p, abs=0.03)
+
+
+# draws of histories, parts of the targets
+
+
+def with_draws(errors, draws, spread):
+    """Every run's errors as those of `draws` draws, which spread around them."""
+    random = np.random.default_rng(3)
+    factor = 1 + spread * random.normal(size=(draws, *errors.squares.shape))
+    factor += 1 - factor.mean(axis=0)
+    absolutes = np.concatenate([errors.absolutes[run] * factor[:, run] for run in range(len(errors.arm))])
+    squares = np.concatenate([errors.squares[run] * factor[:, run] for run in range(len(errors.arm))])
+    return Errors(squares, absolutes, errors.counts, errors.arm, np.repeat(np.arange(len(errors.arm)), draws))
+
+
+def test_an_mae_over_draws_is_that_of_the_mean_errors():
+    plain = sum_errors(*made_up(3, [0, 0, 1, 1], users=30))
+    drawn = with_draws(plain, 3, spread=0.1)
+    for one, other in zip(estimates(drawn, "mae"), estimates(plain, "mae"), strict=True):
+        assert astuple(one) == pytest.approx(astuple(other))
+    one, other = differences(drawn, "mae")[0, 1], differences(plain, "mae")[0, 1]
+    assert astuple(one) == pytest.approx(astuple(other))
+
+
+def test_an_rmse_over_draws_is_the_mean_of_each_draws_and_so_in_every_resample():
+    errors = with_draws(sum_errors(*made_up(3, [0, 1], users=30)), 3, spread=0.3)
+    of_draws = [sqrt(squares.sum() / errors.counts.sum()) for squares in errors.squares]
+    resampled = np.sqrt(_resampled(errors, 9_999, 0)[0])
+    wider = t.ppf(0.975, effective_users(errors.counts) - 1) / norm.ppf(0.975)
+    wider *= sqrt(1 / (1 - 1 / effective_users(errors.counts)))
+    for arm, found in enumerate(estimates(errors, "rmse")):
+        own = slice(3 * arm, 3 * arm + 3)
+        assert found.value == pytest.approx(np.mean(of_draws[own]))
+        ends = np.quantile(resampled[own].mean(axis=0), TAILS)
+        assert [found.low, found.high] == pytest.approx(found.value + wider * (ends - found.value))
+
+
+def effective_users(counts):
+    return counts.sum() ** 2 / (counts**2).sum()
+
+
+@METRICS
+def test_draws_that_differ_are_no_seeds_that_differ(metric):
+    """Runs of one arm whose draws spread widely, and whose means over draws are the same: nothing is uncertain."""
+    absolutes = np.repeat(np.array([[0.5], [1.5], [1.5], [0.5]]), 4, axis=1)
+    errors = Errors(absolutes**2, absolutes, np.ones(4, dtype=int), np.array([0, 0]), np.array([0, 0, 1, 1]))
+    (found,) = estimates(errors, metric)
+    assert (found.value, found.low, found.high) == pytest.approx((1.0, 1.0, 1.0))
+
+
+@METRICS
+def test_parts_are_compared_as_if_each_stood_alone(metric):
+    whole = sum_errors(*made_up(3, [0, 0, 1, 1], users=400, worse=0.05))
+    random, parts = np.random.default_rng(0), []
+    for share in (0.9, 0.5, 0.02):
+        some = random.random(400) < share
+        parts.append(
+            replace(whole, squares=whole.squares * some, absolutes=whole.absolutes * some, counts=whole.counts * some)
+        )
+    for part, found in zip(parts, part_differences(parts, metric), strict=True):
+        some = part.counts > 0
+        alone = Errors(part.squares[:, some], part.absolutes[:, some], part.counts[some], part.arm)
+        expected = differences(alone, metric)[0, 1]
+        assert found.value == pytest.approx(expected.value)
+        if some.sum() < 50:  # resampled by itself
+            assert astuple(found)[1:] == pytest.approx((expected.low, expected.high, expected.error))
+        else:
+            width = expected.high - expected.low
+            assert [found.low, found.high] == pytest.approx([expected.low, expected.high], abs=0.06 * width)
 
 
 # p

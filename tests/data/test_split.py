@@ -1,5 +1,7 @@
 """Which ratings are training, validation and test: every method against a loop over users."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -60,16 +62,50 @@ def test_leave_last_holds_out_one_and_one_whatever_the_ratios(table, fields):
     assert roles.tolist() == naive_last(table, lambda n: (1, 1), fields["min_ratings"])
 
 
+def naive_time_roles(times, val_ratio, test_ratio):
+    """Every pair of times as cuts, from `after` on test, before it from `since` on validation: the best of them."""
+    n = len(times)
+    n_test = naive_count(test_ratio, n)
+    n_val = min(n - n_test, naive_count(val_ratio, n))
+    found = []
+    moments = sorted({*times, max(times) + 1})
+    for after, since in product(moments, moments):
+        roles = [TEST if time >= after else VAL if time >= since else TRAIN for time in times]
+        train, val, test = (roles.count(role) for role in (TRAIN, VAL, TEST))
+        if since > after or (val and not n_val) or (test and not n_test):
+            continue
+        empty = (train == 0) + (n_val > 0 and val == 0) + (n_test > 0 and test == 0)
+        off = abs(val - n_val) + abs(test - n_test)
+        found.append((empty, off, abs(test - n_test), -test, -val, roles))
+    return min(found)[-1]
+
+
 @given(tables(), settings)
-def test_global_time_cuts_all_users_at_one_time(table, fields):
-    times = table.timestamp.tolist()
-    n_test = naive_count(fields["test_ratio"], len(times))
-    n_val = naive_count(fields["val_ratio"], len(times))
-    expected = []
-    for i, time in enumerate(times):
-        later = sum(other > time for other in times)
-        role = TEST if later < n_test else VAL if later < n_test + n_val else TRAIN
-        expected.append(TRAIN if len(own_ratings(table, table.user[i])) < fields["min_ratings"] else role)
+def test_global_time_is_the_best_of_all_cuts(table, fields):
+    best = naive_time_roles(table.timestamp.tolist(), fields["val_ratio"], fields["test_ratio"])
+    expected = [
+        TRAIN if len(own_ratings(table, user)) < fields["min_ratings"] else role
+        for role, user in zip(best, table.user, strict=True)
+    ]
+    assert assign_roles(table, Split("global_time", **fields)).tolist() == expected
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=7), st.sampled_from(RATIOS), st.sampled_from(RATIOS))
+def test_global_time_is_the_best_of_all_cuts_of_many_ratings_in_few_seconds(sizes, val_ratio, test_ratio):
+    times = [second for second, n in enumerate(sizes) for _ in range(n)]
+    roles = assign_roles(
+        make_table([[(m, 3.0, t) for m, t in enumerate(times)]]), Split("global_time", val_ratio, test_ratio, 1)
+    )
+    assert roles.tolist() == naive_time_roles(times, val_ratio, test_ratio)
+    asked = 1 + (val_ratio > 0) + (test_ratio > 0)
+    assert len(sizes) < asked or len(set(roles.tolist())) == asked
+
+
+@given(st.integers(20, 300), settings)
+def test_global_time_of_distinct_times_holds_out_what_was_asked(n, fields):
+    table = make_table([[(m, 3.0, 7 * m) for m in range(n)]])
+    counts = naive_count(fields["val_ratio"], n), naive_count(fields["test_ratio"], n)
+    expected = naive_last(table, lambda _: counts, 1)
     assert assign_roles(table, Split("global_time", **fields)).tolist() == expected
 
 

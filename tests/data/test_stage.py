@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import make_table, naive_visible, own_ratings, stage_of, tables
+from scipy.stats import chisquare
 
-from mlens.data.split import METHODS, STAGES, TEST, TRAIN, VAL, Split, assign_roles
+from mlens.data.split import METHODS, STAGES, TRAIN, VAL, Split, assign_roles
 from mlens.data.stage import make_stage, make_stages, sample_users
 from mlens.errors import UserError
 
@@ -109,25 +110,38 @@ def test_cold_start_users_see_their_own_earlier_held_out_ratings():
 
 def test_sampled_users_change_nothing_for_the_targets_that_stay():
     table = make_table([[(m, 3.0, m) for m in range(10 + u)] for u in range(12)])
-    stage, activity = stage_of(table, Split("temporal"), "test"), np.diff(table.user_offsets)
-    sampled = sample_users(stage, activity, 5, seed=3)
+    stage = stage_of(table, Split("temporal"), "test")
+    sampled = sample_users(table, stage, 5, seed=3)
     assert shown(sampled).items() <= shown(stage).items()
-    assert shown(sample_users(stage, activity, 5, seed=3)) == shown(sampled)
-    assert len({tuple(sample_users(stage, activity, 5, seed).targets) for seed in range(8)}) > 1
-    assert shown(sample_users(stage, activity, None, 3)) == shown(stage) == shown(sample_users(stage, activity, 12, 3))
+    assert shown(sample_users(table, stage, 5, seed=3)) == shown(sampled)
+    assert len({tuple(sample_users(table, stage, 5, seed).targets) for seed in range(8)}) > 1
+    assert shown(sample_users(table, stage, None, 3)) == shown(stage) == shown(sample_users(table, stage, 12, 3))
 
 
-@given(st.lists(st.integers(5, 40), min_size=2, max_size=30), st.data())
-def test_sampled_users_are_one_of_each_stretch_of_equal_activity(activity, data):
+@given(st.lists(st.sampled_from([5, 7, 8, 20, 33, 40]), min_size=2, max_size=40), st.data())
+def test_sampled_users_are_of_all_degrees_of_activity_in_proportion(activity, data):
     most, seed = data.draw(st.integers(1, len(activity) - 1)), data.draw(st.integers(0, 9))
     table = make_table([[(m, 3.0, m) for m in range(n)] for n in activity])
     stage = stage_of(table, Split("temporal"), "test")
-    drawn = np.unique(sample_users(stage, np.array(activity), most, seed).user)
+    drawn = set(sample_users(table, stage, most, seed).user.tolist())
     assert len(drawn) == most
-    # The k-th most active of those drawn stands among the k-th stretch of all users in order of activity.
-    ordered, borders = np.sort(activity), [len(activity) * k // most for k in range(most + 1)]
-    for k, own in enumerate(sorted(activity[u] for u in drawn)):
-        assert ordered[borders[k]] <= own <= ordered[borders[k + 1] - 1]
+    assert set(sample_users(table, stage, most - 1, seed).user.tolist()) < drawn if most > 1 else True
+    shares = []
+    for least in (4, 8, 16, 32):
+        own = {u for u, n in enumerate(activity) if least <= n < 2 * least}
+        if own:
+            shares.append(((len(own & drawn) - 1) / len(own), (len(own & drawn) + 1) / len(own)))
+    # There is a share of which every stratum's number is within one.
+    assert max(low for low, _ in shares) <= min(high for _, high in shares)
+
+
+def test_all_users_are_sampled_equally_often():
+    table = make_table([[(m, 3.0, m) for m in range(5 + u)] for u in range(40)])
+    stage = stage_of(table, Split("temporal"), "test")
+    times = np.zeros(40)
+    for seed in range(1500):
+        times[np.unique(sample_users(table, stage, 10, seed).user)] += 1
+    assert chisquare(times).pvalue > 1e-4
 
 
 def test_validation_and_test_are_of_the_same_sampled_users():
@@ -137,8 +151,47 @@ def test_validation_and_test_are_of_the_same_sampled_users():
     assert np.unique(stages["val"].user).tolist() == np.unique(stages["test"].user).tolist()
 
 
-def test_a_split_without_training_or_test_ratings_is_refused():
-    table = make_table([[(m, 3.0, m) for m in range(3)]])
-    for roles, name in (([TEST] * 3, "train"), ([TRAIN] * 3, "test")):
-        with pytest.raises(UserError, match=f"no {name} rating"):
-            make_stages(table, np.array(roles, dtype=np.int8), Split("temporal"))
+SIX = [(m, 3.0, m) for m in range(6)]
+ONE_SECOND = [(m, 3.0, 5) for m in range(9)]
+
+
+@pytest.mark.parametrize(
+    ("users", "split", "stage", "advice"),
+    [
+        ([SIX], Split("temporal", min_ratings=7), "test", "Lower split.min_ratings"),
+        ([SIX], Split("temporal", test_ratio=0), "test", "split.test_ratio=0 holds out none. Raise it"),
+        ([SIX], Split("leave_last", test_ratio=0, min_ratings=7), "test", "Lower split.min_ratings"),
+        ([SIX] * 2, Split("user"), "train", "Lower split.val_ratio and split.test_ratio"),
+        ([SIX, SIX[:1]], Split("user"), "val", "Lower split.min_ratings"),
+        ([SIX[:2]] * 9, Split("leave_last", min_ratings=1), "train", "take more data"),
+        ([SIX, SIX[:3]], Split("leave_last", min_ratings=7), "test", "(0 of them with at least split.min_ratings=7)"),
+        ([SIX[:1]] * 9, Split("random", min_ratings=1), "train", "Lower split.val_ratio"),
+        ([SIX[:1], SIX[:3]], Split("leave_last", min_ratings=1), None, ""),
+        ([ONE_SECOND] * 3, Split("global_time"), "test", "ratings of one second stay together"),
+        ([ONE_SECOND, SIX[:1]], Split("global_time", min_ratings=1), "train", "ratings of one second stay together"),
+        # The only second between the last and the first is that of a user with too few ratings.
+        ([SIX[:1] + ONE_SECOND, [(0, 3.0, 3)]], Split("global_time"), "val", "Lower split.min_ratings"),
+    ],
+)
+def test_a_stage_without_ratings_is_refused(users, split, stage, advice):
+    table = make_table(users)
+    roles = assign_roles(table, split)
+    if stage is None:
+        assert list(make_stages(table, roles, split)) == list(STAGES)
+        return
+    with pytest.raises(UserError, match=rf"^split={split.method} leaves no {stage} rating") as caught:
+        make_stages(table, roles, split)
+    assert advice in str(caught.value)
+
+
+@given(tables(), splits(), st.sampled_from([None, 1, 2]))
+def test_every_stage_that_was_asked_for_has_targets_or_is_refused(table, split, most):
+    roles = assign_roles(table, split)
+    wanted = ["train", "val", "test"] if split.method == "leave_last" or split.val_ratio else ["train", "test"]
+    missing = [name for name in ("train", "test", "val") if name in wanted and STAGES.index(name) not in roles]
+    if missing:
+        with pytest.raises(UserError, match=f"leaves no {missing[0]} rating"):
+            make_stages(table, roles, split, most)
+    else:
+        stages = make_stages(table, roles, split, most)
+        assert list(stages) == wanted and all(len(stage) for stage in stages.values())

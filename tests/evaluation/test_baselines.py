@@ -168,6 +168,14 @@ def test_the_own_history_is_the_datasets(strategy):
     measured = measure_baselines(dataset.table, case.roles, {"test": dataset})["test"]
     assert measured["full_history"].keys() == measured["own_history"].keys()
     assert measured["full_history"]["biases"] != measured["own_history"]["biases"]
+    # Of several draws the mean; each by itself:
+    mean = measure_baselines(dataset.table, case.roles, {"test": dataset}, draws=3)["test"]
+    drawn = [measure_baselines(dataset.table, case.roles, {"test": dataset.at(n)})["test"] for n in range(3)]
+    assert mean["full_history"] == measured["full_history"]
+    for name, errors in mean["own_history"].items():
+        for metric, value in errors.items():
+            assert value == pytest.approx(sum(one["own_history"][name][metric] for one in drawn) / 3)
+    assert (mean["own_history"] == measured["own_history"]) == (strategy == FixedCount(3))
 
 
 def test_a_broken_lenskit_is_an_error(monkeypatch):

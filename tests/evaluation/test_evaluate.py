@@ -1,12 +1,15 @@
 """Scoring a stage: every target once, every legal rating, over draws; and the rows of predictions."""
 
+from math import fsum, sqrt
+
 import numpy as np
 import pytest
 from steps import parts
 
 from mlens.evaluation.evaluate import by_activity, evaluate
-from mlens.evaluation.metrics import measure
+from mlens.evaluation.metrics import measure, rmse
 from mlens.evaluation.score import predict
+from mlens.packing.dataset import history_hash
 from mlens.packing.reference import ReferenceRows
 
 
@@ -62,28 +65,59 @@ def test_packed_rows_predict_what_whole_sequences_do():
     assert a.legal == pytest.approx(b.legal, rel=1e-4)
 
 
-def test_draws_are_averaged_and_their_spread_is_told(random_history):
-    made, engine = random_history
-    dataset = made.datasets["test"]
+def naive_rmse(predicted, rating):
+    return sqrt(fsum((p - r) ** 2 for p, r in zip(predicted, rating, strict=True)) / len(rating))
+
+
+@pytest.mark.parametrize("draw", ["per_target", "per_user"])
+def test_every_figure_is_the_mean_over_draws(draw):
+    made = parts("history=random", "history.ratio=0.5", f"history.draw={draw}")
+    engine, dataset = made.engine(), made.datasets["test"]
     evaluated = evaluate(engine, dataset, made.collator, draws=3)
-    drawn = [predict(engine, dataset.at(draw), made.collator) for draw in range(3)]
+    metrics = evaluated.metrics | by_activity(dataset, made.roles, evaluated.frames)
+    datasets = [dataset.at(draw) for draw in range(3)]
+    drawn = [predict(engine, own, made.collator) for own in datasets]
     index, user, scale = made.table.rating_index[dataset.stage.targets], dataset.stage.user, made.table.scale
+    rating = [scale[i] for i in index]
     assert not np.array_equal(drawn[0].probability, drawn[1].probability)
     measured = [measure(one, index, user, scale) for one in drawn]
     for name in measured[0]:
         values = [one[name] for one in measured]
-        assert evaluated.metrics[name] == pytest.approx(sum(values) / 3)
+        assert metrics[name] == pytest.approx(sum(values) / 3)
         spread = (sum((value - sum(values) / 3) ** 2 for value in values) / 2) ** 0.5
-        assert evaluated.metrics["spread"][name] == pytest.approx(spread, abs=1e-12)
-    mean = sum(one.probability for one in drawn) / 3
-    rating = np.array(scale)[index]
-    assert evaluated.metrics["averaged"]["rmse"] == pytest.approx(
-        np.sqrt(np.mean((mean @ np.array(scale) - rating) ** 2))
-    )
-    assert evaluated.frame["p_3.5"].to_numpy() == pytest.approx(mean[:, 6])
-    first = evaluate(engine, dataset, made.collator)
-    assert evaluated.frame["history_hash"].equals(first.frame["history_hash"])
-    assert "spread" not in first.metrics and first.metrics["rmse"] == pytest.approx(measured[0]["rmse"])
+        assert metrics["spread"][name] == pytest.approx(spread, abs=1e-12)
+    # The frame: one draw after the other, each with its own histories.
+    frame = evaluated.frame
+    assert frame["draw"].to_list() == [0] * len(dataset) + [1] * len(dataset) + [2] * len(dataset)
+    expected = []
+    for number, (own, one) in enumerate(zip(datasets, drawn, strict=True)):
+        rows = frame.filter(draw=number)
+        assert rows["p_3.5"].to_numpy() == pytest.approx(one.probability[:, 6])
+        assert rows["history_used"].to_list() == [len(own.history(i)) for i in range(len(own))]
+        assert rows["history_hash"].to_list() == [history_hash(own.history(i)) for i in range(len(own))]
+        expected.append(rows["expected"].to_list())
+    assert metrics["rmse"] == pytest.approx(fsum(naive_rmse(one, rating) for one in expected) / 3)
+    averaged = [fsum(of_target) / 3 for of_target in zip(*expected, strict=True)]
+    assert metrics["averaged"]["rmse"] == pytest.approx(naive_rmse(averaged, rating)) != metrics["rmse"]
+    # Groups: the same targets in each draw.
+    used = [fsum(frame["history_used"][i :: len(dataset)]) / 3 for i in range(len(dataset))]
+    activity = [int(((made.roles == 0) & (made.table.user == u)).sum()) for u in user]
+    for group, values in (("by_history_length", used), ("by_user_activity", activity)):
+        for name, figures in metrics[group].items():
+            low, high = (int(edge) if edge else 10**9 for edge in name.replace("+", "-").partition("-")[::2])
+            high = low if "-" not in name and "+" not in name else high
+            members = [i for i, value in enumerate(values) if low <= value < high + 1]
+            of_draws = [naive_rmse([one[i] for i in members], [rating[i] for i in members]) for one in expected]
+            assert figures["rmse"] == pytest.approx(fsum(of_draws) / 3) and figures["targets"] == len(members)
+
+
+def test_one_draw_is_as_it_was(random_history):
+    made, engine = random_history
+    evaluated = evaluate(engine, made.datasets["test"], made.collator)
+    assert "draw" not in evaluated.frame.columns
+    assert not {"spread", "averaged"} & evaluated.metrics.keys()
+    rating, expected = evaluated.frame["rating"].to_numpy(), evaluated.frame["expected"].to_numpy()
+    assert evaluated.metrics["rmse"] == rmse(expected, rating)
 
 
 def test_progress_is_told_of_every_target_of_every_draw(random_history):
@@ -97,7 +131,7 @@ def test_groups_count_training_ratings(random_history):
     made, engine = random_history
     dataset = made.datasets["test"]
     evaluated = evaluate(engine, dataset, made.collator)
-    groups = by_activity(dataset, made.roles, evaluated.frame)
+    groups = by_activity(dataset, made.roles, evaluated.frames)
     table, trained = made.table, made.roles == 0
     activity = [int((trained & (table.user == u)).sum()) for u in dataset.stage.user]
     popularity = [int((trained & (table.movie == table.movie[t])).sum()) for t in dataset.stage.targets]

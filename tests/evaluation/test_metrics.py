@@ -92,14 +92,14 @@ def test_groups_reach_from_one_edge_to_below_the_next():
     value = np.array([0, 1, 4, 5, 9, 10, 99])
     rating = np.zeros(7)
     predicted = np.array([1.0, 2.0, 4.0, 1.0, 1.0, 3.0, 3.0])
-    groups = by_group(predicted, rating, value, (0, 1, 5, 10))
+    groups = by_group(predicted[None], rating, value, (0, 1, 5, 10))
     assert {name: group["targets"] for name, group in groups.items()} == {"0": 1, "1-4": 2, "5-9": 2, "10+": 2}
     assert groups["1-4"] == {"targets": 2, "rmse": pytest.approx(math.sqrt(10)), "mae": pytest.approx(3.0)}
     assert groups["10+"]["rmse"] == 3.0
 
 
 def test_an_empty_group_is_left_out():
-    assert list(by_group(np.ones(2), np.ones(2), np.array([0, 6]), (0, 1, 5))) == ["0", "5+"]
+    assert list(by_group(np.ones((1, 2)), np.ones(2), np.array([0, 6]), (0, 1, 5))) == ["0", "5+"]
 
 
 def test_rmse_and_mae_of_one_error():

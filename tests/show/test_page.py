@@ -163,12 +163,15 @@ def test_help_answers_without_a_heavy_import(monkeypatch, capsys):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "run"
-    run_here(folder, "debug=fast", "history=random", "trainer.max_steps=1", "data.max_users=8")
+    overrides = ("debug=fast", "history=random", "trainer.max_steps=1", "data.max_users=8", "evaluation.draws=2")
+    run_here(folder, *overrides)
     return folder
 
 
 def test_a_runs_prediction_stands_beside_what_it_was_shown(run, capsys):
-    frame = pl.read_parquet(run / "predictions" / "test.parquet")
+    drawn = pl.read_parquet(run / "predictions" / "test.parquet")
+    frame = drawn.filter(draw=0)
+    assert not frame["history_hash"].equals(drawn.filter(draw=1)["history_hash"])
     inside = open_inside(run_config(run, [], ()), RunFolder(run).model)
     for row in frame.iter_rows(named=True):
         seen = look_at(inside, Asked(str(row["user"]), t=row["t"]), run)
@@ -179,7 +182,8 @@ def test_a_runs_prediction_stands_beside_what_it_was_shown(run, capsys):
         assert (found["chosen"], found["dropped"]) == (row["history_used"], row["history_dropped"])
     capsys.readouterr()
     page = shown(capsys, str(run), f"user={row['user']}", f"t={row['t']}")
-    assert f"expected {row['expected']:.2f}, most probable {row['argmax']}, true {row['rating']}" in page
+    said = f"expected {row['expected']:.2f}, most probable {row['argmax']}, true {row['rating']}"
+    assert f"{said}; from the history that the page shows, the first of 2 draws" in page
     (line,) = (line for line in page.splitlines() if "← the true rating" in line)
     assert f"{row['rating']}" in line and f"{row['p_' + str(row['rating'])]:.1%}" in line
 
