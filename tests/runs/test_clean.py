@@ -100,7 +100,7 @@ def test_files_outside_are_never_reached(tmp_path, run):
     (checkpoints / "step_00000030").symlink_to(outside / "step_00000010")
     before = contents(outside)
     list(remove(run))
-    assert contents(outside) == before and saved_steps(checkpoints) == [20, 30]
+    assert contents(outside) == before and saved_steps(checkpoints) == [20]
     shutil.rmtree(checkpoints)
     checkpoints.symlink_to(outside)
     assert find_removable(run).checkpoints == () and "is a link" in find_removable(run).stays[0]
