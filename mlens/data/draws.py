@@ -46,8 +46,19 @@ def each(
 
 def items(counts: np.ndarray, purpose: int, seed: int, user: np.ndarray, epoch: int = 0) -> np.ndarray:
     """[sum of counts] uint64: the first counts[i] words of user[i], one user after the other; counts, user: [n]."""
-    own = [words(int(n), purpose, seed, u, epoch) for n, u in zip(counts, user, strict=True)]
-    return np.concatenate([np.zeros(0, dtype=np.uint64), *own])
+    drawn, stop = np.empty(int(counts.sum()), dtype=np.uint64), 0
+    for n, u in zip(counts.tolist(), user, strict=True):
+        drawn[stop : stop + n] = words(n, purpose, seed, u, epoch)
+        stop += n
+    return drawn
+
+
+def order_of_items(user: np.ndarray, keys: np.ndarray, purpose: int, seed: int, epoch: int = 0) -> np.ndarray:
+    """[n] int64: a uniform permutation of n items that stand user after user, by the k-th word of its user for each
+    user's k-th item. user [n]: whose each is, as a number in `keys` [users], ascending."""
+    counts = np.bincount(user, minlength=len(keys))
+    some = counts > 0
+    return np.argsort(items(counts[some], purpose, seed, keys[some], epoch), kind="stable")
 
 
 def mixed(words: np.ndarray, word: np.uint64) -> np.ndarray:

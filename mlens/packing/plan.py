@@ -50,13 +50,14 @@ def epoch_order(dataset: RatingDataset, steps: Steps, seed: int, epoch: int) -> 
     """[targets] the order in which an epoch visits its targets; equal for every world size.
 
     Neighbouring targets of a user that share a trunk stay together in pieces of at most `steps.targets` /
-    `steps.pieces`, and the pieces are permuted. So the order follows from the histories, not from how rows are packed.
+    `steps.pieces`, and the pieces are permuted, by words that each user's have whatever other users there are. So the
+    order follows from the histories, not from how rows are packed.
     """
     index = int_type(len(dataset))
     targets = np.arange(len(dataset), dtype=index)
     first = _pieces(_runs(dataset.trunks(targets)), len(dataset), max(1, steps.targets // steps.pieces))
     length = np.diff(first, append=index(len(dataset)))
-    order = draws.permutation(len(first), draws.ORDER, seed, epoch=epoch)
+    order = draws.order_of_items(dataset.stage.user[first], dataset.table.user_keys, draws.ORDER, seed, epoch)
     first, length = first[order], length[order]
     before = np.cumsum(length, dtype=index) - length
     return np.repeat(first - before, length) + targets

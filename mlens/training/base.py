@@ -37,7 +37,7 @@ from mlens.prompt.renderer import Renderer
 from mlens.training.schedule import rate_factor
 from mlens.training.settings import Trainer
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,8 @@ def plan_stretches(
 ) -> Iterator[list[tuple[list[Tree], float, bool]]]:
     """The steps of an epoch: for each the rows of `rank`, each with its trees, the step's label tokens over all ranks,
     and whether it is the last."""
-    order = draws.permutation(len(stretches), draws.ORDER, seed, epoch=epoch)
+    keys = stretches.renderer.table.user_keys
+    order = draws.order_of_items(stretches.user, keys, draws.ORDER, seed, epoch)
     ends = np.cumsum((stretches.stop - stretches.start)[order])
     step = (ends - 1) // ratings_per_step
     for members in np.split(order, np.flatnonzero(np.diff(step)) + 1):

@@ -19,11 +19,16 @@ from mlens.data.split import Split, assign_roles
 from mlens.data.stage import sample_users
 from mlens.data.table import raw_id_keys
 from mlens.evaluation.prompts import kept_prompts
+from mlens.history.all_previous import AllPrevious
 from mlens.history.random import Random
 from mlens.packing.dataset import RatingDataset
+from mlens.packing.packed import PackedRows
+from mlens.packing.plan import epoch_order
+from mlens.packing.steps import Steps
+from mlens.packing.tree import Tree
 from mlens.probe.questions import CSV, EXAMPLES, rating_questions, title_questions
 from mlens.prompt.renderer import make_renderer
-from mlens.training.base import cut_stretches
+from mlens.training.base import cut_stretches, plan_stretches
 
 MOVIES = 60
 
@@ -170,6 +175,35 @@ SAMPLES = {
 }
 
 
+# In which order a training visits what it visits: a list of what begins with its user.
+
+
+def order_of_targets(strategy, pieces):
+    def of(table):
+        dataset = dataset_of(table, strategy)
+        return [named(table, dataset.stage.targets[t]) for t in epoch_order(dataset, Steps(6, pieces), 3, 2)]
+
+    return of
+
+
+def order_of_stretches(table):
+    dataset, visited = dataset_of(table), []
+    cut = cut_stretches(dataset.renderer, dataset.stage, 3, 1, 0.5, 1, 2)
+    with pytest.MonkeyPatch.context() as patched:
+        tree = Tree(np.zeros(4, dtype=np.int64), np.zeros(1, dtype=np.int64), ())
+        patched.setattr(type(cut), "tree", lambda _, i: visited.append(i) or tree)
+        list(plan_stretches(cut, PackedRows(), 30, 1, 2, rank=0, world=1))
+    shown = [cut.stage.visible[cut.places[cut.start[i] : cut.stop[i]]] for i in visited]
+    return [(named(table, own[0])[0], [named(table, i)[1] for i in own]) for own in shown]
+
+
+ORDERS = {
+    "targets that share nothing": order_of_targets(Random(), 2),
+    "targets that share": order_of_targets(AllPrevious(), 2),
+    "stretches of the base model": order_of_stretches,
+}
+
+
 seeds = st.tuples(st.integers(0, 2**32 - 1), st.booleans())
 
 
@@ -207,6 +241,19 @@ def test_another_numbering_draws_the_same(name, seed):
     other = source.renumbered(np.random.default_rng(seed[0]))
     drawn = (ALONE | SAMPLES)[name]
     assert drawn(source.table()) == drawn(other.table())
+
+
+@pytest.mark.parametrize("name", ORDERS)
+@settings(max_examples=5, deadline=None)
+@given(seeds, st.integers(0, 13))
+def test_an_order_without_a_user_is_the_others_order(name, seed, left_out):
+    source = make_source(*seed)
+    user = list(source.users)[left_out]
+    order, other = ORDERS[name], source.renumbered(np.random.default_rng(seed[0]))
+    whole, part = order(source.table()), order(source.without(user).table())
+    assert part == [item for item in whole if item[0] != user]
+    assert order(other.table()) == whole
+    assert [item[0] for item in whole] != sorted(item[0] for item in whole)
 
 
 @settings(max_examples=10, deadline=None)

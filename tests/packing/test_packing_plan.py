@@ -1,6 +1,8 @@
 """Which targets make a step, and which rows of it a rank gets."""
 
+from collections import Counter
 from itertools import groupby
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -74,8 +76,9 @@ def test_a_resumed_epoch_goes_on_where_it_was(first):
 # the order
 
 
-def naive_order(trunks, most, seed, epoch):
-    """Runs of neighbours with one trunk, cut into the fewest pieces of at most `most`, about as long; then permuted."""
+def naive_order(trunks, users, keys, most, seed, epoch):
+    """Runs of neighbours with one trunk, cut into the fewest pieces of at most `most`, about as long; then in the order
+    of their words: of each user's pieces the first, the second, … of that user's words."""
     pieces = []
     for trunk, run in groupby(range(len(trunks)), key=lambda i: trunks[i]):
         own = list(run)
@@ -85,15 +88,21 @@ def naive_order(trunks, most, seed, epoch):
         n = -(-len(own) // most)
         pieces += [[t for place, t in enumerate(own) if place * n // len(own) == piece] for piece in range(n)]
     assert all(0 < len(piece) <= most for piece in pieces)
-    order = draws.permutation(len(pieces), draws.ORDER, seed, epoch=epoch)
-    return [t for piece in order for t in pieces[piece]]
+    words, seen = [], Counter()
+    for piece in pieces:
+        user = users[piece[0]]
+        seen[user] += 1
+        words.append(int(draws.words(seen[user], draws.ORDER, seed, keys[user], epoch)[-1]))
+    return [t for piece in sorted(range(len(pieces)), key=words.__getitem__) for t in pieces[piece]]
 
 
 class Numbered:
-    """A dataset of which the trunks of its targets are known, and nothing else."""
+    """A dataset of which the trunks and the users of its targets are known, and nothing else."""
 
-    def __init__(self, numbers):
+    def __init__(self, numbers, users, keys):
         self.numbers = np.array(numbers, dtype=np.int64)
+        self.stage = SimpleNamespace(user=np.array(users, dtype=np.int32))
+        self.table = SimpleNamespace(user_keys=np.array(keys, dtype=np.uint64))
 
     def __len__(self):
         return len(self.numbers)
@@ -107,17 +116,24 @@ runs = st.lists(st.tuples(st.sampled_from([-1, 0, 1, 2]), st.integers(1, 30)), m
 
 @given(runs, st.integers(1, 40), st.integers(1, 50), st.integers(0, 3), st.integers(0, 3))
 def test_an_epoch_visits_pieces_of_neighbouring_targets_in_a_random_order(drawn, targets, pieces, seed, epoch):
-    trunks = [number for number, length in drawn for _ in range(length)]
-    order = epoch_order(Numbered(trunks), Steps(targets, pieces), seed, epoch)
-    assert order.tolist() == naive_order(trunks, max(1, targets // pieces), seed, epoch)
+    # Each run is another user's, but for those that share nothing with the run before.
+    trunks, users = [], []
+    for number, length in drawn:
+        user = users[-1] + (number >= 0) if users else 0
+        trunks += [user * 10 + number if number >= 0 else -1] * length
+        users += [user] * length
+    keys = [7 * user + 3 for user in range(9)]
+    order = epoch_order(Numbered(trunks, users, keys), Steps(targets, pieces), seed, epoch)
+    assert order.tolist() == naive_order(trunks, users, keys, max(1, targets // pieces), seed, epoch)
     assert sorted(order.tolist()) == list(range(len(trunks)))
 
 
 @pytest.mark.parametrize("strategy", [NoHistory(), Random(0.5), Random(1.0)])
 def test_what_shares_nothing_is_visited_in_the_plain_permutation(strategy):
     data = dataset(strategy)
-    plain = draws.permutation(len(data), draws.ORDER, 3, epoch=2)
-    assert epoch_order(data, Steps(512, 8), 3, 2).tolist() == plain.tolist()
+    users, targets = np.unique(data.stage.user, return_counts=True)
+    words = [draws.words(n, draws.ORDER, 3, data.table.user_keys[u], 2) for u, n in zip(users, targets, strict=True)]
+    assert epoch_order(data, Steps(512, 8), 3, 2).tolist() == np.argsort(np.concatenate(words)).tolist()
 
 
 def test_the_order_depends_on_seed_and_epoch_alone():
