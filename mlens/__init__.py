@@ -2,7 +2,7 @@
 
 import os
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 # Every operation ends with threads that wait for one another, and OpenMP lets them spin for milliseconds first: beside
 # one other busy process training is 3 to 26 times slower. So many turns keep the speed of a quiet machine
