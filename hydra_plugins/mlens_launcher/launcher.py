@@ -64,7 +64,7 @@ class MlensLauncher(Launcher):
         batch = [[o for o in overrides if not o.startswith(SWEEP_ONLY)] for overrides in job_overrides]
         checked = self._checked_jobs(batch, initial_job_idx)
         jobs = [job.entry for job in checked]
-        refuse_links(folder / ".sweep.lock", folder / "logs", *(folder / job.name for job in jobs))
+        refuse_links(folder / ".sweep.lock", folder / "logs")
         try:
             lock = FileLock(folder / ".sweep.lock").acquire(timeout=0)
         except Timeout as error:
@@ -230,6 +230,7 @@ def _refuse_other_run(folder: Path, job: CheckedJob) -> None:
 
     run = RunFolder(folder / job.entry.name)
     if not run.begun:
+        refuse_links(run.path)  # a begun or finished job may have been moved to a larger disk
         refuse_other_files(run)
         return
     try:

@@ -209,3 +209,17 @@ def test_an_entrys_lock_in_a_cache_that_others_write_to(victim, capsys):
     (cache_root() / "kind" / "key.lock").symlink_to(victim)
     assert "key.lock: is a link" in one_line(capsys, lambda: cached_folder("kind", "key", Path.exists))
     assert_untouched(victim)
+
+
+@pytest.mark.slow
+def test_a_sweep_goes_on_with_a_finished_job_that_was_moved_to_a_large_disk(tmp_path):
+    sweep, disk = tmp_path / "sweep", tmp_path / "disk"
+    words = ("--multirun", "debug=fast", "trainer.max_steps=1", f"output_dir={sweep}")
+    started = (sys.executable, str(ROOT / "train.py"), *words)
+    options = {"env": child_environment(), "capture_output": True, "text": True, "timeout": 300}
+    assert subprocess.run([*started, "history=none,all_previous"], **options).returncode == 0
+    (sweep / "history=none").rename(disk)
+    (sweep / "history=none").symlink_to(disk)
+    done = subprocess.run([*started, "history=none,all_previous"], **options)
+    assert done.returncode == 0, done.stderr
+    assert (sweep / "history=none").is_symlink() and (disk / "summary.json").is_file()
