@@ -206,7 +206,7 @@ def test_predictions_as_a_run_makes_them_are_read(tmp_path_factory, given_shares
         | {f"p_{rating}": shares[:, i] for i, rating in enumerate(scale)}
         | {"history_used": [0] * rows, "history_dropped": [0] * rows, "history_hash": ["x"] * rows}
     ).write_parquet(file)
-    assert len(read_predictions(file)) == rows
+    assert [len(frame) for frame in read_predictions(file)] == [rows]
 
 
 @pytest.mark.parametrize(

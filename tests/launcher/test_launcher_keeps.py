@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from runs import FAST, composed, run_here, summary_of, train
+from runs import FAST, IDENTITY, composed, run_here, summary_of, train
 
-import mlens
 from hydra_plugins.mlens_launcher._ledger import CheckedJob, Job
 from hydra_plugins.mlens_launcher.launcher import _refuse_other_run
-from mlens.config import fingerprint, resolved
+from mlens.config import resolved
 from mlens.errors import UserError
+from mlens.identity import Identity, read_identity
 
 NAME = "history=none"
 JOB = (*FAST, NAME)
@@ -40,58 +40,59 @@ def sweep(finished, tmp_path) -> Path:
     return tmp_path
 
 
-def checked(*overrides: str, data: str = "data") -> CheckedJob:
+def checked(identity: Identity | None, *overrides: str) -> CheckedJob:
     config = resolved(composed(*JOB, *overrides))
-    return CheckedJob(Job(NAME, [*overrides], fingerprint(config, data)), config, data)
+    assert identity is not None
+    return CheckedJob(Job(NAME, [*overrides], identity.fingerprint(config)), config, identity)
 
 
 @pytest.mark.parametrize("overrides", [(), ("trainer.max_steps=9",), ("trainer.checkpoint.keep=3", "wandb.group=x")])
-@pytest.mark.parametrize("listed", [True, False])
-def test_an_unfinished_run_goes_on_with_what_a_resume_may_change_though_the_ledger_is_lost(sweep, overrides, listed):
+def test_an_unfinished_run_goes_on_with_what_a_resume_may_change(sweep, overrides):
     before = content(sweep)
-    _refuse_other_run(sweep, checked(*overrides), checked().entry if listed else None)
+    _refuse_other_run(sweep, checked(read_identity(sweep / NAME), *overrides))
     assert content(sweep) == before
 
 
-@pytest.mark.parametrize("listed", [True, False])
-def test_other_settings_are_refused_by_name_and_the_run_stays(sweep, listed):
+def test_other_settings_are_refused_by_name_and_the_run_stays(sweep):
     before = content(sweep)
     with pytest.raises(UserError) as refused:
-        _refuse_other_run(sweep, checked("seed=1"), checked().entry if listed else None)
+        _refuse_other_run(sweep, checked(read_identity(sweep / NAME), "seed=1"))
     told = str(refused.value)
     assert str(sweep / NAME) in told and "seed (was 0, now 1)" in told and "another output_dir" in told
-    assert ("sweep.json doesn't list" in told) != listed
     assert content(sweep) == before
 
 
-@pytest.mark.parametrize("changed", ["data", "version"])
-def test_other_data_or_another_version_is_refused_and_the_run_stays(sweep, changed, monkeypatch):
-    before, earlier = content(sweep), checked().entry
-    if changed == "version":
-        monkeypatch.setattr(mlens, "__version__", "9.9")
-    now = checked(data="other" if changed == "data" else "data")
+@pytest.mark.parametrize("changed", ["data", "model", "version", None])
+def test_other_data_another_model_or_version_are_refused_and_the_run_stays(sweep, changed):
+    now = read_identity(sweep / NAME)
+    if changed is None:  # a run of before runs noted what they are
+        (sweep / NAME / "identity.json").unlink()
+    else:
+        now = replace(now, **{changed: "other"})
+    before = content(sweep)
     with pytest.raises(UserError, match=r"other data, another model or another version.*another output_dir"):
-        _refuse_other_run(sweep, now, earlier)
+        _refuse_other_run(sweep, checked(now))
     assert content(sweep) == before
 
 
 def test_a_folder_whose_run_was_killed_before_it_wrote_its_config_is_started_in(tmp_path):
-    run, job = tmp_path / "run", checked()
+    run, job = tmp_path / "run", checked(IDENTITY)
     for name in (".hydra", "checkpoints", "training_logs"):
         (run / name).mkdir(parents=True)
     (run / ".lock").touch()
     (run / ".hydra" / ".config.yaml.new").write_text("half")
-    _refuse_other_run(tmp_path, replace(job, entry=replace(job.entry, name="run")), None)
+    (run / ".hydra" / "overrides.yaml").write_text("[]")
+    _refuse_other_run(tmp_path, replace(job, entry=replace(job.entry, name="run")))
     assert run_here(run, *JOB)["training"]["step"] == 4
 
 
-@pytest.mark.parametrize("file", ["notes.txt", "checkpoints/step_00000002/manifest.json", ".hydra/overrides.yaml"])
+@pytest.mark.parametrize("file", ["notes.txt", "checkpoints/step_00000002/manifest.json"])
 def test_other_files_are_refused_and_stay(tmp_path, file):
     path = tmp_path / NAME / file
     path.parent.mkdir(parents=True)
     path.write_text("mine")
     with pytest.raises(UserError, match=f"{path.name}.*remove them, or give another output_dir"):
-        _refuse_other_run(tmp_path, checked(), None)
+        _refuse_other_run(tmp_path, checked(IDENTITY))
     assert path.read_text() == "mine"
 
 

@@ -74,7 +74,7 @@ REFUSED = {
     ),
     "a scale": ({"scale": [5, 1]}, "rating_scale must be two or more"),
     "words in a scale": ({"scale": [1, "2"]}, "rating_scale must be two or more"),
-    "a later form": ({"form": 2, "mlens": "9.0"}, "is of form 2, written by mlens 9.0"),
+    "a later form": ({"form": 3, "mlens": "9.0"}, "is of form 3, written by mlens 9.0"),
     "a wrong kind": ({"prompt": []}, "prompt must not be"),
     "more": ({"more": 1}, "must hold history, ablation"),
 }
