@@ -25,13 +25,18 @@ def decimals(error: float, most: int = MOST) -> int:
 
 
 def interval(low: float, high: float, error: float, sign: str = "") -> str:
-    """An interval whose ends have at most this standard error. sign: `+` prints signs.
+    """An interval whose ends have at most this standard error. sign: `+` prints signs. One that is narrower than its
+    digits can tell is rounded outwards: it never reads as a certainty.
 
-    >>> interval(-0.01234, 0.05678, 0.0002, "+")
-    '-0.012 to +0.057'
+    >>> interval(-0.01234, 0.05678, 0.0002, "+"), interval(-0.3, 0.3, 0.2, "+")
+    ('-0.012 to +0.057', '-1 to +1')
     """
     places = decimals(error)
-    ends = (round(end, places) + 0.0 for end in (low, high))  # without a negative zero
+    ends = [round(low, places), round(high, places)]
+    if low < high and ends[0] == ends[1]:
+        unit = 10.0**-places
+        ends = [round(math.floor(low / unit) * unit, places), round(math.ceil(high / unit) * unit, places)]
+    ends = [end + 0.0 for end in ends]  # without a negative zero
     return " to ".join(f"{end:{sign}.{max(places, 0)}f}" for end in ends)
 
 

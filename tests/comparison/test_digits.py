@@ -102,6 +102,7 @@ def test_more_resamples_give_more_digits_and_never_more_than_four():
     assert digits.interval(0.123456, 0.234567, 0.0) == "0.1235 to 0.2346"
     assert digits.interval(-123.4, 456.7, 7.0) == "-100 to 500"
     assert digits.interval(-0.0004, 0.0123, 0.0005, "+") == "+0.00 to +0.01"
+    assert digits.interval(0.91, 0.93, 0.1) == "0 to 1" and digits.interval(1.0, 1.0, 0.1) == "1 to 1"
 
 
 @pytest.mark.parametrize(
