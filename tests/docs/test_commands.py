@@ -175,7 +175,8 @@ def test_a_blocks_lines_are_commands():
 def test_the_commands_are_of_these_programs():
     own = "comparison evaluation plan predict probe runs show"
     benchmarks = (
-        "arithmetic base gpu growth learning planning predicting report scale scoring smollm2 startup tokens training"
+        "arithmetic base gpu growth learning planning predicting report scale scoring smollm2 startup threads tokens "
+        "training"
     )
     assert {program_of(text) for _, text in TOLD} == {
         *("make", "pip", "train.py", "torchrun", "deepspeed", "pytest", "-c"),
