@@ -4,7 +4,7 @@
 
 model=tiny trains on the sample with two threads, once for each number of `--spins`: how often a thread of OpenMP looks
 for work before it sleeps (GOMP_SPINCOUNT). 300000 is libgomp's own default, `own` what mlens sets. Every side is a
-process of its own, and all of them take turns of `--seconds`, so that whatever else the machine does falls on all alike.
+process of its own, and all take turns of `--seconds`, so that whatever else the machine does affects all alike.
 A turn during which other processes took more than a tenth of a processor is repeated, at most four times.
 
 All sides train on the same steps from the same weights; the first losses are compared, and must be equal. About four

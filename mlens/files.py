@@ -115,9 +115,9 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
                 remove(left)
 
 
-def fresh_folder(beside: Path) -> Path:
-    """Make an empty folder with a random name in the folder of `beside`."""
-    fresh = fresh_name(beside)
+def fresh_folder(place: Path) -> Path:
+    """Make an empty folder with a random name in the folder of `place`."""
+    fresh = fresh_name(place)
     fresh.mkdir()
     return fresh
 

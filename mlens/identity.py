@@ -1,5 +1,5 @@
-"""What a run is, beside its config: the data, the model that it starts from, and the program. Whatever asks whether two
-runs are the same (fingerprint, resume, a sweep's finished jobs, the arms of a report) compares these."""
+"""What identifies a run besides its config: the data, the model that it starts from, and the version. Whatever asks
+whether two runs are the same (fingerprint, resume, a sweep's finished jobs, the arms of a report) compares these."""
 
 from __future__ import annotations
 
@@ -48,8 +48,11 @@ class Identity:
 def identify(
     settings: Settings, data: str, tokenizer: Callable[[], PreTrainedTokenizerBase], run: Path | None = None
 ) -> Identity:
-    """The identity of a run with these settings on the data with this content hash. tokenizer: makes the model's, where
-    it is needed for its chat template; run: the folder of a run that is resumed, which keeps its chat frame.
+    """The identity of a run with these settings.
+
+    data: the content hash of the ratings.
+    tokenizer: makes the model's tokenizer, which is needed for a chat template alone.
+    run: the folder of a run that is resumed, which keeps its chat frame; None for a new run.
 
     Raises UserError where the model can't be had or its template can't be used, or `run` isn't the same run.
     """

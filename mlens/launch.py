@@ -30,7 +30,7 @@ def start(main: Callable[[], object]) -> None:
             sys.exit(1)
         except KeyboardInterrupt:
             # As a shell tells of a program that SIGINT ended.
-            print("stopped: resume=true goes on with a run, the same command with a sweep", file=sys.stderr, flush=True)
+            print("stopped: resume=true continues a run, the same command a sweep", file=sys.stderr, flush=True)
             sys.exit(130)
 
 

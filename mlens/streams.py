@@ -1,7 +1,7 @@
 """Standard output and standard error, which may be closed, full, or a pipe whose reader has gone.
 
-What a run or a command prints beside its files are messages: where they can't be written they are dropped, and the work
-goes on. Where what is printed is the result, it is an error.
+A run's or a command's messages are dropped where they can't be written, and the work continues. Where what is printed
+is the result, losing it is an error.
 """
 
 from __future__ import annotations

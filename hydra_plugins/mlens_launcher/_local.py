@@ -142,7 +142,7 @@ def last_lines(log: Path) -> str:
 def _start(ledger: Ledger, name: str, command: list[str], share: Share) -> Started:
     log = log_file(ledger.folder, name)
     ensure_folder(log.parent)
-    with open_append(log) as output:  # a job that goes on writes on
+    with open_append(log) as output:  # a resumed job appends
         process = subprocess.Popen(
             [sys.executable, _agent.__file__, "--standalone", f"--nproc_per_node={share.ranks}", *command],
             stdin=subprocess.PIPE,

@@ -111,11 +111,11 @@ def _require_summarised(run: Run, drawn: Sequence[pl.DataFrame]) -> None:
     """Raises UserError where RMSE or MAE of the predictions, means over draws, aren't those of summary.json."""
     for name, metric in (("rmse", rmse), ("mae", mae)):
         own = float(np.mean([metric(frame["expected"].to_numpy(), frame["rating"].to_numpy()) for frame in drawn]))
-        told = run.summary["metrics"]["test"][name]
-        if not math.isclose(own, told, rel_tol=ROUNDING):
+        summarised = run.summary["metrics"]["test"][name]
+        if not math.isclose(own, summarised, rel_tol=ROUNDING):
             raise UserError(
-                f"{run.folder}: predictions/test.parquet has {name} {own:.6f}, summary.json {told:.6f}: one of them "
-                "was changed, or evaluation.draws are averaged in it, as earlier versions did. Run it again"
+                f"{run.folder}: predictions/test.parquet has {name} {own:.6f}, summary.json {summarised:.6f}: one of "
+                "them was changed, or evaluation.draws are averaged in it, as earlier versions did. Run it again"
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import polars as pl
@@ -19,6 +20,7 @@ from mlens.comparison.statistics import (
     estimates,
     part_differences,
     sum_errors,
+    user_sums,
 )
 from mlens.errors import UserError
 
@@ -83,8 +85,9 @@ def compare(paired: Paired) -> Results:
 
 def _summarised(paired: Paired, found: list[Estimate], metric: str) -> list[Estimate]:
     """The estimates with the very figures of summary.json: sums in another order differ in the last bits."""
-    figures = [arm.mean("metrics", "test", metric) for arm in paired.arms]
-    return [replace(one, value=figure) for one, figure in zip(found, figures, strict=True) if figure is not None]
+    # `arm.mean` has None where a figure is missing; a summary without these isn't read.
+    figures = [cast(float, arm.mean("metrics", "test", metric)) for arm in paired.arms]
+    return [replace(one, value=figure) for one, figure in zip(found, figures, strict=True)]
 
 
 def _on_parts(paired: Paired, parts: dict[tuple[int, int, bool], np.ndarray]) -> dict[tuple[int, int, bool], Estimate]:
@@ -100,15 +103,10 @@ def _on_parts(paired: Paired, parts: dict[tuple[int, int, bool], np.ndarray]) ->
 def _errors_on(paired: Paired, i: int, j: int, targets: np.ndarray) -> Errors:
     """The errors of arms i and j on these targets, over all users."""
     users, runs = int(paired.user.max()) + 1, np.flatnonzero((paired.arm == i) | (paired.arm == j))
-    user, rating = paired.user[targets], paired.rating[targets]
-    draws = np.flatnonzero(np.isin(paired.run, runs))
-    squares, absolutes = np.empty((2, len(draws), users))
-    for row, draw in enumerate(draws):
-        absolute = np.abs(paired.expected[draw, targets] - rating)
-        absolutes[row] = np.bincount(user, absolute, users)
-        squares[row] = np.bincount(user, absolute**2, users)
+    user, draws = paired.user[targets], np.flatnonzero(np.isin(paired.run, runs))
+    sums = user_sums(paired.expected[np.ix_(draws, targets)], paired.rating[targets], user, users)
     arm = (paired.arm[runs] == j).astype(np.int64)
-    return Errors(squares, absolutes, np.bincount(user, minlength=users), arm, np.searchsorted(runs, paired.run[draws]))
+    return Errors(*sums, np.bincount(user, minlength=users), arm, np.searchsorted(runs, paired.run[draws]))
 
 
 def answer(results: Results) -> str:

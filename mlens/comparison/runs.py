@@ -50,7 +50,7 @@ class Run:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The config's dotted keys that a result depends on, without the seed; and what the run is beside its config:
+        """The config's dotted keys that a result depends on, without the seed; and what else the run is known by:
         its data, its model and mlens' version."""
         flat = flatten(self.config)
         settings = {key: value for key, value in flat.items() if key != SEED and not among(key, NOT_RESULT)}

@@ -156,12 +156,22 @@ def sum_errors(
     if predicted.shape != (draws, len(rating)) or len(user) != len(rating):
         raise ValueError(f"{draws} draws, {len(rating)} ratings, {len(user)} users: predicted {predicted.shape}")
     _, index, counts = np.unique(user, return_inverse=True, return_counts=True)
-    squares, absolutes = np.empty((2, draws, len(counts)))
+    return Errors(*user_sums(predicted, rating, index, len(counts)), counts, np.asarray(arm), run)
+
+
+def user_sums(predicted: np.ndarray, rating: np.ndarray, user: np.ndarray, users: int) -> tuple[np.ndarray, np.ndarray]:
+    """[draws, users] the sums over each user's targets of the squared error, and of the absolute error.
+
+    predicted: [draws, targets], in stars.
+    rating: [targets], in stars.
+    user: [targets], 0 … users - 1.
+    """
+    squares, absolutes = np.empty((2, len(predicted), users))
     for draw, row in enumerate(predicted):
         absolute = np.abs(row - rating)
-        absolutes[draw] = np.bincount(index, absolute, len(counts))
-        squares[draw] = np.bincount(index, absolute**2, len(counts))
-    return Errors(squares, absolutes, counts, np.asarray(arm), run)
+        absolutes[draw] = np.bincount(user, absolute, users)
+        squares[draw] = np.bincount(user, absolute**2, users)
+    return squares, absolutes
 
 
 def estimates(errors: Errors, metric: str, *, resamples: int = RESAMPLES, seed: int = 0) -> list[Estimate]:
@@ -219,7 +229,7 @@ def part_differences(
     """
     number, figure = METRICS[metric]
     dense = [part if (part.counts > 0).sum() >= FEW else _without_empty(part) for part in parts]
-    found: list[Estimate] = [None] * len(parts)  # type: ignore[list-item]
+    found: dict[int, Estimate] = {}
     for users in sorted({len(part.counts) for part in dense}):
         members = [i for i, part in enumerate(dense) if len(part.counts) == users]
         totals = [np.concatenate([dense[i].sums[number], dense[i].counts[None]]) for i in members]
@@ -231,7 +241,7 @@ def part_differences(
             if min(dense[i].seeds) > 1:
                 draws = draws + by_seeds[0] - by_seeds[1]
             found[i] = Estimate(float(value[0] - value[1]), *_interval(draws))
-    return found
+    return [found[i] for i in range(len(parts))]
 
 
 def _without_empty(part: Errors) -> Errors:

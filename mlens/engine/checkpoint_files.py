@@ -36,7 +36,7 @@ def tensors_only() -> Iterator[None]:
 def make_universal(checkpoint: Path, universal: Path) -> None:
     """Write the ZeRO checkpoint (stage 1, 2 or 3, with Adam's moments) as one that any number of ranks can load
     (DeepSpeed's universal checkpoint, https://www.deepspeed.ai/tutorials/universal-checkpointing). `universal` is a new
-    name in a folder of its own, where DeepSpeed leaves a file beside it."""
+    name in a folder of its own, where DeepSpeed leaves another file too."""
     from deepspeed.checkpoint import ds_to_universal
 
     settings = argparse.Namespace(

@@ -129,7 +129,7 @@ class Checkpoints:
 
     def _cannot(self, step: int, why: Any) -> str:
         steps = saved_steps(self.folder)
-        kept = f"that of step {steps[-1]} stays, and resume=true goes on from it" if steps else "there is none yet"
+        kept = f"that of step {steps[-1]} stays, and resume=true continues from it" if steps else "there is none yet"
         return f"the checkpoint of step {step} can't be written to {self.folder}: {why}; {kept}"
 
 

@@ -45,7 +45,7 @@ def ending_together(ranks: Ranks, stop: StopRequest) -> Iterator[None]:
     try:
         yield
         if stop.agreed(ranks):
-            raise Stopped("asked to stop; resume=true goes on")
+            raise Stopped("asked to stop; resume=true continues it")
     except (UserError, RunFailed) as error:
         first = _tell(ranks, str(error))
         raise (error if first == str(error) else RunFailed(first)) from error
@@ -54,7 +54,7 @@ def ending_together(ranks: Ranks, stop: StopRequest) -> Iterator[None]:
             _tell(ranks, f"{type(error).__name__}: {' '.join(str(error).split())}")
             raise
         reason = _told(ranks, LAST_WORDS) or "another rank ended without a word: it was killed, or its machine failed"
-        raise RunFailed(f"{reason}; resume=true goes on from the last checkpoint") from error
+        raise RunFailed(f"{reason}; resume=true continues from the last checkpoint") from error
     finally:
         signal.set_wakeup_fd(fd_before)
         over.set()
@@ -64,7 +64,7 @@ def ending_together(ranks: Ranks, stop: StopRequest) -> Iterator[None]:
 
 
 def leave_signals_to_parent(_: int) -> None:
-    """For a worker process that was forked inside `ending_together`: it goes on until its rank ends it, though a signal
+    """For a worker process that was forked inside `ending_together`: it works until its rank ends it, though a signal
     may be sent to the whole process group, and doesn't wake the rank's thread.
 
     torch lets it die of any SIGTERM; its rank would then lack the rows of the step that it finishes before it saves.

@@ -135,7 +135,7 @@ class Engine:
         if convert and self.ranks.main:
             shutil.rmtree(folder)
         if loaded is None:
-            raise RunFailed(f"{checkpoint} can't be loaded: it is not whole")
+            raise RunFailed(f"{checkpoint} can't be loaded: it is not intact")
 
     def export(self, folder: Path, tokenizer: PreTrainedTokenizerBase, merge: bool = False) -> None:
         """Write the model (an adapter alone with LoRA, or with `merge` the whole model with it added) and its tokenizer

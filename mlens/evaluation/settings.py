@@ -10,7 +10,7 @@ from mlens.errors import UserError
 @dataclass(frozen=True)
 class Evaluation:
     """seed: of the histories drawn in validation and test; draws: how many times a random history is drawn (all
-    figures are their mean; beside it stand their spread and the metrics of the averaged prediction); max_users:
+    figures are their mean; their spread and the metrics of the averaged prediction are reported too); max_users:
     validate and test on the targets of so many users, drawn by `seed` over all degrees of activity (null: all)."""
 
     seed: int = 1234

@@ -60,9 +60,12 @@ def check_model(forward: Forward, model: Any, longest: int, autocast: bool, devi
     """Compare a few random samples in one row with each of them alone, through the model's own attention; for a model
     that isn't given packed rows, a sequence with one that ends in another token.
 
-    forward: calls the model (under DeepSpeed, its engine); model: the transformers model itself, without adapters
-    around it; longest: the most tokens of a prompt with its answer; autocast: compute in bfloat16. Every rank calls
-    this alike, under ZeRO-3 too. Raises UserError where a row can't be computed.
+    forward: calls the model (under DeepSpeed, its engine).
+    model: the transformers model itself, without adapters around it.
+    longest: the most tokens of a prompt with its answer.
+    autocast: whether to compute in bfloat16.
+
+    Every rank calls this alike, under ZeRO-3 too. Raises UserError where a row can't be computed.
     """
     compute = torch.bfloat16 if autocast else model.dtype
     chunk = getattr(model.config, "attention_chunk_size", None)

@@ -66,7 +66,7 @@ def load_tokenizer(
 
 
 def load_pretrained_tokenizer(settings: PretrainedModel) -> PreTrainedTokenizerBase:
-    """The tokenizer beside a pretrained model. Raises UserError where it can't be loaded."""
+    """The tokenizer of a pretrained model. Raises UserError where it can't be loaded."""
     where, options = _source(settings)
     try:
         return AutoTokenizer.from_pretrained(where, **options)
@@ -257,8 +257,8 @@ def _spread(config: dict | None) -> Iterator[None]:
 
 @contextmanager
 def _without_report() -> Iterator[None]:
-    """Inside, transformers doesn't print its table of missing weights, which `_require_all_weights` says in one line,
-    nor which layers tensor parallelism, which nobody asked for, would leave alone."""
+    """Inside, transformers logs neither its table of missing weights, which `_require_all_weights` reports in one line,
+    nor which layers tensor parallelism, which mlens doesn't use, would skip."""
     loggers = [logging.getLogger(f"transformers.{name}") for name in ("modeling_utils", "distributed.tensor_parallel")]
     before = [logger.level for logger in loggers]
     for logger in loggers:
@@ -289,7 +289,7 @@ def _require_all_weights(where: str, loaded: Mapping[str, Any]) -> None:
             shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
             raise UserError(
                 f"the weights in {where} don't fit its model: {shown} ({kind}). Save the model again with "
-                "save_pretrained, beside the config that it has."
+                "save_pretrained, together with its config."
             )
 
 

@@ -47,7 +47,7 @@ def load_rows(
             raise
         raise RunFailed(
             "a process that builds rows ahead (trainer.loader_workers) was killed, maybe for want of memory; "
-            "resume=true goes on from the last checkpoint, with trainer.loader_workers=0 without such processes"
+            "resume=true continues from the last checkpoint, with trainer.loader_workers=0 without such processes"
         ) from error
 
 

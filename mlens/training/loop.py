@@ -172,7 +172,7 @@ class Training:
             if self._saved_step != self.progress.step:
                 self._save()
             raise Stopped(
-                f"asked to stop after step {self.progress.step}; resume=true output_dir={self.folder.path} goes on"
+                f"asked to stop after step {self.progress.step}; resume=true output_dir={self.folder.path} continues it"
             )
 
     def _done(self, total: int) -> bool:

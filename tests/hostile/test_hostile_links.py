@@ -14,7 +14,7 @@ from runs import IDENTITY, ROOT, child_environment, composed, hydra_config
 
 from hydra_plugins.mlens_launcher._ledger import Job, Ledger
 from hydra_plugins.mlens_launcher._local import log_file
-from mlens.comparison import figures, statistics
+from mlens.comparison import figures
 from mlens.comparison.report import report
 from mlens.data.cache import cache_root, cached_folder
 from mlens.engine.ranks import Ranks
@@ -157,7 +157,6 @@ def test_a_link_in_place_of_a_run_that_has_not_begun_is_other_files(tmp_path, vi
 
 
 def test_a_report_is_written_through_no_link(victim, tmp_path, monkeypatch):
-    monkeypatch.setattr(statistics, "RESAMPLES", 19)
     for name in ("intervals", "curves", "groups"):
         monkeypatch.setattr(figures, name, lambda *_, **__: "<svg></svg>")
     run = make_run(tmp_path / "run", users=4, each=3)

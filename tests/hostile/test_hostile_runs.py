@@ -18,7 +18,7 @@ from made_up_runs import make_run
 from outcomes import bounded, is_clear
 
 from hydra_plugins.mlens_launcher._ledger import Job, Ledger, read_ledger
-from mlens.comparison import figures, statistics
+from mlens.comparison import figures
 from mlens.comparison.forms import SUMMARISED, SUMMARY, read_json, read_predictions
 from mlens.comparison.report import report
 from mlens.errors import UserError
@@ -57,7 +57,6 @@ def pristine(tmp_path_factory):
 @pytest.fixture
 def cheap(monkeypatch):
     """All of the report but the many resamples and the drawing."""
-    monkeypatch.setattr(statistics, "RESAMPLES", 19)
     for name in ("intervals", "curves", "groups"):
         monkeypatch.setattr(figures, name, lambda *_, **__: "<svg></svg>")
 

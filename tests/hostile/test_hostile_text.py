@@ -14,7 +14,7 @@ from made_up_runs import make_run
 from small_sources import table_of
 from tokenizers_for_tests import ABLATIONS, EVERYTHING, needs_qwen3, qwen3, style, tiny, whole_ids
 
-from mlens.comparison import figures, statistics
+from mlens.comparison import figures
 from mlens.comparison import report as reports
 from mlens.data.behaviour_json import BehaviourJson
 from mlens.data.load import load_table
@@ -158,7 +158,6 @@ class Elements(HTMLParser):
 @pytest.fixture
 def reported(tmp_path, monkeypatch):
     """reported(text) -> the folder of a report on two runs, one of which has this text wherever text may stand."""
-    monkeypatch.setattr(statistics, "RESAMPLES", 19)
     for name in ("intervals", "curves", "groups"):
         monkeypatch.setattr(figures, name, lambda *_, **__: "<svg></svg>")
 

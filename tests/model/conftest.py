@@ -1,6 +1,8 @@
 import pytest
 import torch
 import torch._dynamo
+from other_models import save_model
+from steps import parts
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -14,3 +16,22 @@ def torch_compiles():
     """An engine with Muon on a CPU turns compiling off for its process; FlexAttention can't do without."""
     with torch._dynamo.config.patch(disable=False):
         yield
+
+
+@pytest.fixture(scope="module")
+def made():
+    """What a run works with, of which models are saved and loaded."""
+    return parts()
+
+
+@pytest.fixture(scope="module")
+def folder_of(made, tmp_path_factory):
+    """folder_of(name): the folder of that one of `other_models.MODELS`, saved once."""
+    folders = {}
+
+    def folder_of(name):
+        if name not in folders:
+            folders[name] = save_model(name, made, tmp_path_factory.mktemp("model"))
+        return folders[name]
+
+    return folder_of

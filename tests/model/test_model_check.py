@@ -4,8 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from other_models import save_model
-from steps import parts
 
 import mlens.model.check as module
 from mlens.errors import UserError
@@ -16,23 +14,6 @@ from mlens.model.settings import Lora, NoPeft, PretrainedModel
 from mlens.packing.layout import Layout
 
 LONGEST = 256
-
-
-@pytest.fixture(scope="module")
-def made():
-    return parts()
-
-
-@pytest.fixture(scope="module")
-def folder_of(made, tmp_path_factory):
-    folders = {}
-
-    def folder_of(name):
-        if name not in folders:
-            folders[name] = save_model(name, made, tmp_path_factory.mktemp("model"))
-        return folders[name]
-
-    return folder_of
 
 
 def checked(folder, made, longest=LONGEST, bf16=False, autocast=False, peft=None, **fields):

@@ -5,9 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from other_models import save_model
 from small_model import assert_close_gradients
-from steps import answer_log_probabilities, parts
+from steps import answer_log_probabilities
 from transformers import AutoModelForCausalLM
 
 from mlens.errors import UserError
@@ -21,23 +20,6 @@ from mlens.packing.packed import PackedRows
 
 # A target without history, three branches on one trunk, and a target of another user.
 TRAIN = [np.array([0]), np.array([39, 40, 41]), np.array([100])]
-
-
-@pytest.fixture(scope="module")
-def made():
-    return parts()
-
-
-@pytest.fixture(scope="module")
-def folder_of(made, tmp_path_factory):
-    folders = {}
-
-    def folder_of(name):
-        if name not in folders:
-            folders[name] = save_model(name, made, tmp_path_factory.mktemp("model"))
-        return folders[name]
-
-    return folder_of
 
 
 def row(made):
