@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import datetime, tzinfo
 from typing import TYPE_CHECKING, NamedTuple, Self
-from unittest.mock import patch
 
 from mlens.errors import UserError, first_line
 
@@ -39,6 +38,8 @@ def render_frame(tokenizer: PreTrainedTokenizerBase, date: str) -> ChatFrame:
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, day: datetime, where: str) -> ChatFrame:
+    from unittest.mock import patch
+
     from transformers.utils import chat_template_utils
 
     class Clock(datetime):
