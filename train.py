@@ -1,7 +1,4 @@
-"""Fine-tune a language model to predict the ratings that users give films, and measure how well it does.
-
-python train.py --help
-"""
+"""Fine-tune a language model to predict ratings, and measure how well it does (python train.py --help)."""
 
 from __future__ import annotations
 
@@ -37,6 +34,7 @@ def run(config: DictConfig, stop: StopRequest) -> float | None:
     from mlens.identity import identify
     from mlens.model.load import build_model, load_tokenizer
     from mlens.packing.audit import audit
+    from mlens.preflight import preflight
     from mlens.prompt.renderer import make_renderer
     from mlens.training.base import base_weights
     from mlens.training.conclude import conclude, finished
@@ -48,6 +46,7 @@ def run(config: DictConfig, stop: StopRequest) -> float | None:
     source, split, strategy = (instantiate(config[node]) for node in ("data", "split", "history"))
     ranks = join_ranks()
     folder = find_folder(ranks, config)
+    ranks.alone(lambda: preflight(settings))
     table = ranks.first(lambda: load_table(source))
     roles = assign_roles(table, split)
     stages = make_stages(table, roles, split, settings.evaluation.max_users, settings.evaluation.seed)

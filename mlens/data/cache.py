@@ -28,6 +28,7 @@ MANIFEST = "manifest.json"
 LARGE = 1 << 24
 # How long a file's times must be past before they tell one content from the next.
 SETTLED_NS = 2_000_000_000
+UNWRITABLE = "the cache can't be written: {}; MLENS_CACHE=FOLDER in the environment puts it elsewhere"
 
 
 def cache_root() -> Path:
@@ -118,7 +119,10 @@ def lock(folder: Path) -> Iterator[None]:
     where the disk has no room or is read-only.
     """
     with _told():
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:  # a home folder that doesn't exist, or isn't this user's
+            raise UserError(UNWRITABLE.format(in_words(error))) from error
         lock_file = folder.with_name(f"{folder.name}.lock")
         refuse_links(lock_file)
         with FileLock(lock_file):
@@ -190,5 +194,5 @@ def _told() -> Iterator[None]:
             raise
         told = in_words(refusal)
         if refusal.filename is not None and cache_root() in Path(os.fsdecode(refusal.filename)).parents:
-            told = f"the cache can't be written: {told}; MLENS_CACHE=FOLDER in the environment puts it elsewhere"
+            told = UNWRITABLE.format(told)
         raise UserError(told) from error

@@ -92,7 +92,8 @@ def join_ranks() -> Ranks:
     # Without these DeepSpeed looks for MPI.
     for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}.items():
         os.environ.setdefault(name, value)
-    if "MASTER_PORT" not in os.environ:
+    alone = os.environ["WORLD_SIZE"] == "1" and "TORCHELASTIC_RUN_ID" not in os.environ
+    if alone or "MASTER_PORT" not in os.environ:  # nobody else meets a single process there
         os.environ["MASTER_PORT"] = str(_free_port())
     cuda = torch.cuda.is_available()
     if not cuda:
@@ -105,7 +106,15 @@ def join_ranks() -> Ranks:
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     if not dist.is_initialized():
-        deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", verbose=False)
+        try:
+            deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", verbose=False)
+        except dist.DistNetworkError as error:
+            if "EADDRINUSE" not in str(error):
+                raise
+            port = os.environ["MASTER_PORT"]
+            raise UserError(
+                f"MASTER_PORT={port} is in use by another program: give the launcher another one"
+            ) from error
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
     return Ranks(dist.get_rank(), dist.get_world_size(), device)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from safetensors.torch import load_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, Qwen3Config
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, Qwen3Config
 from transformers.integrations import HfDeepSpeedConfig
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -21,15 +21,17 @@ from transformers.utils.logging import disable_progress_bar
 
 from mlens.data.table import RatingTable
 from mlens.errors import UserError
+from mlens.files import LFS_PULL, is_lfs_pointer
 from mlens.model.adapters import with_adapters
 from mlens.model.attention import ROW_ATTENTION
 from mlens.model.digest import model_digest, model_folder
 from mlens.model.flex import FLEX_ATTENTION
 from mlens.model.fused import fuse, liger_is_here
 from mlens.model.settings import ROWS, Lora, NoPeft, PretrainedModel, TinyModel
+from mlens.prompt.frame import ChatFrame
 from mlens.prompt.pieces import DIALOGUE_HEADER, HISTORY_HEADER, head_texts, movie_texts
 from mlens.prompt.settings import Ablation, Style
-from mlens.prompt.tokens import tiny_tokenizer
+from mlens.prompt.tokens import begin_ids, tiny_tokenizer
 
 # Bars of loading and saving would stand between the run's own lines, once a rank.
 disable_progress_bar()
@@ -66,12 +68,50 @@ def load_tokenizer(
 
 
 def load_pretrained_tokenizer(settings: PretrainedModel) -> PreTrainedTokenizerBase:
-    """The tokenizer of a pretrained model. Raises UserError where it can't be loaded."""
+    """The tokenizer of a pretrained model. Raises UserError where it can't be loaded, or has no end token."""
     where, options = _source(settings)
+    _refuse_lfs_pointers(settings)
     try:
-        return AutoTokenizer.from_pretrained(where, **options)
+        tokenizer = AutoTokenizer.from_pretrained(where, **options)
     except BROKEN as error:
         raise _cannot_load("tokenizer", where, error) from error
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"the tokenizer of {where} has no end token, which every answer ends with: name it as eos_token in its "
+            "tokenizer_config.json"
+        )
+    return tokenizer
+
+
+def require_usable(
+    settings: PretrainedModel, tokenizer: PreTrainedTokenizerBase, frame: ChatFrame, longest: int
+) -> None:
+    """Check what a pretrained model's config, class and tokenizer tell, without its weights.
+
+    frame: what stands around each prompt (empty texts without a chat template).
+    longest: the most tokens of a prompt with its answer.
+
+    Raises UserError where the model can't be trained with these settings, or doesn't know the tokenizer's tokens.
+    """
+    where, options = _source(settings)
+    _require_safetensors(settings)
+    try:
+        config = AutoConfig.from_pretrained(where, **options)
+        with torch.device("meta"):  # shapes alone
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=settings.trust_remote_code)
+    except BROKEN as error:
+        raise _cannot_load("model", where, error) from error
+    _require_fit(model, where, settings, longest)
+    around = tokenizer("".join(frame), add_special_tokens=False)["input_ids"]
+    highest = int(max([tokenizer.eos_token_id, *begin_ids(tokenizer), *around]))
+    known = model.config.get_text_config().vocab_size
+    if highest >= known:
+        token = tokenizer.convert_ids_to_tokens(highest)
+        raise UserError(
+            f"the tokenizer of {where} has a token beyond the model's {known} embeddings: {token} ({highest}). Use the "
+            "tokenizer that the model was saved with, or give it these embeddings (resize_token_embeddings) and save "
+            "it again."
+        )
 
 
 def build_model(
@@ -120,13 +160,9 @@ def build_model(
             raise _cannot_load("model", where, error) from error
         model, loaded = pair
         _require_all_weights(where, loaded)
-        most = getattr(model.config, "max_position_embeddings", longest)
-        if most < longest:
-            raise UserError(f"prompt.max_tokens={longest} is more than {where} was made for: at most {most}")
+        _require_fit(model, where, settings, longest)
     if attention == FLEX_ATTENTION and getattr(model.config, "head_dim", 16) < 16:
         raise UserError(f"FlexAttention needs heads of at least 16: this model's have {model.config.head_dim}")
-    if attention == rows and not getattr(model, "_supports_attention_backend", False):
-        raise _cannot_take_rows(type(model).__name__)
     if holding.device == "cuda" and liger_is_here():
         fuse(model)
     model = in_training_form(model, settings.gradient_checkpointing)
@@ -291,6 +327,28 @@ def _require_all_weights(where: str, loaded: Mapping[str, Any]) -> None:
                 f"the weights in {where} don't fit its model: {shown} ({kind}). Save the model again with "
                 "save_pretrained, together with its config."
             )
+
+
+def _require_fit(model: PreTrainedModel, where: str, settings: PretrainedModel, longest: int) -> None:
+    """Raises UserError for a model that can't be trained with these settings."""
+    name = type(model).__name__
+    most = getattr(model.config, "max_position_embeddings", longest)
+    if most < longest:
+        raise UserError(f"prompt.max_tokens={longest} is more than {where} was made for: at most {most}")
+    if settings.attention == ROWS and not getattr(model, "_supports_attention_backend", False):
+        raise _cannot_take_rows(name)
+    if settings.gradient_checkpointing and not model.supports_gradient_checkpointing:
+        raise UserError(f"{name} has no gradient checkpointing: set model.gradient_checkpointing=false")
+
+
+def _refuse_lfs_pointers(settings: PretrainedModel) -> None:
+    """Raises UserError for a folder that git-lfs hasn't filled: its large files are small texts."""
+    if settings.path is None:
+        return
+    folder = Path(settings.path).expanduser()
+    for file in sorted([*folder.glob("*.safetensors"), *folder.glob("tokenizer*")]):
+        if is_lfs_pointer(file):
+            raise UserError(f"model.path={settings.path}: {file.name} is a git-lfs pointer, not the file: {LFS_PULL}")
 
 
 def _require_safetensors(settings: PretrainedModel) -> None:

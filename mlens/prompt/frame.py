@@ -26,7 +26,8 @@ def render_frame(tokenizer: PreTrainedTokenizerBase, date: str) -> ChatFrame:
     (ISO 8601; a template that prints the day would else give other prompts tomorrow).
 
     Raises UserError for a tokenizer without a chat template, and for a template that can't be rendered, changes the
-    message, or renders differently each time.
+    message, or renders differently each time. A template that takes no text, but a list of parts (as those of models
+    that also see images do), is given one part.
     """
     where = f"prompt=chat: the chat template of {tokenizer.name_or_path}"
     if not tokenizer.chat_template:
@@ -47,16 +48,21 @@ def _render(tokenizer: PreTrainedTokenizerBase, day: datetime, where: str) -> Ch
         def now(cls, tz: tzinfo | None = None) -> Self:
             return cls.fromisoformat(day.isoformat())
 
-    message = [{"role": "user", "content": PLACEHOLDER}]
-    try:
-        # A template's strftime_now reads this module's clock, and takes no other one.
-        with patch.object(chat_template_utils, "datetime", Clock):
-            text = tokenizer.apply_chat_template(
-                message, tokenize=False, add_generation_prompt=True, enable_thinking=False
-            )
-    except Exception as error:  # whatever the template raises: it is a program of the model's authors
-        raise UserError(f"{where} can't be rendered: {first_line(error)}. Use prompt=simple.") from error
-    parts = str(text).split(PLACEHOLDER)
-    if len(parts) != 2:
-        raise UserError(f"{where} shows a message {len(parts) - 1} times, not once: use prompt=simple")
-    return ChatFrame(*parts)
+    rendered: list[str] = []
+    # A template's strftime_now reads this module's clock, and takes no other one.
+    with patch.object(chat_template_utils, "datetime", Clock):
+        for content in (PLACEHOLDER, [{"type": "text", "text": PLACEHOLDER}]):
+            message = [{"role": "user", "content": content}]
+            try:
+                text = tokenizer.apply_chat_template(
+                    message, tokenize=False, add_generation_prompt=True, enable_thinking=False
+                )
+            except Exception as error:  # whatever the template raises: it is a program of the model's authors
+                failure = error
+                continue
+            rendered.append(str(text))
+            if rendered[-1].count(PLACEHOLDER) == 1:
+                return ChatFrame(*rendered[-1].split(PLACEHOLDER))
+    if not rendered:
+        raise UserError(f"{where} can't be rendered: {first_line(failure)}. Use prompt=simple.") from failure
+    raise UserError(f"{where} shows a message {rendered[0].count(PLACEHOLDER)} times, not once: use prompt=simple")

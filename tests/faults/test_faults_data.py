@@ -222,7 +222,15 @@ def test_other_errors_keep_their_traceback(error):
 def test_a_file_where_the_cache_should_be_is_told(source, tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MLENS_CACHE", str(tmp_path / "file"))
-    assert "not a directory" in ends_in_one_line(capsys, lambda: load_table(source))
+    line = ends_in_one_line(capsys, lambda: load_table(source))
+    assert "not a directory" in line and "MLENS_CACHE=FOLDER" in line
+
+
+def test_a_home_that_does_not_exist_is_told_with_what_to_do(source, monkeypatch, capsys):
+    for name, value in {"HOME": "/proc/none", "XDG_CACHE_HOME": "", "MLENS_CACHE": ""}.items():
+        monkeypatch.setenv(name, value)
+    line = ends_in_one_line(capsys, lambda: load_table(source))
+    assert "/proc/none" in line and "MLENS_CACHE=FOLDER" in line
 
 
 # Data files that change

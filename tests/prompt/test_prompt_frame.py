@@ -49,7 +49,6 @@ def test_a_template_with_a_clock_is_rendered_on_the_day_that_the_config_names(mo
     ("template", "told"),
     [
         ("{{ raise_exception('a system turn is needed') }}", "can't be rendered: a system turn is needed"),
-        ("{% for part in messages[0]['content'] %}{{ part['text'] }}{% endfor %}", "shows a message 0 times"),
         ("{% for m in messages %}{{ m['content'] }} {{ m['content'] }}{% endfor %}", "shows a message 2 times"),
         ("USER {% if add_generation_prompt %}ASSISTANT{% endif %}", "shows a message 0 times"),
         ("{{ range(99999) | random }} " + TURN, "renders differently each time"),
@@ -60,6 +59,13 @@ def test_a_template_that_can_not_be_used_is_refused_in_one_line(template, told):
     with pytest.raises(UserError, match=told) as caught:
         render_frame(with_template(template), "2025-01-01")
     assert "\n" not in str(caught.value) and "prompt=simple" in str(caught.value)
+
+
+@pytest.mark.parametrize("other", ["{{ raise_exception('a list of parts is needed') }}", "{{ '' }}"])
+def test_a_template_that_wants_a_list_of_parts_is_given_one(other):
+    parts = "{% for part in messages[0]['content'] %}{{ part['text'] }}{% endfor %}"
+    template = "BEGIN {% if messages[0]['content'] is string %}" + other + "{% else %}" + parts + "{% endif %} END"
+    assert render_frame(with_template(template), "2025-01-01") == ChatFrame("BEGIN ", " END")
 
 
 def test_a_day_that_is_none_is_refused_by_name():
