@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from urllib.error import HTTPError
-from urllib.request import urlopen
-
 from mlens.config import Settings
+from mlens.connection import connection_error
 from mlens.errors import UserError, first_line
 from mlens.model.settings import PretrainedModel
 
-# Seconds that a server may take to answer at all.
-PATIENCE = 5.0
 OFFLINE = "choose wandb.mode=offline (`wandb sync` uploads the run later)"
 
 
@@ -36,13 +32,9 @@ def _require_wandb() -> None:
     """Raises UserError where Weights & Biases can't be reached, or has no valid key of this user's."""
     import wandb
 
-    url = wandb.setup().settings.base_url
-    try:
-        urlopen(url, timeout=PATIENCE).close()
-    except HTTPError:
-        pass  # an answer, whatever it is
-    except OSError as error:
-        raise UserError(f"wandb.mode=online: {url} can't be reached ({error}): {OFFLINE}") from error
+    refusal = connection_error(wandb.setup().settings.base_url)
+    if refusal is not None:
+        raise UserError(f"wandb.mode=online: {refusal}: {OFFLINE}")
     try:
         wandb.login(force=True, verify=True)
     except (wandb.Error, ValueError) as error:

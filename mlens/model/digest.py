@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mlens.connection import connection_error
 from mlens.data.cache import content_key
 from mlens.errors import UserError, first_line
 from mlens.model.settings import PretrainedModel, TinyModel
@@ -46,9 +47,10 @@ def model_folder(settings: PretrainedModel) -> Path:
     cached. Raises UserError where it can't be had."""
     if settings.path is not None:
         return Path(settings.path).expanduser()
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
 
     assert settings.name is not None
+    refusal = None if constants.HF_HUB_OFFLINE else connection_error(constants.ENDPOINT)
     try:
         return Path(
             snapshot_download(
@@ -56,12 +58,13 @@ def model_folder(settings: PretrainedModel) -> Path:
                 revision=settings.revision,
                 allow_patterns=list(_patterns(settings)),
                 ignore_patterns=list(NOT_READ),
+                local_files_only=refusal is not None,
             )
         )
     except Exception as error:  # the hub's client has no class of errors in common with the libraries beneath it
         raise UserError(
-            f"can't get the model {settings.name} (revision {settings.revision}) from the hub: {first_line(error)}. "
-            "model.path=FOLDER takes a local copy."
+            f"can't get the model {settings.name} (revision {settings.revision or 'main'}) from the hub: "
+            f"{refusal or first_line(error)}. model.path=FOLDER takes a local copy."
         ) from error
 
 

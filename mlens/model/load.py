@@ -313,7 +313,8 @@ def _source(settings: PretrainedModel) -> tuple[str, dict]:
     if settings.path is not None:
         return str(folder), options
     assert settings.name is not None
-    return settings.name, options | {"revision": folder.name}
+    # All its files are in the cache by now.
+    return settings.name, options | {"revision": folder.name, "local_files_only": True}
 
 
 def _require_all_weights(where: str, loaded: Mapping[str, Any]) -> None:

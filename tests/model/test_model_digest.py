@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -94,6 +95,27 @@ def test_a_model_that_the_hub_does_not_give_is_refused_in_one_line(hub):
     with pytest.raises(UserError, match=r"can't get the model someone/else .* model\.path") as caught:
         model_digest(PretrainedModel(name="someone/else", revision="main"))
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def silent_hub(hub, monkeypatch):
+    """The cache of a hub that takes connections and never answers."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{listening.getsockname()[1]}")
+        monkeypatch.setattr("mlens.connection.PATIENCE", 0.1)
+        yield hub
+
+
+def test_a_hub_that_does_not_answer_is_not_waited_for(saved, silent_hub):
+    silent_hub("a")
+    cached = PretrainedModel(name="someone/model", revision="main")
+    assert model_digest(cached) == digest(saved)
+    assert load_pretrained_tokenizer(cached).get_vocab() == AutoTokenizer.from_pretrained(saved).get_vocab()
+    with pytest.raises(UserError, match=r"someone/else .*can't be reached \(timed out\)"):
+        model_digest(PretrainedModel(name="someone/else", revision="main"))
 
 
 def test_json_is_read_as_bytes(saved, copied):
