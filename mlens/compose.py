@@ -13,16 +13,15 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mlens.errors import UserError
 from mlens.launch import hydras_refusals, register_resolvers
+from mlens.overrides import CONF
 from mlens.saved_config import read_saved_config
 from mlens.trust import refuse_foreign
-
-CONF = Path(__file__).parents[1] / "conf"
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
     """What train.py's main would get with these overrides. Raises UserError for what Hydra refuses."""
     register_resolvers()
-    with hydras_refusals(), initialize_config_dir(str(CONF), version_base="1.3"):
+    with hydras_refusals(overrides), initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("config", list(overrides))
 
 
@@ -39,7 +38,7 @@ def run_config(run: Path, overrides: Sequence[str], may_differ: Sequence[str], t
     if "${" in json.dumps(content, default=repr):
         raise UserError(f"{file} refers to a value elsewhere with ${{…}}, which is not looked up")
     config = OmegaConf.create(content)
-    with hydras_refusals():
+    with hydras_refusals(overrides):
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     for override in parsed:
         key = override.key_or_group

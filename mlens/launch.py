@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from hydra.errors import ConfigCompositionException, OverrideParseException
 from omegaconf import OmegaConf
 
 from mlens.errors import JobFailed, UserError, told_in_one_line
+from mlens.overrides import explain, refuse_flags, refuse_unused
 from mlens.streams import guarded_streams
 
 
@@ -23,7 +24,8 @@ def start(main: Callable[[], object]) -> None:
     # A run is for its files: a message that can't be printed must not end it.
     with guarded_streams():
         try:
-            with told_in_one_line(), hydras_refusals():
+            with told_in_one_line(), hydras_refusals(sys.argv[1:]):
+                _refuse(sys.argv[1:])
                 main()
         except JobFailed as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
@@ -35,35 +37,37 @@ def start(main: Callable[[], object]) -> None:
 
 
 @contextmanager
-def hydras_refusals() -> Iterator[None]:
-    """What Hydra refuses in a command line becomes a UserError."""
+def hydras_refusals(overrides: Sequence[str]) -> Iterator[None]:
+    """What Hydra refuses in these overrides becomes a UserError."""
     try:
         yield
     except (ConfigCompositionException, OverrideParseException) as error:
-        raise UserError(_one_line(error)) from error
+        raise UserError(explain(error, overrides)) from error
     except ValueError as error:
         if not str(error).startswith("Config group override"):  # of `group=null`, which has no class of its own
             raise
-        raise UserError(_one_line(error)) from error
+        raise UserError(explain(error, overrides)) from error
 
 
-def _one_line(error: Exception) -> str:
-    """Hydra's message without its search path, and without the advice to add a key: an added one is refused too.
-
-    >>> _one_line(ValueError("Could not find 'history/x'\\nAvailable options in 'history':\\n\\tnone\\n\\trandom"))
-    "Could not find 'history/x' Available options in 'history': none, random"
-    >>> _one_line(ValueError("Could not override 'x'.\\nTo append to your default list use +x=8"))
-    "Could not override 'x'."
-    """
-    message = str(error).partition("Config search path:")[0]
-    lines = [line for line in message.splitlines() if line.strip() and not line.startswith("To append to your")]
-    text = " ".join(line.strip() + "," * line.startswith("\t") for line in lines).rstrip(",")
-    return text if error.__cause__ is None else f"{text} {str(error.__cause__).splitlines()[0]}"
+def _refuse(arguments: list[str]) -> None:
+    """Raises UserError for what would be refused over many lines, or have no effect."""
+    told = refuse_flags(arguments) or refuse_unused(arguments)
+    if told is not None:
+        raise UserError(told)
 
 
 def register_resolvers() -> None:
-    """`${first:a,b}` in a config: the first value that is not null."""
+    """`${first:a,b}` in a config: the first value that is not null. `${wandb_mode:}`: the mode that the environment
+    names, as wandb itself reads it."""
     OmegaConf.register_new_resolver("first", _first, replace=True)
+    OmegaConf.register_new_resolver("wandb_mode", _wandb_mode, replace=True)
+
+
+def _wandb_mode() -> str:
+    if os.environ.get("WANDB_DISABLED", "").lower() in ("1", "on", "yes", "true"):
+        return "disabled"
+    mode = os.environ.get("WANDB_MODE") or "offline"
+    return {"dryrun": "offline", "run": "online"}.get(mode, mode)  # names of older versions
 
 
 def _first(*values: object) -> object:

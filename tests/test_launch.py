@@ -2,9 +2,11 @@
 
 import pytest
 from omegaconf import OmegaConf
+from runs import checked, composed
 
+from mlens.config import resolved
 from mlens.errors import JobFailed, UserError
-from mlens.launch import _one_line, drop_local_rank, register_resolvers, start
+from mlens.launch import drop_local_rank, register_resolvers, start
 
 
 @pytest.mark.parametrize("flag", ["--local_rank=1", "--local-rank=0"])
@@ -21,13 +23,30 @@ def test_first_is_the_first_that_is_not_null():
     assert (config.c, config.d, config.e) == ("x", "x", None)
 
 
-def test_a_hydra_message_becomes_one_line_without_advice_that_would_be_refused():
-    message = "Could not override 'a.b'.\nTo append to your config use +a.b=1\n\nConfig search path:\n\tsomewhere"
-    error = ValueError(message)
-    error.__cause__ = KeyError("Key 'b' is not in struct")
-    line = _one_line(error)
-    assert "\n" not in line and "+a.b" not in line and "somewhere" not in line
-    assert line.startswith("Could not override 'a.b'.") and "is not in struct" in line
+@pytest.mark.parametrize(
+    ("environment", "mode"),
+    [
+        ({}, "offline"),
+        ({"WANDB_MODE": "online"}, "online"),
+        ({"WANDB_MODE": "dryrun"}, "offline"),
+        ({"WANDB_MODE": "online", "WANDB_DISABLED": "true"}, "disabled"),
+        ({"WANDB_DISABLED": "false"}, "offline"),
+    ],
+)
+def test_the_environment_chooses_the_tracking_unless_an_override_does(environment, mode, monkeypatch):
+    for name in ("WANDB_MODE", "WANDB_DISABLED"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert checked().wandb.mode == mode
+    assert checked("wandb.mode=disabled").wandb.mode == "disabled"
+    assert resolved(composed())["wandb"]["mode"] == mode  # what is saved with a run says what was done
+
+
+def test_a_mode_of_the_environment_that_is_none_is_refused(monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "sometimes")
+    with pytest.raises(UserError, match=r"wandb\.mode must be offline, online or disabled, not sometimes"):
+        checked()
 
 
 @pytest.mark.parametrize("raised", [ValueError("of the program"), KeyError("x")])

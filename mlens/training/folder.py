@@ -104,7 +104,7 @@ def find_folder(ranks: Ranks, config: DictConfig) -> RunFolder:
     Raises UserError where it holds a finished run (but with resume=auto), an unfinished one without `resume`, other
     files, or a run whose config differs in more than a resume may change; warns where the schedule's horizon changes.
     """
-    return ranks.alone(lambda: _check(Path(config.output_dir or _unused_folder()), config))
+    return ranks.alone(lambda: _check(Path(config.output_dir or _unused_folder()).expanduser(), config))
 
 
 def _unused_folder() -> Path:

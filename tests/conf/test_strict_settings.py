@@ -187,7 +187,7 @@ def test_resume_without_a_folder(refused_run):
 @pytest.mark.parametrize(
     "wrong, named",
     [
-        ("history=oldest", "history/oldest"),
+        ("history=oldest", "history=oldest"),
         ("history.foo=1", "history.foo"),
         ("trainer=null", "group"),
         ("history.ratio=7 history=random", "history.ratio"),

@@ -1,0 +1,263 @@
+"""What Hydra refuses in a command line, in words that say what to type instead."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from difflib import SequenceMatcher
+from functools import cache
+from pathlib import Path
+
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+
+CONF = Path(__file__).parents[1] / "conf"
+# The guide's flags, and the override that replaces each; X stands for the flag's value.
+FLAGS = {
+    "--history_strategy": "history=X",
+    "--history_ratio": "history.ratio=X",
+    "--fixed_history_count": "history.count=X",
+    "--ablation_config": "ablation=X",
+    "--prompt_style": "prompt=X",
+    "--deepspeed": "deepspeed=X",
+    "--config": "data=OPTION model=OPTION",
+    "--output_dir": "output_dir=X",
+    "--max_epochs": "trainer.max_epochs=X",
+    "--early_stopping_patience": "trainer.early_stopping.patience=X",
+    "--val_ratio": "split.val_ratio=X",
+    "--wandb_project": "wandb.project=X",
+    "--wandb_run_name": "wandb.name=X",
+}
+# What other programs call a key of ours.
+SYNONYMS = {"batch_size": "targets_per_step", "epochs": "max_epochs", "max_length": "max_tokens", "n": "count"}
+# How alike two names are (from 0 to 1) of which one may be meant by the other.
+ALIKE = 0.5
+# What a launcher takes, before the script's name.
+LAUNCHER_FLAGS = ("--nproc", "--nnodes", "--node", "--master", "--rdzv", "--standalone", "--num_gpus", "--hostfile")
+# Keys of Hydra's that have no effect here, and what to give instead.
+INSTEAD = {"hydra.run.dir": "output_dir", "hydra.sweep.dir": "output_dir"}
+
+
+def refuse_flags(arguments: Sequence[str]) -> str | None:
+    """What to say of a command line that has flags which this program doesn't take; None where it has none.
+
+    >>> refuse_flags(["--history_strategy", "random", "--history_ratio=0.5"])
+    'settings are KEY=VALUE: write history=random history.ratio=0.5 in place of --history_strategy --history_ratio'
+    """
+    found: list[str] = []
+    written: list[str] = []
+    for place, argument in enumerate(arguments):
+        flag, given, value = argument.partition("=")
+        if flag.startswith(LAUNCHER_FLAGS):
+            return f"{flag} is the launcher's: write it before the script, as torchrun {argument} train.py"
+        if flag in FLAGS:
+            following = arguments[place + 1 : place + 2]
+            value = value if given else next((word for word in following if not word.startswith("-")), "VALUE")
+            value = re.sub(r"(ds_config_)?(\w+)\.json$", r"\2", value) if flag == "--deepspeed" else value
+            found.append(flag)
+            written.append(FLAGS[flag].replace("X", value))
+    if not found:
+        return None
+    return f"settings are KEY=VALUE: write {' '.join(written)} in place of {' '.join(found)}"
+
+
+def refuse_unused(arguments: Sequence[str]) -> str | None:
+    """What to say of a command line that sets a key of Hydra's which has no effect here; None where it sets none."""
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key in INSTEAD:
+            return f"{key} has no effect here: write {INSTEAD[key]}={value}"
+    return None
+
+
+def explain(error: Exception, overrides: Sequence[str]) -> str:
+    """One line that says which of these overrides Hydra refused with `error`, and what to type instead."""
+    if isinstance(error, OverrideParseException):
+        return _of_grammar(error.override, error.message)
+    refused = re.search(r"Could not override '([^']+)'", str(error))
+    if refused:
+        return _of_key(refused[1], overrides)
+    missing = re.search(r"Could not find '([^']+)'", str(error))
+    if isinstance(error, MissingConfigException) and missing:
+        return _of_option(missing[1], error.options or ())
+    return _one_line(error)
+
+
+def _of_grammar(argument: str, message: str) -> str:
+    """Of an argument that can't be read."""
+    key, equals, value = argument.partition("=")
+    if not equals:
+        return f"{argument} is no override: write KEY=VALUE, without blanks around the ="
+    typed = as_typed(key, value)
+    if not typed:
+        return f"{argument} can't be read: {message.splitlines()[0]}"
+    return f"{argument} can't be read, since its value has signs that mean something to Hydra: write it as {typed}"
+
+
+def as_typed(key: str, value: str) -> str | None:
+    """`key=value` as it must be typed in a shell for Hydra to take the value as it stands; None where `key` itself
+    can't be read.
+
+    >>> print(as_typed("output_dir", "/x/lr=1e-4"))
+    "output_dir='/x/lr=1e-4'"
+    """
+    argument = f"{key}={quoted(value)}"
+    try:
+        OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return None
+    return shlex.quote(argument) if re.search(r'["$`\\!]', argument) else f'"{argument}"'
+
+
+def quoted(value: str) -> str:
+    """A value as one string in Hydra's grammar, whatever signs it has.
+
+    >>> quoted("history=none,seed=0")
+    "'history=none,seed=0'"
+    """
+    return QuotedString(text=value, quote=Quote.single).with_quotes()
+
+
+def _of_key(key: str, overrides: Sequence[str]) -> str:
+    """Of a key that the composed config doesn't have."""
+    group, dot, rest = key.partition(".")
+    if not dot:
+        if (CONF / key).is_dir():
+            value = next((o.partition("=")[2] for o in overrides if o.startswith(f"{key}=")), "OPTION")
+            alone = "mlens.plan alone takes hardware" if key == "hardware" else f"write +{key}={value}"
+            return f"{key} isn't chosen by default: {alone}"
+        names = [*_root_keys(), *(k for g in _groups() for k in _keys(g))]
+        return f"{key}: unknown key.{guess(key, names)} The config's own are {_list(_root_keys())}."
+    if group == "hydra":
+        own = _flat(_read(CONF / "hydra" / "launcher" / "mlens.yaml"))
+        return f"{key}: unknown key. Those of a sweep are {_list([f'hydra.launcher.{n}' for n in own if n[0] != '_'])}."
+    options = _options(group)
+    if not options:
+        return f"{group} has no key {rest}"
+    having = [name for name, keys in options.items() if rest in keys]
+    if not having:
+        known = [name for name in _keys(group) if name.startswith(f"{group}.")]
+        return f"{key}: unknown key.{guess(key, known)} The keys of {group} are {_list(known)}."
+    chosen = _chosen(group, overrides)
+    lacking = next((name for name in chosen if name not in having), chosen[0])
+    said = f"{key}: {group}={lacking} has no key {rest}. Those with it: {group}={_list(having)}."
+    if len(chosen) == 1:
+        return said
+    ready = _ready(group, rest, chosen, overrides)
+    if ready:
+        return f"{said} For a sweep over them write {group}={','.join(ready)} without {key}."
+    return f"{said} For a sweep over them make a file with the value in conf/{group}/, as {having[-1]}.yaml is one."
+
+
+def _ready(group: str, key: str, chosen: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """The options of a sweep in which files that set `key` themselves stand for the options that have it (`random_50`
+    for `random` with ratio 0.5); nothing where a value has no such file."""
+    values = next((o.partition("=")[2].split(",") for o in overrides if o.startswith(f"{group}.{key}=")), [])
+    options, names = _options(group), []
+    for option in chosen:
+        if key not in options.get(option, {}):
+            names.append(option)
+            continue
+        for value in values:
+            made = [n for n in options if _bases(group, n) == [option] and str(options[n].get(key)) == value]
+            if not made:
+                return []
+            names.append(made[0])
+    return names
+
+
+def _of_option(place: str, options: Sequence[str]) -> str:
+    """Of a choice that its group doesn't have."""
+    group, _, option = place.rpartition("/")
+    return f"{group}={option}: there is no such option.{guess(option, options)} There are {_list(options)}."
+
+
+def guess(word: str, names: Sequence[str]) -> str:
+    """A question that names what may be meant by `word`: the name most like it, or that it abbreviates; else nothing.
+
+    >>> guess("lr", ["trainer.max_steps", "trainer.learning_rate"])
+    ' Did you mean trainer.learning_rate?'
+    >>> guess("oldest", ["none", "random"])
+    ''
+    """
+
+    def likeness(name: str) -> tuple[float, int]:
+        last, typed = name.rpartition(".")[2], word.rpartition(".")[2]
+        typed = SYNONYMS.get(typed, typed)
+        initials = "".join(part[0] for part in last.split("_") if part)
+        return max(SequenceMatcher(None, typed, last).ratio(), 0.9 * (typed == initials)), -len(name)
+
+    best = max(names, key=likeness)
+    return f" Did you mean {best}?" if likeness(best)[0] >= ALIKE else ""
+
+
+def _chosen(group: str, overrides: Sequence[str]) -> list[str]:
+    """The group's options (of a sweep several) that the overrides or the defaults list choose."""
+    given = [o.partition("=")[2] for o in overrides if o.partition("=")[0].lstrip("+") == group]
+    defaults = [entry[group] for entry in _read(CONF / "config.yaml")["defaults"] if group in entry]
+    return str([*defaults, *given][-1]).split(",")
+
+
+@cache
+def _groups() -> tuple[str, ...]:
+    return tuple(next(iter(e)) for e in _read(CONF / "config.yaml")["defaults"] if isinstance(e, dict))
+
+
+@cache
+def _root_keys() -> tuple[str, ...]:
+    own = [key for key in _read(CONF / "config.yaml") if key not in ("defaults", "hydra", "dataset")]
+    return (*own, *(group for group in _groups() if "/" not in group))
+
+
+def _keys(group: str) -> list[str]:
+    return list(dict.fromkeys(f"{group}.{key}" for keys in _options(group).values() for key in keys))
+
+
+@cache
+def _options(group: str) -> dict[str, dict]:
+    """Each option of a group of conf/ with its keys, dotted, and their values."""
+    return {file.stem: _option(group, file.stem) for file in sorted((CONF / group).glob("*.yaml"))}
+
+
+def _option(group: str, name: str) -> dict:
+    node = _read(CONF / group / f"{name}.yaml")
+    keys: dict = {}
+    for base in _bases(group, name):
+        keys |= _option(group, base)
+    return keys | _flat({key: value for key, value in node.items() if key not in ("defaults", "_target_")})
+
+
+def _bases(group: str, name: str) -> list[str]:
+    """The options of the same group that this one is made from."""
+    defaults = _read(CONF / group / f"{name}.yaml").get("defaults", ())
+    return [base for base in defaults if isinstance(base, str) and base != "_self_"]
+
+
+def _flat(node: dict, prefix: str = "") -> dict:
+    flat: dict = {}
+    for key, value in node.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _read(file: Path) -> dict:
+    return yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(names)
+
+
+def _one_line(error: Exception) -> str:
+    """Hydra's message without its search path, and without the advice to add a key: an added one is refused too.
+
+    >>> _one_line(ValueError("Could not find 'history/x'\\nAvailable options in 'history':\\n\\tnone\\n\\trandom"))
+    "Could not find 'history/x' Available options in 'history': none, random"
+    """
+    message = str(error).partition("Config search path:")[0]
+    lines = [line for line in message.splitlines() if line.strip() and not line.startswith("To append to your")]
+    text = " ".join(line.strip() + "," * line.startswith("\t") for line in lines).rstrip(",")
+    return text if error.__cause__ is None else f"{text} {str(error.__cause__).splitlines()[0]}"
