@@ -17,7 +17,7 @@ from mlens.streams import guarded_streams
 
 def start(main: Callable[[], object]) -> None:
     """Call Hydra's `main` with the command line; what Hydra or a sweep refuses in it is one line and exit code 2 too,
-    a sweep with a failed job ends with exit code 1, and Ctrl-C with 130."""
+    a sweep with a failed job ends with exit code 1, and what Ctrl-C ends at once with 130."""
     sys.argv = drop_local_rank(sys.argv)
     # Else Hydra prints its refusals itself, over many lines, and cuts the traceback of anything else.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
@@ -32,7 +32,8 @@ def start(main: Callable[[], object]) -> None:
             sys.exit(1)
         except KeyboardInterrupt:
             # As a shell tells of a program that SIGINT ended.
-            print("stopped: resume=true continues a run, the same command a sweep", file=sys.stderr, flush=True)
+            told = "interrupted: resume=true continues a run from its last checkpoint, the same command a sweep"
+            print(told, file=sys.stderr, flush=True)
             sys.exit(130)
 
 

@@ -34,9 +34,10 @@ def cache(tmp_path_factory, monkeypatch):
 @pytest.fixture(autouse=True)
 def signals():
     """A run leaves its signals ignored, as a process that ends should; and tests may run under nohup."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGINT)}
     for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

@@ -17,7 +17,7 @@ from mlens.engine.stop import StopRequest
 from mlens.errors import RunFailed, Stopped, UserError
 
 # What torchrun passes on to its ranks, and kills them a while later.
-PASSED_ON = (signal.SIGTERM, signal.SIGHUP)
+PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 # torchrun kills a rank 30 s after it has asked it to end. One that hangs in a collective, whose peer is gone, can't
 # see the question: it is ended a little earlier, and says why.
 DEADLINE = 25.0
@@ -70,6 +70,7 @@ def leave_signals_to_parent(_: int) -> None:
     torch lets it die of any SIGTERM; its rank would then lack the rows of the step that it finishes before it saves.
     """
     signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is sent to all of them
     if hasattr(signal, "sigwaitinfo"):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_for_parent, daemon=True).start()

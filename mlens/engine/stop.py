@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # SIGTERM: torchrun and most queues. SIGUSR1: SLURM's warning before a time limit (sbatch --signal=USR1@300). SIGHUP: a
 # terminal that is closed.
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+TORCHRUN = "TORCHELASTIC_RUN_ID"
+STOPPING = b"stopping: the run ends as soon as it has saved a checkpoint (Ctrl-C again ends it at once)\n"
 
 
 class StopRequest:
@@ -28,6 +30,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.requested = False
         self._deferred = False
+        self._interrupted = False
         self._reason = "asked to stop before the first step: start it again"
 
     def defer(self) -> None:
@@ -45,8 +48,15 @@ class StopRequest:
         """Whether a signal asked any rank to stop. All ranks call this at the same place and get the same answer."""
         return ranks.any(self.requested)
 
-    def note(self, *_: int | FrameType | None) -> None:
-        """The handler of the signals."""
+    def note(self, number: int, _: FrameType | None) -> None:
+        """The handler of the signals. Raises KeyboardInterrupt for a second Ctrl-C."""
+        # A rank of torchrun may get one Ctrl-C twice: from the terminal, and passed on.
+        if number == signal.SIGINT and TORCHRUN not in os.environ:
+            if self._interrupted:
+                raise KeyboardInterrupt
+            self._interrupted = True
+            if self._deferred:
+                os.write(2, STOPPING)  # print may be what was interrupted
         self.requested = True
         if not self._deferred:
             self._raise()
@@ -58,13 +68,15 @@ class StopRequest:
 
 @contextmanager
 def stoppable() -> Iterator[StopRequest]:
-    """Inside, SIGNALS ask the run to stop instead of killing the process: at first at once.
+    """Inside, SIGNALS and Ctrl-C ask the run to stop instead of killing the process: at first at once. A second Ctrl-C
+    raises KeyboardInterrupt.
 
     When the run has finished or was Stopped, they are ignored until the process ends: its exit code stays what it is.
     After any other exception their handlers are what they were.
     """
     stop = StopRequest()
-    before = {number: signal.signal(number, stop.note) for number in SIGNALS if not _is_kept_ignored(number)}
+    taken = [number for number in (*SIGNALS, signal.SIGINT) if not _is_kept_ignored(number)]
+    before = {number: signal.signal(number, stop.note) for number in taken}
     try:
         yield stop
     except Stopped:
@@ -78,10 +90,11 @@ def stoppable() -> Iterator[StopRequest]:
 
 
 def _is_kept_ignored(number: int) -> bool:
-    """Under nohup a run survives its terminal. A rank of torchrun never gets a terminal's SIGHUP: torchrun, which
-    handles it in any case, passes it on, and kills a rank that doesn't end."""
-    ignored = number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN
-    return ignored and "TORCHELASTIC_RUN_ID" not in os.environ
+    """Under nohup a run survives its terminal, and in a script's background its Ctrl-C. A rank of torchrun never gets
+    a terminal's signals: torchrun, which handles them in any case, passes them on, and kills a rank that doesn't
+    end."""
+    ignored = number in (signal.SIGHUP, signal.SIGINT) and signal.getsignal(number) == signal.SIG_IGN
+    return ignored and TORCHRUN not in os.environ
 
 
 def _ignore(numbers: Iterable[signal.Signals]) -> None:

@@ -14,18 +14,19 @@ from mlens.engine.ranks import Ranks
 from mlens.engine.stop import SIGNALS, stoppable
 from mlens.errors import RunFailed, Stopped
 
+ALL = (*SIGNALS, signal.SIGINT)
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
 def handlers():
-    return {number: signal.getsignal(number) for number in SIGNALS}
+    return {number: signal.getsignal(number) for number in ALL}
 
 
 def kill_self(number):
     os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", ALL)
 def test_before_anything_is_to_be_saved_a_signal_stops_at_once_and_no_except_swallows_it(number):
     with pytest.raises(Stopped, match="before the first step"), stoppable():
         try:
@@ -36,7 +37,7 @@ def test_before_anything_is_to_be_saved_a_signal_stops_at_once_and_no_except_swa
     kill_self(number)  # it is leaving already
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", ALL)
 def test_ranks_in_step_note_a_signal_until_they_agree_and_at_the_end_at_the_latest(number):
     with pytest.raises(Stopped, match="resume=true"), stoppable() as stop, ending_together(ALONE, stop):
         assert not stop.agreed(ALONE)
@@ -65,6 +66,28 @@ def test_handlers_are_as_before_after_an_error(error):
     with pytest.raises(type(error)), stoppable() as stop, ending_together(ALONE, stop):
         raise error
     assert handlers() == before
+
+
+def test_a_second_ctrl_c_ends_at_once_and_the_first_says_so(capfd):
+    with pytest.raises(KeyboardInterrupt), stoppable() as stop, ending_together(ALONE, stop):
+        kill_self(signal.SIGINT)
+        assert "Ctrl-C again ends it at once" in capfd.readouterr().err
+        kill_self(signal.SIGTERM)  # no second one
+        kill_self(signal.SIGINT)
+        pytest.fail("not ended")
+
+
+def test_a_rank_of_torchrun_may_get_one_ctrl_c_twice(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    with pytest.raises(Stopped, match="resume=true"), stoppable() as stop, ending_together(ALONE, stop):
+        kill_self(signal.SIGINT)
+        kill_self(signal.SIGINT)
+
+
+def test_in_the_background_of_a_script_ctrl_c_stays_ignored():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with stoppable():
+        kill_self(signal.SIGINT)
 
 
 def test_under_nohup_a_closed_terminal_is_ignored_but_by_ranks_of_torchrun(monkeypatch):
