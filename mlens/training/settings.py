@@ -30,7 +30,7 @@ class Checkpoint:
     or where the last one is so old (null: not); keep: how many of the newest stay, beside the best model's."""
 
     every_steps: int | None = None
-    every_minutes: float | None = None
+    every_minutes: float | None = 30.0
     keep: int = 2
 
     def __post_init__(self) -> None:

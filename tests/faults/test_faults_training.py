@@ -129,8 +129,9 @@ def test_a_worker_that_is_killed(undisturbed, tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_signal_to_the_whole_process_group_saves_too(undisturbed, tmp_path):
-    """As scancel and some shells send it: the processes that build rows ahead get it too."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_whole_process_group_saves_too(number, undisturbed, tmp_path):
+    """As scancel and a terminal's Ctrl-C send it: the processes that build rows ahead get it too."""
     run, more = tmp_path / "run", ("trainer.loader_workers=2", "trainer.max_steps=400")
     program = [sys.executable, str(ROOT / "train.py"), *STEPS, *more, "trainer.early_stopping.patience=999"]
     started = subprocess.Popen(
@@ -144,7 +145,7 @@ def test_a_signal_to_the_whole_process_group_saves_too(undisturbed, tmp_path):
     while not log.exists() or len(records_of(run)) < 5:
         assert started.poll() is None
         time.sleep(0.05)
-    os.killpg(started.pid, signal.SIGTERM)
+    os.killpg(started.pid, number)
     _, stderr = started.communicate(timeout=60)
     assert started.returncode == 75 and "Traceback" not in stderr and newest(run) == len(records_of(run))
 
