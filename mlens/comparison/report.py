@@ -91,7 +91,7 @@ def _content(results: Results, frame: pl.DataFrame, refused: list[str]) -> dict[
         "answer": answer(results),
         "scope": scope(results),
         "made_up": any(run.summary["made_up_data"] for run in paired.runs),
-        "fairness": [*sections.fairness(arms), *sections.dominance(paired)],
+        "fairness": [*sections.failures(results), *sections.fairness(arms), *sections.dominance(paired)],
         "refused": refused,
         "columns": list(_columns(frame)),
         "several": _has_several_draws(frame),

@@ -23,6 +23,7 @@ from mlens.comparison.statistics import (
     user_sums,
 )
 from mlens.errors import UserError
+from mlens.evaluation.quality import warnings_of
 
 # Below this corrected p a difference is called one.
 LEVEL = 0.05
@@ -110,7 +111,42 @@ def _errors_on(paired: Paired, i: int, j: int, targets: np.ndarray) -> Errors:
 
 
 def answer(results: Results) -> str:
-    """The comparison's outcome in a sentence or two."""
+    """The comparison's outcome in some sentences; the first says where no arm has learned anything, or beats a
+    baseline."""
+    said = [*_failures(results), _outcome(results)]
+    return " ".join([*said, scope(results)] if len(results.order) > 1 else said)
+
+
+def _failures(results: Results) -> list[str]:
+    arms = results.paired.arms
+    signs = {arm: found for arm in results.order if (found := signs_of_failure(results, arm))}
+    said = []
+    if len(signs) == len(arms):
+        said.append(f"No arm has learned to rate: of {arms[results.order[0]].label}, {signs[results.order[0]][0]}.")
+    elif signs:
+        said.append(f"Not learned to rate: {_listed(arms, list(signs))} (see the notes).")
+    best = best_baseline(results)
+    if best is not None and results.rmse[results.order[0]].value >= best[1]:
+        said.append(f"No arm beats {best[0].replace('_', ' ')} ({best[1]:.4f}).")
+    return said
+
+
+def signs_of_failure(results: Results, arm: int) -> list[str]:
+    """A sentence for each sign that an arm's model has learned nothing."""
+    found = results.paired.arms[arm]
+    metrics = {name: found.mean("metrics", "test", name) for name in ("illegal_mass", "expected_std")}
+    mean = found.mean("baselines", "test", "full_history", "global_mean", "rmse")
+    return warnings_of(metrics | {"rmse": results.rmse[arm].value}, mean, best_baseline(results))
+
+
+def best_baseline(results: Results) -> tuple[str, float] | None:
+    """Name and test RMSE of the best baseline that is given the full history; None where there is none."""
+    arm = results.paired.arms[results.order[0]]
+    found = ((name, arm.mean("baselines", "test", "full_history", name, "rmse")) for name in baseline_names(results))
+    return min(((name, rmse) for name, rmse in found if rmse is not None), key=lambda pair: pair[1], default=None)
+
+
+def _outcome(results: Results) -> str:
     arms, order = results.paired.arms, results.order
     best = order[0]
     estimate = results.rmse[best]
@@ -123,7 +159,7 @@ def answer(results: Results) -> str:
         said += f"; it is better than {_listed(arms, worse)} (corrected p < {LEVEL})"
     if alike:
         said += f"{', and' if worse else '; it'} can't be told from {_listed(arms, alike)}"
-    return f"{said}. {scope(results)}"
+    return f"{said}."
 
 
 def scope(results: Results) -> str:

@@ -12,7 +12,7 @@ import polars as pl
 from mlens.comparison import figures
 from mlens.comparison.figures import Curve
 from mlens.comparison.pairing import Paired
-from mlens.comparison.results import Results
+from mlens.comparison.results import Results, signs_of_failure
 from mlens.comparison.runs import Arm, Run, differing_keys
 
 # Earlier ratings of the target's user, whether the strategy shows them or not.
@@ -202,6 +202,12 @@ def dominance(paired: Paired) -> list[str]:
         return []
     user = paired.targets["user"][int(np.argmax(paired.user == counts.argmax()))]
     return [f"NOTE: user {user} has {share:.0%} of the test targets: RMSE and MAE are largely about that one"]
+
+
+def failures(results: Results) -> list[str]:
+    """Lines that begin with NOTE for each arm whose model shows signs that it has learned nothing."""
+    arms = results.paired.arms
+    return [f"NOTE: {arms[arm].label}: {sign}" for arm in results.order for sign in signs_of_failure(results, arm)]
 
 
 def audits(arms: tuple[Arm, ...]) -> list[str]:

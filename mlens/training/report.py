@@ -10,6 +10,7 @@ from rich.table import Table
 
 from mlens.evaluation.baselines import WITHOUT_HISTORY
 from mlens.evaluation.lenskit_models import lenskit_version
+from mlens.evaluation.quality import warnings_of
 
 VERSIONS = ("mlens", "torch", "transformers", "deepspeed", "hydra-core", "numpy", "polars")
 HEADINGS = {"full_history": "given the whole history", "own_history": "given this run's history"}
@@ -27,7 +28,8 @@ def versions() -> dict[str, str]:
 def print_table(title: str, metrics: dict, baselines: dict, made_up: bool) -> None:
     """The run's RMSE and MAE beside the baselines (as `measure_baselines` returns them), on stdout. What was given the
     run's own history is left out where that is the whole history. With several draws all figures are means over these,
-    and a column says by how much the RMSE of the averaged prediction is lower."""
+    and a column says by how much the RMSE of the averaged prediction is lower. Below it a NOTE for each sign that the
+    model has learned nothing on the last stage, or else that it doesn't beat the best baseline."""
     stages = list(metrics)
     several = any("averaged" in metrics[stage] for stage in stages)
     table = Table()
@@ -61,9 +63,23 @@ def print_table(title: str, metrics: dict, baselines: dict, made_up: bool) -> No
     console = Console()
     console.print(title, markup=False, highlight=False, soft_wrap=True)
     console.print(table)
+    for line in _notes(metrics[stages[-1]], baselines[stages[-1]]["full_history"], stages[-1]):
+        console.print(f"NOTE: {line}", style="bold red", markup=False, highlight=False, soft_wrap=True)
     if several:
         console.print(AVERAGING, markup=False, highlight=False, soft_wrap=True)
     if lenskit_version() is None:
         console.print(WITHOUT_LENSKIT, markup=False, highlight=False, soft_wrap=True)
     if made_up:
         console.print("The data are made up: this says how the program works, not how people rate.", soft_wrap=True)
+
+
+def _notes(metrics: dict, baselines: dict, stage: str) -> list[str]:
+    """What speaks against a model with these metrics on a stage, beside baselines that are given the full history."""
+    name, errors = min(baselines.items(), key=lambda item: item[1]["rmse"])
+    best = name, errors["rmse"]
+    found = warnings_of(metrics, baselines["global_mean"]["rmse"], best)
+    if not found and metrics["rmse"] >= best[1]:
+        found = [
+            f"the model doesn't beat {name.replace('_', ' ')} on {stage} (RMSE {metrics['rmse']:.4f}, {best[1]:.4f})"
+        ]
+    return found

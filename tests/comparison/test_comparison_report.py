@@ -18,6 +18,7 @@ from mlens.comparison.pairing import pair
 from mlens.comparison.report import report, say
 from mlens.comparison.results import answer, compare
 from mlens.comparison.runs import find_runs, make_arms
+from mlens.comparison.sections import failures
 from mlens.errors import UserError
 
 
@@ -192,6 +193,31 @@ def test_the_answer_tells_what_differs_from_what_can_not_be_told_apart(tmp_path)
     assert "these trained models, not the strategies" in said
     with_seeds, _ = results_of(make_sweep(tmp_path / "more", seeds=3))
     assert answer(with_seeds).endswith("Over 3 seeds of training an arm, on 40 users.")
+
+
+def change_metrics(folder, **values):
+    file = folder / "summary.json"
+    content = json.loads(file.read_text())
+    content["metrics"]["test"] |= values
+    file.write_text(json.dumps(content))
+
+
+def test_the_first_sentence_says_where_nothing_was_learned_or_no_baseline_is_beaten(tmp_path):
+    make_run(tmp_path / "a" / "one", "none", error=1.7)
+    make_run(tmp_path / "a" / "two", "all_previous", error=1.5)
+    results, _ = results_of(tmp_path / "a")
+    assert answer(results).startswith("No arm beats user mean so far (1.1000). all_previous has the lowest test RMSE")
+    change_metrics(tmp_path / "a" / "one", illegal_mass=0.9999)
+    results, _ = results_of(tmp_path / "a")
+    assert answer(results).startswith("Not learned to rate: none (see the notes). No arm beats user mean so far")
+    assert failures(results)[0].startswith("NOTE: none: the model has not learned the answer format: 100.0%")
+    change_metrics(tmp_path / "a" / "two", expected_std=0.0)
+    written = report([tmp_path / "a"], tmp_path / "a")
+    first = "No arm has learned to rate: of all_previous, the model predicts the same rating for everything"
+    assert written.answer.startswith(first)
+    for page in ("report.md", "report.html"):
+        text = (tmp_path / "a" / page).read_text()
+        assert first in text and "NOTE: none: the model has not learned the answer format" in text
 
 
 def test_shares_of_identical_histories_and_what_neither_trimmed(tmp_path):

@@ -18,10 +18,10 @@ def column(of_user):
 def printed(capsys, monkeypatch):
     """printed(own, lenskit) -> the cells of each row, and the lines behind the table."""
 
-    def printed(own, lenskit=None):
+    def printed(own, lenskit=None, **metrics):
         monkeypatch.setattr(report, "lenskit_version", lambda: lenskit)
         baselines = {"full_history": column(0.85), "own_history": column(own)}
-        print_table("a title", {"test": errors(0.9)}, {"test": baselines}, made_up=False)
+        print_table("a title", {"test": errors(0.9) | metrics}, {"test": baselines}, made_up=False)
         lines = capsys.readouterr().out.splitlines()
         assert lines[0] == "a title"
         rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines if line.startswith("│")]
@@ -51,8 +51,18 @@ def test_one_section_where_the_run_saw_the_whole_history(printed):
 
 
 def test_how_to_get_the_missing_baselines(printed):
-    assert printed(0.875)[1] == [WITHOUT_LENSKIT]
-    assert printed(0.875, lenskit="2025.8")[1] == []
+    assert printed(0.875)[1][1:] == [WITHOUT_LENSKIT]
+    assert printed(0.875, lenskit="2025.8")[1][1:] == []
+
+
+def test_a_model_that_is_no_result_is_said_to_be_none(printed):
+    beaten = "NOTE: the model doesn't beat recent biases on test (RMSE 0.9000 against 0.8500)"
+    assert printed(0.85, lenskit="x", illegal_mass=0.01, expected_std=0.5)[1] == [beaten]
+    assert printed(0.85, lenskit="x", rmse=0.84)[1] == []
+    _, (format_, same, worse) = printed(0.85, lenskit="x", illegal_mass=0.9999, expected_std=0.0, rmse=1.2)
+    assert format_.startswith("NOTE: the model has not learned the answer format: 100.0% of its probability")
+    assert same.startswith("NOTE: the model predicts the same rating for everything")
+    assert "worse than predicting the global mean (RMSE 1.2000 against 1.1000)" in worse
 
 
 def test_the_version_of_lenskit_is_told_where_it_is_installed(monkeypatch):
