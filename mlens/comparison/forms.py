@@ -84,6 +84,7 @@ SUMMARY: Form = {
     "metrics": {
         "val?": {"rmse?": AMOUNT},
         "test": {"rmse": ERROR, "mae": ERROR, "targets?": COUNT, "averaged?": {"rmse": ERROR}, ...: FIGURES}
+        | {"expected_std?": AMOUNT}
         | dict.fromkeys(("by_user_activity?", "by_movie_popularity?", "by_history_length?"), _ERRORS)
         | {f"{name}?": kind for name, kind in SUMMARISED.items()},
     },

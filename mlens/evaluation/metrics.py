@@ -114,8 +114,9 @@ def measure(
     """All headline metrics. rating_index [t]: the true rating's place in `scale`; user [t].
 
     rmse, mae, user_rmse, auc and ndcg_10 are of the expected rating; accuracy, argmax_rmse of the most probable one;
-    nll (nats) of the true rating among the legal ones; illegal_mass is what the model gives to anything that isn't a
-    legal rating. auc and ndcg_10 are NaN where no user has held-out ratings to order (summary.json then holds null).
+    nll (nats) of the true rating among the legal ones; expected_std is the standard deviation of the expected ratings
+    over targets; illegal_mass is what the model gives to anything that isn't a legal rating. auc and ndcg_10 are NaN
+    where no user has held-out ratings to order, expected_std where there is one target (summary.json then holds null).
     """
     values = np.array(scale)
     rating, predicted = values[rating_index], expected(predictions, scale)
@@ -128,6 +129,7 @@ def measure(
         "argmax_rmse": rmse(values[most], rating),
         "nll": float(-np.log(np.maximum(true, np.finfo(float).tiny)).mean()),
         "calibration_error": calibration_error(predictions.probability, most == rating_index),
+        "expected_std": float(np.std(predicted)) if len(predicted) > 1 else float("nan"),
         "illegal_mass": float(1 - predictions.legal.mean()),
         "user_rmse": user_rmse(predicted, rating, user),
         "auc": auc(predicted, rating, user),

@@ -85,6 +85,7 @@ def test_perfect_predictions():
     perfect = Predictions(np.eye(3)[RATING], np.ones(3))
     measured = measure(perfect, RATING, USER, SCALE)
     assert [measured.pop(name) for name in ("accuracy", "auc", "ndcg_10")] == [1.0, 1.0, 1.0]
+    assert measured.pop("expected_std") == np.std(np.array(SCALE)[RATING])
     assert set(measured.values()) == {0.0}
 
 

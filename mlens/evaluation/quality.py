@@ -1,0 +1,45 @@
+"""Signs that a model has learned nothing, in words: for the tables and reports that show its metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+# From this share of probability outside of the legal ratings on, the answer format isn't learned.
+MOST_ILLEGAL = 0.5
+# Predictions with a smaller standard deviation are one prediction.
+LEAST_SPREAD = 0.01
+
+
+def warnings_of(
+    metrics: Mapping[str, Any], global_rmse: float | None = None, best_baseline: tuple[str, float] | None = None
+) -> list[str]:
+    """Return a sentence for each sign that the model's predictions mean little; none for a model that works.
+
+    metrics: of one stage, as `measure` returns them and summary.json holds them; a sign whose metric is missing or null
+        is not looked for
+    global_rmse: RMSE of the global mean on the same targets (None: not compared)
+    best_baseline: name and RMSE of the best baseline on the same targets, named beside the global mean
+    """
+    illegal, spread, rmse = (metrics.get(name) for name in ("illegal_mass", "expected_std", "rmse"))
+    found = []
+    if illegal is not None and illegal > MOST_ILLEGAL:
+        found.append(
+            f"the model has not learned the answer format: {illegal:.1%} of its probability is on other texts than "
+            "ratings; its predictions mean little"
+        )
+    if spread is not None and spread < LEAST_SPREAD:
+        found.append(
+            "the model predicts the same rating for everything: its predictions have a standard deviation of "
+            f"{spread:.4f}"
+        )
+    if rmse is not None and global_rmse is not None and rmse >= global_rmse:
+        line = (
+            f"the model is worse than predicting the global mean (RMSE {rmse:.4f} against {global_rmse:.4f}): it has "
+            "learned nothing from the data"
+        )
+        if best_baseline is not None:
+            name, best = best_baseline
+            line += f"; the best baseline, {name.replace('_', ' ')}, has {best:.4f}"
+        found.append(line)
+    return found

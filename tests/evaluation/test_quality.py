@@ -1,0 +1,52 @@
+"""What is said of a model that has learned nothing."""
+
+import numpy as np
+import pytest
+
+from mlens.evaluation.metrics import measure
+from mlens.evaluation.quality import warnings_of
+from mlens.evaluation.score import Predictions
+
+GOOD = {"illegal_mass": 0.001, "expected_std": 0.6, "rmse": 0.85}
+
+
+@pytest.mark.parametrize(
+    ("metrics", "said"),
+    [
+        (GOOD, []),
+        (
+            GOOD | {"illegal_mass": 0.9914},
+            [
+                "the model has not learned the answer format: 99.1% of its probability is on other texts than ratings; "
+                "its predictions mean little"
+            ],
+        ),
+        (
+            GOOD | {"expected_std": 0.002},
+            ["the model predicts the same rating for everything: its predictions have a standard deviation of 0.0020"],
+        ),
+        (
+            GOOD | {"rmse": 1.2},
+            [
+                "the model is worse than predicting the global mean (RMSE 1.2000 against 1.0400): it has learned "
+                "nothing from the data; the best baseline, recent biases, has 0.8700"
+            ],
+        ),
+        (dict.fromkeys(GOOD), []),  # null in summary.json
+        ({}, []),
+    ],
+)
+def test_each_sign_is_a_sentence(metrics, said):
+    assert warnings_of(metrics, 1.04, ("recent_biases", 0.87)) == said
+
+
+def test_without_baselines_the_rest_is_looked_for():
+    assert len(warnings_of({"illegal_mass": 1.0, "expected_std": 0.0, "rmse": 9.0})) == 2
+
+
+def test_the_spread_is_among_the_metrics_and_of_one_target_there_is_none():
+    flat = Predictions(np.array([[0.2, 0.8], [0.2, 0.8]]), np.ones(2))
+    measured = measure(flat, np.array([0, 1]), np.array([0, 0]), (1.0, 2.0))
+    assert measured["expected_std"] == 0 and len(warnings_of(measured)) == 1
+    one = Predictions(flat.probability[:1], flat.legal[:1])
+    assert warnings_of(measure(one, np.array([0]), np.array([0]), (1.0, 2.0))) == []
