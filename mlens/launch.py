@@ -10,28 +10,28 @@ from contextlib import contextmanager
 from hydra.errors import ConfigCompositionException, OverrideParseException
 from omegaconf import OmegaConf
 
-from mlens.errors import JobFailed, UserError, told_in_one_line
+from mlens import __version__
+from mlens.errors import JobFailed, UserError, exit_on_interrupt, told_in_one_line
 from mlens.streams import guarded_streams
 
 
 def start(main: Callable[[], object]) -> None:
     """Call Hydra's `main` with the command line; what Hydra or a sweep refuses in it is one line and exit code 2 too,
-    a sweep with a failed job ends with exit code 1, and Ctrl-C with 130."""
+    a sweep with a failed job ends with exit code 1, and Ctrl-C with 130. `--version` is mlens', not Hydra's."""
+    if "--version" in sys.argv[1:]:
+        print(f"mlens {__version__}")
+        return
     sys.argv = drop_local_rank(sys.argv)
     # Else Hydra prints its refusals itself, over many lines, and cuts the traceback of anything else.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     # A run is for its files: a message that can't be printed must not end it.
-    with guarded_streams():
+    with guarded_streams(), exit_on_interrupt("resume=true continues a run, the same command a sweep"):
         try:
             with told_in_one_line(), hydras_refusals():
                 main()
         except JobFailed as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
             sys.exit(1)
-        except KeyboardInterrupt:
-            # As a shell tells of a program that SIGINT ended.
-            print("stopped: resume=true continues a run, the same command a sweep", file=sys.stderr, flush=True)
-            sys.exit(130)
 
 
 @contextmanager

@@ -6,27 +6,29 @@ import argparse
 import os
 from pathlib import Path
 
-from mlens.errors import UserError, told_in_one_line
+from mlens import __version__
+from mlens.errors import UserError, exit_on_interrupt, told_in_one_line
 
 # What may differ from the run's own config: what is shown, never which targets are rated.
 MAY_DIFFER = ("history", "prompt", "evaluation.draws", "packing")
 
 
-def main() -> None:
+def main(prog: str = "python -m mlens.evaluation") -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m mlens.evaluation",
+        prog=prog,
         description="Evaluate a finished run's model with other histories: trained under one strategy, tested under "
         "another. With torchrun -m mlens.evaluation each rank holds the whole model. Writes "
         "RUN/evaluations/NAME/summary.json and predictions/; a comparison shows the matrix.",
         epilog="example: python -m mlens.evaluation outputs/2026-01-31/12-00-00 history=fixed_count history.count=20",
     )
+    parser.add_argument("--version", action="version", version=f"mlens {__version__}")
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run")
     parser.add_argument(
         "overrides", nargs="+", metavar="OVERRIDE", help="history=OPTION, history.KEY=VALUE, prompt.KEY=…"
     )
     parser.add_argument("--trust", action="store_true", help="let RUN run code: a class from outside of mlens")
     options = parser.parse_args()
-    with told_in_one_line():
+    with exit_on_interrupt(), told_in_one_line():
         summary = evaluate_under(options.run, options.overrides, options.trust)
         if os.environ["RANK"] == "0":
             print(summary)

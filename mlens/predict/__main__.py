@@ -8,7 +8,8 @@ from io import BufferedWriter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlens.errors import UserError, told_in_one_line
+from mlens import __version__
+from mlens.errors import UserError, exit_on_interrupt, told_in_one_line
 
 if TYPE_CHECKING:
     import polars as pl
@@ -20,14 +21,15 @@ if TYPE_CHECKING:
 SHOWN = 10
 
 
-def main() -> None:
+def main(prog: str = "python -m mlens.predict") -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m mlens.predict",
+        prog=prog,
         description="Rate movies for users, given their histories, with the model that a run left: the probability of "
         "every legal rating and the expected one, the best movies first.",
         epilog="example: python -m mlens.predict outputs/2026-01-31/12-00-00 --history ratings.csv --movies movies.csv "
         "--output predictions.csv",
     )
+    parser.add_argument("--version", action="version", version=f"mlens {__version__}")
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run, or its model/ alone")
     parser.add_argument(
         "--history",
@@ -60,7 +62,7 @@ def main() -> None:
         help="let the folder run code: a history strategy from outside of mlens, a base model's own code",
     )
     options = parser.parse_args()
-    with told_in_one_line(result_on_stdout=options.output is None):
+    with exit_on_interrupt(), told_in_one_line(result_on_stdout=options.output is None):
         run(options)
 
 
