@@ -13,8 +13,9 @@ def main(prog: str = "python -m mlens.comparison") -> None:
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Compare finished runs: report.html, report.md and results.csv.",
-        epilog="A folder is a run's, or a sweep's with runs in it. With two strategies the report also shows in what "
-        "their configs differ and where their predictions are farthest apart.",
+        epilog="The runs are those in and beneath the folders, at any depth: DIR may be a run, a sweep, or outputs/. "
+        "Those that haven't finished are named and left out. With two strategies the report also shows in what their "
+        "configs differ and where their predictions are farthest apart.",
     )
     parser.add_argument("--version", action="version", version=f"mlens {__version__}")
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR")

@@ -87,10 +87,11 @@ def run(options: argparse.Namespace) -> None:
         _writer(options.output)
     from rich.console import Console
 
-    from mlens.predict.predictor import Prompter
     from mlens.predict.progress import progress_bars
 
     with Console(stderr=True).status("reading the model's settings and the files …"):
+        from mlens.predict.predictor import Prompter
+
         prompter = Prompter.from_run(options.run, options.trust)
         asked = prompter.ask(options.history, options.movies, options.user, None if options.all else MOST)
     users = len(set(asked.stage.user.tolist()))

@@ -55,8 +55,23 @@ def test_a_folder_without_finished_runs_is_refused(tmp_path):
         find_runs([tmp_path])
     make_run(tmp_path / "a")
     (tmp_path / "a" / "summary.json").unlink()
-    with pytest.raises(UserError, match="no finished run"):
+    with pytest.raises(UserError, match="no finished run but 1 unfinished"):
         find_runs([tmp_path])
+    with pytest.raises(UserError, match="is no folder"):
+        find_runs([tmp_path / "nowhere"])
+
+
+def test_runs_are_found_at_any_depth_and_unfinished_ones_are_named_and_left_out(tmp_path):
+    make_sweep(tmp_path / "multirun" / "one")
+    run = make_run(tmp_path / "outputs" / "day" / "time", "random", {"ratio": 0.3})
+    make_run(run / "copies" / "a")  # lies in a run
+    unfinished = make_run(tmp_path / "outputs" / "day" / "later", seed=3)
+    (unfinished / "summary.json").unlink()
+    folders = [tmp_path, tmp_path / "multirun"]
+    names = ["multirun/one/all_0", "multirun/one/count_0", "multirun/one/none_0", "outputs/day/time"]
+    assert [found.folder for found in find_runs(folders)] == [tmp_path / name for name in names]
+    assert report(folders, tmp_path / "out").refused == [f"{unfinished}: the run has not finished"]
+    assert f"not compared: {unfinished}" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_targets_of_one_user_are_refused(tmp_path):
