@@ -73,6 +73,9 @@ CONTINUE = os.EX_TEMPFAIL
 # What a command exits with whose output nobody reads to the end, as a shell reports a program that SIGPIPE ended.
 READER_GONE = 128 + signal.SIGPIPE
 
+# The same of a program that Ctrl-C ended.
+INTERRUPTED = 128 + signal.SIGINT
+
 # A launcher ends all ranks when the first one fails: the others leave rank 0 so many seconds to fail first; by the
 # user's mistake they may meet it at different times, in a run they work in step.
 GRACE = {UserError: 20.0, RunFailed: 3.0}
@@ -86,6 +89,17 @@ def exit_with(error: UserError | RunFailed) -> NoReturn:
         time.sleep(GRACE[kind])
     print(f"error: {error}", file=sys.stderr, flush=True)
     sys.exit(2 if kind is UserError else 1)
+
+
+@contextmanager
+def exit_on_interrupt(message: str = "Ctrl-C was pressed") -> Iterator[None]:
+    """End the process on Ctrl-C with this message in one line (once a machine) and exit code INTERRUPTED."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"stopped: {message}", file=sys.stderr, flush=True)
+        sys.exit(INTERRUPTED)
 
 
 @contextmanager

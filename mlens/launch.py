@@ -10,19 +10,26 @@ from contextlib import contextmanager
 from hydra.errors import ConfigCompositionException, OverrideParseException
 from omegaconf import OmegaConf
 
-from mlens.errors import JobFailed, UserError, told_in_one_line
+from mlens import __version__
+from mlens.errors import JobFailed, UserError, exit_on_interrupt, told_in_one_line
 from mlens.overrides import explain, refuse_flags, refuse_unused
 from mlens.streams import guarded_streams
+
+CONTINUES = "resume=true continues a run from its last checkpoint, the same command a sweep"
 
 
 def start(main: Callable[[], object]) -> None:
     """Call Hydra's `main` with the command line; what Hydra or a sweep refuses in it is one line and exit code 2 too,
-    a sweep with a failed job ends with exit code 1, and what Ctrl-C ends at once with 130."""
+    a sweep with a failed job ends with exit code 1, and what Ctrl-C ends at once with 130. `--version` is mlens', not
+    Hydra's."""
+    if "--version" in sys.argv[1:]:
+        print(f"mlens {__version__}")
+        return
     sys.argv = drop_local_rank(sys.argv)
     # Else Hydra prints its refusals itself, over many lines, and cuts the traceback of anything else.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     # A run is for its files: a message that can't be printed must not end it.
-    with guarded_streams():
+    with guarded_streams(), exit_on_interrupt(CONTINUES):
         try:
             with told_in_one_line(), hydras_refusals(sys.argv[1:]):
                 _refuse(sys.argv[1:])
@@ -30,11 +37,6 @@ def start(main: Callable[[], object]) -> None:
         except JobFailed as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
             sys.exit(1)
-        except KeyboardInterrupt:
-            # As a shell tells of a program that SIGINT ended.
-            told = "interrupted: resume=true continues a run from its last checkpoint, the same command a sweep"
-            print(told, file=sys.stderr, flush=True)
-            sys.exit(130)
 
 
 @contextmanager

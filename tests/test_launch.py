@@ -73,4 +73,4 @@ def test_what_a_sweep_refuses_a_failed_job_and_ctrl_c_are_one_line(raised, code,
         start(main)
     said = capsys.readouterr().err
     assert ended.value.code == code and said.count("\n") == 1
-    assert said.startswith(f"error: {raised}" if code != 130 else "interrupted: ")
+    assert said.startswith(f"error: {raised}" if code != 130 else "stopped: ")

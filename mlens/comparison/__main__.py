@@ -5,22 +5,26 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mlens.comparison.report import report, say
-from mlens.errors import told_in_one_line
+from mlens import __version__
+from mlens.errors import exit_on_interrupt, told_in_one_line
 
 
-def main() -> None:
+def main(prog: str = "python -m mlens.comparison") -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m mlens.comparison",
+        prog=prog,
         description="Compare finished runs: report.html, report.md and results.csv.",
-        epilog="A folder is a run's, or a sweep's with runs in it. With two strategies the report also shows in what "
-        "their configs differ and where their predictions are farthest apart.",
+        epilog="The runs are those in and beneath the folders, at any depth: DIR may be a run, a sweep, or outputs/. "
+        "Those that haven't finished are named and left out. With two strategies the report also shows in what their "
+        "configs differ and where their predictions are farthest apart.",
     )
+    parser.add_argument("--version", action="version", version=f"mlens {__version__}")
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR")
     parser.add_argument("--output", type=Path, help="where the report goes (DIR, if there is one; else comparison/)")
     options = parser.parse_args()
     alone = options.folders[0] if len(options.folders) == 1 else Path("comparison")
-    with told_in_one_line():
+    with exit_on_interrupt(), told_in_one_line():
+        from mlens.comparison.report import report, say
+
         say(report(options.folders, options.output or alone))
 
 

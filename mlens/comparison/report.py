@@ -18,7 +18,7 @@ from mlens.comparison import digits, sections
 from mlens.comparison.crossed import crossed_table
 from mlens.comparison.pairing import pair
 from mlens.comparison.results import LEVEL, Results, answer, baseline_names, compare, scope, table
-from mlens.comparison.runs import Arm, differing_keys, find_runs, make_arms, strategy_label
+from mlens.comparison.runs import Arm, differing_keys, find_runs, find_unfinished, make_arms, strategy_label
 from mlens.data.delimited import without_formulas
 from mlens.errors import one_line
 from mlens.files import atomic_write, write_text
@@ -48,11 +48,13 @@ class Report:
 
 
 def report(folders: Sequence[Path], output: Path) -> Report:
-    """Compare the finished runs in these folders, and write report.html, report.md and results.csv into `output`.
+    """Compare the finished runs in and beneath these folders, and write report.html, report.md and results.csv into
+    `output`.
 
-    Raises UserError where there is no finished run among them, or files of one can't be read.
+    Raises UserError where one of them holds no finished run, or files of one can't be read.
     """
     paired, refused = pair(make_arms(find_runs(folders)))
+    refused = [*refused, *(one_line(f"{path}: the run has not finished") for path in find_unfinished(folders))]
     results = compare(paired)
     frame = table(results)
     content = _content(results, frame, refused)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -103,7 +104,7 @@ class Run:
 
 def read_run(folder: Path) -> Run:
     """Raises UserError where `folder` holds no finished run, or its summary or config isn't what a run leaves."""
-    if not (folder / "summary.json").is_file():
+    if not is_finished(folder):
         raise UserError(f"{folder} holds no finished run: summary.json is missing")
     config = folder / ".hydra" / "config.yaml"
     if not config.is_file():
@@ -111,20 +112,49 @@ def read_run(folder: Path) -> Run:
     return Run(folder, read_json(folder / "summary.json", SUMMARY), read_config(config))
 
 
-def find_runs(folders: Iterable[Path]) -> list[Run]:
-    """The finished runs in these folders, each a run's or one that holds runs' (a sweep's), by folder name.
+def is_run(folder: Path) -> bool:
+    """Whether a run, finished or not, has this folder."""
+    return (folder / ".hydra" / "config.yaml").is_file() or is_finished(folder)
 
-    Raises UserError where one of them has none.
+
+def is_finished(folder: Path) -> bool:
+    return (folder / "summary.json").is_file()
+
+
+def walk(folder: Path) -> Iterator[tuple[Path, bool]]:
+    """`folder` and all folders in it at any depth, each with whether it is a run's; what lies in a run's folder is left
+    out. By name; links aren't followed."""
+    for path, names, _ in os.walk(folder):
+        at = Path(path)
+        found = is_run(at)
+        if found:
+            names.clear()
+        names.sort()
+        yield at, found
+
+
+def find_runs(folders: Iterable[Path]) -> list[Run]:
+    """The finished runs in and beneath these folders, each once.
+
+    Raises UserError where one of `folders` isn't there or holds no finished run, or the files of one can't be read.
     """
-    found = []
+    found: dict[Path, Run] = {}
     for folder in folders:
-        inside = sorted(summary.parent for summary in folder.glob("*/summary.json"))
-        if (folder / "summary.json").is_file():
-            inside = [folder]
-        if not inside:
-            raise UserError(f"{folder} holds no finished run (a run has finished when its summary.json exists)")
-        found += [read_run(path) for path in inside]
-    return found
+        if not folder.is_dir():
+            raise UserError(f"{folder} is no folder")
+        runs = [path for path, holds_run in walk(folder) if holds_run]
+        finished = [path for path in runs if is_finished(path)]
+        if not finished:
+            others = f" but {len(runs):,} unfinished" if runs else ""
+            raise UserError(f"{folder} holds no finished run{others} (a run has finished when its summary.json exists)")
+        found |= {path: read_run(path) for path in finished}
+    return list(found.values())
+
+
+def find_unfinished(folders: Iterable[Path]) -> list[Path]:
+    """The folders of the runs in and beneath these folders that have not finished, each once."""
+    found = (path for folder in folders for path, holds_run in walk(folder) if holds_run and not is_finished(path))
+    return list(dict.fromkeys(found))
 
 
 @dataclass(frozen=True)

@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from pathlib import Path
+from typing import Any
 
-from mlens.errors import UserError, told_in_one_line
+from mlens import __version__
+from mlens.errors import UserError, exit_on_interrupt, told_in_one_line
 
 # What may differ from the run's own config: what is shown, never which targets are rated.
 MAY_DIFFER = ("history", "prompt", "evaluation.draws", "packing")
+# The metrics that are printed beside the run's own.
+COMPARED = ("rmse", "mae", "accuracy", "nll", "auc", "ndcg_10", "illegal_mass")
 
 
-def main() -> None:
+def main(prog: str = "python -m mlens.evaluation") -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m mlens.evaluation",
+        prog=prog,
         description="Evaluate a finished run's model with other histories: trained under one strategy, tested under "
-        "another. With torchrun -m mlens.evaluation each rank holds the whole model. Writes "
-        "RUN/evaluations/NAME/summary.json and predictions/; a comparison shows the matrix.",
+        "another. With torchrun -m mlens.evaluation each rank holds the whole model. Prints the metrics beside the "
+        "run's own, and writes RUN/evaluations/NAME/summary.json and predictions/; a comparison shows the matrix.",
         epilog="example: python -m mlens.evaluation outputs/2026-01-31/12-00-00 history=fixed_count history.count=20",
     )
+    parser.add_argument("--version", action="version", version=f"mlens {__version__}")
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run")
     parser.add_argument(
         "overrides", nargs="+", metavar="OVERRIDE", help="history=OPTION, history.KEY=VALUE, prompt.KEY=…"
     )
     parser.add_argument("--trust", action="store_true", help="let RUN run code: a class from outside of mlens")
     options = parser.parse_args()
-    with told_in_one_line():
+    with exit_on_interrupt(), told_in_one_line():
         summary = evaluate_under(options.run, options.overrides, options.trust)
         if os.environ["RANK"] == "0":
+            print_beside_run(options.run, summary)
             print(summary)
 
 
@@ -67,22 +74,63 @@ def evaluate_under(run: Path, overrides: list[str], trust: bool = False) -> Path
     dtype = settings.model.dtype
     bf16 = uses_bf16_parameters(dtype, settings.deepspeed.zero_optimization.stage)
     scorer = load_alone(settings, run / "model", inside.tokenizer, dtype, bf16, digest, ranks)
-    collator, metrics = instantiate(config.packing), {}
-    for name, dataset in datasets.items():
-        evaluated = evaluate(scorer, dataset, collator, settings.evaluation.draws)
-        metrics[name] = evaluated.metrics | by_activity(dataset, inside.roles, evaluated.frames)
-        if ranks.main:
-            for made in (folder.parent, folder, folder / "predictions"):
-                ensure_folder(made)
-            atomic_write(folder / "predictions" / f"{name}.parquet", evaluated.frame.write_parquet)
+    collator = instantiate(config.packing)
+    evaluated = {
+        name: evaluate(scorer, dataset, collator, settings.evaluation.draws) for name, dataset in datasets.items()
+    }
     if ranks.main:
         from omegaconf import OmegaConf
 
+        for made in (folder.parent, folder, folder / "predictions"):
+            ensure_folder(made)
+        for name, stage in evaluated.items():
+            atomic_write(folder / "predictions" / f"{name}.parquet", stage.frame.write_parquet)
+        metrics = {
+            name: stage.metrics | by_activity(datasets[name], inside.roles, stage.frames)
+            for name, stage in evaluated.items()
+        }
         history = OmegaConf.to_container(config.history, resolve=True)
         write_json(
             folder / "summary.json", {"overrides": overrides, "history": history, "metrics": metrics, "audit": audited}
         )
     return folder / "summary.json"
+
+
+def print_beside_run(run: Path, summary: Path) -> None:
+    """Print the metrics in the `summary` of an evaluation beside those of the run itself, and what they are a sign
+    of."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from mlens.evaluation.quality import warnings_of
+
+    other = json.loads(summary.read_text(encoding="utf-8"))
+    try:
+        own = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        own = None  # the evaluation is made and saved: the run's file, edited since, must not end it
+    table = Table()
+    for column in ("", "the run", "this evaluation", "difference"):
+        table.add_column(column, justify="right" if column else "left")
+    for stage, metrics in other["metrics"].items():
+        table.add_section()
+        for name in COMPARED:
+            before, now = _number(own, "metrics", stage, name), metrics[name]
+            change = None if before is None or now is None else now - before
+            cells = ("" if value is None else f"{value:.4f}" for value in (before, now))
+            table.add_row(f"{stage} {name}", *cells, "" if change is None else f"{change:+.4f}")
+    console = Console()
+    console.print(table)
+    global_mean = _number(own, "baselines", "test", "full_history", "global_mean", "rmse")
+    for line in warnings_of(other["metrics"]["test"], global_mean):
+        console.print(f"NOTE: {line}", highlight=False, soft_wrap=True)
+
+
+def _number(content: Any, *keys: str) -> float | None:
+    """The number that stands under these keys; None where there is none, as in a file that was edited."""
+    for key in keys:
+        content = content.get(key) if isinstance(content, dict) else None
+    return content if isinstance(content, float) else None
 
 
 if __name__ == "__main__":

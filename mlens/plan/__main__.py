@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 
-from mlens.errors import told_in_one_line
+from mlens import __version__
+from mlens.errors import exit_on_interrupt, told_in_one_line
 
 
-def main() -> None:
+def main(prog: str = "python -m mlens.plan") -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m mlens.plan",
+        prog=prog,
         description="What a run will take, before it takes it: prompt lengths, tokens, steps, memory of each rank part "
         "by part, time and disk; and, where it doesn't fit, what to change. Takes the overrides of train.py, and "
         "hardware=NAME, a choice of conf/hardware/ (this_machine by default). No weights are needed: a model.path with "
@@ -20,12 +21,13 @@ def main() -> None:
         "python -m mlens.plan --multirun history=none,all_previous,random data=ml_latest_small data.path=DIR ; "
         "python -m mlens.plan +experiment=five_way hardware=1xH100 hardware.utilisation=0.4",
     )
+    parser.add_argument("--version", action="version", version=f"mlens {__version__}")
     parser.add_argument("--multirun", "-m", action="store_true", help="plan every job of a sweep, a column for each")
     parser.add_argument(
         "overrides", nargs="*", metavar="OVERRIDE", help="as for train.py; hardware=NAME, hardware.KEY=…"
     )
     options = parser.parse_intermixed_args()
-    with told_in_one_line(result_on_stdout=True):
+    with exit_on_interrupt(), told_in_one_line(result_on_stdout=True):
         plan_and_tell(options.overrides, options.multirun)
 
 

@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from io import BufferedWriter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlens.errors import UserError, told_in_one_line
+from mlens import __version__
+from mlens.errors import UserError, exit_on_interrupt, told_in_one_line
 
 if TYPE_CHECKING:
     import polars as pl
 
     from mlens.predict.ask import Asked
-    from mlens.predict.predictor import Predictor
+    from mlens.predict.predictor import Prompter
 
 # Rows a user on the screen.
 SHOWN = 10
+# More predictions than this are made with --all only.
+MOST = 100_000
 
 
-def main() -> None:
+def main(prog: str = "python -m mlens.predict") -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m mlens.predict",
+        prog=prog,
         description="Rate movies for users, given their histories, with the model that a run left: the probability of "
         "every legal rating and the expected one, the best movies first.",
         epilog="example: python -m mlens.predict outputs/2026-01-31/12-00-00 --history ratings.csv --movies movies.csv "
         "--output predictions.csv",
     )
+    parser.add_argument("--version", action="version", version=f"mlens {__version__}")
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run, or its model/ alone")
     parser.add_argument(
         "--history",
@@ -46,6 +51,14 @@ def main() -> None:
         "them), context; MovieLens' movies.csv is such a file",
     )
     parser.add_argument(
+        "--user",
+        nargs="+",
+        action="extend",
+        metavar="ID",
+        help="predict for these users of the history only, by their ids in it",
+    )
+    parser.add_argument("--all", action="store_true", help=f"make more than {MOST:,} predictions, if there are so many")
+    parser.add_argument(
         "--output", type=Path, metavar="FILE", help=".csv, .json or .parquet (without: a table on the screen)"
     )
     parser.add_argument("--top", type=int, metavar="N", help=f"each user's best N only (on the screen {SHOWN})")
@@ -60,7 +73,7 @@ def main() -> None:
         help="let the folder run code: a history strategy from outside of mlens, a base model's own code",
     )
     options = parser.parse_args()
-    with told_in_one_line(result_on_stdout=options.output is None):
+    with exit_on_interrupt(), told_in_one_line(result_on_stdout=options.output is None):
         run(options)
 
 
@@ -72,11 +85,23 @@ def run(options: argparse.Namespace) -> None:
         raise UserError("--prompts needs --output FILE, and goes without --top")
     if options.output is not None:
         _writer(options.output)
-    from mlens.predict.predictor import Predictor, Prompter
+    from rich.console import Console
 
-    prompter = Prompter.from_run(options.run, options.trust)
-    asked = prompter.ask(options.history, options.movies)
-    frame = prompter.prompts(asked) if options.prompts else _rank(Predictor.of(prompter), asked)
+    from mlens.predict.progress import progress_bars
+
+    with Console(stderr=True).status("reading the model's settings and the files …"):
+        from mlens.predict.predictor import Prompter
+
+        prompter = Prompter.from_run(options.run, options.trust)
+        asked = prompter.ask(options.history, options.movies, options.user, None if options.all else MOST)
+    users = len(set(asked.stage.user.tolist()))
+    counted = f"{len(asked.stage):,} predictions for {users:,} user{'s' * (users != 1)}"
+    print(counted, file=sys.stderr, flush=True)
+    if options.prompts:
+        with progress_bars(["planning"], len(asked.stage)) as (planned,):
+            frame = prompter.prompts(asked, planned)
+    else:
+        frame = _rank(prompter, asked)
     if options.top is not None or options.output is None:
         frame = frame.filter(frame["rank"] <= (options.top or SHOWN))
     if options.output is None:
@@ -89,16 +114,21 @@ def run(options: argparse.Namespace) -> None:
         print(options.output)
 
 
-def _rank(predictor: Predictor, asked: Asked) -> pl.DataFrame:
+def _rank(prompter: Prompter, asked: Asked) -> pl.DataFrame:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        total = len(asked.stage) * predictor.prompter.exported.evaluation.draws
-        bar = progress.add_task("movies", total=total)
-        return predictor.rank(asked, lambda done: progress.advance(bar, done))
+    from mlens.evaluation.quality import warnings_of
+    from mlens.predict.predictor import Predictor
+    from mlens.predict.progress import progress_bars
+
+    with Console(stderr=True).status("loading the model …"):
+        predictor = Predictor.of(prompter)
+    total = len(asked.stage) * prompter.exported.evaluation.draws
+    with progress_bars(["planning", "predicting"], total) as (planned, scored):
+        frame = predictor.rank(asked, planned, scored)
+    for line in warnings_of({"illegal_mass": frame["illegal_mass"].mean()}):
+        print(f"NOTE: {line}", file=sys.stderr, flush=True)
+    return frame
 
 
 def _writer(file: Path) -> Callable[[pl.DataFrame, BufferedWriter], object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,9 @@ from mlens.errors import UserError
 from mlens.predict.given import Given
 from mlens.prompt.settings import Ablation
 
+# Users that an error quotes.
+QUOTED = 6
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -32,13 +36,23 @@ class Asked:
     left_out: int
 
 
-def ask(history: Given, movies: Given, scale: tuple[float, ...], ablation: Ablation) -> Asked:
+def ask(
+    history: Given,
+    movies: Given,
+    scale: tuple[float, ...],
+    ablation: Ablation,
+    users: Sequence[str] | None = None,
+    at_most: int | None = None,
+) -> Asked:
     """Every user's movies to be rated: those of their own, where `movies` has users, else all that they haven't rated.
+
+    users: ids of the only users to predict for (None: all)
+    at_most: how many predictions may be made (None: any number)
 
     Movies are known by their ids where both sides have them, else by their text, `Title (Genres)`. Raises UserError,
     naming file and line, where a column is missing that the ablation or a title needs, a movie stands twice or has two
-    titles, a user's own movie is one of their history, a user has no history, nothing is left to rate, or a rating or
-    time can't be one.
+    titles, a user's own movie is one of their history, a user has no history, nothing is left to rate, a rating or
+    time can't be one, one of `users` isn't there, or there are more than `at_most` predictions to make.
     """
     _require_columns(history, movies, ablation)
     rated, asked = _rated(history), movies.frame
@@ -50,6 +64,10 @@ def ask(history: Given, movies: Given, scale: tuple[float, ...], ablation: Ablat
             raise UserError(f"{history.file} has no titles: give them, or a column movie in {movies.file} too")
         rated, asked = (frame.with_columns(movie=_text_of_movie()) for frame in (rated, asked))
     titles = _titles(history, rated, movies, asked)
+    if users is not None:
+        rated, asked = _of_users(history, rated, movies, asked, users)
+    if at_most is not None:
+        _require_few(rated, movies, asked, at_most)
     rated, pairs, left_out = _pairs(history, rated, movies, asked)
     if pairs.is_empty():
         raise UserError(f"{movies.file}: nothing to rate: every movie in it stands in the history of {history.file}")
@@ -132,6 +150,40 @@ def _titles(history: Given, rated: pl.DataFrame, movies: Given, asked: pl.DataFr
         unknown = rated.join(titles, on="movie", how="anti", maintain_order="left")
         history.refuse_any(unknown, f"the movie is not in {movies.file}, and has no title here", "movie")
     return titles.drop("line")
+
+
+def _of_users(
+    history: Given, rated: pl.DataFrame, movies: Given, asked: pl.DataFrame, users: Sequence[str]
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The rows of these users only. Raises UserError where one has no history, or none a movie to be rated."""
+    if not history.has("user"):
+        raise UserError(f"{history.file} has no column user to choose by: give all of its ratings")
+    own = pl.col("user").cast(pl.String)
+    known = rated.select(own.unique(maintain_order=True)).to_series()
+    for user in users:
+        if user not in known:
+            some = ", ".join(known.head(QUOTED)) + (", …" if len(known) > QUOTED else "")
+            raise UserError(f"{history.file}: user {user} isn't among its {len(known):,} users: {some}")
+    if movies.has("user"):
+        asked = asked.filter(own.is_in(users))
+        if asked.is_empty():
+            raise UserError(f"{movies.file}: nothing to rate: it has no movies for {', '.join(users)}")
+    return rated.filter(own.is_in(users)), asked
+
+
+def _require_few(rated: pl.DataFrame, movies: Given, asked: pl.DataFrame, at_most: int) -> None:
+    """Raises UserError where more than `at_most` predictions would be made: they are counted before they are listed."""
+    if movies.has("user"):
+        users, number = asked["user"].n_unique(), len(asked)
+    else:
+        users = max(1, rated["user"].n_unique())
+        known = rated.join(asked, on="movie", how="semi").select("user", "movie").n_unique()
+        number = users * len(asked) - known
+    if number > at_most:
+        raise UserError(
+            f"{number:,} predictions for {users:,} users are more than {at_most:,}: choose users with --user ID, or "
+            "give --all to make all of them"
+        )
 
 
 def _pairs(

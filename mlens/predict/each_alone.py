@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,9 +16,11 @@ from mlens.history.selection import Strategy
 @dataclass(frozen=True)
 class EachAlone:
     """What `strategy` shows to a user's only target. Where a history is cut, a strategy may go on from the user's
-    targets before (prompt.trim=strided does); here these are other movies of a list, whose order must not matter."""
+    targets before (prompt.trim=strided does); here these are other movies of a list, whose order must not matter.
+    `progress` is told of each target that a history was chosen for."""
 
     strategy: Strategy
+    progress: Callable[[int], None] = lambda _: None
 
     def select(self, table: RatingTable, stage: Stage, budget: Budget, trim: str, seed: int, epoch: int) -> ChosenAlone:
         number = np.zeros(len(stage), dtype=np.int64)
@@ -34,6 +37,7 @@ class EachAlone:
             if number[t] == len(histories):
                 histories.append(places)
             wanted[t], sections[t] = selection.wanted(only)[0], selection.sections(only)[0]
+            self.progress(1)
         return ChosenAlone(histories, number, wanted, sections)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 
 Rows = pl.DataFrame | Iterable[Mapping[str, Any]]
 Source = Rows | str | Path
+# Is told how many more movies are done.
+Progress = Callable[[int], None]
+
+
+def _ignore(_: int) -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -43,27 +49,30 @@ class Prompter:
         exported = read_exported(Path(path), trust)
         return cls(exported, load_exported_tokenizer(exported.folder))
 
-    def ask(self, user_history: Source, movies: Source) -> Asked:
-        """Each is a file (.csv or .json), a frame or records. Raises UserError where they can't be used."""
+    def ask(
+        self, user_history: Source, movies: Source, users: Sequence[str] | None = None, at_most: int | None = None
+    ) -> Asked:
+        """Each is a file (.csv or .json), a frame or records; `users` and `at_most` as in `ask`. Raises UserError where
+        they can't be used."""
         given = {
             kind: read_given(Path(rows), kind, self.exported.scale)
             if isinstance(rows, str | Path)
             else as_given(rows, kind, Path(name))
             for kind, name, rows in (("history", "user_history", user_history), ("movies", "movies", movies))
         }
-        return ask(given["history"], given["movies"], self.exported.scale, self.exported.ablation)
+        return ask(given["history"], given["movies"], self.exported.scale, self.exported.ablation, users, at_most)
 
-    def dataset(self, asked: Asked) -> RatingDataset:
+    def dataset(self, asked: Asked, planned: Progress = _ignore) -> RatingDataset:
         """The prompts, each with the history that the run's strategy shows to it in evaluation."""
         exported = self.exported
         renderer = make_renderer(asked.table, exported.prompt, exported.ablation, self.tokenizer, exported.chat_frame)
         seed = exported.evaluation.seed
-        return RatingDataset(asked.table, asked.stage, EachAlone(exported.history), renderer, seed)
+        return RatingDataset(asked.table, asked.stage, EachAlone(exported.history, planned), renderer, seed)
 
-    def prompts(self, asked: Asked) -> pl.DataFrame:
+    def prompts(self, asked: Asked, planned: Progress = _ignore) -> pl.DataFrame:
         """A row for each movie to be rated: `prompt` as text, its `prompt_token_ids`, and `text_is_enough`: whether the
         tokenizer gives these ids for the text, as a server would take it. With several draws, the first one's."""
-        dataset = self.dataset(asked)
+        dataset = self.dataset(asked, planned)
         texts = [dataset.text(i) for i in range(len(dataset))]
         ids = [sample.prompt.tolist() for sample in dataset]
         again = [self.tokenizer(text)["input_ids"] for text in texts]
@@ -115,11 +124,12 @@ class Predictor:
         """
         return self.rank(self.prompter.ask(user_history, movies))
 
-    def rank(self, asked: Asked, progress: Callable[[int], None] = lambda _: None) -> pl.DataFrame:
-        """The same for what was asked. `progress` is told of the movies that were scored, once a draw."""
-        exported, dataset = self.prompter.exported, self.prompter.dataset(asked)
+    def rank(self, asked: Asked, planned: Progress = _ignore, scored: Progress = _ignore) -> pl.DataFrame:
+        """The same for what was asked. `planned` is told of the movies that a history was chosen for, `scored` of those
+        that were scored, each once a draw."""
+        exported, dataset = self.prompter.exported, self.prompter.dataset(asked, planned)
         drawn = [dataset, *(dataset.at(draw) for draw in range(1, exported.evaluation.draws))]
-        predictions = Predictions.averaged([predict(self.scorer, one, exported.packing, progress) for one in drawn])
+        predictions = Predictions.averaged([predict(self.scorer, one, exported.packing, scored) for one in drawn])
         used = np.array([len(dataset.history(i)) for i in range(len(dataset))], dtype=np.int64)
         frame = _who(asked).with_columns(
             **rating_columns(predictions, exported.scale),

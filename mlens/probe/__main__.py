@@ -5,25 +5,27 @@ from __future__ import annotations
 import argparse
 from functools import partial
 
-from mlens.errors import UserError, told_in_one_line
+from mlens import __version__
+from mlens.errors import UserError, exit_on_interrupt, told_in_one_line
 
 # Tokens that a model must be made for: the examples, a beginning and an answer take some 300.
 LONGEST = 512
 
 
-def main() -> None:
+def main(prog: str = "python -m mlens.probe") -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m mlens.probe",
+        prog=prog,
         description="Ask a model, as it is before any training here, for titles and ratings of the data set by their "
         "ids. A model that recalls more than one in ten has read these files: its results on them are no results on "
         "new data.",
         epilog="example: python -m mlens.probe model=qwen3_0_6b data=ml_1m --questions 1000",
     )
+    parser.add_argument("--version", action="version", version=f"mlens {__version__}")
     parser.add_argument("overrides", nargs="+", metavar="OVERRIDE", help="model=… data=… and others of train.py's")
     parser.add_argument("--questions", type=int, default=500, help="how many of each kind (500)")
     parser.add_argument("--seed", type=int, default=0, help="of what is asked (0)")
     options = parser.parse_intermixed_args()
-    with told_in_one_line(result_on_stdout=True):
+    with exit_on_interrupt(), told_in_one_line(result_on_stdout=True):
         probe(options.overrides, options.questions, options.seed)
 
 

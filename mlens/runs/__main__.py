@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlens.errors import UserError, one_line, told_in_one_line
+from mlens import __version__
+from mlens.errors import UserError, exit_on_interrupt, one_line, told_in_one_line
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,9 +22,9 @@ PIPED = 200
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
-def main() -> None:
+def main(prog: str = "python -m mlens.runs") -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m mlens.runs",
+        prog=prog,
         description="List the runs and sweeps beneath folders: state, result, time and size. With --clean, remove\n"
         "the checkpoints of finished runs: models and predictions stay, and the checkpoints are of use only for\n"
         "training a run longer.",
@@ -31,6 +32,7 @@ def main() -> None:
         "  python -m mlens.runs outputs --clean --keep best --dry-run",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"mlens {__version__}")
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR")
     parser.add_argument("--sort", choices=("time", "rmse"), default="time", help="newest last, or best test RMSE first")
     parser.add_argument("--clean", action="store_true", help="remove checkpoints of finished runs, after asking")
@@ -40,7 +42,7 @@ def main() -> None:
     options = parser.parse_args()
     if not options.clean and (options.keep or options.dry_run or options.yes):
         parser.error("--keep, --dry-run and --yes go with --clean")
-    with told_in_one_line(result_on_stdout=True):
+    with exit_on_interrupt(), told_in_one_line(result_on_stdout=True):
         if options.clean:
             clean(options.folders, options.keep == "best", options.dry_run, options.yes)
         else:

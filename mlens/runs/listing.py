@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hydra_plugins.mlens_launcher._ledger import FAILED, STOPPED, WAITING, Job, read_ledger
 from mlens.comparison.forms import read_config
-from mlens.comparison.runs import read_run, strategy_label
+from mlens.comparison.runs import is_run, read_run, strategy_label, walk
 from mlens.config import flatten
 from mlens.engine.manifest import checkpoint_name, read_manifest, saved_steps
 from mlens.errors import UserError
@@ -60,10 +60,8 @@ def list_runs(folders: Iterable[Path]) -> list[Listed]:
             raise UserError(f"{folder} is no folder")
         here: dict[Path, Listed] = {}
         ledger = cache(_read_ledger)
-        for path, names, _ in os.walk(folder):
-            at = Path(path)
-            if is_run(at):
-                names.clear()
+        for at, found_here in walk(folder):
+            if found_here:
                 jobs, _ = ledger(at.parent)
                 here[at] = _describe(at, jobs.get(at.name))
                 continue
@@ -77,11 +75,6 @@ def list_runs(folders: Iterable[Path]) -> list[Listed]:
             raise UserError(f"{folder} holds no run (a run's folder has .hydra/config.yaml or summary.json)")
         found |= here
     return list(found.values())
-
-
-def is_run(path: Path) -> bool:
-    folder = RunFolder(path)
-    return folder.begun or folder.summary.is_file()
 
 
 def _read_ledger(sweep: Path) -> tuple[dict[str, Job], str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mlens.errors import UserError, told_in_one_line
+from mlens import __version__
+from mlens.errors import UserError, exit_on_interrupt, told_in_one_line
 
 OWN = ("user", "t", "movie", "stage")
 HELP = """\
@@ -21,22 +22,23 @@ examples:
 """
 
 
-def main() -> None:
+def main(prog: str = "python -m mlens.show") -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m mlens.show",
+        prog=prog,
         usage="%(prog)s [RUN] user=ID [t=N | movie=ID] [stage=train|val|test] [OVERRIDE ...] [--all] [--trust]",
         description="Show what the model sees of one rating that it is to predict: which earlier ratings were chosen,\n"
         "trimmed or hidden and why, the prompt, its token ids, and the row it lands in. No model is loaded.",
         epilog=HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"mlens {__version__}")
     parser.add_argument(
         "words", nargs="+", metavar="WORD", help="RUN, user=, t=, movie=, stage=, and overrides of train.py"
     )
     parser.add_argument("--all", action="store_true", help="every rating of the user and every piece of the prompt")
     parser.add_argument("--trust", action="store_true", help="let RUN run code: a class from outside of mlens")
     options = parser.parse_args()
-    with told_in_one_line(result_on_stdout=True):
+    with exit_on_interrupt(), told_in_one_line(result_on_stdout=True):
         show(options.words, options.all, options.trust)
 
 

@@ -30,9 +30,15 @@ class Asked:
 
 
 def find_target(
-    table: RatingTable, roles: np.ndarray, split: Split, stages: Mapping[str, Stage], asked: Asked
+    table: RatingTable,
+    roles: np.ndarray,
+    split: Split,
+    stages: Mapping[str, Stage],
+    asked: Asked,
+    max_eval_users: int | None = None,
 ) -> tuple[str, int]:
-    """The name of its stage, and its place among that stage's targets. Raises UserError, which tells what there is."""
+    """The name of its stage, and its place among that stage's targets. max_eval_users: evaluation.max_users of these
+    stages. Raises UserError, which tells what there is."""
     user = _find_id(table.users["id"], asked.user, "user", "users")
     first, stop = int(table.user_offsets[user]), int(table.user_offsets[user + 1])
     own = roles[first:stop]
@@ -47,15 +53,18 @@ def find_target(
     elif asked.movie is not None:
         place = _place_of_movie(table, asked, np.asarray(table.movie[first:stop]))
     else:
-        return _last_target(stages, user, own, asked)
+        return _last_target(table, stages, user, own, asked, max_eval_users)
     role = STAGES[own[place]]
     if asked.stage not in (None, role):
         raise UserError(f"t={place} of user {asked.user} is a {role} rating: {_told_roles(own)}")
     targets = stages[role].targets if role in stages else np.zeros(0, dtype=np.int64)
     i = int(np.searchsorted(targets, first + place))
     if i == len(targets) or targets[i] != first + place:
+        if role != STAGES[TRAIN]:
+            raise UserError(_not_evaluated(table, stages, role, asked, max_eval_users))
         raise UserError(
-            f"t={place} of user {asked.user} is a {role} rating, and no target: {_why_no_target(role, split)}"
+            f"t={place} of user {asked.user} is a train rating, and no target: split.max_train_targets_per_user="
+            f"{split.max_train_targets_per_user} drew others of this user (it still serves as history)"
         )
     return role, i
 
@@ -81,18 +90,33 @@ def _place_of_movie(table: RatingTable, asked: Asked, movies: np.ndarray) -> int
     raise UserError(f"user {asked.user} has rated movie {asked.movie}, {title}, {len(places)} times: give {told}")
 
 
-def _last_target(stages: Mapping[str, Stage], user: int, own: np.ndarray, asked: Asked) -> tuple[str, int]:
+def _last_target(
+    table: RatingTable,
+    stages: Mapping[str, Stage],
+    user: int,
+    own: np.ndarray,
+    asked: Asked,
+    max_eval_users: int | None,
+) -> tuple[str, int]:
     for name in reversed(STAGES) if asked.stage is None else (asked.stage,):
         if name in stages and (stages[name].user == user).any():
             return name, int(np.flatnonzero(stages[name].user == user)[-1])
+    if asked.stage is not None and asked.stage != STAGES[TRAIN] and (own == STAGES.index(asked.stage)).any():
+        raise UserError(_not_evaluated(table, stages, asked.stage, asked, max_eval_users))
     raise UserError(f"user {asked.user} has no {asked.stage or ''} target".replace("  ", " ") + f": {_told_roles(own)}")
 
 
-def _why_no_target(role: str, split: Split) -> str:
-    if role == "train":
-        most = split.max_train_targets_per_user
-        return f"split.max_train_targets_per_user={most} drew others of this user (it still serves as history)"
-    return "evaluation.max_users drew other users"
+def _not_evaluated(
+    table: RatingTable, stages: Mapping[str, Stage], stage: str, asked: Asked, max_eval_users: int | None
+) -> str:
+    """Why a user with ratings of this stage has no target in it, and what to do."""
+    drawn = np.unique(stages[stage].user)
+    some = ", ".join(str(table.users["id"][int(user)]) for user in drawn[:QUOTED]) + ", …" * (len(drawn) > QUOTED)
+    return (
+        f"user {asked.user} isn't among the evaluated users: evaluation.max_users={max_eval_users} took a sample. Look "
+        f"at a user of the sample ({some}), at a training rating (stage=train), or, without RUN, set "
+        "evaluation.max_users=null"
+    )
 
 
 def _told_roles(roles: np.ndarray) -> str:

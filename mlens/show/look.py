@@ -43,7 +43,7 @@ def look_at(inside: Inside, asked: Asked, run: Path | None = None) -> Look:
     Raises UserError where there is no such target, or the run has no prediction for it.
     """
     settings, table, roles = inside.settings, inside.table, inside.roles
-    name, i = find_target(table, roles, settings.split, inside.stages, asked)
+    name, i = find_target(table, roles, settings.split, inside.stages, asked, settings.evaluation.max_users)
     dataset = inside.dataset(name)
     target = int(dataset.stage.targets[i])
     training = roles[target] == TRAIN

@@ -79,7 +79,6 @@ def _notes(metrics: dict, baselines: dict, stage: str) -> list[str]:
     best = name, errors["rmse"]
     found = warnings_of(metrics, baselines["global_mean"]["rmse"], best)
     if not found and metrics["rmse"] >= best[1]:
-        found = [
-            f"the model doesn't beat {name.replace('_', ' ')} on {stage} (RMSE {metrics['rmse']:.4f}, {best[1]:.4f})"
-        ]
+        ours = f"RMSE {metrics['rmse']:.4f} against {best[1]:.4f}"
+        found = [f"the model doesn't beat {name.replace('_', ' ')} on {stage} ({ours})"]
     return found

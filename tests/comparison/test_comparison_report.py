@@ -56,8 +56,23 @@ def test_a_folder_without_finished_runs_is_refused(tmp_path):
         find_runs([tmp_path])
     make_run(tmp_path / "a")
     (tmp_path / "a" / "summary.json").unlink()
-    with pytest.raises(UserError, match="no finished run"):
+    with pytest.raises(UserError, match="no finished run but 1 unfinished"):
         find_runs([tmp_path])
+    with pytest.raises(UserError, match="is no folder"):
+        find_runs([tmp_path / "nowhere"])
+
+
+def test_runs_are_found_at_any_depth_and_unfinished_ones_are_named_and_left_out(tmp_path):
+    make_sweep(tmp_path / "multirun" / "one")
+    run = make_run(tmp_path / "outputs" / "day" / "time", "random", {"ratio": 0.3})
+    make_run(run / "copies" / "a")  # lies in a run
+    unfinished = make_run(tmp_path / "outputs" / "day" / "later", seed=3)
+    (unfinished / "summary.json").unlink()
+    folders = [tmp_path, tmp_path / "multirun"]
+    names = ["multirun/one/all_0", "multirun/one/count_0", "multirun/one/none_0", "outputs/day/time"]
+    assert [found.folder for found in find_runs(folders)] == [tmp_path / name for name in names]
+    assert report(folders, tmp_path / "out").refused == [f"{unfinished}: the run has not finished"]
+    assert f"not compared: {unfinished}" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_targets_of_one_user_are_refused(tmp_path):
@@ -203,8 +218,8 @@ def change_metrics(folder, **values):
 
 
 def test_the_first_sentence_says_where_nothing_was_learned_or_no_baseline_is_beaten(tmp_path):
-    make_run(tmp_path / "a" / "one", "none", error=1.7)
-    make_run(tmp_path / "a" / "two", "all_previous", error=1.5)
+    make_run(tmp_path / "a" / "one", "none", error=2.0)
+    make_run(tmp_path / "a" / "two", "all_previous", error=1.8)
     results, _ = results_of(tmp_path / "a")
     assert answer(results).startswith("No arm beats user mean so far (1.1000). all_previous has the lowest test RMSE")
     change_metrics(tmp_path / "a" / "one", illegal_mass=0.9999)
@@ -337,7 +352,7 @@ def test_the_command_tells_a_wrong_folder_in_one_line(tmp_path, folders):
     make_run(tmp_path / "a")
     command = [sys.executable, "-m", "mlens.comparison", *folders]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.startswith("error: missing holds no finished run")
+    assert done.returncode == 2 and done.stderr.startswith("error: missing is no folder")
     assert done.stderr.count("\n") == 1 and not (tmp_path / "comparison").exists()
 
 

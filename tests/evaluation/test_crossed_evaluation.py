@@ -1,5 +1,6 @@
 """A trained model under another strategy than its own."""
 
+import json
 import subprocess
 import sys
 
@@ -11,7 +12,9 @@ from runs import ROOT, child_environment, run_here, summary_of
 from mlens.compose import run_config
 from mlens.config import check
 from mlens.errors import UserError
-from mlens.evaluation.__main__ import evaluate_under
+from mlens.evaluation import evaluate as module
+from mlens.evaluation.__main__ import COMPARED, evaluate_under, print_beside_run
+from mlens.evaluation.evaluate import evaluate
 from mlens.model.load import Holding, load_exported_tokenizer, load_trained
 
 
@@ -73,11 +76,47 @@ def test_the_command_on_two_ranks_says_once_where_it_wrote_and_refuses_to_do_it_
     )
     folder = run / "evaluations" / "history=none"
     assert first.returncode == 0, first.stderr
-    assert first.stdout.splitlines() == [str(folder / "summary.json")]
+    *table, last = first.stdout.splitlines()
+    assert last == str(folder / "summary.json") and sum("test rmse" in line for line in table) == 1
     assert again.returncode == 2 and "holds this evaluation already" in again.stderr.splitlines()[-1]
     alone = evaluate_under(run, ["history=none", "packing.row_tokens=1024"]).parent
     of_two, of_one = (pl.read_parquet(path / "predictions" / "test.parquet") for path in (folder, alone))
     assert_frame_equal(of_two, of_one, abs_tol=1e-6, rel_tol=0)
+
+
+def test_its_metrics_are_printed_beside_the_runs_own(tmp_path, capsys):
+    figures = dict.fromkeys(COMPARED, 0.5)
+    baselines = {"test": {"full_history": {"global_mean": {"rmse": 0.7}}}}
+    own = {"metrics": {"val": figures, "test": {**figures, "rmse": 0.6, "auc": "high"}}, "baselines": baselines}
+    summary = tmp_path / "other.json"
+    summary.write_text(json.dumps({"metrics": {"val": figures, "test": {**figures, "rmse": 0.75, "nll": None}}}))
+    file = tmp_path / "summary.json"
+    file.write_text(json.dumps(own))
+    print_beside_run(tmp_path, summary)
+    printed = capsys.readouterr().out
+    rows = {line.split("│")[1].strip(): line for line in printed.splitlines() if line.startswith("│")}
+    cells = {name: [cell.strip() for cell in row.split("│")[2:-1]] for name, row in rows.items()}
+    assert list(cells) == [f"{stage} {name}" for stage in ("val", "test") for name in COMPARED]
+    assert cells["val rmse"] == ["0.5000", "0.5000", "+0.0000"]
+    assert cells["test rmse"] == ["0.6000", "0.7500", "+0.1500"]
+    assert cells["test auc"] == ["", "0.5000", ""] and cells["test nll"] == ["0.5000", "", ""]
+    assert "NOTE: the model is worse than predicting the global mean (RMSE 0.7500 against 0.7000)" in printed
+    for edited in ("{", "[]"):
+        file.write_text(edited)
+        print_beside_run(tmp_path, summary)
+        assert "0.7500" in capsys.readouterr().out
+
+
+def test_an_evaluation_that_is_interrupted_leaves_nothing(run, monkeypatch):
+    def interrupted(scorer, dataset, *_):
+        if dataset.stage.name == "test":
+            raise KeyboardInterrupt
+        return evaluate(scorer, dataset, *_)
+
+    monkeypatch.setattr(module, "evaluate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_under(run, ["history=random"])
+    assert not (run / "evaluations" / "history=random").exists()
 
 
 def test_what_serves_training_alone_is_left_out_of_the_model(run):

@@ -6,7 +6,9 @@ import sys
 import polars as pl
 import pytest
 
+from mlens.predict import progress
 from mlens.predict.__main__ import main
+from mlens.predict.predictor import Predictor
 
 HISTORY = "user,title,genres,rating\n" + "".join(
     f"{user},Film {i} (19{i}0),Drama|War,{1 + (i + user) % 5}\n" for user in (1, 2) for i in range(1, 6)
@@ -84,6 +86,29 @@ def test_prompts(predict, all_previous, tmp_path):
 def test_what_cannot_be_done_is_one_line(predict, options, message):
     code, printed = predict(*options)
     assert code == 2 and printed.err.startswith(f"error: {message}") and printed.err.count("\n") == 1
+
+
+def test_many_predictions_are_refused_before_the_weights_are_loaded(predict, monkeypatch):
+    monkeypatch.setattr("mlens.predict.__main__.MOST", 25)
+    monkeypatch.setattr(Predictor, "of", lambda *_: pytest.fail("the weights were loaded"))
+    code, printed = predict()
+    assert code == 2 and printed.err == (
+        "error: 26 predictions for 2 users are more than 25: choose users with --user ID, or give --all to make all of "
+        "them\n"
+    )
+    code, printed = predict("--all", "--prompts", "--output", "all.json")
+    assert code == 0 and printed.err == "26 predictions for 2 users\n"
+    code, printed = predict("--user", "2", "--prompts", "--output", "one.json")
+    assert code == 0 and printed.err == "13 predictions for 1 user\n"
+
+
+def test_how_long_it_takes_is_said_and_that_the_answer_format_is_not_learned(predict, monkeypatch):
+    monkeypatch.setattr(progress, "MEASURED", -1)
+    _, printed = predict()
+    number, planning, predicting, note = printed.err.splitlines()
+    assert number == "26 predictions for 2 users"
+    assert planning.startswith("planning 26 takes about ") and predicting.startswith("predicting 26 takes about ")
+    assert note.startswith("NOTE: the model has not learned the answer format: ")
 
 
 def test_text_that_holds_a_token_is_told(all_previous):

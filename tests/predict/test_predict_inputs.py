@@ -1,6 +1,7 @@
 """What can be given to be predicted: the same in every form, and what can't be used is refused where it stands."""
 
 import json
+import re
 
 import polars as pl
 import pytest
@@ -17,13 +18,13 @@ GOOD = HISTORY + "1,10,Heat (1995),Action|Crime,4.5,100\n1,11,Ronin (1998),(no g
 MOVIES = "movie,title,genres\n12,Alien (1979),Horror|Sci-Fi\n13,Brazil (1985),\n"
 
 
-def asked(tmp_path, history, movies, ablation=HISTORY_ONLY, ends=(".csv", ".csv")):
+def asked(tmp_path, history, movies, ablation=HISTORY_ONLY, ends=(".csv", ".csv"), **bounds):
     given = []
     for kind, content, end in zip(("history", "movies"), (history, movies), ends, strict=True):
         file = tmp_path / f"{kind}{end}"
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
         given.append(read_given(file, kind, HALF_STARS))
-    return ask(*given, HALF_STARS, ablation)
+    return ask(*given, HALF_STARS, ablation, **bounds)
 
 
 def told(asked) -> list[tuple]:
@@ -96,6 +97,39 @@ def test_movielens_files_as_they_are(tmp_path):
         (2, "Brazil (1985) ()"),
     ]
     assert found.left_out == 3
+
+
+RATINGS = "user,movie,rating,timestamp\n1,10,4,1\n1,11,4,2\n1,10,3,3\n2,12,4,1\n20,13,2,1\n"
+# Every movie is in it, so that all of them have titles.
+FOR_ALL = "movie,title\n10,A\n11,B\n12,C\n13,D\n"
+FOR_EACH = "user,movie,title\n20,10,A\n20,11,B\n20,12,C\n1,13,D\n"
+
+
+@pytest.mark.parametrize(("movies", "number", "users"), [(FOR_ALL, 2 + 3 + 3, 3), (FOR_EACH, 4, 2)])
+def test_predictions_are_counted_before_they_are_listed(tmp_path, movies, number, users):
+    assert len(asked(tmp_path, RATINGS, movies, at_most=number).stage) == number
+    with pytest.raises(UserError) as refused:
+        asked(tmp_path, RATINGS, movies, at_most=number - 1)
+    assert str(refused.value).startswith(f"{number} predictions for {users} users are more than {number - 1}: ")
+
+
+@pytest.mark.parametrize("movies", [FOR_ALL, FOR_EACH])
+def test_users_are_chosen_by_their_ids(tmp_path, movies):
+    every, chosen = asked(tmp_path, RATINGS, movies), asked(tmp_path, RATINGS, movies, users=["20"])
+    assert told(chosen) == [line for line in told(every) if line[0] == 20] and len(told(chosen)) == 3
+
+
+@pytest.mark.parametrize(
+    ("history", "movies", "said"),
+    [
+        (RATINGS, FOR_ALL, "history.csv: user 3 isn't among its 3 users: 1, 2, 20"),
+        ("rating,title\n4,A\n", "title\nB\n", "history.csv has no column user to choose by"),
+        (RATINGS.replace("2,12", "3,12"), FOR_EACH, "movies.csv: nothing to rate: it has no movies for 3"),
+    ],
+)
+def test_users_that_cannot_be_chosen_are_refused(tmp_path, history, movies, said):
+    with pytest.raises(UserError, match=re.escape(said)):
+        asked(tmp_path, history, movies, users=["3"])
 
 
 def test_a_list_of_users_as_training_reads_it(tmp_path):

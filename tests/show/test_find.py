@@ -18,7 +18,7 @@ def found(asked, split=Split("temporal"), users=(TEN, THREE, AGAIN), max_users=N
     table = make_table([list(user) for user in users], **ids)
     roles = assign_roles(table, split)
     stages = make_stages(table, roles, split, max_users)
-    name, i = find_target(table, roles, split, stages, asked)
+    name, i = find_target(table, roles, split, stages, asked, max_users)
     return name, int(stages[name].targets[i])
 
 
@@ -73,9 +73,16 @@ def test_a_rating_that_is_no_target_says_why():
         found(Asked("1", t=next(t for t in range(8) if t not in drawn)), few)
     kept = [user for user in ("1", "3") if _is_target(Asked(user, stage="test"), Split("temporal"), 1)]
     (left_out,) = {"1", "3"} - set(kept)
-    last = 9 if left_out == "1" else 4
-    with pytest.raises(UserError, match=r"is a test rating, and no target: evaluation\.max_users drew other users"):
-        found(Asked(left_out, t=last), max_users=1)
+    for asked in (Asked(left_out, t=9 if left_out == "1" else 4), Asked(left_out, stage="test")):
+        with pytest.raises(UserError) as refused:
+            found(asked, max_users=1)
+        assert str(refused.value) == (
+            f"user {left_out} isn't among the evaluated users: evaluation.max_users=1 took a sample. Look at a user of "
+            f"the sample ({kept[0]}), at a training rating (stage=train), or, without RUN, set "
+            "evaluation.max_users=null"
+        )
+    with pytest.raises(UserError, match="user 2 has no test target: t=0–2 train"):
+        found(Asked("2", stage="test"), max_users=1)
 
 
 def _is_target(asked, split, max_users=None):

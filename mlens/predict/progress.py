@@ -1,0 +1,51 @@
+"""How far predicting has come: bars on a terminal, else a line about how long it takes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+# Seconds of work after which its speed is known, and worth a line.
+MEASURED = 5.0
+
+
+@contextmanager
+def progress_bars(names: Sequence[str], total: int) -> Iterator[list[Callable[[int], None]]]:
+    """For each of the works `names`, one after the other on the same `total` things, what is to be told of how many
+    more of them are done. All that is shown goes to stderr."""
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+
+        def advancing(name: str) -> Callable[[int], None]:
+            bar = progress.add_task(name, total=total, start=False)
+            (task,) = (task for task in progress.tasks if task.id == bar)
+            told = console.is_terminal
+
+            def advance(done: int) -> None:
+                nonlocal told
+                if not task.started:
+                    progress.start_task(bar)
+                progress.advance(bar, done)
+                if not told and task.elapsed is not None and task.elapsed > MEASURED:
+                    told = True
+                    seconds = task.elapsed / task.completed * total
+                    print(f"{name} {total:,} takes about {in_words(seconds)}", file=sys.stderr, flush=True)
+
+            return advance
+
+        yield [advancing(name) for name in names]
+
+
+def in_words(seconds: float) -> str:
+    """
+    >>> in_words(31), in_words(100), in_words(9000)
+    ('31 seconds', '2 minutes', '2.5 hours')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
