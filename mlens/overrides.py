@@ -28,8 +28,13 @@ FLAGS = {
     "--max_epochs": "trainer.max_epochs=X",
     "--early_stopping_patience": "trainer.early_stopping.patience=X",
     "--val_ratio": "split.val_ratio=X",
-    "--wandb_project": "wandb.project=X",
+    "--wandb_project": "wandb.project=X wandb.mode=online",
     "--wandb_run_name": "wandb.name=X",
+    "--model_name_or_path": "model=hf model.name=X",
+    "--per_device_train_batch_size": "trainer.targets_per_step=TARGETS",
+    "--gradient_accumulation_steps": "trainer.targets_per_step=TARGETS",
+    "--max_length": "prompt.max_tokens=X",
+    "--resume_from_checkpoint": "output_dir=X resume=true",
 }
 # What other programs call a key of ours.
 SYNONYMS = {"batch_size": "targets_per_step", "epochs": "max_epochs", "max_length": "max_tokens", "n": "count"}
@@ -58,7 +63,7 @@ def refuse_flags(arguments: Sequence[str]) -> str | None:
             value = value if given else next((word for word in following if not word.startswith("-")), "VALUE")
             value = re.sub(r"(ds_config_)?(\w+)\.json$", r"\2", value) if flag == "--deepspeed" else value
             found.append(flag)
-            written.append(FLAGS[flag].replace("X", value))
+            written += (word for word in FLAGS[flag].replace("X", value).split() if word not in written)
     if not found:
         return None
     return f"settings are KEY=VALUE: write {' '.join(written)} in place of {' '.join(found)}"

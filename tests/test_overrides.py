@@ -7,7 +7,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
-from runs import train
+from runs import ROOT, train
 
 from mlens.compose import compose_config
 from mlens.config import check
@@ -92,14 +92,25 @@ def test_flags_of_the_guides_scripts_are_answered_with_the_overrides_that_replac
     assert settings.trainer.early_stopping.patience == 4
 
 
-def test_every_flag_has_an_override_that_exists():
-    values = {"history": "none", "ablation": "history_only", "prompt": "simple", "deepspeed": "zero2"}
-    chosen = ["history=random"]
-    for override in FLAGS.values():
-        key = override.partition("=")[0]
-        if override.endswith("=X"):
-            history = ["history=fixed_count"] if key == "history.count" else chosen
-            compose_config([*(history if key.startswith("history.") else ()), f"{key}={values.get(key, '1')}"])
+VALUES = {"history": "none", "ablation": "history_only", "prompt": "simple", "deepspeed": "zero2", "data": "sample"}
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_every_flag_has_overrides_that_exist(flag):
+    first = {"--history_ratio": ["history=random"], "--fixed_history_count": ["history=fixed_count"]}
+    words = [word.replace("X", "1").replace("TARGETS", "1") for word in FLAGS[flag].split()]
+    chosen = [f"{key}={VALUES.get(key, 'tiny' if value == 'OPTION' else value)}" for key, _, value in _split(words)]
+    compose_config([*first.get(flag, ()), *chosen])
+
+
+def _split(words):
+    return [word.partition("=") for word in words]
+
+
+def test_the_readmes_table_and_the_program_know_the_same_flags():
+    lines = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| `--")]
+    shown = {flag for line in lines for flag in re.findall(r"--\w+", line.split("|")[1])}
+    assert shown == set(FLAGS)
 
 
 def test_what_has_no_effect_or_belongs_elsewhere_is_refused(monkeypatch, capsys):

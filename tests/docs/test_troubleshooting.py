@@ -16,7 +16,7 @@ JOINED = re.sub(r'"\s*\n\s*f?"', "", SOURCES)
 
 
 def test_the_page_quotes_messages():
-    assert len(MESSAGES) == 14
+    assert len(MESSAGES) == 26
 
 
 @pytest.mark.parametrize("message", MESSAGES)
