@@ -28,6 +28,8 @@ CLOSED = (
 )
 # How the temporary name of what is being written ends.
 NEW = ".new"
+# How the small text file begins that git-lfs leaves in place of a file that wasn't downloaded.
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
 
 
 def disk_refusal(error: BaseException) -> OSError | None:
@@ -113,6 +115,12 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         for left in (fresh, old):
             with suppress(OSError):
                 remove(left)
+
+
+def is_lfs_pointer(file: Path) -> bool:
+    """Whether `file` is a git-lfs pointer in place of its content. Raises OSError where it can't be read."""
+    with file.open("rb") as stream:
+        return stream.read(len(LFS_POINTER)) == LFS_POINTER
 
 
 def fresh_folder(place: Path) -> Path:

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from mlens.files import write_json
+from mlens.files import is_lfs_pointer, write_json
 
 
 def test_numbers_that_are_none_become_null(tmp_path):
@@ -19,3 +19,11 @@ def test_numbers_that_are_none_become_null(tmp_path):
 
     content = json.loads(file.read_text(encoding="utf-8"), parse_constant=refuse)
     assert content == {"auc": None, "of": [{"rmse": None}, None, None], "mae": 0.5, "n": [1, 2]}
+
+
+def test_a_git_lfs_pointer_is_recognised(tmp_path):
+    pointer, table = tmp_path / "a.csv", tmp_path / "b.csv"
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    table.write_text("version,oid\n1,2\n")
+    assert is_lfs_pointer(pointer)
+    assert not is_lfs_pointer(table)
