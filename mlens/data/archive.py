@@ -18,6 +18,7 @@ import pooch
 import requests
 
 from mlens.data.cache import cached_folder, content_key
+from mlens.data.text_files import refuse_lfs_pointer
 from mlens.errors import UserError
 
 ADDRESS = "https://files.grouplens.org/datasets/movielens"
@@ -62,6 +63,8 @@ def source_files(path: str | None, release: str, layouts: Sequence[Layout]) -> d
     if not place.exists():
         raise UserError(f"data.path={place}: no such file or folder")
     # A pipe would be waited for; a name in place of the open file would hide why it can't be opened.
+    if place.is_file():
+        refuse_lfs_pointer(place)
     if not place.is_file() or not _is_zip(place):
         raise UserError(f"data.path={place}: neither a folder nor a zip archive")
     return unpacked(place, layouts)
