@@ -30,7 +30,6 @@ CLOSED = (
 NEW = ".new"
 # How the small text file begins that git-lfs leaves in place of a file that wasn't downloaded.
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
-LFS_PULL = "run `git lfs pull` in its folder"
 
 
 def disk_refusal(error: BaseException) -> OSError | None:

@@ -18,6 +18,7 @@ import pooch
 import requests
 
 from mlens.data.cache import cached_folder, content_key
+from mlens.data.text_files import refuse_lfs_pointer
 from mlens.errors import UserError
 
 ADDRESS = "https://files.grouplens.org/datasets/movielens"
@@ -36,6 +37,8 @@ TIMEOUT = (5, 10)
 # Far above any release (ml-32m is 1 GB, and its text shrinks to a quarter), far below a decompression bomb.
 MAX_UNPACKED_BYTES = 8 * 2**30
 MAX_RATIO = 100
+# Names of files that an error lists.
+MOST_NAMED = 10
 
 
 @dataclass(frozen=True)
@@ -57,13 +60,19 @@ def source_files(path: str | None, release: str, layouts: Sequence[Layout]) -> d
     if place.is_dir():
         names = _complete((file.name for file in place.iterdir() if file.is_file()), layouts)
         if names is None:
-            raise UserError(f"data.path={place}: {_missing(place, layouts)}")
+            found = [f"{file.name}/" if file.is_dir() else file.name for file in place.iterdir()]
+            raise UserError(f"data.path={place}: {_missing(found, layouts)}")
         return {name: place / name for name in names}
     if not place.exists():
         raise UserError(f"data.path={place}: no such file or folder")
     # A pipe would be waited for; a name in place of the open file would hide why it can't be opened.
+    if place.is_file():
+        refuse_lfs_pointer(place)
     if not place.is_file() or not _is_zip(place):
-        raise UserError(f"data.path={place}: neither a folder nor a zip archive")
+        if any(place.name in layout.required for layout in layouts):
+            raise UserError(f"data.path={place}: one of several files. Give their folder")
+        hint = ", or a damaged one. Download it again" if place.suffix.lower() == ".zip" else ""
+        raise UserError(f"data.path={place}: neither a folder nor a zip archive{hint}")
     return unpacked(place, layouts)
 
 
@@ -126,7 +135,7 @@ def _broken(archive: Path) -> Iterator[None]:
         raise UserError(f"{archive}: a broken zip archive ({error.strerror or error})") from error
 
 
-def _wanted(archive: Path, members: Iterable[zipfile.ZipInfo], layouts: Sequence[Layout]) -> dict[str, zipfile.ZipInfo]:
+def _wanted(archive: Path, members: list[zipfile.ZipInfo], layouts: Sequence[Layout]) -> dict[str, zipfile.ZipInfo]:
     folders: dict[PurePosixPath, dict[str, zipfile.ZipInfo]] = {}
     for member in members:
         if not member.is_dir():
@@ -137,7 +146,7 @@ def _wanted(archive: Path, members: Iterable[zipfile.ZipInfo], layouts: Sequence
             folder[inside.name] = member
     found = [(files, names) for files in folders.values() if (names := _complete(files, layouts)) is not None]
     if not found:
-        raise UserError(f"{archive}: {_missing(archive, layouts)}")
+        raise UserError(f"{archive}: {_missing([member.filename for member in members], layouts)}")
     if len(found) > 1:
         raise UserError(f"{archive}: more than one folder in it holds {found[0][1][0]}; unpack the one that you mean")
     files, names = found[0]
@@ -153,8 +162,10 @@ def _complete(present: Iterable[str], layouts: Sequence[Layout]) -> list[str] | 
     return None
 
 
-def _missing(place: Path, layouts: Sequence[Layout]) -> str:
-    return f"needs {' (or '.join(', '.join(layout.required) for layout in layouts)}" + ")" * (len(layouts) - 1)
+def _missing(found: list[str], layouts: Sequence[Layout]) -> str:
+    needs = f"needs {' (or '.join(', '.join(layout.required) for layout in layouts)}" + ")" * (len(layouts) - 1)
+    named = ", ".join(sorted(found)[:MOST_NAMED]) + (", …" if len(found) > MOST_NAMED else "")
+    return f"{needs}, and has {named or 'no files'}"
 
 
 def _refuse_unsafe(archive: Path, members: Iterable[zipfile.ZipInfo]) -> None:

@@ -1,12 +1,12 @@
-"""Ratings as a JSON list of users with their profile, task text and collections of rated movies."""
+"""Ratings as a JSON list of users, or as JSON Lines, with their profile, task text and collections of rated movies."""
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,14 +14,22 @@ import ijson
 import numpy as np
 import polars as pl
 
+from mlens.data.delimited import PLACE
 from mlens.data.raw import HALF_STARS, RawTables
-from mlens.data.source_fields import check_max_users, check_rating_scale
+from mlens.data.source_fields import check_max_users, check_rating_scale, given_file
+from mlens.data.text_files import open_text, refuse_undecodable
+from mlens.data.values import A_TIME, number, seconds
 from mlens.errors import UserError
 
 # Ratings kept as Python objects before they become columns.
 CHUNK = 1 << 16
 # How deep a record may be nested: seven levels hold all that is read, a profile may have some of its own.
 DEEPEST = 100
+# Bytes among which a file's first character is looked for.
+START = 1 << 12
+# A number of more digits than Python turns into one is a ValueError.
+NO_JSON = (ijson.JSONError, ValueError)
+NO_USERS = "no users in it. It must be a JSON list of them, or have one on each line"
 WORDS = {"dict": "an object", "list": "a list", "str": "text"}
 SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "user": pl.Int32,
@@ -29,6 +37,7 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "rating": pl.Float64,
     "timestamp": pl.Int64,
     "context": pl.List(pl.String),
+    "line": pl.Int64,
 }
 # What each byte outside of text does to the depth.
 _STEPS = np.zeros(256, dtype=np.int8)
@@ -38,7 +47,7 @@ _TITLE_AND_LAST_GROUP = re.compile(r"(.*\S)\s*\(([^()]*)\)")
 
 @dataclass(frozen=True)
 class BehaviourJson:
-    """A JSON file: a list of users, each like
+    """A file with a JSON list of users, or with one user a line (JSON Lines); gzip may have compressed it. A user:
 
     {"user_hash": …, "user": {"profile": {"name": …, …}}, "task": {"description": …, "task_behavior_collections":
     [{"type": "movie_rating", "data": [{"context": [], "continuation": "5.0", "continuation_prefix":
@@ -46,8 +55,8 @@ class BehaviourJson:
 
     A user is known by `user_hash`, else by the profile's `name`; a movie by its `continuation_prefix`. Of collections
     of type movie_review those continuations count that are a rating on the scale; other types are passed over.
-    Timestamps are seconds or ISO 8601 (UTC where it names no zone); either all ratings have one or none has, and then
-    they are in order of time as they stand.
+    Timestamps are seconds or ISO 8601 (see `seconds`); either all ratings have one or none has, and then they are in
+    order of time as they stand.
     """
 
     path: str | None = None
@@ -62,42 +71,52 @@ class BehaviourJson:
         """The one file. Raises UserError where it is missing."""
         if self.path is None:
             raise UserError("data.path is not set: data=behaviour_json needs data.path=FILE.json")
-        file = Path(self.path).expanduser()
-        if not file.is_file():
-            raise UserError(f"data.path={file}: no such file")
-        return [file]
+        return [given_file("data.path", self.path)]
 
     def read(self, files: list[Path]) -> RawTables:
-        """Streams the file, one user at a time. Raises UserError naming file, user, rating and rule."""
+        """Streams the file, one user at a time. Raises UserError naming file, user or line, rating and rule."""
         scale = tuple(self.rating_scale or HALF_STARS)
-        columns = _Columns()
-        for number, record in enumerate(_records(files[0]), 1):
-            _read_user(record, f"{files[0]}: user {number}", scale, columns)
+        file = files[0]
+        as_lines = _are_json_lines(file)
+        columns = _Columns(PLACE if as_lines else "{file}: rating {line}")
+        if as_lines:
+            for line, record in _line_records(file):
+                columns.line = line
+                _read_user(record, PLACE.format(file=file, line=line), scale, columns)
+        else:
+            for user, record in enumerate(_list_records(file), 1):
+                _read_user(record, f"{file}: user {user}", scale, columns)
         if not columns.users:
-            raise UserError(f"{files[0]}: must be a list of users, and has none")
+            raise UserError(f"{file}: {NO_USERS}")
         return RawTables(
-            ratings=columns.ratings(files[0]),
+            ratings=columns.ratings(file),
             movies=columns.movie_frame(),
-            ratings_file=files[0],
+            ratings_file=file,
             scale=scale,
             users=columns.user_frame(),
-            place="{file}: rating {line}",
+            place=columns.place,
         )
 
 
 @dataclass
 class _Columns:
-    """What is read so far; a rating names its user and movie by their number in `users` and `movies`."""
+    """What is read so far; a rating names its user and movie by their number in `users` and `movies`.
 
+    place: how an error names a rating; line: that of the ratings that follow, or None: they are numbered.
+    """
+
+    place: str
+    line: int | None = None
     users: dict[str, tuple[str | None, str | None]] = field(default_factory=dict)  # id -> profile, task
     movies: dict[str, int] = field(default_factory=dict)
-    rows: list[tuple[int, int, float, int | None, list[str]]] = field(default_factory=list)
+    rows: list[tuple[int, int, float, int | None, list[str], int]] = field(default_factory=list)
     chunks: list[pl.DataFrame] = field(default_factory=list)
 
     def add(self, movie: str, rating: float, timestamp: int | None, context: list[str]) -> None:
         """A rating of the user added last."""
-        number = self.movies.setdefault(movie, len(self.movies))
-        self.rows.append((len(self.users) - 1, number, rating, timestamp, context))
+        place = self.movies.setdefault(movie, len(self.movies))
+        line = self.line or CHUNK * len(self.chunks) + len(self.rows) + 1
+        self.rows.append((len(self.users) - 1, place, rating, timestamp, context, line))
         if len(self.rows) == CHUNK:
             self._pack()
 
@@ -110,15 +129,14 @@ class _Columns:
         if all(chunk["context"].list.len().sum() == 0 for chunk in self.chunks):
             self.chunks = [chunk.drop("context") for chunk in self.chunks]
         # In one piece, or every later look at a column copies it; and the pieces aren't held beside it.
-        frame = pl.concat(self.chunks, rechunk=True).with_row_index("line", offset=1)
+        frame = pl.concat(self.chunks, rechunk=True)
         self.chunks = []
         undated = frame["timestamp"].is_null()
         if undated.all():
             frame = frame.with_columns(timestamp=pl.int_range(pl.len(), dtype=pl.Int64))
         elif undated.any():
-            raise UserError(
-                f"{file}: rating {frame['line'][undated.arg_true()[0]]}: has no timestamp, though others have"
-            )
+            line = frame["line"][undated.arg_true()[0]]
+            raise UserError(f"{self.place.format(file=file, line=line)}: has no timestamp, though others have")
         return frame.with_columns(
             pl.Series("user", list(self.users), dtype=pl.String).gather(frame["user"]),
             pl.Series("movie", list(self.movies), dtype=pl.String).gather(frame["movie"]),
@@ -144,25 +162,56 @@ class _Columns:
         return pl.DataFrame({"user": list(self.users), **told}, schema=dict.fromkeys(("user", *told), pl.String))
 
 
-def _records(file: Path) -> Iterator[dict]:
-    """The users, one at a time."""
-    number = 0  # of users read
-    with file.open("rb") as stream:
-        if stream.read(3) != b"\xef\xbb\xbf":
-            stream.seek(0)
+def _are_json_lines(file: Path) -> bool:
+    """By the first character; where it is neither a list's nor a user's, by the name. Raises UserError where there is
+    none."""
+    with open_text(file) as stream:
+        first = stream.read(START).lstrip()[:1]
+    if not first:
+        raise UserError(f"{file}: {NO_USERS}")
+    named = Path(file.name.lower().removesuffix(".gz")).suffix in (".jsonl", ".ndjson")
+    return first == b"{" or (named and first != b"[")
+
+
+def _list_records(file: Path) -> Iterator[Any]:
+    """The users of a list, one at a time."""
+    read = 0
+    with open_text(file) as stream:
         try:
             for record in ijson.items(_Shallow(stream, file), "item", use_float=True):
-                number += 1
+                read += 1
                 yield record
         except UserError:
             raise
-        # A number of more digits than Python turns into one is a ValueError.
-        except (ijson.JSONError, ValueError) as error:
-            reason = "invalid UTF-8" if isinstance(error, UnicodeDecodeError) else error.args[0]
-            # The parser hands on its text as bytes where it quotes bytes that are no UTF-8.
-            reason = reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)
-            reason = reason.partition("\n")[0].strip()
-            raise UserError(f"{file}: not valid JSON after user {number} ({reason})") from error
+        except NO_JSON as error:
+            raise UserError(f"{file}: not valid JSON after user {read} ({_reason(error, file)})") from error
+
+
+def _line_records(file: Path) -> Iterator[tuple[int, Any]]:
+    """The users of JSON Lines, one at a time, with their line (1-based)."""
+    with open_text(file) as stream:
+        for number, line in enumerate(stream, 1):
+            if line.isspace():
+                continue
+            try:
+                for record in ijson.items(_Shallow(io.BytesIO(line), file), "", use_float=True):
+                    yield number, record
+            except UserError:
+                raise
+            except NO_JSON as error:
+                rule = "each line must be one user, or the file a list of them"
+                raise UserError(f"{file}:{number}: not valid JSON ({_reason(error, file)}): {rule}") from error
+
+
+def _reason(error: Exception, file: Path) -> str:
+    """In the parser's words. Raises UserError where it is another encoding."""
+    reason = error.args[0]
+    # The parser hands on its text as bytes where it quotes bytes that are no UTF-8.
+    reason = reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)
+    reason = reason.partition("\n")[0].strip()
+    if isinstance(error, UnicodeDecodeError) or "UTF8" in reason:
+        refuse_undecodable(file)
+    return reason
 
 
 class _Shallow:
@@ -208,7 +257,7 @@ def _read_user(record: Any, place: str, scale: tuple[float, ...], columns: _Colu
             for i, item in enumerate(_part(collection, "data", list, place), 1):
                 item_place = f"{place}, {kind} {i}"
                 _checked(item, dict, item_place, "must be an object")
-                rating = _number(item.get("continuation"))
+                rating = number(item.get("continuation"))
                 if kind == "movie_review" and rating not in scale:
                     continue
                 if rating is None:
@@ -252,28 +301,13 @@ def _context(item: dict, place: str) -> list[str]:
     return context
 
 
-def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return None
-    if isinstance(value, str) and ("_" in value or not value.isascii()):
-        return None  # Python reads 0_5 as 5, and digits of any script
-    try:
-        return float(value)
-    except (ValueError, OverflowError):
-        return None
-
-
 def _timestamp(value: object, place: str) -> int | None:
     if value is None or value == "":
         return None
-    number = _number(value)
-    if number is not None and number.is_integer() and abs(number) < 2**53:
-        return int(number)
-    try:
-        date = datetime.fromisoformat(value if isinstance(value, str) else "")
-    except ValueError:
-        raise UserError(f"{place}: timestamp must be whole seconds or an ISO 8601 date, not {value!r}") from None
-    return int((date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp())
+    time = seconds(value)
+    if time is None:
+        raise UserError(f"{place}: timestamp must be {A_TIME}, not {value!r}")
+    return time
 
 
 def _text(value: object) -> str:

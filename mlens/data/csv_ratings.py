@@ -8,19 +8,22 @@ from pathlib import Path
 
 import polars as pl
 
-from mlens.data.delimited import PLACE, compact, read_csv, read_parts
+from mlens.data.delimited import PLACE, Format, Types, compact, read_csv, read_parts
 from mlens.data.raw import HALF_STARS, RawTables, genres_from_pipes
-from mlens.data.source_fields import check_max_users, check_rating_scale
+from mlens.data.source_fields import check_max_users, check_rating_scale, given_file
+from mlens.data.text_files import check_encoding
 from mlens.errors import UserError
 
 
 @dataclass(frozen=True)
 class CsvRatings:
-    """A UTF-8 file with one rating a line.
+    """A file with one rating a line, which may be compressed by gzip.
 
     Titles and genres stand beside each rating, or in `movies_path`, a file with one movie a line, which has
-    `movie_column` too. Ids are numbers or text. `timestamp_column=null`: the ratings are in order of time.
-    `genres_column=null`: there are none. Genres are separated by `|`, or printed as they are.
+    `movie_column` too. Ids are numbers or text. Times are seconds or ISO 8601 (see `seconds`).
+    `timestamp_column=null`: the ratings are in order of time. `genres_column=null`: there are none. Genres are
+    separated by `|`, or printed as they are. `separator`: one character, or `\\t` for a tab. `escape`: null, or the
+    character that takes the next one as it is, as in `\\"`.
     """
 
     path: str | None = None
@@ -28,6 +31,8 @@ class CsvRatings:
     rating_scale: list[float] | None = None
     movies_path: str | None = None
     separator: str = ","
+    encoding: str = "utf-8"
+    escape: str | None = None
     user_column: str = "user"
     movie_column: str = "movie"
     rating_column: str = "rating"
@@ -38,19 +43,27 @@ class CsvRatings:
     def __post_init__(self) -> None:
         check_max_users(self.max_users)
         check_rating_scale(self.rating_scale)
-        if len(self.separator) != 1 or not self.separator.isascii() or self.separator in '"\r\n':
-            raise UserError(f"data.separator must be one ASCII character, such as ',', not {self.separator!r}")
+        separator, escape = self._form().separator, self._form().escape
+        if not _is_sign(separator):
+            known = r"such as ',' or '\t'"
+            raise UserError(f"data.separator must be one ASCII character, {known}, not {self.separator!r}")
+        if escape is not None and (not _is_sign(escape) or escape == separator):
+            known = r"other than the separator, such as '\\'"
+            raise UserError(f"data.escape must be null or one ASCII character {known}, not {self.escape!r}")
+        check_encoding(self.encoding)
+
+    def _form(self) -> Format:
+        """On a command line a tab and a backslash are often given as the two characters that are their escapes."""
+        separator = "\t" if self.separator == r"\t" else self.separator
+        escape = "\\" if self.escape == r"\\" else self.escape
+        return Format(separator, escape=escape, encoding=self.encoding, settable=True)
 
     def files(self) -> list[Path]:
         """The file of ratings and, where movies_path is set, that of movies. Raises UserError where one is missing."""
         if self.path is None:
             raise UserError("data.path is not set: data=csv needs data.path=FILE.csv")
         paths = {"path": self.path, "movies_path": self.movies_path}
-        files = {name: Path(path).expanduser() for name, path in paths.items() if path is not None}
-        for name, file in files.items():
-            if not file.is_file():
-                raise UserError(f"data.{name}={file}: no such file")
-        return list(files.values())
+        return [given_file(f"data.{name}", path) for name, path in paths.items() if path is not None]
 
     def read(self, files: list[Path]) -> RawTables:
         """Raises UserError naming file, line and rule."""
@@ -62,13 +75,12 @@ class CsvRatings:
         ratings_file, movies_file = files[0], files[-1]
         together = len(files) == 1
         columns = about_rating | (about_movie if together else {})
-        types = {
-            name: dtype for name, dtype in {"rating": pl.Float64, "timestamp": pl.Int64}.items() if name in columns
-        }
+        types: Types = {"rating": pl.Float64, "timestamp": pl.Datetime}
+        types = {name: dtype for name, dtype in types.items() if name in columns}
         movie_parts = []
 
         def rating_parts() -> Iterator[pl.DataFrame]:
-            for text in read_parts(ratings_file, columns, types, separator=self.separator):
+            for text in read_parts(ratings_file, columns, types, self._form()):
                 part = with_ids(text, ratings_file, "user", "movie")
                 if together:
                     movie_parts.append(movies_of(part.select("movie", *about_movie, "line"), ratings_file))
@@ -80,7 +92,7 @@ class CsvRatings:
         if together:
             movies = movies_of(compact(movie_parts), ratings_file)
         else:
-            movies = read_csv(movies_file, {"movie": self.movie_column} | about_movie, separator=self.separator)
+            movies = read_csv(movies_file, {"movie": self.movie_column} | about_movie, form=self._form())
             movies = with_ids(movies, movies_file, "movie")
         if self.genres_column is None:
             movies = movies.with_columns(genres=pl.lit(""))
@@ -93,6 +105,11 @@ class CsvRatings:
             movies_file=movies_file,
             scale=tuple(self.rating_scale or HALF_STARS),
         )
+
+
+def _is_sign(text: str) -> bool:
+    """Whether it is one character that can stand between fields or before a character of one."""
+    return len(text) == 1 and text.isascii() and text not in '"\r\n\0'
 
 
 def with_ids(frame: pl.DataFrame, file: Path, *names: str) -> pl.DataFrame:

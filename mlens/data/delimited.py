@@ -8,52 +8,85 @@ import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 import polars as pl
 
+from mlens.data.text_files import Pieces, open_text, refuse_undecodable
+from mlens.data.values import A_TIME, seconds
 from mlens.errors import UserError
 
+# pl.Int64, pl.Float64, or pl.Datetime for a time in seconds, which is read as pl.Int64.
 Types = Mapping[str, type[pl.DataType]]
 # Bytes of a file that are read at once. As text, columns take several times as much.
 PART = 1 << 24
 # How an error names a line of a file.
 PLACE = "{file}:{line}"
+# What may be set where a table of one's own lacks a column, besides the column's name.
+INSTEAD = {
+    "timestamp": " (null: the lines are in order of time)",
+    "title": ", or data.movies_path to a file that has it",
+    "genres": " (null: there are none)",
+}
+# In place of a CR inside a line: a control character too, which becomes a blank like all of them.
+JOINED = "\x1f"
 
 
-def read_csv(
-    file: Path, columns: Mapping[str, str], types: Types | None = None, *, separator: str = ",", quote: str | None = '"'
-) -> pl.DataFrame:
-    """Columns of a UTF-8 file with a header, those in `types` as numbers (see `typed`), the others as text (null where
-    a field is missing), and `line` (1-based).
+@dataclass(frozen=True)
+class Format:
+    """How the columns of a file are written.
 
-    `columns` maps the names they get to the names in the header. Blank lines are passed over; a byte order mark and
-    CRLF are fine. Raises UserError for a column that is missing or there twice, a line with too many fields, broken
-    quotes, a zero byte, text that is not UTF-8, or what `typed` refuses.
+    separator: between fields, one ASCII character;
+    quote: around a field that holds separators, line breaks or quotes (doubled); None: a quote is a sign like others;
+    escape: takes the sign after it as it is, in quotes or without; None: there is no such sign;
+    encoding: of the text;
+    settable: whether the columns and all this are settings of data=csv, which errors may advise to change.
     """
-    return pl.concat(read_parts(file, columns, types, separator=separator, quote=quote))
+
+    separator: str = ","
+    quote: str | None = '"'
+    escape: str | None = None
+    encoding: str = "utf-8"
+    settable: bool = False
+
+
+CSV = Format()
+
+
+def read_csv(file: Path, columns: Mapping[str, str], types: Types | None = None, form: Format = CSV) -> pl.DataFrame:
+    """Columns of a file with a header, those in `types` as numbers (see `typed`), the others as text (null where a
+    field is missing), and `line` (1-based).
+
+    `columns` maps the names they get to the names in the header. Blank lines are passed over; a byte order mark, gzip
+    and any line ends are fine. Raises UserError for a column that is missing or there twice, a line with too many
+    fields, broken quotes, a zero byte, text in another encoding, or what `open_text` or `typed` refuses.
+    """
+    return pl.concat(read_parts(file, columns, types, form))
 
 
 def read_parts(
-    file: Path, columns: Mapping[str, str], types: Types | None = None, *, separator: str = ",", quote: str | None = '"'
+    file: Path, columns: Mapping[str, str], types: Types | None = None, form: Format = CSV
 ) -> Iterator[pl.DataFrame]:
     """The same a part at a time, for files that are larger than memory should bear as text."""
-    names = header(file, separator, quote)
-    for name in columns.values():
+    names = header(file, form)
+    for ours, name in columns.items():
         if name not in names:
-            raise UserError(f"{file}:1: there is no column {name!r}; the header has {', '.join(names)}")
+            raise UserError(_no_column(file, ours, name, names, form))
         if names.count(name) > 1:
             raise UserError(f"{file}:1: there are several columns {name!r}")
     line = 2
-    for part, quoted in _parts(file, quote):
+    for part, quoted in _parts(file, form):
         if b"\0" in part:
-            raise UserError(_no_text(file))
-        if quoted and _has_broken_quotes(part, separator, quote):
-            raise UserError(_what_is_wrong(file, len(names), separator, quote))
+            raise UserError(_no_text(file, form))
+        if quoted and _has_broken_quotes(part, form):
+            raise UserError(_what_is_wrong(file, len(names), form))
         try:
-            frame = _read_part(part, quoted, line, columns, types or {}, separator, quote)
+            frame = _read_part(part, quoted, line, columns, types or {}, form)
         except (pl.exceptions.PolarsError, OverflowError) as error:
-            raise UserError(_what_is_wrong(file, len(names), separator, quote)) from error
+            raise UserError(_what_is_wrong(file, len(names), form)) from error
         line += part.count(b"\n") - 1 if quoted else frame.height
         if all(frame[name].has_nulls() for name in columns):  # maybe a blank line
             frame = frame.filter(~pl.all_horizontal(pl.col(*columns).is_null()))
@@ -79,9 +112,34 @@ def without_formulas(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(pl.col(pl.String).str.replace(r"^([=+\-@\t\r])", "'${1}"))
 
 
-def _parts(file: Path, quote: str | None) -> Iterator[tuple[bytes, bool]]:
+def _open(file: Path, form: Format) -> BinaryIO:
+    """The file's text in UTF-8, without escapes."""
+    stream = open_text(file, form.encoding, form.settable)
+    return stream if form.escape is None else Pieces.stream(_unescaped(stream, file, form), stream)
+
+
+def _unescaped(stream: BinaryIO, file: Path, form: Format) -> Iterator[bytes]:
+    """The same records on the same lines, with quotes and doubled quotes where there were escapes."""
+    reader = _reader(_lines(stream), form, form.escape)
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=form.separator, quotechar=form.quote, lineterminator="\n")
+    try:
+        while rows := list(islice(reader, 10_000)):
+            writer.writerows(rows)
+            yield text.getvalue().encode()
+            text.seek(0)
+            text.truncate()
+    except UnicodeDecodeError:
+        refuse_undecodable(file, form.encoding, form.settable)
+        raise
+    except csv.Error as error:
+        raise UserError(f"{file}:{reader.line_num}: {_broken_quotes(form)}") from error
+
+
+def _parts(file: Path, form: Format) -> Iterator[tuple[bytes, bool]]:
     """The file in parts of whole records, the header on top of each, and whether the part holds quotes."""
-    with file.open("rb") as stream:
+    quote = form.quote
+    with _open(file, form) as stream:
         header = stream.readline()
         texts, quotes = [header], 0
         while True:
@@ -104,8 +162,7 @@ def _read_part(
     line: int,
     columns: Mapping[str, str],
     types: Types,
-    separator: str,
-    quote: str | None,
+    form: Format,
 ) -> pl.DataFrame:
     """Columns by our names and `line`. Those in `types` are numbers already, or else all are still text."""
     theirs = list(dict.fromkeys(columns.values()))
@@ -117,14 +174,14 @@ def _read_part(
             io.BytesIO(part),
             columns=theirs,
             schema_overrides=numbers,
-            separator=separator,
-            quote_char=quote,
+            separator=form.separator,
+            quote_char=form.quote,
             infer_schema=False,
             row_index_name="\0line",
             row_index_offset=line,
         )
 
-    numbers = {columns[name]: dtype for name, dtype in types.items()}
+    numbers = {columns[name]: pl.Int64 if dtype == pl.Datetime else dtype for name, dtype in types.items()}
     if numbers and not quoted and len(theirs) == len(columns):
         # The quick way, without the text of a number. It takes no more than `typed` takes, and leaves errors to it.
         with suppress(pl.exceptions.PolarsError, OverflowError):
@@ -146,8 +203,8 @@ def read_lines(
 
     `free_text` names the one column in which the separator's character may stand. With encoding="latin-1" a file that
     is valid UTF-8 is taken as that: accented Latin-1 never is, and converted copies are about. Blank lines are passed
-    over; a byte order mark and CRLF are fine. Raises UserError for a line with another number of fields, a zero byte,
-    or text that is not UTF-8.
+    over; a byte order mark and any line ends are fine. Raises UserError for a line with another number of fields, a
+    zero byte, or text that is not UTF-8.
     """
     lines = pl.read_csv(
         io.BytesIO(_utf8(file, encoding)),
@@ -177,20 +234,23 @@ def read_lines(
 
 
 def typed(frame: pl.DataFrame, file: Path, types: Types, place: str = PLACE) -> pl.DataFrame:
-    """`frame` with the text columns named in `types` as numbers: pl.Int64 or pl.Float64.
+    """`frame` with the text columns named in `types` as numbers.
 
-    A whole number may be written as 12.0 or 1.2e1. Raises UserError, naming file and line as `place` does, where a
-    value is missing or is not such a number; nan and inf are numbers here.
+    A whole number may be written as 12.0 or 1.2e1, a time as `seconds` reads it. Raises UserError, naming file and line
+    as `place` does, where a value is missing or is not such a number; nan and inf are numbers here.
     """
     for name, dtype in types.items():
-        number = frame[name].cast(dtype, strict=False)
-        if number.has_nulls():
+        is_time = dtype == pl.Datetime
+        number = frame[name].cast(pl.Int64 if is_time else dtype, strict=False)
+        if number.has_nulls() and is_time:
+            number = pl.Series(name, map(seconds, frame[name]), dtype=pl.Int64)
+        elif number.has_nulls():
             number = _leniently(frame[name], dtype)
         if number.has_nulls():
             row = frame.row(int(number.is_null().arg_max() or 0), named=True)
-            kind = "whole number" if dtype.is_integer() else "number"
+            kind = A_TIME if is_time else "a whole number" if dtype.is_integer() else "a number"
             text = (row[name] or "").strip()
-            rule = f"must be a {kind}, not {_short(text)}" if text else "is missing"
+            rule = f"must be {kind}, not {_short(text)}" if text else "is missing"
             raise UserError(f"{place.format(file=file, line=row['line'])}: the {name} {rule}")
         frame = frame.with_columns(number)
     return frame
@@ -206,83 +266,108 @@ def _leniently(text: pl.Series, dtype: type[pl.DataType]) -> pl.Series:
     return text.cast(dtype, strict=False).fill_null(real.set(~whole, None).cast(dtype))
 
 
-def header(file: Path, separator: str = ",", quote: str | None = '"') -> list[str]:
+def header(file: Path, form: Format = CSV) -> list[str]:
     """The names in a file's first line. Raises UserError where there are none, or they aren't text."""
-    with file.open("rb") as stream:
+    with _open(file, form) as stream:
         first = stream.readline()
     try:
-        line = first.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}:1: not valid UTF-8") from error
+        line = first.decode("utf-8")
+    except UnicodeDecodeError:
+        refuse_undecodable(file, form.encoding, form.settable)
+        raise
     if not line.strip():
-        raise UserError(f"{file}:1: there is no header")
+        raise UserError(f"{file}:1: there is no header. The first line must hold the names of the columns")
     try:
-        return next(_reader([line], separator, quote))
+        return next(_reader([line], form))
     except csv.Error as error:
-        raise UserError(f"{file}:1: broken quotes") from error
+        raise UserError(f"{file}:1: {_broken_quotes(form)}") from error
 
 
-def _reader(stream: Iterable[str], separator: str, quote: str | None):
-    if quote is None:
-        return csv.reader(stream, delimiter=separator, quoting=csv.QUOTE_NONE)
-    return csv.reader(stream, delimiter=separator, quotechar=quote, strict=True)
+def _no_column(file: Path, ours: str, name: str, names: list[str], form: Format) -> str:
+    said = f"{file}:1: there is no column {name!r}; the header has {', '.join(names)}"
+    if not form.settable:
+        return said
+    for other in ";\t|,":
+        if len(names) == 1 and other in names[0]:
+            return f"{said}. Set data.separator={other!r}"
+    near = [other for other in names if other.strip().casefold() == name.casefold()]
+    if near:
+        return f"{said}. Set data.{ours}_column={near[0]!r}"
+    return f"{said}. Set data.{ours}_column{INSTEAD.get(ours, '')}"
+
+
+def _reader(stream: Iterable[str], form: Format, escape: str | None = None):
+    if form.quote is None:
+        return csv.reader(stream, delimiter=form.separator, quoting=csv.QUOTE_NONE)
+    return csv.reader(stream, delimiter=form.separator, quotechar=form.quote, escapechar=escape, strict=True)
 
 
 def _utf8(file: Path, encoding: str) -> bytes:
-    content = file.read_bytes()
+    with open_text(file) as stream:
+        content = stream.read()
     if b"\0" in content:
         raise UserError(_no_text(file))
     try:
         content.decode()
-    except UnicodeDecodeError as error:
+    except UnicodeDecodeError:
         if encoding == "utf-8":
-            line = content.count(b"\n", 0, error.start) + 1
-            raise UserError(f"{file}:{line}: not valid UTF-8") from error
+            refuse_undecodable(file)
         return content.decode(encoding).encode()
     return content
 
 
-def _has_broken_quotes(part: bytes, separator: str, quote: str | None) -> bool:
+def _has_broken_quotes(part: bytes, form: Format) -> bool:
     """Whether a quote is left open or stands inside a quoted text by itself: polars passes over some of these, and what
     it makes of them isn't what was written. A quote inside a text without quotes is one of its signs."""
-    if quote is None:
+    if form.quote is None:
         return False
-    sign, ends = re.escape(quote.encode()), re.escape((quote + separator + "\r\n").encode())
-    if part.count(quote.encode()) % 2 == 0 and not re.search(b"[^%b]%b[^%b]" % (ends, sign, ends), part):
+    quote = form.quote.encode()
+    sign, ends = re.escape(quote), re.escape(quote + form.separator.encode() + b"\r\n")
+    if part.count(quote) % 2 == 0 and not re.search(b"[^%b]%b[^%b]" % (ends, sign, ends), part):
         return False
     try:
-        deque(_reader(io.StringIO(part.decode(errors="replace"), newline=""), separator, quote), maxlen=0)
+        deque(_reader(io.StringIO(part.decode(errors="replace"), newline=""), form), maxlen=0)
     except csv.Error:
         return True
     return False
 
 
-def _no_text(file: Path) -> str:
-    """What is said of a file with a zero byte, as a damaged disk or another encoding leaves them."""
-    with file.open("rb") as stream:
+def _no_text(file: Path, form: Format = CSV) -> str:
+    """What is said of a file with a zero byte, as a damaged disk leaves them."""
+    with _open(file, form) as stream:
         number = next(number for number, line in enumerate(stream, 1) if b"\0" in line)
     return f"{file}:{number}: a zero byte: the file is damaged, or no UTF-8 text"
 
 
-def _what_is_wrong(file: Path, width: int, separator: str, quote: str | None) -> str:
-    """The line that polars could not read: it doesn't name it, so the file is read once more, slowly."""
-    with file.open("rb") as stream:
-        for number, line in enumerate(stream, 1):
-            try:
-                line.decode()
-            except UnicodeDecodeError:
-                return f"{file}:{number}: not valid UTF-8"
-    with file.open(encoding="utf-8-sig", newline="") as stream:
-        reader = _reader(stream, separator, quote)
+def _what_is_wrong(file: Path, width: int, form: Format) -> str:
+    """The line that polars could not read: it doesn't name it, so the file is read once more, slowly. Raises UserError
+    where it isn't text in its encoding."""
+    refuse_undecodable(file, form.encoding, form.settable)
+    with _open(file, form) as stream:
+        reader = _reader(_lines(stream), form)
         start = 1
         try:
             for row in reader:
                 if len(row) > width:
-                    return f"{file}:{start}: {len(row)} fields, but the header has {width}"
+                    joined = any(JOINED in field for field in row)
+                    hint = ". It holds a CR alone: end all lines as the header ends" if joined else ""
+                    return f"{file}:{start}: {len(row)} fields, but the header has {width}{hint}"
                 start = reader.line_num + 1
         except csv.Error:
-            return f"{file}:{start}: broken quotes"
+            return f"{file}:{start}: {_broken_quotes(form)}"
     return f"{file}: can't be read as columns of text (a quote inside a text is written twice, and quotes about it)"
+
+
+def _lines(stream: BinaryIO) -> Iterator[str]:
+    """Lines for the csv module, which would end one at each CR."""
+    for line in io.TextIOWrapper(stream, encoding="utf-8", newline="\n"):
+        yield re.sub("\r(?!\n)", JOINED, line)
+
+
+def _broken_quotes(form: Format) -> str:
+    if not form.settable or form.escape is not None:
+        return "broken quotes"
+    return r"broken quotes. A quote inside a text must be doubled; where it is written \", set data.escape='\\'"
 
 
 def _short(text: str) -> str:

@@ -14,6 +14,7 @@ from mlens.data import draws
 from mlens.data.cache import cached_folder, content_key
 from mlens.data.raw import RawTables, build_table
 from mlens.data.table import RatingTable, open_table, raw_id_keys, save_table
+from mlens.data.text_files import refuse_lfs_pointer
 from mlens.errors import UserError
 
 # Part of every cache key: a change in what a reader or `build_table` makes of the same files must change it.
@@ -43,6 +44,8 @@ def load_table(source: Source) -> RatingTable:
     """
     with _told():
         files = source.files()
+        for file in files:
+            refuse_lfs_pointer(file)
         key = _key(source, files)
 
     def write(folder: Path) -> None:

@@ -8,13 +8,14 @@ from pathlib import Path
 import polars as pl
 
 from mlens.data.archive import Layout, source_files
-from mlens.data.delimited import read_csv, read_lines, typed
+from mlens.data.delimited import Format, read_csv, read_lines, typed
 from mlens.data.raw import WHOLE_STARS, RawTables
 from mlens.data.source_fields import check_max_users, check_rating_scale
 from mlens.errors import UserError
 
 OFFICIAL = Layout(("u.data", "u.item"), ("u.user",))
 RECBOLE = Layout(("ml-100k.inter", "ml-100k.item"), ("ml-100k.user",))
+ATOMIC = Format("\t", quote=None)
 
 # The flags at the end of a line of u.item, in order (u.genre lists them). The first, "unknown", says that no genre is
 # known, and so becomes an empty list of genres.
@@ -110,7 +111,7 @@ def _recbole_ratings(file: Path) -> pl.DataFrame:
         "rating": "rating:float",
         "timestamp": "timestamp:float",
     }
-    return typed(read_csv(file, columns, separator="\t", quote=None), file, RATING_TYPES)
+    return typed(read_csv(file, columns, form=ATOMIC), file, RATING_TYPES)
 
 
 def _recbole_movies(file: Path) -> pl.DataFrame:
@@ -120,7 +121,7 @@ def _recbole_movies(file: Path) -> pl.DataFrame:
         "year": "release_year:token",
         "class": "class:token_seq",
     }
-    frame = typed(read_csv(file, columns, separator="\t", quote=None), file, {"movie": pl.Int64})
+    frame = typed(read_csv(file, columns, form=ATOMIC), file, {"movie": pl.Int64})
     title = (
         pl.when(pl.col("title") == "unkonwn")  # sic
         .then(pl.lit("unknown"))
@@ -140,7 +141,7 @@ def _recbole_users(file: Path) -> pl.DataFrame:
         "gender": "gender:token",
         "occupation": "occupation:token",
     }
-    return read_csv(file, columns, separator="\t", quote=None)
+    return read_csv(file, columns, form=ATOMIC)
 
 
 def _profiles(frame: pl.DataFrame, file: Path) -> pl.DataFrame:

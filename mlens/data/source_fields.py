@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 
 from mlens.errors import UserError
 
@@ -22,3 +23,13 @@ def check_rating_scale(scale: Sequence[float] | None) -> None:
     finite = all(math.isfinite(rating) for rating in scale)
     if len(scale) < 2 or not finite or any(low >= high for low, high in pairwise(scale)):
         raise UserError(f"data.rating_scale must be two or more finite ratings in ascending order, not {list(scale)}")
+
+
+def given_file(field: str, path: str) -> Path:
+    """The file that a field such as data.path names. Raises UserError where there is none."""
+    file = Path(path).expanduser()
+    if file.is_dir():
+        raise UserError(f"{field}={file}: is a folder. Give the file in it")
+    if not file.is_file():
+        raise UserError(f"{field}={file}: no such file")
+    return file

@@ -10,9 +10,9 @@ import numpy as np
 
 from mlens.data import draws
 from mlens.data.blocks import group_blocks, int_type
-from mlens.data.split import STAGES, TEST, TRAIN, VAL, Split
+from mlens.data.split import STAGES, TRAIN, Split
+from mlens.data.split_advice import asked_for, check_stages
 from mlens.data.table import RatingTable
-from mlens.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -102,37 +102,16 @@ def make_stages(
     """The stages that have targets: train and test, and val unless the split holds nothing out for it.
 
     Validation and test are of at most `max_eval_users` users each, drawn by `eval_seed` over all degrees of activity.
-    Raises UserError where no rating is left for training, or a stage that was asked for holds out none.
+    Raises UserError as `check_stages` does.
     """
-    asked = (TRAIN, VAL, TEST) if split.method == "leave_last" or split.val_ratio else (TRAIN, TEST)
-    for role in sorted(asked, key=(TRAIN, TEST, VAL).index):
-        if not (roles == role).any():
-            raise UserError(_none_left(table, split, role))
+    check_stages(table, roles, split)
     stages = {}
-    for role in asked:
+    for role in asked_for(split):
         stage = make_stage(table, roles, split, STAGES[role])
         if role != TRAIN:
             stage = sample_users(table, stage, max_eval_users, eval_seed)
         stages[stage.name] = stage
     return stages
-
-
-def _none_left(table: RatingTable, split: Split, role: int) -> str:
-    """Why there are no ratings of this role, and what to do."""
-    counts = f"{len(table):,} ratings of {len(table.users):,} users"
-    said = f"split={split.method} leaves no {STAGES[role]} rating among {counts}"
-    if role == TEST and split.method != "leave_last" and split.test_ratio == 0:
-        return f"{said}: split.test_ratio=0 holds out none. Raise it"
-    enough = int((np.diff(table.user_offsets) >= split.min_ratings).sum())
-    said += f" ({enough:,} of them with at least split.min_ratings={split.min_ratings}"
-    said += "; ratings of one second stay together)" if split.method == "global_time" else ")"
-    if role == TRAIN:
-        return f"{said}. Lower split.val_ratio and split.test_ratio, or take more data"
-    advice = "lower split.min_ratings, or take more data"
-    if role == VAL:
-        method = "split=temporal " if split.method == "leave_last" else ""
-        advice += f"; {method}split.val_ratio=0 goes without validation"
-    return f"{said}. {advice[0].upper()}{advice[1:]}"
 
 
 def sample_users(table: RatingTable, stage: Stage, max_users: int | None, seed: int) -> Stage:

@@ -20,8 +20,8 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from mlens.data.table import RatingTable
+from mlens.data.text_files import refuse_lfs_pointer
 from mlens.errors import UserError
-from mlens.files import LFS_PULL, is_lfs_pointer
 from mlens.model.adapters import with_adapters
 from mlens.model.attention import ROW_ATTENTION
 from mlens.model.digest import model_digest, model_folder
@@ -348,8 +348,7 @@ def _refuse_lfs_pointers(settings: PretrainedModel) -> None:
         return
     folder = Path(settings.path).expanduser()
     for file in sorted([*folder.glob("*.safetensors"), *folder.glob("tokenizer*")]):
-        if is_lfs_pointer(file):
-            raise UserError(f"model.path={settings.path}: {file.name} is a git-lfs pointer, not the file: {LFS_PULL}")
+        refuse_lfs_pointer(file)
 
 
 def _require_safetensors(settings: PretrainedModel) -> None:

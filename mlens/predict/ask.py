@@ -10,7 +10,7 @@ import polars as pl
 
 from mlens.data.blocks import int_type
 from mlens.data.csv_ratings import movies_of
-from mlens.data.delimited import typed
+from mlens.data.delimited import Types, typed
 from mlens.data.order import places
 from mlens.data.raw import NEVER, RawTables, build_table
 from mlens.data.stage import Stage
@@ -106,7 +106,7 @@ def _require_columns(history: Given, movies: Given, ablation: Ablation) -> None:
 
 def _rated(history: Given) -> pl.DataFrame:
     """The history with numbers as such; without times it is in order of time, without users it is of user 0."""
-    types = {"rating": pl.Float64, "timestamp": pl.Int64}
+    types: Types = {"rating": pl.Float64, "timestamp": pl.Datetime}
     frame = typed(
         history.frame, history.file, {name: types[name] for name in types if history.has(name)}, history.place
     )

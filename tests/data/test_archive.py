@@ -160,12 +160,16 @@ def test_what_is_no_source(tmp_path, zipped, write):
     assert refused(f"{tmp_path}/no", "ml-25m", LAYOUTS) == f"data.path={tmp_path}/no: no such file or folder"
     text = tmp_path / "text.zip"
     text.write_text("not a zip")
-    assert refused(str(text), "ml-25m", LAYOUTS) == f"data.path={text}: neither a folder nor a zip archive"
-    needs = "needs ratings.csv, movies.csv (or r.dat, m.dat)"
+    said = "neither a folder nor a zip archive, or a damaged one. Download it again"
+    assert refused(str(text), "ml-25m", LAYOUTS) == f"data.path={text}: {said}"
+    needs = "needs ratings.csv, movies.csv (or r.dat, m.dat), and has"
     folder = write({"ratings.csv": RATINGS, "m.dat": ""})
-    assert refused(str(folder), "ml-25m", LAYOUTS) == f"data.path={folder}: {needs}"
+    (folder / "ml-25m").mkdir()
+    assert refused(str(folder), "ml-25m", LAYOUTS) == f"data.path={folder}: {needs} m.dat, ml-25m/, ratings.csv"
+    said = "one of several files. Give their folder"
+    assert refused(f"{folder}/m.dat", "ml-25m", LAYOUTS) == f"data.path={folder}/m.dat: {said}"
     file = zipped({"a/ratings.csv": RATINGS, "b/movies.csv": MOVIES})
-    assert refused(str(file), "ml-25m", LAYOUTS) == f"{file}: {needs}"
+    assert refused(str(file), "ml-25m", LAYOUTS) == f"{file}: {needs} a/ratings.csv, b/movies.csv"
     file = zipped({f"{folder}/{name}": text for folder in "ab" for name, text in FILES.items()})
     assert refused(str(file), "ml-25m", LAYOUTS) == (
         f"{file}: more than one folder in it holds ratings.csv; unpack the one that you mean"

@@ -59,10 +59,37 @@ def test_titles_in_a_file_of_their_own(source, rows):
     assert table.movies.rows() == [(8, "Heat, The (1995)", ""), (7, "Up (2009)", ""), (9, "Unseen", "")]
 
 
-def test_tabs_and_no_time(source, rows):
+@pytest.mark.parametrize("separator", ["\t", r"\t"])
+def test_tabs_and_no_time(source, rows, separator):
     text = "user\tmovie\trating\ttitle\n5\t1\t3\tA\n4\t1\t2\tA\n5\t2\t1\tB\n5\t1\t4\tA\n"
-    table = load_table(source(text, separator="\t", timestamp_column=None, genres_column=None))
+    table = load_table(source(text, separator=separator, timestamp_column=None, genres_column=None))
     assert rows(table) == [(4, 1, 2.0, 1), (5, 1, 3.0, 0), (5, 2, 1.0, 2), (5, 1, 4.0, 3)]
+
+
+def test_times_are_read_as_in_json(source, rows):
+    times = ["2005-04-02T23:53:47Z", "2005-04-03 01:53:48.5+02:00", " 1112486029.75 ", "1112486030"]
+    text = "user,movie,rating,timestamp,title,genres\n" + "".join(f"1,1,3,{time},A,B\n" for time in times)
+    assert [time for *_, time in rows(load_table(source(text)))] == [1112486027 + i for i in range(4)]
+
+
+@pytest.mark.parametrize("part", [1, 1 << 24])
+@pytest.mark.parametrize("escape", ["\\", r"\\"])
+def test_escapes(source, rows, refusal, part, escape, monkeypatch):
+    """Lines are counted as they stand in the file."""
+    monkeypatch.setattr("mlens.data.delimited.PART", part)
+    text = "user,movie,rating,timestamp,title,genres\n"
+    text += (
+        r'1,1,3,5,"The \"Big\" One, a ""good"" \\ film",A'
+        + "\n"
+        + r"1,2,3,6,Heat\, The,A"
+        + '\n\n1,3,3,7,"Two\nlines",A\n'
+    )
+    table = load_table(source(text, escape=escape))
+    assert table.movies["title"].to_list() == ['The "Big" One, a "good" \\ film', "Heat, The", "Two lines"]
+    assert refusal(source(text + "1,4,9,8,B,A\n", escape=escape)).startswith(
+        f"{source(text).path}:7: the rating is not"
+    )
+    assert refusal(source(text + '1,4,3,8,"B,A\n', escape=escape)) == f"{source(text).path}:7: broken quotes"
 
 
 @pytest.mark.parametrize(
@@ -132,7 +159,37 @@ def test_a_rating_is_exactly_one_of_the_scale(source):
         (
             ONE_FILE,
             {"user_column": "uid"},
-            ":1: there is no column 'uid'; the header has user, movie, rating, timestamp, title, genres",
+            ":1: there is no column 'uid'; the header has user, movie, rating, timestamp, title, genres. "
+            "Set data.user_column",
+        ),
+        (
+            "userId,Movie,rating,timestamp\n",
+            {"user_column": "userId"},
+            ":1: there is no column 'movie'; the header has userId, Movie, rating, timestamp. "
+            "Set data.movie_column='Movie'",
+        ),
+        (
+            ONE_FILE.replace(",", ";"),
+            {},
+            ":1: there is no column 'user'; the header has user;movie;rating;timestamp;title;genres. "
+            "Set data.separator=';'",
+        ),
+        ("\n" + ONE_FILE, {}, ":1: there is no header. The first line must hold the names of the columns"),
+        (
+            'user,movie,rating,timestamp,title,genres\nu,m,3,5,"A \\"B\\" C",D\n',
+            {},
+            ":2: broken quotes. A quote inside a text must be doubled; "
+            r"""where it is written \", set data.escape='\\'""",
+        ),
+        (
+            ONE_FILE + "u,m3,3,5,A,B\ru,m4,3,5,A,B\n",
+            {},
+            ":5: 11 fields, but the header has 6. It holds a CR alone: end all lines as the header ends",
+        ),
+        (
+            ONE_FILE + "u,m3,3,02/04/2005,A,B\n",
+            {},
+            ":5: the timestamp must be seconds or an ISO 8601 date, not '02/04/2005'",
         ),
         (ONE_FILE + ",m1,3,5,x,y\n", {}, ":5: the user is missing"),
         (ONE_FILE + "u,m1\n", {}, ":5: the rating is missing"),
@@ -167,7 +224,7 @@ def test_bad_movies_file(source, refusal):
 
 def test_paths(tmp_path, source, refusal):
     assert refusal(CsvRatings()) == "data.path is not set: data=csv needs data.path=FILE.csv"
-    assert refusal(CsvRatings(path=str(tmp_path))) == f"data.path={tmp_path}: no such file"
+    assert refusal(CsvRatings(path=str(tmp_path))) == f"data.path={tmp_path}: is a folder. Give the file in it"
     bad = CsvRatings(path=source(ONE_FILE).path, movies_path=f"{tmp_path}/no.csv")
     assert refusal(bad) == f"data.movies_path={tmp_path}/no.csv: no such file"
 
@@ -176,7 +233,20 @@ def test_paths(tmp_path, source, refusal):
 def test_bad_separator(separator):
     with pytest.raises(UserError) as caught:
         CsvRatings(separator=separator)
-    assert str(caught.value) == f"data.separator must be one ASCII character, such as ',', not {separator!r}"
+    known = r"such as ',' or '\t'"
+    assert str(caught.value) == f"data.separator must be one ASCII character, {known}, not {separator!r}"
+
+
+@pytest.mark.parametrize("escape", ["", "ab", '"', "\n", ";"])
+def test_bad_escape(escape):
+    with pytest.raises(UserError, match="escape must be null or one ASCII character other than the separator"):
+        CsvRatings(separator=";", escape=escape)
+
+
+@pytest.mark.parametrize("encoding", ["utf-99", "hex", "", "idna"])
+def test_bad_encoding(encoding):
+    with pytest.raises(UserError, match=r"data\.encoding must be the name of a text encoding"):
+        CsvRatings(encoding=encoding)
 
 
 def on_one_line(title):

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mlens.data import delimited
-from mlens.data.delimited import compact, read_csv, read_parts, typed
+from mlens.data.delimited import Format, compact, read_csv, read_parts, typed
 from mlens.errors import UserError
 
 COLUMNS = {"x": "a", "y": "b"}
@@ -24,7 +24,7 @@ def outcome(text, part, types=None, quote='"'):
         file = Path(folder, "f.csv")
         file.write_bytes(text.encode() if isinstance(text, str) else text)
         try:
-            return read_csv(file, COLUMNS, types, quote=quote).rows()
+            return read_csv(file, COLUMNS, types, Format(quote=quote)).rows()
         except UserError as error:
             return str(error).replace(folder, "")
 
@@ -64,7 +64,7 @@ def test_any_text_is_the_same_in_parts_as_at_once(text, part, quote):
         ("\ufeffa,b\n1,2\n\n3,4", [("1", "2", 2), ("3", "4", 4)]),
         ('a,b\n"x\n\ny",2\n3,4\n', [("x\n\ny", "2", 2), ("3", "4", 5)]),
         ("a,b\n1,2\n3,4,5\n", "/f.csv:3: 3 fields, but the header has 2"),
-        (b"a,b\n1,2\n\xff,4\n", "/f.csv:3: not valid UTF-8"),
+        (b"a,b\n1,2\n\xff,4\n", "/f.csv:3: not valid UTF-8 (byte 0xff). Convert it to UTF-8 (it may be latin-1)"),
     ],
 )
 def test_examples_in_parts(text, expected, part):

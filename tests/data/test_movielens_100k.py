@@ -104,5 +104,5 @@ def test_bad_files(write, refusal, files, message):
 
 def test_neither_kind_of_files(write, refusal):
     folder = write({"u.data": DATA, "ml-100k.item": ITEM})
-    expected = f"data.path={folder}: needs u.data, u.item (or ml-100k.inter, ml-100k.item)"
-    assert refusal(MovieLens100k(path=str(folder))) == expected
+    needs = "needs u.data, u.item (or ml-100k.inter, ml-100k.item), and has ml-100k.item, u.data"
+    assert refusal(MovieLens100k(path=str(folder))) == f"data.path={folder}: {needs}"

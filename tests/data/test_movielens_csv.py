@@ -163,8 +163,8 @@ HEADER = "userId,movieId,rating,timestamp\n1,10,4.0,5\n"
 @pytest.mark.parametrize(
     ("ratings", "message"),
     [
-        ("", "1: there is no header"),
-        ("\n1,10,4.0,5\n", "1: there is no header"),
+        ("", "1: there is no header. The first line must hold the names of the columns"),
+        ("\n1,10,4.0,5\n", "1: there is no header. The first line must hold the names of the columns"),
         (
             "user,movieId,rating,timestamp\n1,10,4.0,5\n",
             "1: there is no column 'userId'; the header has user, movieId, rating, timestamp",
@@ -216,8 +216,14 @@ HEADER = "userId,movieId,rating,timestamp\n1,10,4.0,5\n"
         (HEADER + "2,10,4.0,5,6\n", "3: 5 fields, but the header has 4"),
         (HEADER + '2,10,"4.0,5\n1,20,4.0,6\n', "3: broken quotes"),
         ('"userId,movieId,rating,timestamp\n1,10,4.0,5\n', "1: broken quotes"),
-        (HEADER.encode() + b"2,10,4.0,5\n2,20,\xff,5\n", "4: not valid UTF-8"),
-        (b"\xffuserId,movieId,rating,timestamp\n1,10,4.0,5\n", "1: not valid UTF-8"),
+        (
+            HEADER.encode() + b"2,10,4.0,5\n2,20,\xff,5\n",
+            "4: not valid UTF-8 (byte 0xff). Convert it to UTF-8 (it may be latin-1)",
+        ),
+        (
+            b"\xffuserId,movieId,rating,timestamp\n1,10,4.0,5\n",
+            "1: not valid UTF-8 (byte 0xff). Convert it to UTF-8 (it may be latin-1)",
+        ),
     ],
 )
 def test_bad_ratings(source, refusal, ratings, message):
@@ -245,7 +251,10 @@ def test_no_ratings(source, refusal):
             'movieId,title,genres\n10,"A\nB",Drama\n10,"C\nD",Drama\n',
             "movies.csv:4: the movie is listed on an earlier line too (movie 10, title C D)",
         ),
-        (b"movieId,title,genres\n10,A\n11\n12,\xe9,X\n", "movies.csv:4: not valid UTF-8"),
+        (
+            b"movieId,title,genres\n10,A\n11\n12,\xe9,X\n",
+            "movies.csv:4: not valid UTF-8 (byte 0xe9). Convert it to UTF-8 (it may be latin-1)",
+        ),
     ],
 )
 def test_bad_movies(source, refusal, movies, message):
@@ -261,7 +270,7 @@ def test_bad_tags(source, refusal):
 @pytest.mark.parametrize("missing", ["ratings", "movies"])
 def test_missing_files(source, refusal, missing):
     bad = source(**{missing: None})
-    assert refusal(bad) == f"data.path={bad.path}: needs ratings.csv, movies.csv"
+    assert refusal(bad).startswith(f"data.path={bad.path}: needs ratings.csv, movies.csv, and has ")
 
 
 @pytest.mark.parametrize(

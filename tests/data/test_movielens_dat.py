@@ -122,7 +122,10 @@ def test_users_may_be_absent(ml_1m):
             "ratings.dat:1: the movie is not in the movie list (user 1, movie 2, rating 4.0, timestamp 5)",
         ),
         ({"ratings": ""}, "ratings.dat: no ratings in it"),
-        ({"ratings": b"1::1::4::5\n1::\xe9::4::5\n"}, "ratings.dat:2: not valid UTF-8"),
+        (
+            {"ratings": b"1::1::4::5\n1::\xe9::4::5\n"},
+            "ratings.dat:2: not valid UTF-8 (byte 0xe9). Convert it to UTF-8 (it may be latin-1)",
+        ),
         (
             {"movies": "1,Toy Story,Drama\n"},
             "movies.dat:1: a line must read 'movie::title::genres', not '1,Toy Story,Drama'",
@@ -139,7 +142,9 @@ def test_bad_files(ml_1m, refusal, files, message):
 
 def test_ml_10m_must_be_utf_8(ml_10m, refusal):
     bad = ml_10m(movies=MOVIES.encode("latin-1"))
-    assert refusal(bad) == f"{bad.path}/movies.dat:2: not valid UTF-8"
+    assert (
+        refusal(bad) == f"{bad.path}/movies.dat:2: not valid UTF-8 (byte 0xe9). Convert it to UTF-8 (it may be latin-1)"
+    )
 
 
 def test_bad_release():

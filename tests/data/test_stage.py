@@ -1,5 +1,7 @@
 """The targets of a stage and what each may see, against a loop over each user's ratings."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -152,36 +154,108 @@ def test_validation_and_test_are_of_the_same_sampled_users():
 
 
 SIX = [(m, 3.0, m) for m in range(6)]
+TWO = SIX[:2]
 ONE_SECOND = [(m, 3.0, 5) for m in range(9)]
 
 
 @pytest.mark.parametrize(
-    ("users", "split", "stage", "advice"),
+    ("users", "split", "message"),
     [
-        ([SIX], Split("temporal", min_ratings=7), "test", "Lower split.min_ratings"),
-        ([SIX], Split("temporal", test_ratio=0), "test", "split.test_ratio=0 holds out none. Raise it"),
-        ([SIX], Split("leave_last", test_ratio=0, min_ratings=7), "test", "Lower split.min_ratings"),
-        ([SIX] * 2, Split("user"), "train", "Lower split.val_ratio and split.test_ratio"),
-        ([SIX, SIX[:1]], Split("user"), "val", "Lower split.min_ratings"),
-        ([SIX[:2]] * 9, Split("leave_last", min_ratings=1), "train", "take more data"),
-        ([SIX, SIX[:3]], Split("leave_last", min_ratings=7), "test", "(0 of them with at least split.min_ratings=7)"),
-        ([SIX[:1]] * 9, Split("random", min_ratings=1), "train", "Lower split.val_ratio"),
-        ([SIX[:1], SIX[:3]], Split("leave_last", min_ratings=1), None, ""),
-        ([ONE_SECOND] * 3, Split("global_time"), "test", "ratings of one second stay together"),
-        ([ONE_SECOND, SIX[:1]], Split("global_time", min_ratings=1), "train", "ratings of one second stay together"),
-        # The only second between the last and the first is that of a user with too few ratings.
-        ([SIX[:1] + ONE_SECOND, [(0, 3.0, 3)]], Split("global_time"), "val", "Lower split.min_ratings"),
+        (
+            [TWO] * 9,
+            Split("temporal"),
+            "split=temporal leaves no test rating among 18 ratings of 9 users (0 of them with at least "
+            "split.min_ratings=5). Set split.val_ratio=0 split.min_ratings=2, or split=user split.min_ratings=2",
+        ),
+        (
+            [ONE_SECOND] * 3,
+            Split("global_time"),
+            "split=global_time leaves no test rating among 27 ratings of 3 users (3 of them with at least "
+            "split.min_ratings=5; ratings of one second stay together). Set split=temporal",
+        ),
+        (
+            [SIX],
+            Split("user"),
+            "split=user leaves no train rating among 6 ratings of 1 user (1 of them with at least "
+            "split.min_ratings=5). Set split=temporal",
+        ),
+        (
+            [SIX[:1]],
+            Split("leave_last"),
+            "split=leave_last leaves no test rating among 1 rating of 1 user (0 of them with at least "
+            "split.min_ratings=5). No other split does: take more data",
+        ),
+        (
+            [ONE_SECOND],
+            Split("random", ties="strict"),
+            "split.ties=strict leaves every history empty: all ratings of each user have the same timestamp. "
+            "Set split.ties=order",
+        ),
     ],
 )
-def test_a_stage_without_ratings_is_refused(users, split, stage, advice):
+def test_what_cannot_be_split_is_refused_with_advice(users, split, message):
     table = make_table(users)
-    roles = assign_roles(table, split)
-    if stage is None:
-        assert list(make_stages(table, roles, split)) == list(STAGES)
-        return
-    with pytest.raises(UserError, match=rf"^split={split.method} leaves no {stage} rating") as caught:
-        make_stages(table, roles, split)
-    assert advice in str(caught.value)
+    with pytest.raises(UserError) as caught:
+        make_stages(table, assign_roles(table, split), split)
+    assert str(caught.value) == message
+
+
+USERS = {
+    "two ratings each": [TWO] * 9,
+    "two users of two": [TWO] * 2,
+    "one rating each": [SIX[:1]] * 9,
+    "one rating": [SIX[:1]],
+    "one second": [ONE_SECOND] * 3,
+    "one second, two ratings each": [ONE_SECOND[:2]] * 9,
+    "one user": [SIX],
+    "two users": [SIX] * 2,
+    "one active user": [SIX, SIX[:1]],
+    # The only second between the last and the first is that of a user with too few ratings.
+    "a second of few": [SIX[:1] + ONE_SECOND, [(0, 3.0, 3)]],
+}
+SPLITS = [
+    Split(method, **fields)
+    for method in METHODS
+    for fields in (
+        *({}, {"val_ratio": 0}, {"test_ratio": 0}, {"val_ratio": 0.45, "test_ratio": 0.5}, {"min_ratings": 1}),
+        {"val_ratio": 0.95, "test_ratio": 0},
+        *({"min_ratings": 9}, {"ties": "strict"}, {"eval_history": "train"}),
+    )
+    if fields.get("eval_history") != "train" or method != "user"
+]
+
+
+@pytest.mark.parametrize("name", USERS)
+def test_advice_on_what_to_set_works(name):
+    """Each that is given; and where none is, there is no split with these ratings."""
+    table = make_table(USERS[name])
+    refused = 0
+    for split in SPLITS:
+        try:
+            make_stages(table, assign_roles(table, split), split)
+        except UserError as error:
+            _, _, advice = str(error).partition(". Set ")
+            refused += 1
+            for changes in advice.split(", or ") if advice else []:
+                changed = set_fields(split, changes)
+                assert list(make_stages(table, assign_roles(table, changed), changed))
+            assert advice or name == "one rating", str(error)
+    assert refused
+
+
+def set_fields(split, changes):
+    """The split after these overrides of a command line."""
+    fields = dict(override.removeprefix("split.").split("=") for override in changes.split())
+    fields = {"method" if name == "split" else name: value for name, value in fields.items()}
+    known = {field.name: field.type for field in dataclasses.fields(Split)}
+    kinds = {"float": float, "int": int, "str": str}
+    return dataclasses.replace(split, **{name: kinds[known[name]](value) for name, value in fields.items()})
+
+
+def test_few_ratings_may_be_enough():
+    table = make_table([SIX[:1], SIX[:3]])
+    split = Split("leave_last", min_ratings=1)
+    assert list(make_stages(table, assign_roles(table, split), split)) == list(STAGES)
 
 
 @given(tables(), splits(), st.sampled_from([None, 1, 2]))
@@ -192,6 +266,13 @@ def test_every_stage_that_was_asked_for_has_targets_or_is_refused(table, split, 
     if missing:
         with pytest.raises(UserError, match=f"leaves no {missing[0]} rating"):
             make_stages(table, roles, split, most)
+    elif split.ties == "strict" and len(table) > len(table.users) and not several_seconds(table):
+        with pytest.raises(UserError, match=r"split\.ties=strict leaves every history empty"):
+            make_stages(table, roles, split, most)
     else:
         stages = make_stages(table, roles, split, most)
         assert list(stages) == wanted and all(len(stage) for stage in stages.values())
+
+
+def several_seconds(table):
+    return any(len({table.timestamp[i] for i in own_ratings(table, user)}) > 1 for user in range(len(table.users)))

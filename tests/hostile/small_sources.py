@@ -82,10 +82,17 @@ def lines_of(rows: list[tuple], separator: str, encoding: str = "utf-8") -> byte
 
 
 def _dicts(content: bytes, separator: str = ",", quoted: bool = True) -> list[dict[str, str]]:
-    # A carriage return ends no line of its own: it is a control character like others, and by itself an empty field.
-    stream = io.StringIO(re.sub("\r(?!\n)", "\x1f", content.decode("utf-8-sig")), newline="")
+    # Elsewhere a carriage return ends no line: it is a control character like others, and by itself an empty field.
+    text = _with_line_ends(content.decode("utf-8-sig"))
+    stream = io.StringIO(re.sub("\r(?!\n)", "\x1f", text), newline="")
     quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     return [row for row in csv.DictReader(stream, delimiter=separator, quoting=quoting) if any(row.values())]
+
+
+def _with_line_ends(text: str) -> str:
+    """Where a carriage return alone ends the first line, it ends all."""
+    first = re.search("\r\n?|\n", text)
+    return re.sub("\r\n?", "\n", text) if first and first[0] == "\r" else text
 
 
 def _joined(ratings: list[tuple[str, str, str, str]], titles: Mapping[str, str]) -> Rows:
@@ -133,7 +140,8 @@ def _decoded(content: bytes, encoding: str) -> list[str]:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = content.decode(encoding)
-    return [line.removesuffix("\r") for line in text.split("\n") if line.removesuffix("\r")]
+    lines = _with_line_ends(text).split("\n")
+    return [line.removesuffix("\r") for line in lines if line.removesuffix("\r")]
 
 
 def _dat(files: Files) -> Rows:

@@ -141,6 +141,18 @@ def test_a_folder_or_a_pipe_in_place_of_a_file(name, kind, tmp_path):
     assert is_clear(caught.value, tmp_path)
 
 
+@pytest.mark.parametrize("name", SMALL)
+def test_a_git_lfs_pointer_in_place_of_any_file(tmp_path, name):
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+    for victim in SMALL[name].files:
+        for file, content in SMALL[name].files.items():
+            (tmp_path / file).write_bytes(pointer if file == victim else content)
+        with pytest.raises(UserError) as caught:
+            load_table(SMALL[name].source(tmp_path))
+        said = f"{tmp_path / victim} is a git-lfs pointer, not the file: run `git lfs pull`"
+        assert str(caught.value) == said
+
+
 def test_a_name_that_is_too_long(tmp_path):
     with pytest.raises(UserError, match="File name too long"):
         load_table(SMALL["csv"].source(tmp_path / ("x" * 300)))

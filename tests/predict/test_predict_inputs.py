@@ -172,7 +172,11 @@ REFUSED = {
     "nan": (GOOD.replace("4.5", "nan"), MOVIES, "history.csv:2: a rating must be a number"),
     "no rating": (GOOD.replace("4.5", ""), MOVIES, "history.csv:2: the rating is missing"),
     "a time before time": (GOOD.replace("100", "-1"), MOVIES, "history.csv:2: a timestamp must not be negative"),
-    "a broken time": (GOOD.replace("100", "1.5"), MOVIES, "history.csv:2: the timestamp must be a whole number"),
+    "a broken time": (
+        GOOD.replace("100", "noon"),
+        MOVIES,
+        "history.csv:2: the timestamp must be seconds or an ISO 8601 date",
+    ),
     "no title": (GOOD.replace("Heat (1995)", "  "), MOVIES, "history.csv:2: the title is missing"),
     "a movie without title": (GOOD, MOVIES.replace("Brazil (1985)", ""), "movies.csv:3: the title is missing"),
     "no rows": (HISTORY, MOVIES, "history.csv: no rows in it"),
