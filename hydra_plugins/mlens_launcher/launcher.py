@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from hydra_plugins.mlens_launcher._board import Board
-from hydra_plugins.mlens_launcher._ledger import FINISHED, WAITING, CheckedJob, Job, Ledger, job_names
+from hydra_plugins.mlens_launcher._ledger import FINISHED, WAITING, CheckedJob, Job, Ledger, names_in
 from hydra_plugins.mlens_launcher._local import processes_with, run_local
 from hydra_plugins.mlens_launcher._settings import LauncherSettings
 from mlens.engine.stop import SIGNALS
@@ -65,7 +65,7 @@ class MlensLauncher(Launcher):
         folder = Path(self.config.hydra.sweep.dir).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         batch = [[o for o in overrides if not o.startswith(SWEEP_ONLY)] for overrides in job_overrides]
-        checked = self._checked_jobs(batch, initial_job_idx)
+        checked = self._checked_jobs(batch, names_in(folder, batch, initial_job_idx))
         jobs = [job.entry for job in checked]
         refuse_links(folder / ".sweep.lock", folder / "logs")
         try:
@@ -138,7 +138,7 @@ class MlensLauncher(Launcher):
         options += [override for override in given if override.startswith("hydra.searchpath=")]
         return [str(Path(sys.argv[0]).resolve()), *options, "hydra.mode=RUN"]
 
-    def _checked_jobs(self, batch: list[list[str]], first: int) -> list[CheckedJob]:
+    def _checked_jobs(self, batch: list[list[str]], names: list[str]) -> list[CheckedJob]:
         """Every job's config composed and checked, its data read and its model's files digested (each once), before any
         job is started."""
         from hydra.utils import instantiate
@@ -149,7 +149,7 @@ class MlensLauncher(Launcher):
 
         hashes: dict[str, str] = {}
         jobs = []
-        for name, overrides in zip(job_names(batch, first), batch, strict=True):
+        for name, overrides in zip(names, batch, strict=True):
             config = self.loader.load_sweep_config(self.config, overrides)
             with open_dict(config):
                 del config["hydra"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -21,7 +22,17 @@ from runs import child_environment, composed, hydra_config
 
 from hydra_plugins.mlens_launcher import _agent
 from hydra_plugins.mlens_launcher._board import Standing
-from hydra_plugins.mlens_launcher._ledger import FAILED, FINISHED, STOPPED, WAITING, Job, Ledger, job_names, read_ledger
+from hydra_plugins.mlens_launcher._ledger import (
+    FAILED,
+    FINISHED,
+    STOPPED,
+    WAITING,
+    Job,
+    Ledger,
+    job_names,
+    names_in,
+    read_ledger,
+)
 from hydra_plugins.mlens_launcher._local import last_lines, run_local
 from hydra_plugins.mlens_launcher._settings import LauncherSettings, divide
 from hydra_plugins.mlens_launcher.launcher import _quoted
@@ -38,6 +49,27 @@ def test_names_are_different_and_no_path(batch):
     names = job_names(batch)
     assert len(set(names)) == len(batch)
     assert all(name and "/" not in name and len(name.encode()) < 255 * 4 and len(name) < 140 for name in names)
+
+
+@given(st.lists(st.lists(WORDS, min_size=1, max_size=3), min_size=2, max_size=4))
+def test_a_jobs_folder_is_typed_without_quotes(batch):
+    batch = [[f"k{i}={value}" for i, value in enumerate(values)] for values in {tuple(values) for values in batch}]
+    for name in job_names(batch):
+        path = f"multirun/2026-11-29/00-16-33/{name}"
+        (override,) = OverridesParser.create().parse_overrides([f"output_dir={path}"])
+        assert shlex.quote(path) == path and override.value() == path and not override.is_sweep_override()
+
+
+def test_a_sweep_goes_on_in_the_folders_that_an_earlier_version_named(tmp_path):
+    batch = [[f"history={history}", f"seed={seed}"] for history in ("none", "random") for seed in (0, 1)]
+    Ledger(tmp_path, [Job("history=none,seed=0", batch[0], "f")]).write()
+    (tmp_path / "history=none,seed=1").mkdir()
+    (tmp_path / "history=random,seed=0").mkdir()
+    (tmp_path / "history-random+seed-0").mkdir()  # begun since
+    assert names_in(tmp_path, batch) == [
+        *("history=none,seed=0", "history=none,seed=1"),
+        *("history-random+seed-0", "history-random+seed-1"),
+    ]
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\n\r\\$"), max_size=40))
