@@ -65,32 +65,18 @@ def hydras_refusals(overrides: Sequence[str]) -> Iterator[None]:
         raise UserError(explain(error, overrides)) from error
 
 
-<<<<<<< HEAD
 def _refuse(arguments: list[str]) -> None:
     """Raises UserError for what would be refused over many lines, or have no effect."""
     told = refuse_flags(arguments) or refuse_unused(arguments)
     if told is not None:
         raise UserError(told)
-=======
+
+
 def refuse_other_launchers(hydra_config: HydraConf) -> None:
     """Raises UserError in a job that another launcher than mlens' started: that one starts a process of its own for
     each rank, in which Hydra doesn't sweep."""
     if hydra_config.mode == RunMode.MULTIRUN:
         raise UserError(OTHER_LAUNCHER.format(hydra_config.runtime.choices["hydra/launcher"]))
-
-
-def _one_line(error: Exception) -> str:
-    """Hydra's message without its search path, and without the advice to add a key: an added one is refused too.
-
-    >>> _one_line(ValueError("Could not find 'history/x'\\nAvailable options in 'history':\\n\\tnone\\n\\trandom"))
-    "Could not find 'history/x' Available options in 'history': none, random"
-    >>> _one_line(ValueError("Could not override 'x'.\\nTo append to your default list use +x=8"))
-    "Could not override 'x'."
-    """
-    message = str(error).partition("Config search path:")[0]
-    lines = [line for line in message.splitlines() if line.strip() and not line.startswith("To append to your")]
-    text = " ".join(line.strip() + "," * line.startswith("\t") for line in lines).rstrip(",")
-    return text if error.__cause__ is None else f"{text} {str(error.__cause__).splitlines()[0]}"
 
 
 def register_resolvers() -> None:

@@ -63,7 +63,8 @@ def test_other_errors_pass(raised, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("raised", "code"), [(UserError("of the user"), 2), (JobFailed("of a job"), 1), (KeyboardInterrupt(), 130)]
+    ("raised", "code"),
+    [(UserError("of the user"), 2), (JobFailed("job x: too many open files"), 1), (KeyboardInterrupt(), 130)],
 )
 def test_what_a_sweep_refuses_a_failed_job_and_ctrl_c_are_one_line(raised, code, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["train.py"])

@@ -188,6 +188,8 @@ def test_what_a_failed_job_said_last(tmp_path):
     assert last_lines(log) == "error: data.path is missing"
     log.write_text("".join(f"line {i}\n" for i in range(9)))
     assert last_lines(log) == "line 4\nline 5\nline 6\nline 7\nline 8"
+    log.write_text("Traceback\nDistNetworkError: The server socket has failed to bind. message: too many open files\n")
+    assert "`ulimit -n" in last_lines(log)
     log.write_text("\n")  # a job that was killed at once
     assert last_lines(log) == "it said nothing"
 
