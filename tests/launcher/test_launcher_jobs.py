@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import psutil
@@ -18,13 +19,15 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from runs import child_environment, composed, hydra_config
 
 from hydra_plugins.mlens_launcher import _agent
-from hydra_plugins.mlens_launcher._board import Standing
+from hydra_plugins.mlens_launcher._board import Board, Standing
 from hydra_plugins.mlens_launcher._ledger import (
     FAILED,
     FINISHED,
+    RUNNING,
     STOPPED,
     WAITING,
     Job,
@@ -141,6 +144,7 @@ def test_a_jobs_standing_is_read_as_it_is_written(tmp_path):
     at.look(tmp_path)
     assert at.seconds_left is None
     (tmp_path / "plan.json").write_text('{"steps": 10}')
+    (logs / "phase").write_text("training")
     train = {"kind": "train", "epoch": 1, "seconds": 2.0}
     with (logs / "metrics.jsonl").open("w") as file:
         file.write(json.dumps(train | {"step": 1}) + "\n" + json.dumps(train | {"step": 2})[:20])
@@ -175,11 +179,74 @@ def test_a_standing_starts_over_with_the_file_of_a_run_that_goes_on(tmp_path):
 def test_against_the_clock_no_more_is_left_than_the_clock_leaves(tmp_path):
     (tmp_path / "training_logs").mkdir()
     (tmp_path / "plan.json").write_text('{"steps": 10000, "max_minutes": 0.5}')
+    (tmp_path / "training_logs" / "phase").write_text("training")
     record = json.dumps({"kind": "train", "epoch": 0, "seconds": 12.0, "step": 1})
     (tmp_path / "training_logs" / "metrics.jsonl").write_text(record + "\n")
     at = Standing()
     at.look(tmp_path)
     assert at.seconds_left == 18.0
+
+
+@pytest.fixture
+def board(tmp_path):
+    """Of a running job `a`, begun by an earlier process, and a waiting `b`; without a terminal."""
+    (tmp_path / "a" / "training_logs").mkdir(parents=True)
+    write_text(tmp_path / "a" / "training_logs" / "phase", "testing")
+    board = Board(Ledger(tmp_path, [Job("a", [], "f"), Job("b", [], "g")]))
+    board.console = Console(file=StringIO(), width=200)
+    board.ledger.set("a", state=RUNNING)
+    return board
+
+
+def go_on(board: Board, phase: str, rmse: float | None = None) -> None:
+    """What a job's process leaves in its folder."""
+    logs = board.ledger.folder / "a" / "training_logs"
+    write_text(logs / "phase", phase)
+    if rmse is not None:
+        with (logs / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"kind": "val", "step": round(100 * rmse), "rmse": rmse}) + "\n")
+
+
+def test_a_running_jobs_row_says_what_it_does_and_since_when(board):
+    def row() -> list[str]:
+        board()
+        board.console.print(board.table())
+        lines = [line for line in board.console.file.getvalue().splitlines() if line.startswith("│ a")]
+        return [cell.strip() for cell in lines[-1].strip("│").split("│")]
+
+    assert row() == ["a", "preparing", "", "", "", "0:00", ""]  # not what the earlier process did
+    board._standings["a"].since -= 75
+    for phase in ("training", "validating", "testing", "baselines"):
+        go_on(board, phase)
+        assert row()[1] == phase and row()[5].startswith("1:1")
+
+
+def test_without_a_terminal_each_phase_is_a_line_once(board):
+    board()
+    for phase, rmse in (("training", None), ("validating", 0.9), ("training", None), ("validating", 0.8)):
+        go_on(board, phase, rmse)
+        board()
+        board()
+    board.ledger.set("a", state=FINISHED, seconds=75.0)
+    board()
+    assert [line.split("  ")[1:] for line in board.console.file.getvalue().splitlines()] == [
+        ["preparing", "after 0:00"],
+        ["training", "after 0:00"],
+        ["step 0", "validation RMSE 0.9000"],
+        ["validating", "after 0:00"],
+        ["step 0", "validation RMSE 0.8000"],
+        ["finished", "after 1:15"],
+    ]
+
+
+def test_a_sweep_passes_on_what_the_first_of_its_plans_warns_of(board):
+    (board.ledger.folder / "b" / "training_logs").mkdir(parents=True)
+    board.ledger.set("b", state=RUNNING)
+    for name in "ab":
+        (board.ledger.folder / name / "plan.json").write_text('{"steps": 1, "warnings": ["WARNING: cut"]}')
+    board()
+    board()
+    assert board.console.file.getvalue().count("WARNING: cut") == 1
 
 
 def test_what_a_failed_job_said_last(tmp_path):

@@ -58,7 +58,7 @@ def test_a_sweep_with_a_job_that_always_fails_finishes_the_others_and_goes_on_wh
     written = (finished / "summary.json").stat().st_mtime_ns
     again = train(*common, cwd=tmp_path)
     assert again.returncode == 1 and (finished / "summary.json").stat().st_mtime_ns == written
-    lines = [line for line in again.stderr.splitlines() if line.endswith("  running")]
+    lines = [line for line in again.stderr.splitlines() if "  preparing  " in line]
     assert len(lines) == 1 and FAILING in lines[0]
 
 
