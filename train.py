@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from mlens.engine.stop import StopRequest, stoppable
 from mlens.errors import told_in_one_line
-from mlens.launch import register_resolvers, start
+from mlens.launch import refuse_other_launchers, register_resolvers, start
 
 register_resolvers()
 
@@ -18,6 +18,7 @@ register_resolvers()
 def main(config: DictConfig) -> float | None:
     """One run; returns its best validation RMSE, for sweepers."""
     with told_in_one_line(), stoppable() as stop:
+        refuse_other_launchers(HydraConfig.get())
         return run(config, stop)
 
 

@@ -121,6 +121,8 @@ def told_in_one_line(result_on_stdout: bool = False) -> Iterator[None]:
 def _one_line_errors() -> Iterator[None]:
     try:
         yield
+    except JobFailed:  # quotes what the job met, which isn't this process's
+        raise
     except OutputLost as lost:
         if isinstance(lost.error, BrokenPipeError):
             sys.exit(READER_GONE)

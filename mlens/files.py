@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import resource
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
@@ -23,9 +24,11 @@ from typing import Any
 # What no program can mend: the disk has no room, or doesn't let itself be written or read.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CLOSED = (
-    *(errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EMFILE),
+    *(errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR, errno.ENAMETOOLONG),
     *(errno.ELOOP, errno.EISDIR, errno.EEXIST),
 )
+# Or too many files are open: in this process, or on the machine.
+CROWDED = (errno.EMFILE, errno.ENFILE)
 # How the temporary name of what is being written ends.
 NEW = ".new"
 # How the small text file begins that git-lfs leaves in place of a file that wasn't downloaded.
@@ -33,17 +36,21 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
 
 
 def disk_refusal(error: BaseException) -> OSError | None:
-    """The OSError of a full, read-only or forbidden place that `error` is or, in a library's words, tells of.
+    """The OSError of a full, read-only or forbidden place, or of too many open files, that `error` is or, in the words
+    of a library, reports.
 
     >>> disk_refusal(RuntimeError("I/O error: No space left on device (os error 28)"))
     OSError(28, 'No space left on device')
     """
     if isinstance(error, OSError) and error.errno is not None:
-        known = error.errno in FULL or (error.errno in CLOSED and error.filename is not None)
+        known = error.errno in FULL + CROWDED or (error.errno in CLOSED and error.filename is not None)
         return error if known else None
+    # How torch and the loader of shared libraries say it.
+    if "too many open files" in str(error).lower():
+        return OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     # How libraries written in Rust (polars, safetensors, tokenizers) pass it on.
     number = re.search(r"\(os error (\d+)\)", str(error))
-    if number is None or int(number[1]) not in FULL + CLOSED:
+    if number is None or int(number[1]) not in FULL + CLOSED + CROWDED:
         return None
     return OSError(int(number[1]), os.strerror(int(number[1])))
 
@@ -60,6 +67,9 @@ def in_words(refusal: OSError) -> str:
         reason = f"the disk is full ({reason})"
     if refusal.errno == errno.ELOOP:
         reason = "is a link, and nothing is written through it: remove it"
+    if refusal.errno in CROWDED:
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        reason += f" (this process may open {limit}): raise the limit, as with `ulimit -n 4096`, and start again"
     return reason if refusal.filename is None else f"{os.fsdecode(refusal.filename)}: {reason}"
 
 

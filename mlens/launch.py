@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from hydra.conf import HydraConf
 from hydra.errors import ConfigCompositionException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from mlens import __version__
@@ -16,6 +19,10 @@ from mlens.overrides import explain, refuse_flags, refuse_unused
 from mlens.streams import guarded_streams
 
 CONTINUES = "resume=true continues a run from its last checkpoint, the same command a sweep"
+OTHER_LAUNCHER = (
+    "hydra/launcher={} can't start the jobs of a sweep: leave it out. The default launcher (mlens) starts a torchrun "
+    "for each; hydra.launcher.nproc_per_node=N sets its ranks, hydra.launcher.backend=slurm queues the jobs"
+)
 
 
 def start(main: Callable[[], object]) -> None:
@@ -45,9 +52,15 @@ def hydras_refusals(overrides: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except (ConfigCompositionException, OverrideParseException) as error:
+        if missing := re.search("Could not find 'hydra/launcher/(.*?)'", str(error)):
+            raise UserError(OTHER_LAUNCHER.format(missing[1])) from error
         raise UserError(explain(error, overrides)) from error
-    except ValueError as error:
-        if not str(error).startswith("Config group override"):  # of `group=null`, which has no class of its own
+    except ValueError as error:  # these have no class of their own
+        if str(error).startswith("Only one of --run, --multirun, --cfg"):
+            raise UserError(
+                "--cfg shows the config of one job: leave out --multirun, and give one value for each setting"
+            ) from error
+        if not str(error).startswith("Config group override"):  # of `group=null`
             raise
         raise UserError(explain(error, overrides)) from error
 
@@ -57,6 +70,13 @@ def _refuse(arguments: list[str]) -> None:
     told = refuse_flags(arguments) or refuse_unused(arguments)
     if told is not None:
         raise UserError(told)
+
+
+def refuse_other_launchers(hydra_config: HydraConf) -> None:
+    """Raises UserError in a job that another launcher than mlens' started: that one starts a process of its own for
+    each rank, in which Hydra doesn't sweep."""
+    if hydra_config.mode == RunMode.MULTIRUN:
+        raise UserError(OTHER_LAUNCHER.format(hydra_config.runtime.choices["hydra/launcher"]))
 
 
 def register_resolvers() -> None:

@@ -1,8 +1,10 @@
 """How train.py is started: launchers and their arguments."""
 
+import re
+
 import pytest
 from omegaconf import OmegaConf
-from runs import checked, composed
+from runs import CONF, FAST, checked, composed, train_module
 
 from mlens.config import resolved
 from mlens.errors import JobFailed, UserError
@@ -61,7 +63,8 @@ def test_other_errors_pass(raised, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("raised", "code"), [(UserError("of the user"), 2), (JobFailed("of a job"), 1), (KeyboardInterrupt(), 130)]
+    ("raised", "code"),
+    [(UserError("of the user"), 2), (JobFailed("job x: too many open files"), 1), (KeyboardInterrupt(), 130)],
 )
 def test_what_a_sweep_refuses_a_failed_job_and_ctrl_c_are_one_line(raised, code, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["train.py"])
@@ -74,3 +77,25 @@ def test_what_a_sweep_refuses_a_failed_job_and_ctrl_c_are_one_line(raised, code,
     said = capsys.readouterr().err
     assert ended.value.code == code and said.count("\n") == 1
     assert said.startswith(f"error: {raised}" if code != 130 else "stopped: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["hydra.sweep.subdir=job_${hydra.job.num}"], "hydra.sweep.subdir can't be set"),
+        (["hydra.sweep.dir=x"], "hydra.sweep.dir has no effect here: write output_dir=x"),
+        (["output_dir=x_${hydra.job.num}"], "output_dir: .*hydra.job.num"),
+        (["output_dir=${oc.env:NOT_SET}"], "output_dir: .*NOT_SET"),
+        (["hydra/launcher=basic"], "hydra/launcher=basic .* default launcher"),
+        (["hydra/launcher=joblib"], "hydra/launcher=joblib .* default launcher"),
+        (["--cfg", "job"], "--cfg shows the config of one job: leave out --multirun"),
+    ],
+)
+def test_what_a_sweep_refuses_of_hydras_own_settings(arguments, said, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    command = ["train.py", f"--config-path={CONF}", "--multirun", "history=none,random", *FAST, *arguments]
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(SystemExit) as ended:
+        start(train_module().main)
+    line = capsys.readouterr().err
+    assert ended.value.code == 2 and line.count("\n") == 1 and re.search(f"error: {said}", line)

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from mlens.engine.engine import Engine
 from mlens.engine.manifest import checkpoint_name, read_manifest, saved_steps
 from mlens.errors import UserError, told_in_one_line
-from mlens.training.journal import intact_records
+from mlens.training.journal import Journal, intact_records
 
 RANDOM = (*FAST, "history=random")
 # Summary keys and versions that scripts may rely on.
@@ -33,9 +33,18 @@ def one_thread():
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def phases() -> list[str]:
+    """What the run `finished` said that it does, in order."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, phases):
     folder = tmp_path_factory.mktemp("runs") / "finished"
-    run_here(folder, *RANDOM)
+    enter = Journal.enter
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Journal, "enter", lambda journal, phase: (phases.append(phase), enter(journal, phase)))
+        run_here(folder, *RANDOM)
     return folder
 
 
@@ -52,6 +61,12 @@ def test_a_run_leaves_what_the_design_names(finished):
     } <= files
     assert {"last", "best"} < {path.name for path in (finished / "checkpoints").iterdir()}
     assert not [name for name in files if ".new" in name or ".old" in name]
+
+
+def test_a_run_says_what_it_does_for_who_follows_its_folder(finished, phases):
+    validation = ["training", "validating"]
+    assert phases == [*validation, *validation, "training", "testing", "baselines"]
+    assert (finished / "training_logs" / "phase").read_text() == "baselines"
 
 
 def test_every_checkpoint_knows_which_records_were_written_before_it(finished):

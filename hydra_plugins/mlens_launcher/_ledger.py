@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -101,26 +102,60 @@ def job_names(batch: Sequence[Sequence[str]], first: int = 0) -> list[str]:
     """A name for each job: its overrides that differ among the jobs, else its number.
 
     >>> job_names([["history=none", "seed=1"], ["history=random", "seed=1"]])
-    ['history=none', 'history=random']
+    ['history-none', 'history-random']
     >>> job_names([["seed=1"]], first=3)
     ['3']
     """
+    return _numbered([_folder_name(overrides) for overrides in _differing(batch)], first)
+
+
+def names_in(folder: Path, batch: Sequence[Sequence[str]], first: int = 0) -> list[str]:
+    """The jobs' names in a sweep's folder: a job that an earlier version named `history=none,seed=0` keeps that."""
+    former = _numbered([_former_name(overrides) for overrides in _differing(batch)], first)
+    known = {job.name for job in read_ledger(folder)}
+    return [
+        old if (old in known or os.path.lexists(folder / old)) and not os.path.lexists(folder / new) else new
+        for old, new in zip(former, job_names(batch, first), strict=True)
+    ]
+
+
+def _differing(batch: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Each job's overrides without those that all have."""
     shared = set.intersection(*(set(overrides) for overrides in batch))
-    own = [",".join(override for override in overrides if override not in shared) for overrides in batch]
-    names = [_as_file_name(name) or str(first + number) for number, name in enumerate(own)]
-    assert len(set(names)) == len(names), names
-    return names
+    return [[override for override in overrides if override not in shared] for overrides in batch]
 
 
-def _as_file_name(text: str) -> str:
-    """`text` with other signs than letters, digits and `.,=+-_` replaced; a hash makes up for what is lost.
+def _numbered(names: Sequence[str], first: int) -> list[str]:
+    named = [name or str(first + number) for number, name in enumerate(names)]
+    assert len(set(named)) == len(named), named
+    return named
 
-    >>> _as_file_name("history=none,seed=0")
-    'history=none,seed=0'
-    >>> _as_file_name("data.path=/a/b")
-    'data.path=_a_b-cbf575'
+
+def _folder_name(overrides: Sequence[str]) -> str:
+    """The overrides as a folder's name that neither a shell nor Hydra wants in quotes.
+
+    >>> _folder_name(["history=none", "seed=0"])
+    'history-none+seed-0'
+    >>> _folder_name(["data.path=/a/b"])
+    'data.path-_a_b-cbf575'
     """
+    texts = [override.lstrip("+").replace("=", "-", 1) for override in overrides]
+    safe = [re.sub(r"[^A-Za-z0-9_.-]", "_", text) for text in texts]
+    return _distinct("+".join(safe), ",".join(overrides), intact=safe == texts)
+
+
+def _former_name(overrides: Sequence[str]) -> str:
+    """
+    >>> _former_name(["history=none", "seed=0"])
+    'history=none,seed=0'
+    """
+    text = ",".join(overrides)
     name = re.sub(r"[^\w.,=+-]", "_", text)
-    if name == text and len(name) <= LONGEST_NAME:
+    return _distinct(name, text, intact=name == text)
+
+
+def _distinct(name: str, text: str, intact: bool) -> str:
+    """A name of limited length; where it doesn't hold all of `text`, a hash makes up for what is lost."""
+    if intact and len(name) <= LONGEST_NAME:
         return name
     return f"{name[:LONGEST_NAME]}-{hashlib.blake2b(text.encode(), digest_size=3).hexdigest()}"

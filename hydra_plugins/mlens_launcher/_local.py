@@ -19,7 +19,7 @@ from hydra_plugins.mlens_launcher._ledger import FAILED, FINISHED, RUNNING, STOP
 from hydra_plugins.mlens_launcher._settings import LauncherSettings, Share, divide
 from mlens.engine.stop import SIGNALS
 from mlens.errors import CONTINUE
-from mlens.files import ensure_folder, open_append
+from mlens.files import disk_refusal, ensure_folder, in_words, open_append
 
 # What a process group around the sweep would tell its jobs.
 FOREIGN = ("LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_")
@@ -133,10 +133,15 @@ def resuming(command: list[str], run: Path) -> list[str]:
 
 
 def last_lines(log: Path) -> str:
-    """What a failed job said last: its last `error:` line where there is one, else its last lines, if any."""
+    """What a failed job said last: its last `error:` line where there is one, else its last lines, if any; that
+    torchrun itself had too many open files is put into words."""
     lines = [line.rstrip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     told = [line for line in lines if line.startswith("error: ")]
-    return told[-1] if told else "\n".join(lines[-5:]) or "it said nothing"
+    if told:
+        return told[-1]
+    last = "\n".join(lines[-5:])
+    crowded = disk_refusal(RuntimeError(last))
+    return in_words(crowded) if crowded is not None else last or "it said nothing"
 
 
 def _start(ledger: Ledger, name: str, command: list[str], share: Share) -> Started:

@@ -11,20 +11,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from hydra_plugins.mlens_launcher._board import Board
-from hydra_plugins.mlens_launcher._ledger import FINISHED, WAITING, CheckedJob, Job, Ledger, job_names
+from hydra_plugins.mlens_launcher._ledger import FINISHED, WAITING, CheckedJob, Job, Ledger, names_in
 from hydra_plugins.mlens_launcher._local import processes_with, run_local
 from hydra_plugins.mlens_launcher._settings import LauncherSettings
 from mlens.engine.stop import SIGNALS
-from mlens.errors import JobFailed, UserError
+from mlens.errors import JobFailed, UserError, first_line
 from mlens.files import refuse_links
 
 # A sweep's own settings, which its jobs have no use for.
@@ -43,7 +44,8 @@ class MlensLauncher(Launcher):
             raise UserError(f"hydra.launcher: {error}") from error
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Raises UserError under torchrun or another launcher: every rank would sweep for itself."""
+        """Raises UserError under torchrun or another launcher, where every rank would sweep for itself, and where
+        Hydra's own settings name the folders in another way than a sweep does."""
         if "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UserError(
                 "a sweep starts a torchrun for each job by itself: start it without one, as "
@@ -51,6 +53,7 @@ class MlensLauncher(Launcher):
                 f"hydra.launcher.nproc_per_node={os.environ.get('LOCAL_WORLD_SIZE', 'auto')}` "
                 "(on several nodes: with hydra.launcher.backend=slurm)"
             )
+        _refuse_folder_names(config)
         self.config = config
         self.loader: ConfigLoader = hydra_context.config_loader
 
@@ -62,7 +65,7 @@ class MlensLauncher(Launcher):
         folder = Path(self.config.hydra.sweep.dir).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         batch = [[o for o in overrides if not o.startswith(SWEEP_ONLY)] for overrides in job_overrides]
-        checked = self._checked_jobs(batch, initial_job_idx)
+        checked = self._checked_jobs(batch, names_in(folder, batch, initial_job_idx))
         jobs = [job.entry for job in checked]
         refuse_links(folder / ".sweep.lock", folder / "logs")
         try:
@@ -130,10 +133,12 @@ class MlensLauncher(Launcher):
         options = ["--config-name", hydra.job.config_name]
         flags = {"main": "--config-path", "command-line": "--config-dir"}
         options += [f"{flags[s.provider]}={s.path}" for s in hydra.runtime.config_sources if s.provider in flags]
-        options += [override for override in hydra.overrides.hydra if override.startswith("hydra.searchpath=")]
+        # Unresolved: `${hydra.job.num}` in one of them has no value here.
+        given = cast(list[str], OmegaConf.to_container(hydra.overrides.hydra, resolve=False))
+        options += [override for override in given if override.startswith("hydra.searchpath=")]
         return [str(Path(sys.argv[0]).resolve()), *options, "hydra.mode=RUN"]
 
-    def _checked_jobs(self, batch: list[list[str]], first: int) -> list[CheckedJob]:
+    def _checked_jobs(self, batch: list[list[str]], names: list[str]) -> list[CheckedJob]:
         """Every job's config composed and checked, its data read and its model's files digested (each once), before any
         job is started."""
         from hydra.utils import instantiate
@@ -144,7 +149,7 @@ class MlensLauncher(Launcher):
 
         hashes: dict[str, str] = {}
         jobs = []
-        for name, overrides in zip(job_names(batch, first), batch, strict=True):
+        for name, overrides in zip(names, batch, strict=True):
             config = self.loader.load_sweep_config(self.config, overrides)
             with open_dict(config):
                 del config["hydra"]
@@ -178,6 +183,21 @@ def _quoted(value: str) -> str:
     "'history=none,seed=0'"
     """
     return "'" + value.replace("'", "\\'") + "'"
+
+
+def _refuse_folder_names(config: DictConfig) -> None:
+    """Raises UserError where the sweep's folder can't be known, or `hydra.sweep` names its jobs' folders."""
+    sweep = cast(dict, OmegaConf.to_container(config.hydra.sweep, resolve=False))
+    if sweep["subdir"] != "${hydra.job.num}":
+        raise UserError(
+            "hydra.sweep.subdir can't be set: leave it out. output_dir=FOLDER is the sweep's folder, and its jobs' "
+            "folders are named by their overrides"
+        )
+    for key in ("output_dir", "hydra.sweep.dir"):
+        try:
+            OmegaConf.select(config, key)
+        except OmegaConfBaseException as error:
+            raise UserError(f"{key}: {first_line(error)}") from error
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from mlens.files import atomic_write, write_text
 # Marks that turn the direction of writing, for all that follows in a line: one in a title would turn the figures behind
 # it. People see them as escapes, the model as they are.
 BIDI_MARKS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+MADE_UP = "The data are made up: this says how the program works, not how people rate."
 PAIR_COLUMNS = (
     "arms",
     "difference of MAE",
@@ -39,11 +40,21 @@ PAIR_COLUMNS = (
 
 @dataclass(frozen=True)
 class Report:
-    """What was written: where, the answer, the table of arms, and why some runs aren't in it."""
+    """What was written.
+
+    html: where.
+    answer: the comparison's outcome in words.
+    table: one row an arm.
+    baselines: name, test RMSE and test MAE (None: not measured) of each, given the full history.
+    notes: what speaks against trusting it, a line each.
+    refused: why some runs aren't in it.
+    """
 
     html: Path
     answer: str
     table: pl.DataFrame
+    baselines: list[tuple[str, float | None, float | None]]
+    notes: list[str]
     refused: list[str]
 
 
@@ -62,7 +73,9 @@ def report(folders: Sequence[Path], output: Path) -> Report:
     atomic_write(output / "results.csv", without_formulas(frame).write_csv)
     write_text(output / "report.md", _markdown(content))
     write_text(output / "report.html", _html(content))
-    return Report(output / "report.html", content["answer"], frame, refused)
+    notes = [line for line in content["fairness"] if line.startswith("NOTE")]
+    notes += [content["made_up"]] if content["made_up"] else []
+    return Report(output / "report.html", content["answer"], frame, _full_history(results), notes, refused)
 
 
 def say(written: Report) -> None:
@@ -77,8 +90,14 @@ def say(written: Report) -> None:
     for row in written.table.to_dicts():
         figures = [_with_interval(row, "rmse"), f"{row['mae']:.4f}", *([_gain(row)] if several else [])]
         shown.add_row(Text(row["arm"]), str(row["seeds"]), *figures, f"{row['share_trimmed']:.0%}")
+    shown.add_section()
+    shown.add_row("baselines (full history)", style="italic")
+    for name, *errors in written.baselines:
+        cells = ["" if value is None else f"{value:.4f}" for value in errors]
+        shown.add_row(Text(name.replace("_", " ")), "", *cells)
     console.print(shown)
-    for line in (written.answer, *(f"not compared: {line}" for line in written.refused), str(written.html)):
+    refused = [f"not compared: {line}" for line in written.refused]
+    for line in (written.answer, *written.notes, *refused, str(written.html)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -92,8 +111,13 @@ def _content(results: Results, frame: pl.DataFrame, refused: list[str]) -> dict[
         "title": labels[0] if len(arms) == 1 else f"{len(arms)} {_kind(arms)} compared",
         "answer": answer(results),
         "scope": scope(results),
-        "made_up": any(run.summary["made_up_data"] for run in paired.runs),
-        "fairness": [*sections.failures(results), *sections.fairness(arms), *sections.dominance(paired)],
+        "made_up": MADE_UP if any(run.summary["made_up_data"] for run in paired.runs) else "",
+        "fairness": [
+            *sections.failures(results),
+            *sections.fairness(arms),
+            *sections.dominance(paired),
+            *sections.trimming(frame),
+        ],
         "refused": refused,
         "columns": list(_columns(frame)),
         "several": _has_several_draws(frame),
@@ -187,6 +211,16 @@ def _rows(frame: pl.DataFrame) -> list[list[str]]:
         return f"{value:.4f}" if isinstance(value, float) else str(value)
 
     return [[cell(row, name) for name in _columns(frame).values()] for row in frame.to_dicts()]
+
+
+def _full_history(results: Results) -> list[tuple[str, float | None, float | None]]:
+    """Each baseline's test RMSE and MAE given the full history, which is the same for every arm."""
+    arm = results.paired.arms[results.order[0]]
+
+    def mean(name: str, metric: str) -> float | None:
+        return arm.mean("baselines", "test", "full_history", name, metric)
+
+    return [(name, mean(name, "rmse"), mean(name, "mae")) for name in baseline_names(results)]
 
 
 def _baselines(results: Results) -> list[list[str]]:

@@ -20,6 +20,8 @@ HISTORY_EDGES = (0, 10, 20, 50, 100, 200, 500, 1000)
 CALIBRATION_BINS = 10
 # Of the test targets: where one user has more, errors are largely that user's.
 LARGE_SHARE = 0.2
+# Of an arm's test prompts: where more are cut, the budget chose the history rather than the strategy.
+MOSTLY = 0.5
 # Prompts that are shown: targets shared by all arms, and each arm's worst.
 EXAMPLES, WORST, APART = 3, 3, 10
 
@@ -208,6 +210,14 @@ def failures(results: Results) -> list[str]:
     """Lines that begin with NOTE for each arm whose model shows signs that it has learned nothing."""
     arms = results.paired.arms
     return [f"NOTE: {arms[arm].label}: {sign}" for arm in results.order for sign in signs_of_failure(results, arm)]
+
+
+def trimming(frame: pl.DataFrame) -> list[str]:
+    """A line that begins with NOTE where the budget cut most prompts of some arms; `frame` is the table of arms."""
+    cut = [f"{row['arm']} {row['share_trimmed']:.0%}" for row in frame.to_dicts() if row["share_trimmed"] > MOSTLY]
+    if not cut:
+        return []
+    return [f"NOTE: most test prompts are cut ({', '.join(cut)}): what is compared there is mostly prompt.max_tokens"]
 
 
 def audits(arms: tuple[Arm, ...]) -> list[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar, cast
@@ -16,6 +18,14 @@ from mlens.errors import RunFailed, UserError
 from mlens.files import disk_refusal
 
 Value = TypeVar("Value")
+
+# Deprecated calls: DeepSpeed's to torch, and mlens' and peft's to transformers, which older versions need.
+NOISE = (
+    r"`torch\.distributed\.\w+` is deprecated",
+    r"`(is_gradient_checkpointing|gradient_checkpointing_enable)` is deprecated",
+)
+# Modules that warn of the same thing on every rank; train.py is __main__.
+ALIKE = r"(torch|transformers|deepspeed|peft|wandb|mlens|__main__)(\.|$)"
 
 
 @dataclass(frozen=True)
@@ -95,12 +105,15 @@ def join_ranks() -> Ranks:
     alone = os.environ["WORLD_SIZE"] == "1" and "TORCHELASTIC_RUN_ID" not in os.environ
     if alone or "MASTER_PORT" not in os.environ:  # nobody else meets a single process there
         os.environ["MASTER_PORT"] = str(_free_port())
+    quiet_libraries(main=os.environ["RANK"] == "0")
     cuda = torch.cuda.is_available()
     if not cuda:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        _warn_of_shared_cores(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     import deepspeed
 
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    if os.environ["RANK"] == "0":
+        logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     if not cuda:
         _skip_compiled_communication(deepspeed)
     if cuda:
@@ -117,6 +130,28 @@ def join_ranks() -> Ranks:
             ) from error
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
     return Ranks(dist.get_rank(), dist.get_world_size(), device)
+
+
+def quiet_libraries(main: bool) -> None:
+    """Drop warnings of other libraries that no user can act on, and on ranks other than 0 those that rank 0 shows."""
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message)
+    if not main:
+        warnings.filterwarnings("ignore", module=ALIKE)
+        for name in ("DeepSpeed", "transformers"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _warn_of_shared_cores(ranks: int) -> None:
+    """Rank 0 says once that several ranks of this machine find no GPU, where more was probably expected."""
+    if ranks > 1 and os.environ["RANK"] == "0":
+        cores = len(os.sched_getaffinity(0))
+        print(
+            f"WARNING: torch finds no GPU: {ranks} ranks share {cores} processor cores. On a CPU start one process "
+            "(python instead of torchrun); where there are GPUs, check nvidia-smi and CUDA_VISIBLE_DEVICES",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _skip_compiled_communication(deepspeed) -> None:

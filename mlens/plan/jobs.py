@@ -33,7 +33,7 @@ class Asked:
 def asked(overrides: Sequence[str], multirun: bool) -> Asked:
     """Raises UserError for what Hydra or the node `hardware` refuses, and for a sweep without --multirun."""
     register_resolvers()
-    with hydras_refusals():
+    with hydras_refusals(overrides):
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     own = [o for o in parsed if o.key_or_group.split(".")[0] == GROUP]
     others = [o for o in parsed if o not in own]
@@ -43,7 +43,7 @@ def asked(overrides: Sequence[str], multirun: bool) -> Asked:
         raise UserError(f"{swept[0].input_line} is a sweep: add --multirun")
     if multirun or sweep.mode == RunMode.MULTIRUN:
         params = [f"{key}={value}" for key, value in (sweep.sweeper.params or {}).items()]
-        with hydras_refusals():
+        with hydras_refusals(overrides):
             others = OverridesParser.create().parse_overrides([*params, *(str(o.input_line) for o in others)])
     (batch,) = BasicSweeper.split_arguments(others, None)
     # The sweep's own settings say where and how its jobs run.
@@ -53,7 +53,7 @@ def asked(overrides: Sequence[str], multirun: bool) -> Asked:
 
 def _hydra_of(overrides: list[str]) -> DictConfig:
     """Hydra's own node, in which an experiment may ask for a sweep."""
-    with hydras_refusals(), initialize_config_dir(str(CONF), version_base="1.3"):
+    with hydras_refusals(overrides), initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("config", overrides, return_hydra_config=True).hydra
 
 

@@ -69,6 +69,7 @@ def conclude(
     # Before the baselines, whose memory is not the run's.
     summary = _summary(training, roles, evaluated, identity, config, list(hydra_config.overrides.task))
     started = time.perf_counter()
+    journal.enter("baselines")
     # At the size of ml-32m LensKit takes many minutes: who waits should know for what.
     journal.say(f"baselines of {np.count_nonzero(roles == TRAIN):,} training ratings, on the same targets")
     held_out = {name: training.datasets[name] for name in evaluated}

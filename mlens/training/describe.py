@@ -11,7 +11,7 @@ from mlens.files import write_json, write_text
 from mlens.packing.dataset import RatingDataset
 from mlens.packing.lengths import measure_lengths
 from mlens.packing.plan import steps_per_epoch
-from mlens.training.detailed_log import detailed_log, judge
+from mlens.training.detailed_log import detailed_log, unreasonable
 from mlens.training.folder import RunFolder
 from mlens.training.journal import Journal
 from mlens.training.loop import total_steps
@@ -33,7 +33,9 @@ def describe(
     per_epoch = steps_per_epoch(len(train), settings.trainer.targets_per_step)
     stages = {name: asdict(stage) for name, stage in lengths.items()}
     minutes = settings.trainer.max_minutes
-    write_json(folder.plan, {"stages": stages, "steps": steps, "steps_per_epoch": per_epoch, "max_minutes": minutes})
+    warned = unreasonable(lengths, train)
+    plan = {"stages": stages, "steps": steps, "steps_per_epoch": per_epoch, "max_minutes": minutes, "warnings": warned}
+    write_json(folder.plan, plan)
     write_text(folder.detailed_log, "\n".join(detailed_log(lengths, train, tokenizer)))
     table = train.table
     if table.made_up:
@@ -47,8 +49,6 @@ def describe(
         f"{lengths['train'].trimmed:.0%} cut; {steps:,} steps, {per_epoch:,} an epoch"
         + ("" if minutes is None else f", as many as {minutes:g} minutes hold")
     )
-    for name, stage_lengths in lengths.items():
-        for line in judge(stage_lengths, train):
-            if line.startswith("ATTENTION"):
-                journal.say(f"{name}: {line}")
+    for line in warned:
+        journal.say(line)
     journal.say(f"run folder: {folder.path}")

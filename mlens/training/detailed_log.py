@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 
 from transformers import PreTrainedTokenizerBase
@@ -11,6 +11,7 @@ from mlens.packing.dataset import RatingDataset
 from mlens.packing.lengths import Lengths
 
 SAMPLES = 3
+REASONABLE = "This is reasonable: most prompts hold all that the strategy chose."
 
 
 def detailed_log(
@@ -27,25 +28,33 @@ def detailed_log(
             f"history cut for {stage.trimmed:.1%} of them ({stage.ratings_dropped:.1%} of the chosen ratings); "
             f"{stage.without_history:.1%} without history"
         )
-    for name, stage in lengths.items():
-        yield from (f"  {name}: {line}" for line in judge(stage, dataset))
+    yield from (f"  {line}" for line in unreasonable(lengths, dataset) or [REASONABLE])
     yield ""
     for i in islice(_with_history_first(dataset), SAMPLES):
         yield from _sample(dataset, i, tokenizer)
 
 
-def judge(stage: Lengths, dataset: RatingDataset) -> list[str]:
-    """Whether a stage's lengths are reasonable, in words; `dataset` tells the strategy."""
+def unreasonable(lengths: Mapping[str, Lengths], dataset: RatingDataset) -> list[str]:
+    """A warning where most prompts of a stage are cut, and one where most of its targets see no history; `dataset`
+    holds the strategy."""
     said = []
-    if stage.trimmed > 0.5:
+    if cut := _mostly({name: stage.trimmed for name, stage in lengths.items()}):
         said.append(
-            f"ATTENTION: {stage.trimmed:.0%} of the prompts are cut, so the strategy is mostly the budget's: raise "
-            "prompt.max_tokens, or choose a strategy that asks for fewer ratings"
+            f"WARNING: most prompts are cut ({cut}), so the strategy is mostly the budget's: raise prompt.max_tokens, "
+            "or choose a strategy that asks for fewer ratings"
         )
     shows = type(dataset.strategy).__name__ != "NoHistory" and dataset.renderer.ablation.history
-    if shows and stage.without_history > 0.5:
-        said.append(f"ATTENTION: {stage.without_history:.0%} of the targets see no history: the data may be too sparse")
-    return said or [f"This is reasonable: {1 - stage.trimmed:.0%} of the prompts hold all that the strategy chose."]
+    if shows and (blind := _mostly({name: stage.without_history for name, stage in lengths.items()})):
+        said.append(f"WARNING: most targets see no history ({blind}): the data may be too sparse")
+    return said
+
+
+def _mostly(shares: Mapping[str, float]) -> str:
+    """
+    >>> _mostly({"train": 0.4, "val": 0.55, "test": 1.0})
+    'val 55%, test 100%'
+    """
+    return ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share > 0.5)
 
 
 def _with_history_first(dataset: RatingDataset) -> Iterator[int]:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 LOCK = ".lock"
 WANDB_ID = ".wandb_id"
+# Beside metrics.jsonl.
+PHASE = "phase"
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from mlens.config import Settings, resolved
 from mlens.engine.ranks import Ranks
 from mlens.files import atomic_write, flush, naming, open_append, write_text
-from mlens.training.folder import WANDB_ID, RunFolder
+from mlens.training.folder import PHASE, WANDB_ID, RunFolder
 from mlens.training.settings import Wandb
 
 
@@ -50,6 +50,11 @@ class Journal:
             transient=True,
             disable=not sys.stderr.isatty(),
         )
+
+    def enter(self, phase: str) -> None:
+        """Keep in training_logs/phase what the run does now: who follows a sweep's jobs sees their folders alone."""
+        if self.speaks:
+            write_text(self._path.with_name(PHASE), phase)
 
     def sync(self) -> int:
         """Have all records lie on the disk; returns the file's size, which a checkpoint keeps for `rewind`."""

@@ -29,6 +29,9 @@ from mlens.training.loader import load_rows
 from mlens.training.schedule import rate_factor
 from mlens.training.settings import EarlyStopping, Trainer
 
+# What a run's folder says that it does.
+TRAINING, EVALUATING = "training", {"val": "validating", "test": "testing"}
+
 
 @dataclass
 class Progress:
@@ -132,6 +135,7 @@ class Training:
         total = total_steps(trainer, len(self.datasets["train"]))
         bar = self.journal.begin("training", total, progress.step)
         self._saved_at = time.monotonic()
+        self.journal.enter(TRAINING)
         if self._owes_validation() and progress.step < total:  # stopped between a step and its validation
             self._validate()
         while not self._done(total):
@@ -222,10 +226,12 @@ class Training:
                 self.best = evaluated
         progress.validated_step = progress.step
         self._save()
+        self.journal.enter(TRAINING)
 
     def evaluate(self, stage: str) -> Evaluated:
         """The model as it is on `stage`, with a progress bar. Raises Stopped when a signal asks for it."""
         times, dataset = self.settings.evaluation.draws, self.datasets[stage]
+        self.journal.enter(EVALUATING[stage])
         bar = self.journal.begin(f"evaluating {stage}", len(dataset) * times)
         follow = self.journal.follow(bar)
 

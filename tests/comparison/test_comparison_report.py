@@ -284,13 +284,24 @@ def test_the_table_has_a_row_an_arm_and_is_the_same_again_but_for_its_seconds(tm
     ]
 
 
-def test_unequal_training_is_said(tmp_path):
+def test_what_speaks_against_a_comparison_is_said_in_the_report_and_on_the_terminal(tmp_path, capsys):
     make_run(tmp_path / "a", "all_previous", targets_seen=900)
     make_run(tmp_path / "b", "none", settings={"trainer.learning_rate": 0.5})
-    report([tmp_path], tmp_path)
-    text = (tmp_path / "report.md").read_text()
-    assert "NOTE: the arms trained on 900 to 1,000 targets" in text
-    assert "NOTE: beside the history the arms differ in trainer.learning_rate" in text
+    file = tmp_path / "a" / "predictions" / "test.parquet"
+    pl.read_parquet(file).with_columns(history_dropped=pl.when(pl.col("t") > 22).then(1).otherwise(0)).write_parquet(
+        file
+    )
+    say(report([tmp_path], tmp_path))
+    for text in ((tmp_path / "report.md").read_text(), capsys.readouterr().out):
+        assert "NOTE: the arms trained on 900 to 1,000 targets" in text
+        assert "NOTE: beside the history the arms differ in trainer.learning_rate" in text
+        assert "NOTE: most test prompts are cut (all_previous trainer.learning_rate=0.01 62%)" in text
+
+
+def test_the_terminal_shows_the_baselines_below_the_arms(tmp_path, capsys):
+    say(report([make_sweep(tmp_path)], tmp_path))
+    rows = [[c.strip() for c in line.strip("│").split("│")] for line in capsys.readouterr().out.splitlines()]
+    assert ["user mean so far", "", "1.1000", "0.9000", ""] in rows
 
 
 @pytest.mark.parametrize(("users", "said"), [(4, True), (5, False)])

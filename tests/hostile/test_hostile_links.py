@@ -184,7 +184,7 @@ def test_a_ledger_and_a_jobs_log_are_written_through_no_link(victim, tmp_path, c
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", [".sweep.lock", "logs", "history=none"])
+@pytest.mark.parametrize("place", [".sweep.lock", "logs", "history-none"])
 def test_a_sweeps_folder_with_a_link_in_it_starts_no_job(place, victim, tmp_path):
     sweep = tmp_path / "sweep"
     sweep.mkdir()
@@ -217,8 +217,8 @@ def test_a_sweep_goes_on_with_a_finished_job_that_was_moved_to_a_large_disk(tmp_
     started = (sys.executable, str(ROOT / "train.py"), *words)
     options = {"env": child_environment(), "capture_output": True, "text": True, "timeout": 300}
     assert subprocess.run([*started, "history=none,all_previous"], **options).returncode == 0
-    (sweep / "history=none").rename(disk)
-    (sweep / "history=none").symlink_to(disk)
+    (sweep / "history-none").rename(disk)
+    (sweep / "history-none").symlink_to(disk)
     done = subprocess.run([*started, "history=none,all_previous"], **options)
     assert done.returncode == 0, done.stderr
-    assert (sweep / "history=none").is_symlink() and (disk / "summary.json").is_file()
+    assert (sweep / "history-none").is_symlink() and (disk / "summary.json").is_file()

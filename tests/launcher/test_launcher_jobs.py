@@ -2,12 +2,14 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import textwrap
 import time
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import psutil
@@ -17,11 +19,23 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from runs import child_environment, composed, hydra_config
 
 from hydra_plugins.mlens_launcher import _agent
-from hydra_plugins.mlens_launcher._board import Standing
-from hydra_plugins.mlens_launcher._ledger import FAILED, FINISHED, STOPPED, WAITING, Job, Ledger, job_names, read_ledger
+from hydra_plugins.mlens_launcher._board import Board, Standing
+from hydra_plugins.mlens_launcher._ledger import (
+    FAILED,
+    FINISHED,
+    RUNNING,
+    STOPPED,
+    WAITING,
+    Job,
+    Ledger,
+    job_names,
+    names_in,
+    read_ledger,
+)
 from hydra_plugins.mlens_launcher._local import last_lines, run_local
 from hydra_plugins.mlens_launcher._settings import LauncherSettings, divide
 from hydra_plugins.mlens_launcher.launcher import _quoted
@@ -38,6 +52,27 @@ def test_names_are_different_and_no_path(batch):
     names = job_names(batch)
     assert len(set(names)) == len(batch)
     assert all(name and "/" not in name and len(name.encode()) < 255 * 4 and len(name) < 140 for name in names)
+
+
+@given(st.lists(st.lists(WORDS, min_size=1, max_size=3), min_size=2, max_size=4))
+def test_a_jobs_folder_is_typed_without_quotes(batch):
+    batch = [[f"k{i}={value}" for i, value in enumerate(values)] for values in {tuple(values) for values in batch}]
+    for name in job_names(batch):
+        path = f"multirun/2026-11-29/00-16-33/{name}"
+        (override,) = OverridesParser.create().parse_overrides([f"output_dir={path}"])
+        assert shlex.quote(path) == path and override.value() == path and not override.is_sweep_override()
+
+
+def test_a_sweep_goes_on_in_the_folders_that_an_earlier_version_named(tmp_path):
+    batch = [[f"history={history}", f"seed={seed}"] for history in ("none", "random") for seed in (0, 1)]
+    Ledger(tmp_path, [Job("history=none,seed=0", batch[0], "f")]).write()
+    (tmp_path / "history=none,seed=1").mkdir()
+    (tmp_path / "history=random,seed=0").mkdir()
+    (tmp_path / "history-random+seed-0").mkdir()  # begun since
+    assert names_in(tmp_path, batch) == [
+        *("history=none,seed=0", "history=none,seed=1"),
+        *("history-random+seed-0", "history-random+seed-1"),
+    ]
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\n\r\\$"), max_size=40))
@@ -109,6 +144,7 @@ def test_a_jobs_standing_is_read_as_it_is_written(tmp_path):
     at.look(tmp_path)
     assert at.seconds_left is None
     (tmp_path / "plan.json").write_text('{"steps": 10}')
+    (logs / "phase").write_text("training")
     train = {"kind": "train", "epoch": 1, "seconds": 2.0}
     with (logs / "metrics.jsonl").open("w") as file:
         file.write(json.dumps(train | {"step": 1}) + "\n" + json.dumps(train | {"step": 2})[:20])
@@ -143,11 +179,74 @@ def test_a_standing_starts_over_with_the_file_of_a_run_that_goes_on(tmp_path):
 def test_against_the_clock_no_more_is_left_than_the_clock_leaves(tmp_path):
     (tmp_path / "training_logs").mkdir()
     (tmp_path / "plan.json").write_text('{"steps": 10000, "max_minutes": 0.5}')
+    (tmp_path / "training_logs" / "phase").write_text("training")
     record = json.dumps({"kind": "train", "epoch": 0, "seconds": 12.0, "step": 1})
     (tmp_path / "training_logs" / "metrics.jsonl").write_text(record + "\n")
     at = Standing()
     at.look(tmp_path)
     assert at.seconds_left == 18.0
+
+
+@pytest.fixture
+def board(tmp_path):
+    """Of a running job `a`, begun by an earlier process, and a waiting `b`; without a terminal."""
+    (tmp_path / "a" / "training_logs").mkdir(parents=True)
+    write_text(tmp_path / "a" / "training_logs" / "phase", "testing")
+    board = Board(Ledger(tmp_path, [Job("a", [], "f"), Job("b", [], "g")]))
+    board.console = Console(file=StringIO(), width=200)
+    board.ledger.set("a", state=RUNNING)
+    return board
+
+
+def go_on(board: Board, phase: str, rmse: float | None = None) -> None:
+    """What a job's process leaves in its folder."""
+    logs = board.ledger.folder / "a" / "training_logs"
+    write_text(logs / "phase", phase)
+    if rmse is not None:
+        with (logs / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"kind": "val", "step": round(100 * rmse), "rmse": rmse}) + "\n")
+
+
+def test_a_running_jobs_row_says_what_it_does_and_since_when(board):
+    def row() -> list[str]:
+        board()
+        board.console.print(board.table())
+        lines = [line for line in board.console.file.getvalue().splitlines() if line.startswith("│ a")]
+        return [cell.strip() for cell in lines[-1].strip("│").split("│")]
+
+    assert row() == ["a", "preparing", "", "", "", "0:00", ""]  # not what the earlier process did
+    board._standings["a"].since -= 75
+    for phase in ("training", "validating", "testing", "baselines"):
+        go_on(board, phase)
+        assert row()[1] == phase and row()[5].startswith("1:1")
+
+
+def test_without_a_terminal_each_phase_is_a_line_once(board):
+    board()
+    for phase, rmse in (("training", None), ("validating", 0.9), ("training", None), ("validating", 0.8)):
+        go_on(board, phase, rmse)
+        board()
+        board()
+    board.ledger.set("a", state=FINISHED, seconds=75.0)
+    board()
+    assert [line.split("  ")[1:] for line in board.console.file.getvalue().splitlines()] == [
+        ["preparing", "after 0:00"],
+        ["training", "after 0:00"],
+        ["step 0", "validation RMSE 0.9000"],
+        ["validating", "after 0:00"],
+        ["step 0", "validation RMSE 0.8000"],
+        ["finished", "after 1:15"],
+    ]
+
+
+def test_a_sweep_passes_on_what_the_first_of_its_plans_warns_of(board):
+    (board.ledger.folder / "b" / "training_logs").mkdir(parents=True)
+    board.ledger.set("b", state=RUNNING)
+    for name in "ab":
+        (board.ledger.folder / name / "plan.json").write_text('{"steps": 1, "warnings": ["WARNING: cut"]}')
+    board()
+    board()
+    assert board.console.file.getvalue().count("WARNING: cut") == 1
 
 
 def test_what_a_failed_job_said_last(tmp_path):
@@ -156,6 +255,8 @@ def test_what_a_failed_job_said_last(tmp_path):
     assert last_lines(log) == "error: data.path is missing"
     log.write_text("".join(f"line {i}\n" for i in range(9)))
     assert last_lines(log) == "line 4\nline 5\nline 6\nline 7\nline 8"
+    log.write_text("Traceback\nDistNetworkError: The server socket has failed to bind. message: too many open files\n")
+    assert "`ulimit -n" in last_lines(log)
     log.write_text("\n")  # a job that was killed at once
     assert last_lines(log) == "it said nothing"
 

@@ -15,8 +15,8 @@ from mlens.config import resolved
 from mlens.errors import UserError
 from mlens.identity import Identity, read_identity
 
-NAME = "history=none"
-JOB = (*FAST, NAME)
+NAME = "history-none"
+JOB = (*FAST, "history=none")
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -109,5 +109,5 @@ def test_a_sweep_refuses_before_any_job_starts_and_resumes_what_its_lost_ledger_
     assert done.returncode == 0, done.stderr
     assert "resumed after step 4" in (sweep / "logs" / f"{NAME}.log").read_text()
     states = {job["name"]: job["state"] for job in json.loads((sweep / "sweep.json").read_text())["jobs"]}
-    assert states == {NAME: "finished", "history=fixed_count": "finished"}
+    assert states == {NAME: "finished", "history-fixed_count": "finished"}
     assert summary_of(sweep / NAME)["metrics"] == summary_of(finished / NAME)["metrics"]

@@ -24,7 +24,7 @@ def test_another_model_is_another_job_and_another_arm(tmp_path):
     first = start("history=none,fixed_count", f"model.path={one}")
     assert first.returncode == 0, first.stderr
     written = {
-        job: (sweep / job / "summary.json").stat().st_mtime_ns for job in ("history=none", "history=fixed_count")
+        job: (sweep / job / "summary.json").stat().st_mtime_ns for job in ("history-none", "history-fixed_count")
     }
     refused = start("history=none,fixed_count", f"model.path={other}")
     assert refused.returncode == 2 and "finished with other settings, data, model or version" in refused.stderr

@@ -16,6 +16,8 @@ import pytest
 from runs import FAST, ROOT, child_environment, summary_of, train
 
 SWEEP = ("--multirun", "history=none,fixed_count", *FAST, "trainer.max_steps=2", "evaluation.max_users=null")
+# The name of the job with trainer.learning_rate=1e+30.
+FAILING = "trainer.learning_rate-1e_30-885deb"
 
 
 def jobs_of(folder: Path) -> dict[str, dict]:
@@ -39,29 +41,29 @@ def test_a_sweep_with_a_job_that_always_fails_finishes_the_others_and_goes_on_wh
     jobs = jobs_of(sweep)
     states = {name: job["state"] for name, job in jobs.items()}
     assert states == {
-        "trainer.learning_rate=0.02": "finished",
-        "trainer.learning_rate=0.01": "finished",
-        "trainer.learning_rate=1e+30": "failed",
+        "trainer.learning_rate-0.02": "finished",
+        "trainer.learning_rate-0.01": "finished",
+        FAILING: "failed",
     }
-    failed = jobs["trainer.learning_rate=1e+30"]
+    failed = jobs[FAILING]
     assert failed["error"].startswith("error: the loss of step") and failed["exit_code"] != 0
-    assert first.stderr.splitlines()[-1].startswith("error: job trainer.learning_rate=1e+30 failed")
+    assert first.stderr.splitlines()[-1].startswith(f"error: job {FAILING} failed")
     assert {row["arm"] for row in results_of(sweep)} == {
         f"none trainer.learning_rate={rate}" for rate in ("0.02", "0.01")
     }
-    finished = sweep / "trainer.learning_rate=0.02"
+    finished = sweep / "trainer.learning_rate-0.02"
     assert summary_of(finished)["counts"]["ranks"] == 2 and (sweep / "report.html").is_file()
     assert [path.name for path in tmp_path.iterdir()] == ["sweep"]
 
     written = (finished / "summary.json").stat().st_mtime_ns
     again = train(*common, cwd=tmp_path)
     assert again.returncode == 1 and (finished / "summary.json").stat().st_mtime_ns == written
-    lines = [line for line in again.stderr.splitlines() if line.endswith("  running")]
-    assert len(lines) == 1 and "1e+30" in lines[0]
+    lines = [line for line in again.stderr.splitlines() if "  preparing  " in line]
+    assert len(lines) == 1 and FAILING in lines[0]
 
 
 def test_other_settings_in_a_finished_jobs_folder_are_refused_and_it_is_kept(tmp_path):
-    job = tmp_path / "history=none"
+    job = tmp_path / "history-none"
     job.mkdir(parents=True)
     (job / "summary.json").write_text('{"fingerprint": "x"}')
     result = train(*SWEEP, f"output_dir={tmp_path}", cwd=tmp_path)
@@ -74,7 +76,7 @@ def test_a_wrong_job_is_refused_by_name_before_any_starts(tmp_path):
         "--multirun", "history=random", "history.ratio=0.5,2", *FAST, f"output_dir={tmp_path}/s", cwd=tmp_path
     )
     assert result.returncode == 2
-    assert result.stderr.splitlines()[-1].startswith("error: job history.ratio=2: history.ratio must be above 0")
+    assert result.stderr.splitlines()[-1].startswith("error: job history.ratio-2: history.ratio must be above 0")
     assert not (tmp_path / "s" / "sweep.json").exists() and not (tmp_path / "s" / "logs").exists()
 
 

@@ -4,7 +4,7 @@ import pytest
 from steps import parts
 
 from mlens.packing.lengths import measure_lengths
-from mlens.training.detailed_log import detailed_log, judge
+from mlens.training.detailed_log import detailed_log, unreasonable
 
 
 def log_of(made) -> list[str]:
@@ -62,11 +62,11 @@ def test_where_nothing_is_wanted_nothing_is_dropped():
 
 def test_a_strategy_that_the_budget_decides_is_pointed_out():
     made = parts("history=all_previous", "prompt.max_tokens=100")
-    (line, *_) = judge(measure_lengths(made.datasets["train"]), made.datasets["train"])
-    assert line.startswith("ATTENTION") and "prompt.max_tokens" in line
+    lengths = {name: measure_lengths(dataset) for name, dataset in made.datasets.items()}
+    (line,) = unreasonable(lengths, made.datasets["train"])
+    assert line.startswith("WARNING: most prompts are cut (train ") and "prompt.max_tokens" in line
 
 
 def test_reasonable_lengths_are_called_so(random_history):
     made, _ = random_history
-    (line,) = judge(measure_lengths(made.datasets["train"]), made.datasets["train"])
-    assert line.startswith("This is reasonable")
+    assert not unreasonable({"train": measure_lengths(made.datasets["train"])}, made.datasets["train"])
