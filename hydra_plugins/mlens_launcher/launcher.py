@@ -27,6 +27,7 @@ from hydra_plugins.mlens_launcher._settings import LauncherSettings
 from mlens.engine.stop import SIGNALS
 from mlens.errors import JobFailed, UserError, first_line
 from mlens.files import refuse_links
+from mlens.overrides import quoted
 
 # A sweep's own settings, which its jobs have no use for.
 SWEEP_ONLY = ("output_dir=", "resume=", "hydra.")
@@ -62,7 +63,7 @@ class MlensLauncher(Launcher):
         validation RMSE of a finished one, a JobFailed for a failed one."""
         from filelock import FileLock, Timeout
 
-        folder = Path(self.config.hydra.sweep.dir).resolve()
+        folder = Path(self.config.hydra.sweep.dir).expanduser().resolve()
         folder.mkdir(parents=True, exist_ok=True)
         batch = [[o for o in overrides if not o.startswith(SWEEP_ONLY)] for overrides in job_overrides]
         checked = self._checked_jobs(batch, names_in(folder, batch, initial_job_idx))
@@ -103,7 +104,7 @@ class MlensLauncher(Launcher):
         def command(name: str) -> list[str]:
             overrides = ledger.jobs[name].overrides
             if not any(override.startswith("wandb.group=") for override in overrides):
-                overrides = [*overrides, f"wandb.group={_quoted(ledger.folder.name)}"]
+                overrides = [*overrides, f"wandb.group={quoted(ledger.folder.name)}"]
             return [*self._script(), *overrides, _output_dir(ledger.folder, name)]
 
         if self.settings.backend == "slurm":
@@ -139,15 +140,17 @@ class MlensLauncher(Launcher):
         return [str(Path(sys.argv[0]).resolve()), *options, "hydra.mode=RUN"]
 
     def _checked_jobs(self, batch: list[list[str]], names: list[str]) -> list[CheckedJob]:
-        """Every job's config composed and checked, its data read and its model's files digested (each once), before any
-        job is started."""
+        """Every job's config composed and checked, its model and tracker looked at, its data read and its model's files
+        digested (each once), before any job is started."""
         from hydra.utils import instantiate
 
         from mlens.config import check, resolved
         from mlens.data.load import load_table
         from mlens.identity import identify
+        from mlens.preflight import preflight
 
         hashes: dict[str, str] = {}
+        looked_at: set[str] = set()
         jobs = []
         for name, overrides in zip(names, batch, strict=True):
             config = self.loader.load_sweep_config(self.config, overrides)
@@ -155,6 +158,10 @@ class MlensLauncher(Launcher):
                 del config["hydra"]
             try:
                 settings = check(config)
+                outside = repr((settings.model, settings.prompt, settings.wandb.mode))
+                if outside not in looked_at:
+                    preflight(settings)
+                    looked_at.add(outside)
                 data = str(resolved(config)["data"])
                 if data not in hashes:
                     hashes[data] = load_table(instantiate(config.data)).content_hash()
@@ -173,16 +180,7 @@ def _pretrained_tokenizer(model: Any) -> Any:
 
 
 def _output_dir(folder: Path, name: str) -> str:
-    return f"output_dir={_quoted(str(folder / name))}"
-
-
-def _quoted(value: str) -> str:
-    """A value as one string in Hydra's grammar, whatever signs it has.
-
-    >>> _quoted("history=none,seed=0")
-    "'history=none,seed=0'"
-    """
-    return "'" + value.replace("'", "\\'") + "'"
+    return f"output_dir={quoted(str(folder / name))}"
 
 
 def _refuse_folder_names(config: DictConfig) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, tzinfo
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from mlens.errors import UserError, first_line
 
@@ -52,7 +52,7 @@ def _render(tokenizer: PreTrainedTokenizerBase, day: datetime, where: str) -> Ch
     # A template's strftime_now reads this module's clock, and takes no other one.
     with patch.object(chat_template_utils, "datetime", Clock):
         for content in (PLACEHOLDER, [{"type": "text", "text": PLACEHOLDER}]):
-            message = [{"role": "user", "content": content}]
+            message: list[Any] = [{"role": "user", "content": content}]
             try:
                 text = tokenizer.apply_chat_template(
                     message, tokenize=False, add_generation_prompt=True, enable_thinking=False

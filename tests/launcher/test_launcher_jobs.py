@@ -38,9 +38,9 @@ from hydra_plugins.mlens_launcher._ledger import (
 )
 from hydra_plugins.mlens_launcher._local import last_lines, run_local
 from hydra_plugins.mlens_launcher._settings import LauncherSettings, divide
-from hydra_plugins.mlens_launcher.launcher import _quoted
 from mlens.errors import UserError
 from mlens.files import write_text
+from mlens.overrides import quoted
 
 ROOT = Path(__file__).parents[2]
 WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\n"), min_size=1, max_size=200)
@@ -77,7 +77,7 @@ def test_a_sweep_goes_on_in_the_folders_that_an_earlier_version_named(tmp_path):
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\n\r\\$"), max_size=40))
 def test_a_quoted_folder_is_one_value_to_hydra(text):
-    (override,) = OverridesParser.create().parse_overrides([f"output_dir={_quoted(text)}"])
+    (override,) = OverridesParser.create().parse_overrides([f"output_dir={quoted(text)}"])
     assert not override.is_sweep_override() and override.value() == text
 
 
