@@ -4,9 +4,42 @@ VENV := .venv
 BIN := $(VENV)/bin
 # What is installed, so that it is installed again only when the list changes.
 STAMP := $(VENV)/.installed
+# The lowest versions of Python and of all packages that pyproject.toml allows, in an environment of their own.
+LOWEST_PYTHON ?= python3.11
+LOWEST := .venv-lowest
+LOWEST_STAMP := $(LOWEST)/.installed
+LOWEST_EXTRAS := dev,lenskit,slurm
+# Every package is used in some of these: about five minutes.
+LOWEST_TESTS := \
+	tests/comparison/test_comparison_report.py \
+	tests/data/test_archive.py \
+	tests/data/test_behaviour_json.py \
+	tests/data/test_csv_ratings.py \
+	tests/data/test_movielens_100k.py \
+	tests/data/test_movielens_csv.py \
+	tests/data/test_movielens_dat.py \
+	tests/data/test_stage.py \
+	tests/engine/test_engine_models.py \
+	tests/engine/test_engine_steps.py \
+	tests/evaluation/test_baselines.py \
+	tests/evaluation/test_evaluate.py \
+	tests/evaluation/test_lenskit_models.py \
+	tests/hostile/test_hostile_models.py \
+	tests/hostile/test_hostile_overrides.py \
+	tests/launcher/test_launcher_jobs.py \
+	tests/launcher/test_launcher_slurm.py \
+	tests/model/test_other_models.py \
+	tests/packing/test_packing_rows.py \
+	tests/plan/test_plan_command.py \
+	tests/predict/test_predict_command.py \
+	tests/prompt/test_prompt_golden.py \
+	tests/prompt/test_prompt_rendering.py \
+	tests/show/test_page.py \
+	tests/test_train.py \
+	tests/training/test_journal.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check format clean
+.PHONY: help install demo test test-slow test-lowest check format clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1 \t/' | expand -t 20
@@ -29,6 +62,16 @@ test: check  ## format, lint and type checks, then the tests that CI runs
 test-slow: $(STAMP)  ## the tests that take minutes
 	$(BIN)/python -m pytest -q -m slow
 
+$(LOWEST_STAMP): pyproject.toml .ci/lowest_versions.py
+	$(LOWEST_PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --upgrade pip
+	$(LOWEST)/bin/python .ci/lowest_versions.py $(LOWEST_EXTRAS) > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/constraints.txt --editable '.[$(LOWEST_EXTRAS)]'
+	touch $(LOWEST_STAMP)
+
+test-lowest: $(LOWEST_STAMP)  ## quick tests in .venv-lowest, with the lowest versions that pyproject.toml allows
+	$(LOWEST)/bin/python -m pytest -q -n 2 --dist loadfile $(LOWEST_TESTS)
+
 check: $(STAMP)  ## ruff (lint and format) and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -38,5 +81,5 @@ format: $(STAMP)  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean:  ## remove .venv and caches (not outputs/ and multirun/)
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean:  ## remove .venv, .venv-lowest and caches (not outputs/ and multirun/)
+	rm -rf $(VENV) $(LOWEST) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -209,18 +209,16 @@ def read_lines(
     lines = pl.read_csv(
         io.BytesIO(_utf8(file, encoding)),
         has_header=False,
-        new_columns=["text"],
+        schema={"text": pl.String},
         separator="\0",
         quote_char=None,
-        infer_schema=False,
         truncate_ragged_lines=True,
-        row_index_name="line",
-        row_index_offset=1,
         raise_if_empty=False,
     )
     if lines.is_empty():
         return pl.DataFrame(schema={**dict.fromkeys(columns, pl.String), "line": pl.Int64})
-    lines = lines.filter(pl.col("text").is_not_null()).with_columns(pl.col("line").cast(pl.Int64))
+    lines = lines.with_row_index("line", offset=1).filter(pl.col("text").is_not_null())
+    lines = lines.with_columns(pl.col("line").cast(pl.Int64))
     field = f"([^{separator[0]}]*)"
     pattern = separator.join("(.*)" if name == free_text else field for name in columns).replace("|", r"\|")
     groups = lines["text"].str.extract_groups(f"^{pattern}$").struct.rename_fields(list(columns)).struct.unnest()

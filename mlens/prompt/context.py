@@ -41,8 +41,9 @@ def make_context(table: RatingTable, movie_texts: list[str]) -> Context:
     """The context that the table offers. Raises UserError where it has neither records with context nor tags."""
     if table.contexts is not None:
         lists = table.contexts["context"].fill_null([])
-        turns = lists.explode(empty_as_null=False)
-        offsets = np.concatenate([[0], np.cumsum(lists.list.len().to_numpy(), dtype=np.int64)])
+        lengths = lists.list.len()
+        turns = lists.filter(lengths > 0).explode()
+        offsets = np.concatenate([[0], np.cumsum(lengths.to_numpy(), dtype=np.int64)])
         return Context(*_distinct(turns), offsets)
     if table.tags is None:
         raise UserError("the data have no tags and no context for an ablation with context: choose another ablation")

@@ -57,7 +57,8 @@ def test_chunks_that_a_prompt_may_leave_are_refused(made, folder_of):
 
 
 def test_a_model_that_hands_its_attention_no_row_is_refused_in_one_line(made, folder_of):
-    with pytest.raises(UserError, match=r"can't compute packed rows .* packing=reference") as caught:
+    # Some versions of transformers refuse to make it, others make a model that can't compute.
+    with pytest.raises(UserError, match=r"can't (use|compute) packed rows.* packing=reference") as caught:
         checked(folder_of("attention without arguments"), made)
     assert "\n" not in str(caught.value)
 
