@@ -35,6 +35,8 @@ LOWEST_TESTS := \
 	tests/prompt/test_prompt_golden.py \
 	tests/prompt/test_prompt_rendering.py \
 	tests/show/test_page.py \
+	tests/test_overrides.py \
+	tests/test_preflight.py \
 	tests/test_train.py \
 	tests/training/test_journal.py
 
