@@ -8,7 +8,11 @@ from pathlib import Path
 
 from runs import ROOT
 
-DOCUMENTS = ("README.md", *(f"docs/{file.name}" for file in sorted((ROOT / "docs").glob("*.md"))))
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    *(f"docs/{file.name}" for file in sorted((ROOT / "docs").glob("*.md"))),
+)
 # How a command begins: what it sets for itself (`NAME=VALUE `), or what keeps its output (`NAME=$(`), and its program.
 BEGINS = re.compile(r"([A-Z_]+=(\w+ |\$\())*((python|torchrun|deepspeed|make) |make$|pip install )")
 
@@ -63,3 +67,9 @@ def is_open(text: str) -> bool:
     except ValueError:
         return True
     return False
+
+
+def make_targets() -> set[str]:
+    """The targets of the Makefile, and test-lowest, which documents and the workflow may name before it is there."""
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    return {*re.findall(r"^([a-z-]+):", text, re.MULTILINE), "test-lowest"}

@@ -172,6 +172,14 @@ def test_a_choice_sets_every_field_of_its_dataclass_and_no_other(file, choose):
     assert keys == fields
 
 
+def test_a_qwen3_model_is_hf_with_its_own_name_and_revision():
+    files = sorted((CONF / "model").glob("qwen3_*.yaml"))
+    assert len(files) == 6
+    for file in files:
+        node = OmegaConf.load(file)
+        assert set(node) == {"defaults", "name", "revision"} and "hf" in node.defaults
+
+
 @pytest.mark.parametrize("option", OPTIONS["deepspeed"])
 def test_a_deepspeed_choice_sets_only_fields_that_exist(option):
     # Its nulls are left out of the files: they stand for DeepSpeed's own defaults.
