@@ -1,6 +1,7 @@
 """What can be known to fail before any data are read ends in one line there, not after minutes of reading."""
 
 import json
+import re
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -140,15 +141,16 @@ except UserError as error:
 @pytest.mark.parametrize(
     ("status", "key", "told"),
     [
-        (404, "", "No API key configured"),
-        (401, "a" * 40, "Failed to authenticate"),
+        (404, "", "not configured|No API key configured"),
+        (401, "a" * 40, "Failed to authenticate|verifying the API key"),
         (None, "a" * 40, "can't be reached"),
     ],
 )
 def test_online_tracking_that_can_not_work(status, key, told, tmp_path):
-    """In a process of its own, since wandb keeps what it finds for the whole process. None: nobody listens."""
+    """In a process of its own, since wandb keeps what it finds for the whole process. None: nobody listens.
+    The messages are those of the lowest and the newest version."""
     with server(status or 404) as url:
         url = "http://127.0.0.1:9" if status is None else url
         nobody = {"HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc"), "WANDB_API_KEY": key}
         line = command("-c", CALL, WANDB_BASE_URL=url, **nobody).stdout
-    assert told in line and "wandb.mode=offline" in line and line.count("\n") == 1
+    assert re.search(told, line) and "wandb.mode=offline" in line and line.count("\n") == 1

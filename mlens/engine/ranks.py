@@ -121,7 +121,7 @@ def join_ranks() -> Ranks:
     if not dist.is_initialized():
         try:
             deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", verbose=False)
-        except dist.DistNetworkError as error:
+        except RuntimeError as error:  # of older versions of torch, no subclass
             if "EADDRINUSE" not in str(error):
                 raise
             port = os.environ["MASTER_PORT"]
