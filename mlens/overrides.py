@@ -14,7 +14,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 
-CONF = Path(__file__).parents[1] / "conf"
+# In a checkout a link to conf/; in an installed mlens its files.
+CONF = Path(__file__).parent / "conf"
 # The guide's flags, and the override that replaces each; X stands for the flag's value.
 FLAGS = {
     "--history_strategy": "history=X",

@@ -26,7 +26,7 @@ def told_files(document: str) -> dict[str, str]:
 def extended_copy(folder: Path) -> Path:
     """A copy of mlens with the files of docs/extending.md in it."""
     for name in ("mlens", "hydra_plugins", "conf"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "train.py", folder)
     for name, text in told_files("extending.md").items():
         assert not (folder / name).exists(), name
