@@ -112,4 +112,4 @@ def test_no_other_place_reads_yaml_of_a_run():
     readers = [
         file.name for file in sources if "OmegaConf.load" in file.read_text() or "yaml.safe_load" in file.read_text()
     ]
-    assert readers == []
+    assert readers == ["overrides.py"]  # of conf/, which comes with mlens

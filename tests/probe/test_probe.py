@@ -140,7 +140,7 @@ def test_what_a_model_has_read_is_recalled_and_nothing_else(table, tokenizer, kn
     [
         (["data=sample"], "error: a model from nothing remembers nothing: choose model=hf model.path=DIR, or a Qwen3"),
         (["data=sample", "--questions", "0"], "error: --questions must be at least 1, not 0"),
-        (["data=nothing"], "error: In 'config': Could not find 'data/nothing'"),
+        (["data=nothing"], "error: data=nothing: there is no such option."),
     ],
 )
 def test_what_cannot_be_asked_is_refused_in_one_line(arguments, message, capsys, monkeypatch):

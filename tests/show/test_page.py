@@ -139,7 +139,7 @@ def test_long_lists_are_cut_unless_all_is_asked_for(tmp_path, capsys):
         (["user=1", "t=x"], "t=x must be a place"),
         (["user=1", "t=-1"], "t=-1 must be a place"),
         (["one", "two", "user=1"], "two is no KEY=VALUE"),
-        (["user=1", "history=nothing"], "Could not find 'history/nothing'"),
+        (["user=1", "history=nothing"], "history=nothing: there is no such option"),
         (["user=1", "history.foo=1"], "foo"),
         (["user=1", "+history.foo=1"], "foo"),
         (["nowhere", "user=1"], "nowhere holds no finished run"),

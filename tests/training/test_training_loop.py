@@ -61,7 +61,7 @@ class Notes:
     def begin(self, *_):
         return 0
 
-    advance = end = say = begin
+    advance = end = say = enter = begin
 
     def follow(self, _):
         return lambda done: None
