@@ -59,7 +59,7 @@ demo: $(STAMP)  ## train and evaluate on the made-up sample: about three minutes
 	$(BIN)/python train.py +experiment=demo
 
 test: check  ## format, lint and type checks, then the tests that CI runs
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=10
 
 test-slow: $(STAMP)  ## the tests that take minutes
 	$(BIN)/python -m pytest -q -m slow
