@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import polars as pl
 
 from mlens.data.delimited import PLACE, Format, Types, compact, read_csv, read_parts
 from mlens.data.raw import HALF_STARS, RawTables, genres_from_pipes
 from mlens.data.source_fields import check_max_users, check_rating_scale, given_file
+from mlens.data.terms import OWN_DATA, Terms
 from mlens.data.text_files import check_encoding
 from mlens.errors import UserError
 
@@ -39,6 +41,7 @@ class CsvRatings:
     timestamp_column: str | None = "timestamp"
     title_column: str = "title"
     genres_column: str | None = "genres"
+    terms: ClassVar[Terms] = OWN_DATA
 
     def __post_init__(self) -> None:
         check_max_users(self.max_users)

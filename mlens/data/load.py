@@ -14,6 +14,7 @@ from mlens.data import draws
 from mlens.data.cache import cached_folder, content_key
 from mlens.data.raw import RawTables, build_table
 from mlens.data.table import RatingTable, open_table, raw_id_keys, save_table
+from mlens.data.terms import Terms
 from mlens.data.text_files import refuse_lfs_pointer
 from mlens.errors import UserError
 
@@ -29,6 +30,10 @@ class Source(Protocol):
     @property
     def max_users(self) -> int | None:
         """How many users to keep of it (null: all)."""
+
+    @property
+    def terms(self) -> Terms:
+        """Name, licence and citation of the data."""
 
     def files(self) -> list[Path]:
         """The files it reads, downloaded or unpacked first. Raises UserError where one is missing."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import polars as pl
 
@@ -11,6 +12,7 @@ from mlens.data.archive import Layout, source_files
 from mlens.data.delimited import Format, read_csv, read_lines, typed
 from mlens.data.raw import WHOLE_STARS, RawTables
 from mlens.data.source_fields import check_max_users, check_rating_scale
+from mlens.data.terms import Terms, movielens_terms
 from mlens.errors import UserError
 
 OFFICIAL = Layout(("u.data", "u.item"), ("u.user",))
@@ -56,6 +58,7 @@ class MovieLens100k:
     path: str | None = None
     max_users: int | None = None
     rating_scale: list[float] | None = None
+    terms: ClassVar[Terms] = movielens_terms("ml-100k")
 
     def __post_init__(self) -> None:
         check_max_users(self.max_users)

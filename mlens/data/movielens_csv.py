@@ -11,6 +11,7 @@ from mlens.data.archive import Layout, source_files
 from mlens.data.delimited import compact, read_csv, read_parts
 from mlens.data.raw import HALF_STARS, RawTables, genres_from_pipes, tidy_tags
 from mlens.data.source_fields import check_max_users, check_rating_scale
+from mlens.data.terms import Terms, movielens_terms
 from mlens.errors import UserError
 
 RELEASES = ("ml-latest-small", "ml-latest", "ml-25m", "ml-32m")
@@ -31,6 +32,10 @@ class MovieLensCsv:
             raise UserError(f"data.release must be one of {', '.join(RELEASES)}, not {self.release!r}")
         check_max_users(self.max_users)
         check_rating_scale(self.rating_scale)
+
+    @property
+    def terms(self) -> Terms:
+        return movielens_terms(self.release)
 
     def files(self) -> list[Path]:
         """ratings.csv, movies.csv and, where there is one, tags.csv. Raises UserError where one can't be had."""

@@ -11,6 +11,7 @@ from mlens.data.archive import Layout, source_files
 from mlens.data.delimited import read_lines, typed
 from mlens.data.raw import HALF_STARS, WHOLE_STARS, RawTables, genres_from_pipes, tidy_tags
 from mlens.data.source_fields import check_max_users, check_rating_scale
+from mlens.data.terms import Terms, movielens_terms
 from mlens.errors import UserError
 
 LAYOUTS = {
@@ -62,6 +63,10 @@ class MovieLensDat:
             raise UserError(f"data.release must be one of {', '.join(LAYOUTS)}, not {self.release!r}")
         check_max_users(self.max_users)
         check_rating_scale(self.rating_scale)
+
+    @property
+    def terms(self) -> Terms:
+        return movielens_terms(self.release)
 
     def files(self) -> list[Path]:
         """ratings.dat, movies.dat and, where it is there, users.dat (ml-1m) or tags.dat (ml-10m)."""

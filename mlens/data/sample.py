@@ -24,7 +24,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import ClassVar, cast
 
 import numpy as np
 import polars as pl
@@ -33,6 +33,7 @@ from scipy.special import ndtri
 from mlens.data.load import Source, load_table
 from mlens.data.raw import HALF_STARS, RawTables
 from mlens.data.sample_words import ADJECTIVES, AGES, GENRE_TAGS, GENRES, NOUNS, OCCUPATIONS, OTHER_TAGS
+from mlens.data.terms import Terms
 from mlens.errors import UserError
 
 MEAN = 3.25
@@ -66,6 +67,7 @@ class Sample:
     noise: float = 0.5
     seed: int = 0
     max_users: int | None = None
+    terms: ClassVar[Terms] = Terms("mlens' made-up sample", "none is needed, since mlens generates it")
 
     def __post_init__(self) -> None:
         titles = len(ADJECTIVES) * len(NOUNS)

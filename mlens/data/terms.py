@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlens.data.load import Source
-from mlens.data.movielens_100k import MovieLens100k
-from mlens.data.sample import Sample
-
 RESEARCH = "research use; no commercial use without permission, and no redistribution without permission"
 SHARED = "research use, and no commercial use without permission; may be passed on under the same terms"
 # Those whose README forbids to pass them on.
@@ -20,19 +16,20 @@ CITATION = (
 
 @dataclass(frozen=True)
 class Terms:
-    """citation: what those who publish results cite, or None."""
+    """name: of the data.
+    licence: what may be done with them.
+    citation: what those who publish results cite, or None.
+    """
 
     name: str
     licence: str
     citation: str | None = None
 
 
-def terms(source: Source) -> Terms:
-    """What is known of the data of `source`."""
-    if isinstance(source, Sample):
-        return Terms("mlens' made-up sample", "none is needed, since mlens generates it")
-    release = "ml-100k" if isinstance(source, MovieLens100k) else getattr(source, "release", None)
-    if release is None:
-        return Terms("data of the user's own", "that of the data")
+OWN_DATA = Terms("data of the user's own", "that of the data")
+
+
+def movielens_terms(release: str) -> Terms:
+    """The terms of a release of MovieLens, by its name (`ml-25m`)."""
     licence = RESEARCH if release in NOT_SHARED else SHARED
     return Terms(f"MovieLens {release} (GroupLens)", f"{licence}; see its README", CITATION)

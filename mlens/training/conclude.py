@@ -14,7 +14,6 @@ from transformers import PreTrainedTokenizerBase
 
 from mlens.config import resolved
 from mlens.data.split import TRAIN
-from mlens.data.terms import terms
 from mlens.engine.ending import ending_together
 from mlens.engine.engine import uses_bf16_parameters
 from mlens.engine.memory import peak_memory_bytes
@@ -79,7 +78,7 @@ def conclude(
     training.stop.defer()
     write_json(folder.prompts, kept_prompts(training.datasets["test"], evaluated["test"].frames[0]))
     choices = hydra_config.runtime.choices
-    card = model_card(settings, terms(settings.data), choices["history"], engine.ranks.world, summary)
+    card = model_card(settings, settings.data.terms, choices["history"], engine.ranks.world, summary)
     write_text(folder.model / "README.md", card)
     write_json(folder.summary, summary)
     journal.summarise(summary["metrics"])
