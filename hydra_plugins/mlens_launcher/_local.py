@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from mlens.engine.stop import SIGNALS
 from mlens.errors import CONTINUE
 from mlens.files import disk_refusal, ensure_folder, in_words, open_append
 
+# How a traceback ends, of a rank under torchrun too; torchrun's own follows it.
+RAISED = re.compile(r"(?:\[rank\d+\]: ?)?((?:[a-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit)(?:: .*)?)$")
 # What a process group around the sweep would tell its jobs.
 FOREIGN = ("LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_")
 # How long jobs that are asked to end may take to save.
@@ -133,15 +136,18 @@ def resuming(command: list[str], run: Path) -> list[str]:
 
 
 def last_lines(log: Path) -> str:
-    """What a failed job said last: its last `error:` line where there is one, else its last lines, if any; that
-    torchrun itself had too many open files is put into words."""
+    """What a failed job said last: its last `error:` line where there is one, else the exception that its traceback
+    ends with, else its last lines, if any; that torchrun itself had too many open files is put into words."""
     lines = [line.rstrip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     told = [line for line in lines if line.startswith("error: ")]
     if told:
         return told[-1]
     last = "\n".join(lines[-5:])
     crowded = disk_refusal(RuntimeError(last))
-    return in_words(crowded) if crowded is not None else last or "it said nothing"
+    if crowded is not None:
+        return in_words(crowded)
+    raised = [found[1] for line in lines if (found := RAISED.match(line)) and "ChildFailedError" not in line]
+    return f"{raised[-1]} (traceback: {log})" if raised else last or "it said nothing"
 
 
 def _start(ledger: Ledger, name: str, command: list[str], share: Share) -> Started:

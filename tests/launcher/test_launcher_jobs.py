@@ -43,6 +43,7 @@ from mlens.files import write_text
 from mlens.overrides import quoted
 
 ROOT = Path(__file__).parents[2]
+CHILD_FAILED = "torch.distributed.elastic.multiprocessing.errors.ChildFailedError"
 WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\n"), min_size=1, max_size=200)
 
 
@@ -257,6 +258,8 @@ def test_what_a_failed_job_said_last(tmp_path):
     assert last_lines(log) == "line 4\nline 5\nline 6\nline 7\nline 8"
     log.write_text("Traceback\nDistNetworkError: The server socket has failed to bind. message: too many open files\n")
     assert "`ulimit -n" in last_lines(log)
+    log.write_text(f"[rank0]: Traceback\n[rank0]: KeyError: 'rmse'\nE1129 failed\n{CHILD_FAILED}:\n{'=' * 60}\n")
+    assert last_lines(log) == f"KeyError: 'rmse' (traceback: {log})"
     log.write_text("\n")  # a job that was killed at once
     assert last_lines(log) == "it said nothing"
 
