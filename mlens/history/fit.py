@@ -70,21 +70,23 @@ def fit(
     wish = strategy.wish(table, stage, seed, epoch)
     histories: Histories
     if isinstance(wish, Newest):
-        own = _window_starts(strategy, table, stage, wish)
-        histories = _fit_newest(stage, budget, own, trim, separate)
+        wanted_start = _window_starts(strategy, table, stage, wish)
+        histories = _fit_newest(stage, budget, wanted_start, trim, separate)
     elif isinstance(wish, Ranked):
         histories = RankedHistories(strategy, table, stage, budget, wish.order)
     elif isinstance(wish, Thinned):
-        if wish.level.shape != stage.visible.shape or np.isnan(wish.level).any() or not 0 < wish.keep < math.inf:
-            raise UserError(
-                f"the history strategy {type(strategy).__name__} is wrong about the {stage.name} stage: it must give "
-                f"each of the {len(stage.visible)} visible ratings a number as its level, and a keep above 0"
-            )
+        if np.shape(wish.level) != stage.visible.shape or np.isnan(wish.level).any() or not 0 < wish.keep < math.inf:
+            ratings = f"each of the {len(stage.visible)} visible ratings"
+            _refuse_all(strategy, stage, f"it must give {ratings} a number as its level, and a keep above 0")
         histories = _fit_thinned(stage, budget, wish, separate)
     else:
         kinds = "Newest, Ranked or Thinned (mlens/history/strategy.py)"
         raise UserError(f"the history strategy {type(strategy).__name__} must return {kinds}, not {wish!r}")
     return _separate(stage, histories) if separate else histories
+
+
+def _refuse_all(strategy: Strategy, stage: Stage, what: str) -> NoReturn:
+    raise UserError(f"the history strategy {type(strategy).__name__} is wrong about the {stage.name} stage: {what}")
 
 
 def _refuse(strategy: Strategy, table: RatingTable, stage: Stage, t: int, what: str) -> NoReturn:
@@ -97,17 +99,17 @@ def _refuse(strategy: Strategy, table: RatingTable, stage: Stage, t: int, what: 
 
 @dataclass(frozen=True)
 class NewestHistories:
-    """Each target t is shown places start[t] : stage.count[t]; the strategy wants own[t] : stage.count[t]."""
+    """Each target t is shown places start[t] : stage.count[t]; the strategy wants wanted_start[t] : stage.count[t]."""
 
     stage: Stage
     budget: Budget
-    own: np.ndarray
+    wanted_start: np.ndarray
     start: np.ndarray
     trim_rule: str
     drawn: ClassVar[bool] = False
 
     def wanted(self, t: int) -> np.ndarray:
-        return np.arange(self.own[t], self.stage.count[t])
+        return np.arange(self.wanted_start[t], self.stage.count[t])
 
     def shown(self, t: int) -> np.ndarray:
         return np.arange(self.start[t], self.stage.count[t])
@@ -132,43 +134,43 @@ class NewestHistories:
 
 def _window_starts(strategy: Strategy, table: RatingTable, stage: Stage, wish: Newest) -> np.ndarray:
     """[t] where the window of each target would start without a budget."""
-    count = wish.count.astype(stage.count.dtype, copy=False)
-    own = stage.count - count
-    wrong = (own < 0) | (count < 0)
+    if np.shape(wish.count) != stage.count.shape:
+        _refuse_all(strategy, stage, f"it must give each of the {len(stage)} targets a count")
+    wrong = (wish.count < 0) | (wish.count > stage.count)
     if wrong.any():
         t = int(np.argmax(wrong))
-        _refuse(strategy, table, stage, t, f"it wants the newest {count[t]} of {stage.count[t]} visible ratings")
-    return own
+        _refuse(strategy, table, stage, t, f"it wants the newest {wish.count[t]} of {stage.count[t]} visible ratings")
+    return stage.count - wish.count.astype(stage.count.dtype, copy=False)
 
 
-def _fit_newest(stage: Stage, budget: Budget, own: np.ndarray, trim: str, separate: bool) -> NewestHistories:
-    """Drop the oldest ratings of windows that would start at own [t] where they don't fit.
+def _fit_newest(stage: Stage, budget: Budget, wanted_start: np.ndarray, trim: str, separate: bool) -> NewestHistories:
+    """Drop the oldest ratings of windows that would start at wanted_start [t] where they don't fit.
 
     trim=exact drops just enough for each target. trim=strided moves a user's window in strides, so that consecutive
     targets share a start: it stays while the prompt fits and else jumps to where half of the room is free again.
     """
-    start = np.empty_like(own)
+    start = np.empty_like(wanted_start)
     for block in stage.user_blocks():
         base = stage.visible_offsets[stage.user[block]]
-        full = budget.section(base, own[block], stage.count[block]) > budget.room[block]
-        start[block] = own[block]
+        full = budget.section(base, wanted_start[block], stage.count[block]) > budget.room[block]
+        start[block] = wanted_start[block]
         if trim == "exact":
             t = block.start + np.flatnonzero(full)
-            start[t] = budget.first_fitting(base[full], own[t], stage.count[t], budget.room[t])
+            start[t] = budget.first_fitting(base[full], wanted_start[t], stage.count[t], budget.room[t])
         elif full.any():
             sequence = np.arange(len(base)) if separate else stage.user[block]
-            np.maximum(start[block], _strides(stage, budget, own, block, sequence, full), out=start[block])
-    told = "The oldest are dropped."
+            np.maximum(start[block], _strides(stage, budget, wanted_start, block, sequence, full), out=start[block])
+    rule = "The oldest are dropped."
     if trim == "strided":
-        told = (
+        rule = (
             "When the window is full, its start jumps ahead until half of the room is free, and stays there for the "
             "next targets: they can share the work (prompt.trim=strided)."
         )
-    return NewestHistories(stage, budget, own, start, told)
+    return NewestHistories(stage, budget, wanted_start, start, rule)
 
 
 def _strides(
-    stage: Stage, budget: Budget, own: np.ndarray, block: slice, sequence: np.ndarray, full: np.ndarray
+    stage: Stage, budget: Budget, wanted_start: np.ndarray, block: slice, sequence: np.ndarray, full: np.ndarray
 ) -> np.ndarray:
     """[block] where the strided window of each of these targets starts, if it doesn't want to start later.
 
@@ -177,19 +179,19 @@ def _strides(
     one; the targets in between start where it does.
     """
     lists, stop = stage.visible_offsets[stage.user[block]], stage.count[block]
-    own, room, stride_room = own[block], budget.room[block], budget.room_beside_context[block] // 2
-    stride, jumped = np.zeros_like(own), np.zeros(len(own), dtype=bool)
+    wanted_start, room, stride_room = wanted_start[block], budget.room[block], budget.room_beside_context[block] // 2
+    stride, jumped = np.zeros_like(wanted_start), np.zeros(len(wanted_start), dtype=bool)
     # Of every sequence with a full target: the next target to look at, the end of its targets, and its list's and
     # window's start.
     t = np.flatnonzero(full)
     t = t[np.append(True, sequence[t][1:] != sequence[t][:-1])]
     last = np.searchsorted(sequence, sequence[t], side="right")
     base = lists[t]
-    s = np.zeros_like(own, shape=len(t))
+    s = np.zeros_like(wanted_start, shape=len(t))
     while len(t):
         ahead = t[:, None] + np.arange(LOOK)
         seen = np.minimum(ahead, last[:, None] - 1)
-        section = budget.section(base[:, None], np.maximum(own[seen], s[:, None]), stop[seen])
+        section = budget.section(base[:, None], np.maximum(wanted_start[seen], s[:, None]), stop[seen])
         full = (section > room[seen]) & (ahead < last[:, None])
         hit = full.any(axis=1)
         at = t[hit] + full[hit].argmax(axis=1)
@@ -200,7 +202,7 @@ def _strides(
         more = t < last
         t, last, base, s = t[more], last[more], base[more], s[more]
     first = np.append(True, sequence[1:] != sequence[:-1])
-    jump = np.maximum.accumulate(np.where(jumped | first, np.arange(len(own)), 0))
+    jump = np.maximum.accumulate(np.where(jumped | first, np.arange(len(wanted_start)), 0))
     return stride[jump]
 
 

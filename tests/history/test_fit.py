@@ -125,6 +125,7 @@ FIRST = r"the history strategy Wishing is wrong about the \w+ target \(user \S+,
 WRONG = {
     "more than there are": (lambda stage: Newest(stage.count + 1), FIRST + "the newest"),
     "fewer than none": (lambda stage: Newest(stage.count * 0 - 1), FIRST + "the newest -1 of"),
+    "one count for all": (lambda stage: Newest(1), r"must give each of the \d+ targets a count"),
     "a place beyond": (lambda stage: Ranked(lambda t: [stage.count[t]]), FIRST + r"\[\d+\], which aren't"),
     "a negative place": (lambda stage: Ranked(lambda t: [-1]), FIRST + r"\[-1\], which aren't"),
     "a place twice": (lambda stage: Ranked(lambda t: [0, 0]), FIRST + r"\[0, 0\], which aren't"),
