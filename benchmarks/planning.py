@@ -11,7 +11,7 @@ Makes ratings.csv, movies.csv and tags.csv in the form and shape of ml-32m (32 m
 - how long the cached table takes to open (below 1 s);
 - for every strategy but random per target, which is drawn while training: all from the opened table to the planned
   epoch: split, targets, pieces of text, histories within the budget of all training, validation and test targets with
-  their lengths and trunks, and the order of the epoch (at most 60 s, 4 GiB).
+  their lengths and prefix groups, and the order of the epoch (at most 60 s, 4 GiB).
 
 Seconds are those that the core worked for the process, which on an idle machine are the seconds that pass; opening is
 measured by the clock. The data take 1 GB, the cache 1 GB more; about ten minutes.
@@ -173,7 +173,7 @@ def plan(folder: Path, *overrides: str) -> dict[str, float]:
     with timed() as seconds:
         for dataset in datasets.values():
             everyone = np.arange(len(dataset))
-            for told in (dataset.selection.wanted, dataset.selection.sections, dataset.selection.trunks):
+            for told in (dataset.histories.section_lengths, dataset.prefix_groups):
                 assert len(told(everyone)) == len(dataset)
     steps["lengths"] = seconds()
     with timed() as seconds:

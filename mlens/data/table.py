@@ -77,6 +77,12 @@ class RatingTable:
     def movie_keys(self) -> np.ndarray:
         return raw_id_keys(self.movies["id"])
 
+    def named(self, rating: int) -> str:
+        """`(user 5, movie 10)`: a rating of the table by raw ids."""
+        rating = int(rating) % len(self)
+        user, movie = int(np.searchsorted(self.user_offsets, rating, side="right")) - 1, int(self.movie[rating])
+        return f"(user {self.users['id'][user]}, movie {self.movies['id'][movie]})"
+
     def content_hash(self) -> str:
         """A hash of all that a prompt or a split can depend on (the cache folder's name, if there is one)."""
         if self.path is not None:

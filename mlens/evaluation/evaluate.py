@@ -84,6 +84,7 @@ def _frame(dataset: RatingDataset, predictions: Predictions) -> pl.DataFrame:
     table, stage = dataset.table, dataset.stage
     histories = [dataset.history(i) for i in range(len(stage))]
     used = np.array([len(history) for history in histories], dtype=np.int64)
+    wanted = np.array([len(dataset.wanted(i)) for i in range(len(stage))], dtype=np.int64)
     columns = {
         "user": table.users["id"].gather(stage.user),
         "movie": table.movies["id"].gather(table.movie[stage.targets]),
@@ -91,7 +92,7 @@ def _frame(dataset: RatingDataset, predictions: Predictions) -> pl.DataFrame:
         "rating": np.array(table.scale)[table.rating_index[stage.targets]],
         **rating_columns(predictions, table.scale),
         "history_used": used,
-        "history_dropped": dataset.selection.wanted(np.arange(len(stage))) - used,
+        "history_dropped": wanted - used,
         "history_hash": [history_hash(history) for history in histories],
     }
     return pl.DataFrame(columns)

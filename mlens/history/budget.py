@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlens.data.stage import Stage
-from mlens.errors import UserError
 
 Places = np.ndarray | int
 
@@ -49,15 +48,3 @@ class Budget:
             fits = self.section(base, middle, stop) <= room
             low, high = np.where(fits, low, np.minimum(middle + 1, high)), np.where(fits, middle, high)
         return low
-
-
-def chosen_count(ratio: float, count: Places) -> np.ndarray:
-    """k(c): how many of c visible ratings a ratio chooses: 0 of none, else max(1, floor(ratio·c + 1e-9))."""
-    k = np.floor(ratio * np.asarray(count) + 1e-9).astype(np.int64)
-    return np.where(np.asarray(count) > 0, np.maximum(1, k), 0)
-
-
-def require_ratio(ratio: float) -> None:
-    """Raises UserError unless 0 < ratio <= 1 (nan isn't)."""
-    if not 0 < ratio <= 1:
-        raise UserError(f"history.ratio must be above 0 and at most 1, not {ratio} (history=none shows no history)")

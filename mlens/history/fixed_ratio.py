@@ -8,8 +8,7 @@ import numpy as np
 
 from mlens.data.stage import Stage
 from mlens.data.table import RatingTable
-from mlens.history.budget import Budget, chosen_count, require_ratio
-from mlens.history.window import Windows, recent_windows
+from mlens.history.strategy import Newest, chosen_count, require_ratio
 
 
 @dataclass(frozen=True)
@@ -19,6 +18,6 @@ class FixedRatio:
     def __post_init__(self) -> None:
         require_ratio(self.ratio)
 
-    def select(self, table: RatingTable, stage: Stage, budget: Budget, trim: str, seed: int, epoch: int) -> Windows:
+    def wish(self, table: RatingTable, stage: Stage, seed: int, epoch: int) -> Newest:
         k = chosen_count(self.ratio, np.arange(stage.count.max(initial=0) + 1)).astype(stage.count.dtype)
-        return recent_windows(stage, budget, k[stage.count], trim)
+        return Newest(k[stage.count])

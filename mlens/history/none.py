@@ -8,11 +8,10 @@ import numpy as np
 
 from mlens.data.stage import Stage
 from mlens.data.table import RatingTable
-from mlens.history.budget import Budget
-from mlens.history.window import Windows, recent_windows
+from mlens.history.strategy import Newest
 
 
 @dataclass(frozen=True)
 class NoHistory:
-    def select(self, table: RatingTable, stage: Stage, budget: Budget, trim: str, seed: int, epoch: int) -> Windows:
-        return recent_windows(stage, budget, np.zeros_like(stage.count), trim)
+    def wish(self, table: RatingTable, stage: Stage, seed: int, epoch: int) -> Newest:
+        return Newest(np.zeros_like(stage.count))

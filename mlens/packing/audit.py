@@ -1,9 +1,9 @@
 """The leak audit: before anything is trained, whether any prompt could show its target what it must not see.
 
-It proves from the plan itself (who sees how much of which list, what is drawn from it, what is shared) that section
-"what is visible" of the guide holds, and asks none of the code that made the plan. What holds for the lists holds for
-all epochs, because whatever is drawn is taken from them; `RatingDataset` refuses places outside of them, and trunks
-of which a target would see more, with every prompt that it makes.
+It proves from the plan itself (who sees how much of which list, and what is drawn from it) that section "what is
+visible" of the guide holds, and asks none of the code that made the plan. What holds for the lists holds for all
+epochs, because whatever is drawn is taken from them: `fit` refuses a strategy that wants anything else, and what
+targets share is asserted with every row that is made.
 """
 
 from __future__ import annotations

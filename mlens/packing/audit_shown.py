@@ -1,4 +1,4 @@
-"""The audit of what targets are shown: the histories that are drawn, what they share, and the tags above the target."""
+"""The audit of what targets are shown: the histories that are drawn, and the tags above the target."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import polars as pl
 
 from mlens.data.blocks import BLOCK, group_blocks
 from mlens.data.table import RatingTable
-from mlens.history.random import PerUser
-from mlens.history.window import Windows
 from mlens.packing.dataset import RatingDataset
 from mlens.packing.leaks import Finder
 from mlens.prompt.context import Context
@@ -24,89 +22,48 @@ MOST, MOST_DRAWN, MOST_TAGGED = 200_000, 1_000, 500
 
 @dataclass(frozen=True)
 class Looked:
-    """How much was looked at: prompts whose history was drawn, the ratings in them, pairs of neighbouring targets on a
-    trunk, prompts whose tags were drawn."""
+    """How much was looked at: prompts whose history was drawn, the ratings in them, prompts whose tags were drawn."""
 
     prompts: int = 0
     ratings: int = 0
-    shared: int = 0
     tagged: int = 0
 
 
 def audit_shown(finder: Finder, dataset: RatingDataset, seed: int) -> Looked:
     """Find the kinds from `not_visible` on in KINDS among the targets of `dataset`, whose stage `audit_visible` has
     passed; of more than MOST (MOST_DRAWN where a history is drawn when it is asked for) in a sample by `seed`."""
-    stage = dataset.stage
-    shares = _audit_users_of_trunks(finder, dataset)
-    targets = _sample(dataset, shares, seed)
-    trunks = dataset.trunks(targets)
-    # Neighbours on a trunk come one after the other; a beginning of a beginning is one too, so they prove it for all.
-    order = np.argsort(trunks, kind="stable")
-    targets, trunks = targets[order], trunks[order]
-    ratings = shared = 0
-    last: _Shown | None = None
+    targets, stage = _sample(dataset, seed), dataset.stage
+    ratings = 0
     for block in group_blocks(stage.count[targets].astype(np.int64) + 1):
-        drawn = _draw(dataset, targets[block], trunks[block])
+        drawn = _draw(dataset, targets[block])
         ratings += len(drawn.places)
-        if not _audit_places(finder, dataset, drawn):
-            last = None
-        elif dataset.renderer.joins:
-            _audit_sections(finder, dataset, drawn)
-            pairs, last = _audit_beginnings(finder, dataset, drawn, last)
-            shared += pairs
-    return Looked(len(targets), ratings, shared, _audit_tags(finder, dataset, seed))
+        _audit_places(finder, dataset, drawn)
+    return Looked(len(targets), ratings, _audit_tags(finder, dataset, seed))
 
 
-def _sample(dataset: RatingDataset, shares: bool, seed: int) -> np.ndarray:
-    """Targets, ascending: all of them, or those of some users where targets share trunks (`shares`), or else some."""
-    stage, n = dataset.stage, len(dataset)
-    most = MOST if isinstance(dataset.selection, Windows | PerUser) else MOST_DRAWN
-    if n <= most:
-        return np.arange(n)
-    random = np.random.default_rng(seed)
-    if not shares:
-        return np.sort(random.choice(n, most, replace=False))
-    first = np.flatnonzero(np.append(True, stage.user[1:] != stage.user[:-1]))
-    sizes = np.diff(first, append=n)
-    order = random.permutation(len(first))
-    users = np.sort(order[: 1 + int(np.searchsorted(np.cumsum(sizes[order]), most))])
-    return np.concatenate([np.arange(first[u], first[u] + sizes[u]) for u in users])
+def _sample(dataset: RatingDataset, seed: int) -> np.ndarray:
+    """Targets, ascending: all of them, or some."""
+    most, n = MOST_DRAWN if dataset.histories.drawn else MOST, len(dataset)
+    return np.arange(n) if n <= most else np.sort(np.random.default_rng(seed).choice(n, most, replace=False))
 
 
 @dataclass(frozen=True)
 class _Drawn:
-    """targets [t] of a stage and their trunks [t]; places [h] in what each may see, one target after the other, with
-    offsets [t + 1]; of [h]: whose each is (into `targets`); ratings [h]: of the table."""
+    """targets [t] of a stage; places [h] in what each may see, one target after the other; of [h]: whose each is (into
+    `targets`)."""
 
     targets: np.ndarray
-    trunks: np.ndarray
     places: np.ndarray
-    offsets: np.ndarray
     of: np.ndarray
-    ratings: np.ndarray
 
 
-@dataclass(frozen=True)
-class _Shown:
-    """A target of the stage, its trunk, and the ratings of the table that are shown for it."""
-
-    target: int
-    trunk: int
-    ratings: np.ndarray
+def _draw(dataset: RatingDataset, targets: np.ndarray) -> _Drawn:
+    lists = [dataset.histories.shown(t) for t in targets.tolist()]
+    of = np.repeat(np.arange(len(targets)), [len(places) for places in lists])
+    return _Drawn(targets, np.concatenate(lists).astype(np.int64), of)
 
 
-def _draw(dataset: RatingDataset, targets: np.ndarray, trunks: np.ndarray) -> _Drawn:
-    stage = dataset.stage
-    lists = [np.asarray(dataset.selection.chosen(t)) for t in targets.tolist()]
-    lengths = np.array([len(places) for places in lists])
-    places, of = np.concatenate(lists).astype(np.int64), np.repeat(np.arange(len(targets)), lengths)
-    # A place that is in no list is told of, not looked up.
-    at = stage.visible_offsets[stage.user[targets]][of] + places
-    ratings = stage.visible[np.clip(at, 0, len(stage.visible) - 1)] if len(stage.visible) else at
-    return _Drawn(targets, trunks, places, np.concatenate([[0], np.cumsum(lengths)]), of, ratings)
-
-
-def _audit_places(finder: Finder, dataset: RatingDataset, drawn: _Drawn) -> bool:
+def _audit_places(finder: Finder, dataset: RatingDataset, drawn: _Drawn) -> None:
     stage, places, of = dataset.stage, drawn.places, drawn.of
     outside = (places < 0) | (places >= stage.count[drawn.targets][of])
     unordered = np.zeros(len(places), dtype=bool)
@@ -122,81 +79,6 @@ def _audit_places(finder: Finder, dataset: RatingDataset, drawn: _Drawn) -> bool
 
     tell("not_visible", outside)
     tell("out_of_order", unordered)
-    return not (outside.any() or unordered.any())
-
-
-def _audit_sections(finder: Finder, dataset: RatingDataset, drawn: _Drawn) -> None:
-    """Whether `sections`, which says how much of a trunk a target sees, is what its own lines take."""
-    pieces, table, stage = dataset.renderer.pieces, dataset.table, dataset.stage
-    lengths, counts = pieces.lengths, np.diff(drawn.offsets)
-    lines = (
-        lengths[pieces.movie[table.movie[drawn.ratings]]] + lengths[pieces.rating[table.rating_index[drawn.ratings]]]
-    )
-    ends, numbers = (np.concatenate([[0], np.cumsum(part)]) for part in (lines, lengths[pieces.number]))
-    own = ends[drawn.offsets[1:]] - ends[drawn.offsets[:-1]] + numbers[counts] + lengths[pieces.header] * (counts > 0)
-    told = dataset.selection.sections(drawn.targets)
-
-    def example(t: int) -> str:
-        name = finder.target(stage.name, stage.targets[drawn.targets[t]])
-        return f"{name} sees {told[t]} tokens of a history whose {counts[t]} ratings take {own[t]}"
-
-    finder.add("shared_tokens", told != own, example)
-
-
-def _audit_beginnings(
-    finder: Finder, dataset: RatingDataset, drawn: _Drawn, last: _Shown | None
-) -> tuple[int, _Shown | None]:
-    """Whether each history is the beginning of the next one on its trunk; those that show nothing share the task alone.
-    last: of the target before these ones. Returns how many pairs there were, and the last of these."""
-    stage, some = dataset.stage, np.flatnonzero(np.diff(drawn.offsets))
-    if not len(some):
-        return 0, last
-    targets, trunk = drawn.targets[some], drawn.trunks[some]
-    ratings, counts = drawn.ratings, np.diff(drawn.offsets)[some]
-    if last is not None:
-        targets, trunk = np.append(last.target, targets), np.append(last.trunk, trunk)
-        ratings, counts = np.concatenate([last.ratings, ratings]), np.append(len(last.ratings), counts)
-    ends = np.cumsum(counts)
-    starts = ends - counts
-    pairs = np.flatnonzero((trunk[1:] == trunk[:-1]) & (trunk[1:] >= 0))
-    shown = counts[pairs]
-    of = np.repeat(np.arange(len(pairs)), shown)
-    place = np.arange(len(of)) - np.repeat(np.cumsum(shown) - shown, shown)
-    own, theirs = starts[pairs][of] + place, np.minimum(starts[pairs + 1][of] + place, len(ratings) - 1)
-    wrong = (place >= counts[pairs + 1][of]) | (ratings[theirs] != ratings[own])
-
-    def example(pair: int) -> str:
-        one, other = (finder.rating(stage.targets[targets[pairs[pair] + k]]) for k in (0, 1))
-        missing = finder.rating(ratings[own[wrong & (of == pair)][0]])
-        return f"the {stage.name} target {one} shares a trunk with {other}, which doesn't show {missing} there"
-
-    finder.add("shared_lines", np.bincount(of[wrong], minlength=len(pairs)) > 0, example)
-    return len(pairs), _Shown(int(targets[-1]), int(trunk[-1]), ratings[starts[-1] :])
-
-
-def _audit_users_of_trunks(finder: Finder, dataset: RatingDataset) -> bool:
-    """Whether equal numbers of trunks are one user's, for all targets; returns whether any target has a trunk."""
-    stage, most, ascends = dataset.stage, -1, True
-    for block in stage.user_blocks():
-        trunks = dataset.trunks(np.arange(block.start, block.stop))
-        first = np.flatnonzero(np.append(True, np.diff(stage.user[block])))
-        least = np.minimum.reduceat(np.where(trunks < 0, np.iinfo(np.int64).max, trunks), first)
-        so_far = np.maximum.accumulate(np.append(most, np.maximum.reduceat(trunks, first)))
-        ascends &= bool((least > so_far[:-1]).all())
-        most = int(so_far[-1])
-    if ascends:  # users' numbers are apart, as ours are: no need to sort
-        return most >= 0
-    trunks = dataset.trunks(np.arange(len(dataset)))
-    order = np.argsort(trunks, kind="stable")
-    trunk, user = trunks[order], stage.user[order]
-    shared = (trunk[1:] == trunk[:-1]) & (trunk[1:] >= 0) & (user[1:] != user[:-1])
-
-    def example(i: int) -> str:
-        one, other = (finder.rating(stage.targets[order[i + k]]) for k in (0, 1))
-        return f"the {stage.name} target {one} shares a trunk with {other}"
-
-    finder.add("shared_user", shared, example)
-    return most >= 0
 
 
 def _audit_tags(finder: Finder, dataset: RatingDataset, seed: int) -> int:

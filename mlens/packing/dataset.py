@@ -5,19 +5,17 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import NoReturn
+from dataclasses import dataclass
 
 import numpy as np
 from torch.utils.data import Dataset
 
 from mlens.data.stage import Stage
 from mlens.data.table import RatingTable
-from mlens.errors import UserError
 from mlens.history.budget import Budget
+from mlens.history.fit import fit
 from mlens.history.none import NoHistory
-from mlens.history.selection import Strategy
-from mlens.packing.leaks import named
+from mlens.history.strategy import Strategy
 from mlens.packing.tree import Branch, Shapes, Tree
 from mlens.prompt.renderer import Renderer
 
@@ -42,28 +40,37 @@ def history_hash(history: np.ndarray) -> str:
 class RatingDataset(Dataset[Sample]):
     """The targets of `stage`, each with the history that `strategy` chooses for it under (seed, epoch).
 
+    separate: no history depends on the other targets (see `fit`).
+
     `dataset[i]` only joins pieces: nothing is tokenised here (unless the renderer says that pieces don't join).
     Raises UserError where a target doesn't fit into prompt.max_tokens alone.
     """
 
     def __init__(
-        self, table: RatingTable, stage: Stage, strategy: Strategy, renderer: Renderer, seed: int, epoch: int = 0
+        self,
+        table: RatingTable,
+        stage: Stage,
+        strategy: Strategy,
+        renderer: Renderer,
+        seed: int,
+        epoch: int = 0,
+        separate: bool = False,
     ) -> None:
         self.table, self.stage, self.strategy, self.renderer = table, stage, strategy, renderer
-        self.seed, self.epoch = seed, epoch
+        self.seed, self.epoch, self.separate = seed, epoch, separate
         self.budget: Budget = renderer.budget(stage)
-        self._draw()
+        self._fit()
 
-    def _draw(self) -> None:
+    def _fit(self) -> None:
         strategy = self.strategy if self.renderer.ablation.history else NoHistory()
-        trim = self.renderer.style.trim
-        self.selection = strategy.select(self.table, self.stage, self.budget, trim, self.seed, self.epoch)
+        trim, draw = self.renderer.style.trim, (self.seed, self.epoch)
+        self.histories = fit(strategy, self.table, self.stage, self.budget, trim, *draw, self.separate)
 
     def at(self, epoch: int) -> RatingDataset:
         """The same targets with the histories of another epoch (in evaluation: of another draw)."""
         other = copy.copy(self)
         other.epoch = epoch
-        other._draw()
+        other._fit()
         return other
 
     def __len__(self) -> int:
@@ -72,40 +79,20 @@ class RatingDataset(Dataset[Sample]):
     def __getitem__(self, i: int) -> Sample:
         target = int(self.stage.targets[i])
         history = self.history(i)
-        wanted = int(self.selection.wanted(np.array([i]))[0])
+        dropped = len(self.histories.wanted(i)) - len(history)
         prompt = self.renderer.tokens(target, history)
-        return Sample(target, history, wanted - len(history), prompt, self.renderer.answer(target))
+        return Sample(target, history, dropped, prompt, self.renderer.answer(target))
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[i] for i in range(len(self)))
 
     def history(self, i: int) -> np.ndarray:
         """[h] the chosen ratings of target i, as indices into the table, in time order."""
-        return self.renderer.fitting(int(self.stage.targets[i]), self.stage.visible_to(i)[self._chosen(i)])
+        return self.renderer.fitting(int(self.stage.targets[i]), self.stage.visible_to(i)[self.histories.shown(i)])
 
     def wanted(self, i: int) -> np.ndarray:
-        """[w] the ratings that the strategy wants to show to target i before the budget cuts, in time order: what it
-        chooses for its user's targets where everything fits."""
-        own = np.flatnonzero(self.stage.user == self.stage.user[i])
-        endless = np.full(len(own), np.iinfo(np.int64).max)
-        roomy = copy.copy(self)
-        roomy.stage = self.stage.keep(own)
-        roomy.budget = replace(self.budget, room=endless, room_beside_context=endless)
-        roomy._draw()
-        place = int(np.searchsorted(own, i))
-        return roomy.stage.visible_to(place)[roomy._chosen(place)]
-
-    def _chosen(self, i: int) -> np.ndarray:
-        """[h] places in what target i may see, ascending. Raises UserError where the strategy says others: a negative
-        one would be counted from the end."""
-        places, count = self.selection.chosen(i), self.stage.count[i]
-        if len(places) and (places[0] < 0 or places[-1] >= count or (places[1:] <= places[:-1]).any()):
-            self._refuse(i, f"ratings {places.tolist()} of the {count} that it may see are not ascending places")
-        return places
-
-    def _refuse(self, i: int, what: str) -> NoReturn:
-        target = f"the {self.stage.name} target {named(self.table, self.stage.targets[i])}"
-        raise UserError(f"the history strategy {type(self.strategy).__name__} is wrong about {target}: {what}")
+        """[w] the ratings that the strategy wants to show to target i before the budget cuts, in time order."""
+        return self.stage.visible_to(i)[self.histories.wanted(i)]
 
     def text(self, i: int) -> str:
         """The prompt of target i as it reads."""
@@ -115,9 +102,9 @@ class RatingDataset(Dataset[Sample]):
         """[n] tokens of the prompts of these targets, without their answers."""
         return self.shapes(targets).prompts
 
-    def trunks(self, targets: np.ndarray) -> np.ndarray:
+    def prefix_groups(self, targets: np.ndarray) -> np.ndarray:
         """[n] which of one user's targets share a growing history: equal numbers do, -1 shares with none."""
-        return self.selection.trunks(targets) if self.renderer.joins else np.full(len(targets), -1)
+        return self.histories.prefix_groups(targets) if self.renderer.joins else np.full(len(targets), -1)
 
     def shapes(self, targets: np.ndarray) -> Shapes:
         """Which beginnings these targets share, and how long they are.
@@ -131,14 +118,14 @@ class RatingDataset(Dataset[Sample]):
             prompts = np.array([len(self[i].prompt) for i in targets], dtype=np.int64)
             return Shapes(alone, prompts, np.zeros_like(prompts))
         heads = renderer.head_lengths(stage.user[targets])
-        sections = self.selection.sections(targets)
+        sections = self.histories.section_lengths(targets)
         rests = renderer.bare_lengths(stage.targets[targets]) - heads
         if renderer.context is not None:
             shown = zip(stage.targets[targets], heads + sections, strict=True)
             rests = np.array([renderer.pieces.lengths[renderer.branch(t, used)].sum() for t, used in shown], np.int64)
-        trunks = self.trunks(targets)
+        groups = self.prefix_groups(targets)
         bare = alone.min(initial=0) - 1 - renderer.pieces.head[stage.user[targets]]
-        keys = np.where(sections == 0, bare, np.where(trunks < 0, alone, trunks))
+        keys = np.where(sections == 0, bare, np.where(groups < 0, alone, groups))
         return Shapes(keys, heads + sections, rests)
 
     def tree(self, targets: np.ndarray) -> Tree:
@@ -150,10 +137,10 @@ class RatingDataset(Dataset[Sample]):
             branch = Branch(len(sample.prompt), nothing, sample.answer)
             return Tree(sample.prompt, nothing, (branch,))
         last = int(targets[-1])
-        places = self._chosen(last)
+        places = self.histories.shown(last)
         trunk = renderer.trunk(stage.user[last], stage.visible_to(last)[places])
-        seen = renderer.head_lengths(stage.user[targets]) + self.selection.sections(targets)
-        self._check_trunk(targets, places, trunk, seen)
+        seen = renderer.head_lengths(stage.user[targets]) + self.histories.section_lengths(targets)
+        assert self._are_prefixes(targets, places, trunk, seen)
         branches = []
         for i, tokens in zip(targets, seen, strict=True):
             target = int(stage.targets[i])
@@ -162,28 +149,23 @@ class RatingDataset(Dataset[Sample]):
         lines = np.flatnonzero(self._first_shown(targets, places))
         return Tree(renderer.pieces.tokens(trunk), renderer.rating_places(trunk, lines), tuple(branches))
 
-    def _check_trunk(self, targets: np.ndarray, places: np.ndarray, trunk: np.ndarray, seen: np.ndarray) -> None:
-        """Raises UserError where one of `targets`, of which each sees `seen` tokens of `trunk`, would see a part of a
-        line, or a line (of `places` in the last one's list) that it may not see."""
+    def _are_prefixes(self, targets: np.ndarray, places: np.ndarray, trunk: np.ndarray, seen: np.ndarray) -> bool:
+        """Whether each of `targets`, which sees `seen` tokens of `trunk`, sees complete lines (those of `places` in the
+        last one's list) of its own user, and none that it may not see."""
         stage, pieces = self.stage, self.renderer.pieces
         ends = np.cumsum(pieces.lengths[trunk])
         # What the head takes, and all up to each line's rating.
-        borders = np.append(ends[1], ends[5::3])
-        lines = np.minimum(np.searchsorted(borders, seen), len(borders) - 1)
-        newest = np.append(-1, places)[lines]
-        user = stage.user[targets]
+        ends = np.append(ends[1], ends[5::3])
+        lines = np.minimum(np.searchsorted(ends, seen), len(ends) - 1)
+        newest, user = np.append(-1, places)[lines], stage.user[targets]
         own = (user == user[-1]) | ((lines == 0) & (pieces.head[user] == pieces.head[user[-1]]))
-        wrong = (borders[lines] != seen) | (newest >= stage.count[targets]) | ~own
-        if wrong.any():
-            at = int(np.argmax(wrong))
-            other = named(self.table, stage.targets[targets[-1]])
-            self._refuse(int(targets[at]), f"it sees {seen[at]} tokens of the trunk of {other}, which aren't its own")
+        return bool(((ends[lines] == seen) & (newest < stage.count[targets]) & own).all())
 
     def history_labels(self, targets: np.ndarray) -> int:
         """How many tokens of ratings in the histories of these targets can carry loss (`Tree.lines`)."""
         total, pieces, renderer = 0, self.renderer.pieces, self.renderer
         for i in targets if renderer.joins else ():
-            places = self._chosen(int(i))
+            places = self.histories.shown(int(i))
             shown = self.stage.visible_to(i)[places[self._first_shown(np.array([i]), places)]]
             total += int(pieces.lengths[pieces.rating[self.table.rating_index[shown]]].sum())
         return total

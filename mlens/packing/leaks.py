@@ -25,9 +25,6 @@ KINDS = {
     "held_out_in_evaluation": "a held-out rating under split.eval_history=train",
     "not_visible": "a place outside the list of ratings that the target may see",
     "out_of_order": "the shown ratings are not in the order of time",
-    "shared_user": "a trunk that users share",
-    "shared_lines": "a shared trunk with other lines than the target's own history",
-    "shared_tokens": "more or fewer tokens of a trunk than the target's own history takes",
     "tags": "tags that are not the table's",
     "later_tag": "a tag that is not earlier than the target",
     "target_tag": "a tag of the target's own movie",
@@ -63,18 +60,11 @@ class Finder:
             self.found[kind] = Leak(kind, before.prompts + count, before.example)
 
     def target(self, stage: str, rating: int) -> str:
-        return f"the {stage} target {named(self.table, rating)}"
+        return f"the {stage} target {self.table.named(rating)}"
 
     def rating(self, rating: int) -> str:
-        return named(self.table, rating)
+        return self.table.named(rating)
 
     def sees(self, stage: str, target: int, roles: np.ndarray, rating: int) -> str:
         role = int(roles[int(rating) % len(self.table)])
         return f"{self.target(stage, target)} sees the {STAGES[role]} rating {self.rating(rating)}"
-
-
-def named(table: RatingTable, rating: int) -> str:
-    """`(user 5, movie 10)`: a rating of the table by raw ids."""
-    rating = int(rating) % len(table)
-    user, movie = int(np.searchsorted(table.user_offsets, rating, side="right")) - 1, int(table.movie[rating])
-    return f"(user {table.users['id'][user]}, movie {table.movies['id'][movie]})"

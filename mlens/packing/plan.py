@@ -55,7 +55,7 @@ def epoch_order(dataset: RatingDataset, steps: Steps, seed: int, epoch: int) -> 
     """
     index = int_type(len(dataset))
     targets = np.arange(len(dataset), dtype=index)
-    first = _pieces(_runs(dataset.trunks(targets)), len(dataset), max(1, steps.targets // steps.pieces))
+    first = _pieces(_runs(dataset.prefix_groups(targets)), len(dataset), max(1, steps.targets // steps.pieces))
     length = np.diff(first, append=index(len(dataset)))
     order = draws.order_of_items(dataset.stage.user[first], dataset.table.user_keys, draws.ORDER, seed, epoch)
     first, length = first[order], length[order]

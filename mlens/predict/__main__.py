@@ -87,8 +87,6 @@ def run(options: argparse.Namespace) -> None:
         _writer(options.output)
     from rich.console import Console
 
-    from mlens.predict.progress import progress_bars
-
     with Console(stderr=True).status("reading the model's settings and the files …"):
         from mlens.predict.predictor import Prompter
 
@@ -98,8 +96,8 @@ def run(options: argparse.Namespace) -> None:
     counted = f"{len(asked.stage):,} predictions for {users:,} user{'s' * (users != 1)}"
     print(counted, file=sys.stderr, flush=True)
     if options.prompts:
-        with progress_bars(["planning"], len(asked.stage)) as (planned,):
-            frame = prompter.prompts(asked, planned)
+        with Console(stderr=True).status("writing the prompts …"):
+            frame = prompter.prompts(asked)
     else:
         frame = _rank(prompter, asked)
     if options.top is not None or options.output is None:
@@ -119,13 +117,13 @@ def _rank(prompter: Prompter, asked: Asked) -> pl.DataFrame:
 
     from mlens.evaluation.quality import warnings_of
     from mlens.predict.predictor import Predictor
-    from mlens.predict.progress import progress_bars
+    from mlens.predict.progress import progress_bar
 
     with Console(stderr=True).status("loading the model …"):
         predictor = Predictor.of(prompter)
     total = len(asked.stage) * prompter.exported.evaluation.draws
-    with progress_bars(["planning", "predicting"], total) as (planned, scored):
-        frame = predictor.rank(asked, planned, scored)
+    with progress_bar("predicting", total) as scored:
+        frame = predictor.rank(asked, scored)
     for line in warnings_of({"illegal_mass": frame["illegal_mass"].mean()}):
         print(f"NOTE: {line}", file=sys.stderr, flush=True)
     return frame

@@ -18,7 +18,6 @@ from mlens.evaluation.score import Predictions, predict
 from mlens.model.load import load_exported_tokenizer
 from mlens.packing.dataset import RatingDataset
 from mlens.predict.ask import Asked, ask
-from mlens.predict.each_alone import EachAlone
 from mlens.predict.given import as_given, read_given
 from mlens.prompt.renderer import make_renderer
 from mlens.training.exported import Exported, read_exported
@@ -62,17 +61,17 @@ class Prompter:
         }
         return ask(given["history"], given["movies"], self.exported.scale, self.exported.ablation, users, at_most)
 
-    def dataset(self, asked: Asked, planned: Progress = _ignore) -> RatingDataset:
+    def dataset(self, asked: Asked) -> RatingDataset:
         """The prompts, each with the history that the run's strategy shows to it in evaluation."""
         exported = self.exported
         renderer = make_renderer(asked.table, exported.prompt, exported.ablation, self.tokenizer, exported.chat_frame)
         seed = exported.evaluation.seed
-        return RatingDataset(asked.table, asked.stage, EachAlone(exported.history, planned), renderer, seed)
+        return RatingDataset(asked.table, asked.stage, exported.history, renderer, seed, separate=True)
 
-    def prompts(self, asked: Asked, planned: Progress = _ignore) -> pl.DataFrame:
+    def prompts(self, asked: Asked) -> pl.DataFrame:
         """A row for each movie to be rated: `prompt` as text, its `prompt_token_ids`, and `text_is_enough`: whether the
         tokenizer gives these ids for the text, as a server would take it. With several draws, the first one's."""
-        dataset = self.dataset(asked, planned)
+        dataset = self.dataset(asked)
         texts = [dataset.text(i) for i in range(len(dataset))]
         ids = [sample.prompt.tolist() for sample in dataset]
         again = [self.tokenizer(text)["input_ids"] for text in texts]
@@ -124,18 +123,20 @@ class Predictor:
         """
         return self.rank(self.prompter.ask(user_history, movies))
 
-    def rank(self, asked: Asked, planned: Progress = _ignore, scored: Progress = _ignore) -> pl.DataFrame:
-        """The same for what was asked. `planned` is told of the movies that a history was chosen for, `scored` of those
-        that were scored, each once a draw."""
-        exported, dataset = self.prompter.exported, self.prompter.dataset(asked, planned)
+    def rank(self, asked: Asked, scored: Progress = _ignore) -> pl.DataFrame:
+        """The same for what was asked. `scored` is told of the movies that were scored, each once a draw."""
+        exported, dataset = self.prompter.exported, self.prompter.dataset(asked)
         drawn = [dataset, *(dataset.at(draw) for draw in range(1, exported.evaluation.draws))]
         predictions = Predictions.averaged([predict(self.scorer, one, exported.packing, scored) for one in drawn])
-        used = np.array([len(dataset.history(i)) for i in range(len(dataset))], dtype=np.int64)
+        used, wanted = (
+            np.array([len(ratings(i)) for i in range(len(dataset))], dtype=np.int64)
+            for ratings in (dataset.history, dataset.wanted)
+        )
         frame = _who(asked).with_columns(
             **rating_columns(predictions, exported.scale),
             illegal_mass=1 - predictions.legal,
             history_used=used,
-            history_dropped=dataset.selection.wanted(np.arange(len(dataset))) - used,
+            history_dropped=wanted - used,
         )
         order = np.lexsort((-frame["expected"].to_numpy(), asked.stage.user))
         first = np.searchsorted(asked.stage.user, asked.stage.user)

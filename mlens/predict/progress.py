@@ -1,9 +1,9 @@
-"""How far predicting has come: bars on a terminal, else a line about how long it takes."""
+"""How far predicting has come: a bar on a terminal, else a line about how long it takes."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -14,31 +14,26 @@ MEASURED = 5.0
 
 
 @contextmanager
-def progress_bars(names: Sequence[str], total: int) -> Iterator[list[Callable[[int], None]]]:
-    """For each of the works `names`, one after the other on the same `total` things, what is to be told of how many
-    more of them are done. All that is shown goes to stderr."""
+def progress_bar(name: str, total: int) -> Iterator[Callable[[int], None]]:
+    """What is to be told of how many more of `total` things are done. All that is shown goes to stderr."""
     console = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(name, total=total, start=False)
+        (task,) = progress.tasks
+        told = console.is_terminal
 
-        def advancing(name: str) -> Callable[[int], None]:
-            bar = progress.add_task(name, total=total, start=False)
-            (task,) = (task for task in progress.tasks if task.id == bar)
-            told = console.is_terminal
+        def advance(done: int) -> None:
+            nonlocal told
+            if not task.started:
+                progress.start_task(bar)
+            progress.advance(bar, done)
+            if not told and task.elapsed is not None and task.elapsed > MEASURED:
+                told = True
+                seconds = task.elapsed / task.completed * total
+                print(f"{name} {total:,} takes about {in_words(seconds)}", file=sys.stderr, flush=True)
 
-            def advance(done: int) -> None:
-                nonlocal told
-                if not task.started:
-                    progress.start_task(bar)
-                progress.advance(bar, done)
-                if not told and task.elapsed is not None and task.elapsed > MEASURED:
-                    told = True
-                    seconds = task.elapsed / task.completed * total
-                    print(f"{name} {total:,} takes about {in_words(seconds)}", file=sys.stderr, flush=True)
-
-            return advance
-
-        yield [advancing(name) for name in names]
+        yield advance
 
 
 def in_words(seconds: float) -> str:

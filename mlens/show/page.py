@@ -15,8 +15,7 @@ from mlens.comparison.runs import strategy_label
 from mlens.config import resolved
 from mlens.data.split import STAGES, TRAIN
 from mlens.errors import printable
-from mlens.history.random import PerTarget, PerUser
-from mlens.history.window import Windows
+from mlens.history.random import Random
 from mlens.inside import Inside
 from mlens.show.fates import CHOSEN, DROPPED, HIDDEN, NOT_CHOSEN, TARGET, Fate, counts
 from mlens.show.find import told_time
@@ -103,24 +102,11 @@ def _told_history(inside: Inside, look: Look) -> Iterator[str]:
     if found[DROPPED]:
         room = f"prompt.max_tokens={style.max_tokens}"
         room += "" if style.history_tokens is None else f", prompt.history_tokens={style.history_tokens}"
-        yield f"Room: {room}. {_trim(look)}"
-    if isinstance(dataset.selection, PerTarget | PerUser):
-        redrawn = dataset.stage.name == STAGES[TRAIN] and inside.settings.history.redraw == "epoch"
+        yield f"Room: {room}. {dataset.histories.trim_rule}"
+    history = inside.settings.history
+    if isinstance(history, Random) and inside.settings.ablation.history:
+        redrawn = dataset.stage.name == STAGES[TRAIN] and history.redraw == "epoch"
         yield "Drawn by " + ("the seed, anew in each epoch: this is epoch 0." if redrawn else "the seed, once.")
-
-
-def _trim(look: Look) -> str:
-    selection, trim = look.dataset.selection, look.dataset.renderer.style.trim
-    if isinstance(selection, PerTarget):
-        return "The ratings drawn last are dropped, so that the rest is still a random choice."
-    if isinstance(selection, PerUser):
-        return "The share is halved until the rest fits, and stays so for this user's later targets."
-    if isinstance(selection, Windows) and trim == "strided":
-        return (
-            "When the window is full, its start jumps ahead until half of the room is free, and stays there for the "
-            "next targets: they can share the work (prompt.trim=strided)."
-        )
-    return "The oldest are dropped." if isinstance(selection, Windows) else ""
 
 
 def _history(inside: Inside, look: Look, everything: bool) -> Table:

@@ -59,7 +59,7 @@ def _mostly(shares: Mapping[str, float]) -> str:
 
 def _with_history_first(dataset: RatingDataset) -> Iterator[int]:
     """Targets that see at least three ratings, then (for strategies without history) any."""
-    yield from (i for i in range(len(dataset)) if len(dataset.selection.chosen(i)) >= 3)
+    yield from (i for i in range(len(dataset)) if len(dataset.histories.shown(i)) >= 3)
     yield from range(len(dataset))
 
 

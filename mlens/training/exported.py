@@ -15,7 +15,7 @@ from mlens.data.source_fields import check_rating_scale
 from mlens.errors import UserError
 from mlens.evaluation.settings import Evaluation
 from mlens.files import write_json
-from mlens.history.selection import Strategy
+from mlens.history.strategy import Strategy
 from mlens.identity import Identity
 from mlens.model.settings import Lora, NoPeft, PretrainedModel, TinyModel
 from mlens.packing.plan import Collator

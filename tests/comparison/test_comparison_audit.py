@@ -10,7 +10,7 @@ from mlens.errors import UserError
 
 
 def audited(prompts: int, drawn: int, leaks: int = 0) -> dict:
-    stage = {"targets": prompts, "visible": 10 * prompts, "shown": {"prompts": drawn, "ratings": 5, "shared": 1}}
+    stage = {"targets": prompts, "visible": 10 * prompts, "shown": {"prompts": drawn, "ratings": 5}}
     return {"leaks": {"later": leaks, "itself": 0}, "stages": {"train": stage, "test": stage}, "seconds": 0.1}
 
 

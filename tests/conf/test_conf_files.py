@@ -311,7 +311,7 @@ def test_cfg_imports_nothing_heavy():
 
 def test_a_wrong_value_is_refused_before_anything_heavy_is_imported():
     imported = imported_by("history=random", "history.ratio=7")
-    assert "mlens.history.budget" in imported and not HEAVY & imported
+    assert "mlens.history.strategy" in imported and not HEAVY & imported
 
 
 def test_help_names_every_group_with_its_options_and_five_commands():

@@ -30,11 +30,12 @@ from mlens.data.sample import Sample
 from mlens.data.split import Split, assign_roles
 from mlens.data.stage import make_stages
 from mlens.history.all_previous import AllPrevious
+from mlens.history.fit import fit
 from mlens.history.fixed_count import FixedCount
 from mlens.history.fixed_ratio import FixedRatio
 from mlens.history.none import NoHistory
 from mlens.history.random import Random
-from mlens.history.selection import Strategy
+from mlens.history.strategy import Strategy
 from mlens.identity import Identity
 from mlens.prompt.pieces import DIALOGUE_HEADER, HISTORY_HEADER, head_texts, movie_texts
 from mlens.prompt.renderer import make_renderer
@@ -142,8 +143,8 @@ def digests(folder: Path) -> dict[str, str]:
         stages = make_stages(table, assign_roles(table, split), split, max_eval_users=4, eval_seed=1)
         for strategy_name, strategy in STRATEGIES.items():
             for stage_name, stage in stages.items():
-                selection = strategy.select(table, stage, renderer.budget(stage), words.trim, 7, 2)
-                targets = SimpleNamespace(table=table, stage=stage, renderer=renderer, selection=selection)
+                histories = fit(strategy, table, stage, renderer.budget(stage), words.trim, 7, 2)
+                targets = SimpleNamespace(table=table, stage=stage, renderer=renderer, histories=histories)
                 for what, digest in _of_targets(targets):
                     found[f"{name} {strategy_name} {stage_name} {what}"] = digest
             if strategy_name in ("random", "all_previous") and importlib.util.find_spec("torch") is not None:
@@ -155,7 +156,7 @@ def _of_targets(data: SimpleNamespace) -> Iterator[tuple[str, str]]:
     stage = data.stage
     histories, texts, tokens = [], [], []
     for i, target in enumerate(stage.targets):
-        history = data.renderer.fitting(int(target), stage.visible_to(i)[data.selection.chosen(i)])
+        history = data.renderer.fitting(int(target), stage.visible_to(i)[data.histories.shown(i)])
         histories.append(history)
         texts.append(data.renderer.text(int(target), history))
         tokens.append(data.renderer.tokens(int(target), history))

@@ -32,19 +32,37 @@ def section(case: Case, t: int, chosen: list[int]) -> int:
     return case.budget.header + sum(case.lines[first + i] + case.numbers[k] for k, i in enumerate(chosen))
 
 
-def assert_trunks(case: Case, selection, keys: list) -> None:
-    """Two targets share a trunk exactly where `keys` has equal keys for them, None being nobody's equal; and whoever
-    shares a trunk is of one user, one history the beginning of the other."""
-    trunks = selection.trunks(np.arange(len(keys)))
-    assert trunks.dtype == np.int64
-    for a, b in combinations(range(len(keys)), 2):
-        assert (trunks[a] == trunks[b] != -1) == (keys[a] == keys[b] is not None)
-        if trunks[a] == trunks[b] != -1:
-            shorter, longer = sorted((selection.chosen(a).tolist(), selection.chosen(b).tolist()), key=len)
+def assert_fits(case: Case, histories) -> None:
+    """What holds of the histories of any wish, whatever a strategy wants.
+
+    A target is shown some of what is wanted, of what it may see, in time order, within its room. Targets of one prefix
+    group are of one user, and one history is the beginning of the other.
+    """
+    everyone = np.arange(len(case.stage))
+    wanted, shown = ([of(t).tolist() for t in everyone] for of in (histories.wanted, histories.shown))
+    for t, c in enumerate(case.stage.count.tolist()):
+        assert set(shown[t]) <= set(wanted[t]) <= set(range(c))
+        assert all(places == sorted(set(places)) for places in (wanted[t], shown[t]))
+    lengths = [section(case, t, places) for t, places in enumerate(shown)]
+    assert all(length <= room for length, room in zip(lengths, case.budget.room, strict=True))
+    groups = histories.prefix_groups(everyone)
+    assert groups.dtype == np.int64
+    for of, expected in ((histories.section_lengths, lengths), (histories.prefix_groups, groups.tolist())):
+        assert of(everyone).tolist() == expected
+        assert of(everyone[::-2]).tolist() == expected[::-2]
+    for a, b in combinations(everyone, 2):
+        if groups[a] == groups[b] != -1:
+            shorter, longer = sorted((shown[a], shown[b]), key=len)
             assert case.stage.user[a] == case.stage.user[b]
             assert longer[: len(shorter)] == shorter
-    assert ((trunks == -1) == [key is None for key in keys]).all()
-    assert selection.trunks(np.arange(len(keys))[::-2]).tolist() == trunks[::-2].tolist()
+
+
+def assert_groups(histories, keys: list) -> None:
+    """Two targets are of one prefix group exactly where `keys` has equal keys for them, None being nobody's equal."""
+    groups = histories.prefix_groups(np.arange(len(keys)))
+    for a, b in combinations(range(len(keys)), 2):
+        assert (groups[a] == groups[b] != -1) == (keys[a] == keys[b] is not None)
+    assert ((groups == -1) == [key is None for key in keys]).all()
 
 
 @st.composite

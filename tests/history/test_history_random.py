@@ -6,31 +6,30 @@ import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pytest
-from budgets import Case, assert_trunks, budgets, section, with_room
-from hydra import compose, initialize_config_dir
+from budgets import Case, assert_groups, budgets, section, with_room
 from hypothesis import example, given
 from hypothesis import strategies as st
 from reference import make_table, naive_k, stage_of
+from runs import checked
 from scipy.stats import chisquare
 
-from mlens.config import check
 from mlens.data import draws
 from mlens.data.blocks import BLOCK
 from mlens.data.split import Split
 from mlens.errors import UserError
 from mlens.history.budget import Budget
-from mlens.history.random import MOST_LEVEL, Random, halving_levels
+from mlens.history.fit import MOST_LEVEL, fit, halvings_above
+from mlens.history.random import Random
 
 ratios = st.sampled_from([0.05, 0.3, 0.5, 0.8, 1.0])
 FREE = 10**6
 
 
 def select(case, strategy, seed=3, epoch=0):
-    return strategy.select(case.table, case.stage, case.budget, "exact", seed, epoch)
+    return fit(strategy, case.table, case.stage, case.budget, "exact", seed, epoch)
 
 
 def roomy(table, stage, room=FREE):
@@ -41,8 +40,8 @@ def roomy(table, stage, room=FREE):
     return Case(table, stage, budget, [1] * len(stage.visible), [1] * most)
 
 
-def all_chosen(selection):
-    return [selection.chosen(t).tolist() for t in range(len(selection.stage))]
+def all_chosen(histories):
+    return [histories.shown(t).tolist() for t in range(len(histories.stage))]
 
 
 def last_targets(users, n, **ids):
@@ -61,7 +60,7 @@ def permutations(case, seed, epoch):
     for t, c in enumerate(case.stage.count.tolist()):
         order = []
         for k in range(1, c + 1):
-            shown = set(select(free, Random((k + 0.5) / c if k < c else 1.0), seed, epoch).chosen(t).tolist())
+            shown = set(select(free, Random((k + 0.5) / c if k < c else 1.0), seed, epoch).shown(t).tolist())
             (new,) = shown - set(order)
             order.append(new)
         orders.append(order)
@@ -70,30 +69,20 @@ def permutations(case, seed, epoch):
 
 @given(budgets(), ratios, st.integers(0, 2), st.integers(0, 2))
 def test_what_does_not_fit_is_dropped_from_the_end_of_the_permutation(case, ratio, seed, epoch):
-    selection = select(case, Random(ratio), seed, epoch)
+    histories = select(case, Random(ratio), seed, epoch)
     for t, order in enumerate(permutations(case, seed, epoch)):
         kept = order[: naive_k(ratio, len(order))]
         while kept and section(case, t, sorted(kept)) > case.budget.room[t]:
             kept.pop()
-        assert selection.chosen(t).tolist() == sorted(kept)
-
-
-@given(budgets(), ratios, st.sampled_from(["per_target", "per_user"]))
-def test_sections_are_what_the_chosen_cost_and_never_more_than_the_room(case, ratio, draw):
-    selection = select(case, Random(ratio, draw))
-    everyone = np.arange(len(case.stage))
-    costs = [section(case, t, selection.chosen(t).tolist()) for t in everyone]
-    assert selection.sections(everyone).tolist() == costs
-    assert all(cost <= room for cost, room in zip(costs, case.budget.room, strict=True))
-    assert selection.sections(everyone[::-2]).tolist() == costs[::-2]
+        assert histories.shown(t).tolist() == sorted(kept)
 
 
 @given(budgets(room=FREE), ratios)
 def test_per_target_shows_exactly_k_of_c_in_time_order(case, ratio):
-    selection = select(case, Random(ratio))
+    histories = select(case, Random(ratio))
     counts = [naive_k(ratio, c) for c in case.stage.count.tolist()]
-    assert selection.wanted(np.arange(len(counts))).tolist() == counts
-    for chosen, k, c in zip(all_chosen(selection), counts, case.stage.count, strict=True):
+    assert [len(histories.wanted(t)) for t in range(len(counts))] == counts
+    for chosen, k, c in zip(all_chosen(histories), counts, case.stage.count, strict=True):
         assert len(chosen) == k
         assert chosen == sorted(set(chosen))
         assert all(0 <= place < c for place in chosen)
@@ -113,7 +102,7 @@ def test_per_target_is_uniform_over_subsets_for_many_users():
 
 def test_per_target_is_uniform_over_subsets_for_many_epochs():
     case = last_targets(1, 5)
-    shown = Counter(tuple(select(case, Random(0.4), epoch=epoch).chosen(0)) for epoch in range(6000))
+    shown = Counter(tuple(select(case, Random(0.4), epoch=epoch).shown(0)) for epoch in range(6000))
     assert chisquare([shown[subset] for subset in combinations(range(5), 2)]).pvalue > 1e-4
 
 
@@ -148,8 +137,8 @@ def test_per_target_depends_neither_on_the_order_of_calls_nor_on_the_other_targe
     expected = all_chosen(select(case, Random(ratio)))
     calls = list(range(len(case.stage)))
     order.shuffle(calls)
-    selection = select(case, Random(ratio))
-    assert [selection.chosen(t).tolist() for t in calls] == [expected[t] for t in calls]
+    histories = select(case, Random(ratio))
+    assert [histories.shown(t).tolist() for t in calls] == [expected[t] for t in calls]
     kept = np.array(sorted(calls[: len(calls) // 2]), dtype=np.int64)
     rooms = {"room": case.budget.room[kept], "room_beside_context": case.budget.room_beside_context[kept]}
     part = Case(case.table, case.stage.keep(kept), Budget(**{**vars(case.budget), **rooms}), case.lines, case.numbers)
@@ -218,20 +207,20 @@ def naive_per_user(case, ratio, seed, epoch):
 def test_per_user_shows_what_is_below_a_cut_off_that_halves_and_stays_halved(case, ratio, seed, epoch, block):
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("mlens.data.blocks.BLOCK", block)
-        selection = select(case, Random(ratio, "per_user"), seed, epoch)
+        histories = select(case, Random(ratio, "per_user"), seed, epoch)
     chosen, cuts = naive_per_user(case, ratio, seed, epoch)
-    assert all_chosen(selection) == chosen
-    assert [ratio / 2**times for times in selection.halvings.tolist()] == cuts
+    assert all_chosen(histories) == chosen
+    assert [ratio / 2**times for times in histories.halvings.tolist()] == cuts
     free = Case(case.table, case.stage, with_room(case.budget, FREE), case.lines, case.numbers)
-    wanted = [len(places) for places in all_chosen(select(free, Random(ratio, "per_user"), seed, epoch))]
-    assert selection.wanted(np.arange(len(case.stage))).tolist() == wanted
+    wanted = all_chosen(select(free, Random(ratio, "per_user"), seed, epoch))
+    assert [histories.wanted(t).tolist() for t in range(len(case.stage))] == wanted
 
 
 @given(budgets(), ratios)
-def test_per_user_targets_with_one_cut_off_share_a_trunk(case, ratio):
-    selection = select(case, Random(ratio, "per_user"), seed=3, epoch=0)
+def test_per_user_targets_with_one_cut_off_share_a_prefix(case, ratio):
+    histories = select(case, Random(ratio, "per_user"), seed=3, epoch=0)
     cuts = naive_per_user(case, ratio, seed=3, epoch=0)[1]
-    assert_trunks(case, selection, list(zip(case.stage.user, cuts, strict=True)))
+    assert_groups(histories, list(zip(case.stage.user, cuts, strict=True)))
 
 
 bits = st.one_of(st.integers(0, 2**53 - 1), st.integers(0, 53).map(lambda k: 2**53 - 1 >> k))
@@ -246,12 +235,12 @@ def test_a_level_counts_the_halved_ratios_that_a_number_is_below(n, ratio):
     level = 0
     while level < MOST_LEVEL and u < ratio / 2**level:
         level += 1
-    assert halving_levels(np.array([u]), ratio).tolist() == [level]
+    assert halvings_above(np.array([u]), ratio).tolist() == [level]
 
 
 @given(budgets(), ratios)
-def test_per_target_histories_share_no_trunk(case, ratio):
-    assert_trunks(case, select(case, Random(ratio)), [None] * len(case.stage))
+def test_per_target_histories_share_no_prefix(case, ratio):
+    assert_groups(select(case, Random(ratio)), [None] * len(case.stage))
 
 
 @given(budgets(room=FREE), ratios)
@@ -311,10 +300,8 @@ def test_an_unknown_way_to_draw_is_refused(fields, name):
 
 def test_histories_of_evaluation_do_not_depend_on_the_runs_seed():
     """Runs that are compared train under several seeds and see the same histories in evaluation."""
-    conf = Path(__file__).parents[2] / "conf"
     seeds = {}
     for seed, evaluation in ((1, 5), (2, 5), (1, 6)):
-        with initialize_config_dir(str(conf), version_base=None):
-            settings = check(compose("config", [f"seed={seed}", f"evaluation.seed={evaluation}"]))
+        settings = checked(f"seed={seed}", f"evaluation.seed={evaluation}")
         seeds[seed, evaluation] = [settings.seed_of(stage) for stage in ("train", "val", "test")]
     assert seeds == {(1, 5): [1, 5, 5], (2, 5): [2, 5, 5], (1, 6): [1, 6, 6]}

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from budgets import assert_trunks, budgets, section
+from budgets import assert_groups, budgets, section
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import naive_k
@@ -10,11 +10,11 @@ from reference import naive_k
 from mlens.data.blocks import BLOCK
 from mlens.errors import UserError
 from mlens.history.all_previous import AllPrevious
-from mlens.history.budget import chosen_count
+from mlens.history.fit import LOOK, fit
 from mlens.history.fixed_count import FixedCount
 from mlens.history.fixed_ratio import FixedRatio
 from mlens.history.none import NoHistory
-from mlens.history.window import LOOK
+from mlens.history.strategy import chosen_count
 
 ratios = st.sampled_from([0.01, 0.1, 0.29, 0.3, 0.5, 0.7, 0.9, 1.0])
 # Every strategy with how many of c visible ratings it wants.
@@ -27,7 +27,7 @@ strategies = st.one_of(
 
 
 def select(case, strategy, trim):
-    return strategy.select(case.table, case.stage, case.budget, trim, seed=0, epoch=0)
+    return fit(strategy, case.table, case.stage, case.budget, trim, seed=0, epoch=0)
 
 
 def naive_exact(case, t, wanted):
@@ -64,10 +64,10 @@ def test_exact_drops_just_enough_of_the_oldest_for_each_target(case, strategy, b
     strategy, wanted_of = strategy
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("mlens.data.blocks.BLOCK", block)
-        selection = select(case, strategy, "exact")
+        histories = select(case, strategy, "exact")
     counts = case.stage.count.tolist()
     expected = [naive_exact(case, t, wanted_of(c)) for t, c in enumerate(counts)]
-    assert [selection.chosen(t).tolist() for t in range(len(counts))] == expected
+    assert [histories.shown(t).tolist() for t in range(len(counts))] == expected
 
 
 @given(budgets(), strategies, st.sampled_from([1, 30, BLOCK]), st.sampled_from([1, 2, 5, LOOK]))
@@ -76,47 +76,41 @@ def test_strided_keeps_a_users_start_until_the_prompt_is_full_and_then_halves(ca
     strategy, wanted_of = strategy
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("mlens.data.blocks.BLOCK", block)
-        patched.setattr("mlens.history.window.LOOK", look)
-        selection = select(case, strategy, "strided")
-    assert [selection.chosen(t).tolist() for t in range(len(case.stage))] == naive_strided(case, wanted_of)
+        patched.setattr("mlens.history.fit.LOOK", look)
+        histories = select(case, strategy, "strided")
+    assert [histories.shown(t).tolist() for t in range(len(case.stage))] == naive_strided(case, wanted_of)
 
 
-@given(budgets(), strategies, st.sampled_from(["exact", "strided"]))
-def test_sections_are_what_the_chosen_cost_and_never_more_than_the_room(case, strategy, trim):
+@given(budgets(), strategies)
+def test_each_strategy_wants_as_many_of_the_newest_as_its_rule_says(case, strategy):
     strategy, wanted_of = strategy
-    selection = select(case, strategy, trim)
-    everyone = np.arange(len(case.stage))
-    costs = [section(case, t, selection.chosen(t).tolist()) for t in everyone]
-    assert selection.sections(everyone).tolist() == costs
-    assert all(cost <= room for cost, room in zip(costs, case.budget.room, strict=True))
-    assert selection.wanted(everyone).tolist() == [wanted_of(int(c)) for c in case.stage.count]
-    some = everyone[::-2]
-    assert selection.sections(some).tolist() == [costs[t] for t in some]
-    assert selection.wanted(some).tolist() == [wanted_of(int(case.stage.count[t])) for t in some]
+    histories = select(case, strategy, "exact")
+    for t, c in enumerate(case.stage.count.tolist()):
+        assert histories.wanted(t).tolist() == list(range(c - wanted_of(c), c))
 
 
 @given(budgets(), strategies, st.sampled_from(["exact", "strided"]))
-def test_targets_of_a_user_whose_windows_start_at_one_rating_share_a_trunk(case, strategy, trim):
-    selection = select(case, strategy[0], trim)
-    histories = [selection.chosen(t).tolist() for t in range(len(case.stage))]
-    keys = [(case.stage.user[t], history[0]) if history else None for t, history in enumerate(histories)]
-    assert_trunks(case, selection, keys)
+def test_targets_of_a_user_whose_windows_start_at_one_rating_share_a_prefix(case, strategy, trim):
+    histories = select(case, strategy[0], trim)
+    shown = [histories.shown(t).tolist() for t in range(len(case.stage))]
+    keys = [(case.stage.user[t], places[0]) if places else None for t, places in enumerate(shown)]
+    assert_groups(histories, keys)
 
 
 @given(budgets(room=10**6))
 def test_with_room_for_all_nothing_is_dropped_under_either_trim(case):
     for strategy, wanted_of in ((AllPrevious(), lambda c: c), (FixedCount(3), lambda c: min(3, c))):
         for trim in ("exact", "strided"):
-            selection = select(case, strategy, trim)
+            histories = select(case, strategy, trim)
             for t, c in enumerate(case.stage.count.tolist()):
-                assert selection.chosen(t).tolist() == list(range(c - wanted_of(c), c))
+                assert histories.shown(t).tolist() == list(range(c - wanted_of(c), c))
 
 
 @given(budgets())
 def test_a_share_of_one_is_all_previous(case):
     for trim in ("exact", "strided"):
         whole, one = select(case, AllPrevious(), trim), select(case, FixedRatio(1.0), trim)
-        assert all(np.array_equal(whole.chosen(t), one.chosen(t)) for t in range(len(case.stage)))
+        assert all(np.array_equal(whole.shown(t), one.shown(t)) for t in range(len(case.stage)))
 
 
 @pytest.mark.parametrize(("ratio", "c", "k"), [(0.3, 0, 0), (0.3, 1, 1), (0.3, 10, 3), (0.29, 100, 29), (0.7, 10, 7)])

@@ -5,7 +5,7 @@ import copy
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -24,14 +24,14 @@ from mlens.data.stage import Stage, make_stage
 from mlens.data.table import RatingTable
 from mlens.errors import UserError
 from mlens.history.all_previous import AllPrevious
+from mlens.history.fit import Histories
 from mlens.history.fixed_count import FixedCount
 from mlens.history.fixed_ratio import FixedRatio
 from mlens.history.none import NoHistory
 from mlens.history.random import Random
-from mlens.history.selection import Selection
 from mlens.packing import audit_shown
 from mlens.packing.audit import audit, find_leaks
-from mlens.packing.leaks import KINDS, named
+from mlens.packing.leaks import KINDS
 from mlens.prompt.context import Context
 
 SPLITS = st.builds(
@@ -160,35 +160,15 @@ def naive_split(table, roles, split) -> dict[str, int]:
 
 
 def naive_shown(dataset) -> dict[str, int]:
-    """Of a stage that is right, with a selection that may not be."""
-    kinds, stage, selection, renderer = defaultdict(set), dataset.stage, dataset.selection, dataset.renderer
-    everyone = np.arange(len(stage))
-    trunks, sections = dataset.trunks(everyone), selection.sections(everyone)
-    histories = {}
-    for t in everyone.tolist():
-        places = selection.chosen(t).tolist()
+    """Of a stage that is right, with histories that may not be."""
+    kinds, stage = defaultdict(set), dataset.stage
+    for t in range(len(stage)):
+        places = dataset.histories.shown(t).tolist()
         if any(not 0 <= place < stage.count[t] for place in places):
             kinds["not_visible"].add(t)
         if any(b <= a for a, b in pairwise(places)):
             kinds["out_of_order"].add(t)
-        if not kinds:
-            history = histories[t] = stage.visible_to(t)[places].tolist()
-            head = renderer.pieces.tokens(renderer.trunk(stage.user[t], np.array([], dtype=int)))
-            own = renderer.pieces.tokens(renderer.trunk(stage.user[t], np.array(history, dtype=int)))
-            if sections[t] != len(own) - len(head):
-                kinds["shared_tokens"].add(t)
-    for key in set(trunks[trunks >= 0].tolist()):
-        members = [t for t in everyone.tolist() if trunks[t] == key]
-        kinds["shared_user"] |= {(key, b) for a, b in pairwise(members) if _apart(stage, a, b)}
-        shown = [t for t in members if histories.get(t)]
-        for a, b in pairwise(shown):
-            if histories[b][: len(histories[a])] != histories[a]:
-                kinds["shared_lines"].add(a)
     return {kind: len(targets) for kind, targets in kinds.items() if targets}
-
-
-def _apart(stage, a, b) -> bool:
-    return stage.user[a] != stage.user[b]
 
 
 def naive_tags(dataset) -> dict[str, int]:
@@ -226,14 +206,14 @@ def test_what_the_program_plans_has_no_leak(case, most):
         assert checked["targets"] == len(dataset)
         assert checked["visible"] == sum(len(dataset.stage.visible_to(t)) for t in range(len(dataset)))
         if most is None:
-            histories = [dataset.selection.chosen(t) for t in range(len(dataset))]
+            histories = [dataset.histories.shown(t) for t in range(len(dataset))]
             assert checked["shown"]["prompts"] == len(dataset)
             assert checked["shown"]["ratings"] == sum(map(len, histories))
             # The prompts' own way to the histories is the one that was looked at.
             for t, places in enumerate(histories):
                 assert dataset.history(t).tolist() == dataset.stage.visible_to(t)[places].tolist()
         else:
-            assert checked["shown"]["prompts"] >= min(most, len(dataset))
+            assert checked["shown"]["prompts"] == min(most, len(dataset))
 
 
 EACH = {
@@ -441,10 +421,10 @@ def test_a_leak_in_the_lists_is_found_and_named(plant, data):
     assert f"({kind}: " in line
     if kind in by_target:
         target = stage.targets[min(by_target[kind])]
-        assert named(table_of(case), target) in line
+        assert table_of(case).named(target) in line
     if plant in (itself, later, other_users, same_second):
         (rating,) = set(stage.visible[stage.visible != case.datasets[name].stage.visible].tolist())
-        assert named(table_of(case), rating) in line
+        assert table_of(case).named(rating) in line
 
 
 @settings(max_examples=25)
@@ -480,158 +460,77 @@ def test_a_table_out_of_order_is_found(case, choice, column):
     assert told.get("table", 0) == (descends if column == "timestamp" else 1)
 
 
-# Leaks in what is drawn and shared.
+# Leaks in what is drawn.
 
 
 @dataclass(frozen=True)
 class Wrong:
-    """A strategy's selection, that says something else about some targets."""
+    """Histories of which one target's is another."""
 
-    right: Selection
-    own_chosen: dict = field(default_factory=dict)
-    own_sections: dict = field(default_factory=dict)
-    own_trunks: dict = field(default_factory=dict)
+    right: Histories
+    t: int
+    places: list[int]
 
-    def chosen(self, t):
-        return np.array(self.own_chosen.get(int(t), self.right.chosen(t)), dtype=np.int64)
+    @property
+    def drawn(self):
+        return self.right.drawn
 
-    def wanted(self, targets):
-        return self.right.wanted(targets)
-
-    def sections(self, targets):
-        return np.array([self.own_sections.get(int(t), self.right.sections(np.array([t]))[0]) for t in targets])
-
-    def trunks(self, targets):
-        return np.array([self.own_trunks.get(int(t), self.right.trunks(np.array([t]))[0]) for t in targets])
+    def shown(self, t):
+        return np.array(self.places, dtype=np.int64) if t == self.t else self.right.shown(t)
 
 
 WITH_HISTORY = tuple(name for name, ablation in ABLATIONS.items() if ablation.history)
 SHOWING = {"ablations": WITH_HISTORY}
 
-
-def negative_place(dataset, pick):
-    t = pick(t for t in range(len(dataset)) if len(dataset.selection.chosen(t)))
-    return Wrong(dataset.selection, own_chosen={t: [-1, *dataset.selection.chosen(t)[1:]]}), t
-
-
-def place_beyond(dataset, pick):
-    t = pick(range(len(dataset)))
-    return Wrong(dataset.selection, own_chosen={t: [*dataset.selection.chosen(t), dataset.stage.count[t]]}), t
-
-
-def backwards(dataset, pick):
-    t = pick(t for t in range(len(dataset)) if len(dataset.selection.chosen(t)) > 1)
-    return Wrong(dataset.selection, own_chosen={t: dataset.selection.chosen(t)[::-1]}), t
-
-
-def twice(dataset, pick):
-    t = pick(t for t in range(len(dataset)) if len(dataset.selection.chosen(t)))
-    return Wrong(dataset.selection, own_chosen={t: np.repeat(dataset.selection.chosen(t), 2)}), t
-
-
-def wrong_sections(dataset, pick):
-    t = pick(range(len(dataset)))
-    own = int(dataset.selection.sections(np.array([t]))[0])
-    return Wrong(dataset.selection, own_sections={t: own + pick([1, 7, 20, -1, -7])}), t
-
-
-def wrong_trunks(dataset, pick):
-    """Two targets of one user, of which the earlier one's history doesn't begin the later one's."""
-    user, shown = dataset.stage.user, [dataset.selection.chosen(t).tolist() for t in range(len(dataset))]
-    pairs = [
-        (a, b)
-        for b in range(len(shown))
-        for a in range(b)
-        if user[a] == user[b] and shown[a] and shown[b] and shown[b][: len(shown[a])] != shown[a]
-    ]
-    a, b = pick(pairs)
-    return Wrong(dataset.selection, own_trunks={a: 10**6, b: 10**6}), a
-
-
-def trunk_of_two_users(dataset, pick):
-    user = dataset.stage.user
-    a, b = pick((a, b) for b in range(len(user)) for a in range(b) if user[a] != user[b])
-    number = int(dataset.trunks(np.arange(len(user))).max())
-    return Wrong(dataset.selection, own_trunks={a: abs(number), b: abs(number)}), a
-
-
-IN_SELECTIONS = {
-    negative_place: "not_visible",
-    place_beyond: "not_visible",
-    backwards: "out_of_order",
-    twice: "out_of_order",
-    wrong_sections: "shared_tokens",
-    wrong_trunks: "shared_lines",
-    trunk_of_two_users: "shared_user",
-}
-SHORT = st.one_of(st.just(FixedCount(2)), st.builds(Random, st.just(0.6)))
-# Where two ratings must be shown, there is room for them.
-ROOMY = {
-    backwards: {"strategy": STRATEGIES.filter(lambda strategy: strategy != NoHistory()), "rooms": (1000, 200)},
-    wrong_trunks: {"strategy": SHORT, "rooms": (1000, 200)},
+# How many ratings must be shown, and what becomes of them, in a list of c.
+IN_HISTORIES = {
+    "a negative place": (1, lambda shown, c: [-1, *shown[1:]], "not_visible"),
+    "a place beyond": (0, lambda shown, c: [*shown, c], "not_visible"),
+    "backwards": (2, lambda shown, c: shown[::-1], "out_of_order"),
+    "twice": (1, lambda shown, c: np.repeat(shown, 2).tolist(), "out_of_order"),
 }
 
 
-@pytest.mark.parametrize("plant", IN_SELECTIONS, ids=lambda plant: plant.__name__)
+@pytest.mark.parametrize("plant", IN_HISTORIES)
 @settings(max_examples=12)
 @given(st.data())
-def test_a_leak_in_what_a_strategy_says_is_found_and_named(plant, data):
-    case = data.draw(plans(**SHOWING, **ROOMY.get(plant, {})))
-    # Most pairs of targets are in training.
-    pairs = plant in (wrong_trunks, trunk_of_two_users) and "train" in case.datasets
-    name, choice = "train" if pairs else data.draw(st.sampled_from(list(case.datasets))), data.draw(SEEDS)
-
-    def pick(candidates):
-        candidates = list(candidates)
-        assume(candidates)
-        return candidates[choice % len(candidates)]
-
-    selection, t = plant(case.datasets[name], pick)
-    dataset = changed(case.datasets[name], selection=selection)
+def test_a_leak_in_a_history_is_found_and_named(plant, data):
+    least, change, kind = IN_HISTORIES[plant]
+    wants = STRATEGIES.filter(lambda strategy: strategy != NoHistory())
+    case = data.draw(plans(strategy=wants, rooms=(1000, 200), **SHOWING))
+    name = data.draw(st.sampled_from(list(case.datasets)))
+    histories, stage = case.datasets[name].histories, case.datasets[name].stage
+    able = [t for t in range(len(stage)) if len(histories.shown(t)) >= least]
+    assume(able)
+    t = data.draw(st.sampled_from(able))
+    wrong = Wrong(histories, t, change(histories.shown(t).tolist(), int(stage.count[t])))
+    dataset = changed(case.datasets[name], histories=wrong)
     expected = naive_shown(dataset)
-    assert IN_SELECTIONS[plant] in expected
+    assert kind in expected
     with small_blocks():
-        got = found({name: dataset}, case.roles, case.split)
+        assert found({name: dataset}, case.roles, case.split) == expected
         with pytest.raises(UserError) as raised:
             audit({name: dataset}, case.roles, case.split)
-    assert got[IN_SELECTIONS[plant]] == expected[IN_SELECTIONS[plant]]
-    if "not_visible" not in expected and "out_of_order" not in expected:
-        assert got == expected
-    assert f"({IN_SELECTIONS[plant]}: " in str(raised.value)
-    if expected == {IN_SELECTIONS[plant]: 1} and plant is not trunk_of_two_users:
-        assert named(table_of(case), dataset.stage.targets[t]) in str(raised.value)
-    if IN_SELECTIONS[plant] in ("not_visible", "out_of_order"):
-        # In another epoch the prompt itself is refused.
-        with pytest.raises(UserError, match=type(dataset.strategy).__name__):
-            dataset.history(t)
-        with pytest.raises(UserError, match=type(dataset.strategy).__name__):
-            dataset.tree(np.array([t]))
+    assert f"({kind}: " in str(raised.value)
+    assert table_of(case).named(dataset.stage.targets[t]) in str(raised.value)
 
 
 @settings(max_examples=100)
 @given(plans(strategy=STRATEGIES, **SHOWING), st.data())
-def test_a_prompt_is_refused_where_it_would_see_lines_that_its_target_may_not(case, data):
+def test_targets_are_put_on_one_prefix_only_where_each_sees_complete_lines_that_it_may_see(case, data):
     dataset = case.datasets[data.draw(st.sampled_from(list(case.datasets)))]
     stage, renderer = dataset.stage, dataset.renderer
     a, b = (data.draw(st.integers(0, len(dataset) - 1)) for _ in range(2))
-    lines = stage.visible_to(b)[dataset.selection.chosen(b)]
+    places = dataset.histories.shown(b)
+    lines = stage.visible_to(b)[places]
     trunks = [renderer.pieces.tokens(renderer.trunk(stage.user[b], lines[:k])) for k in range(len(lines) + 1)]
-    head = renderer.pieces.tokens(renderer.trunk(stage.user[a], lines[:0]))
-    tokens = data.draw(st.sampled_from([len(trunk) - len(head) for trunk in trunks])) + data.draw(
-        st.sampled_from([0, 0, 0, 1])
-    )
-    dataset = changed(dataset, selection=Wrong(dataset.selection, own_sections={a: tokens}))
-    whole = [k for k, trunk in enumerate(trunks) if len(trunk) == len(head) + tokens]
-    right = bool(whole) and set(lines[: whole[0]].tolist()) <= set(stage.visible_to(a).tolist())
-    if right and not whole[0]:
-        right = np.array_equal(trunks[0], head)
-    if a == b and dataset.selection.right.sections(np.array([a]))[0] != tokens:
-        right = right and whole[0] < len(lines)
-    if right:
-        assert len(dataset.tree(np.array([a, b])).branches) == 2
-    else:
-        with pytest.raises(UserError, match=type(dataset.strategy).__name__):
-            dataset.tree(np.array([a, b]))
+    tokens = len(data.draw(st.sampled_from(trunks))) + data.draw(st.sampled_from([0, 0, 0, 1]))
+    complete = [k for k, trunk in enumerate(trunks) if len(trunk) == tokens]
+    right = bool(complete) and set(lines[: complete[0]].tolist()) <= set(stage.visible_to(a).tolist())
+    if right and not complete[0]:
+        right = np.array_equal(trunks[0], renderer.pieces.tokens(renderer.trunk(stage.user[a], lines[:0])))
+    trunk, seen = renderer.trunk(stage.user[b], lines), np.array([tokens, len(trunks[-1])])
+    assert dataset._are_prefixes(np.array([a, b]), places, trunk, seen) == right
 
 
 # Leaks in the tags above a target.

@@ -129,4 +129,4 @@ def test_where_pieces_do_not_join_every_target_is_alone():
     assert [sample.prompt.tolist() for sample in case.train] == [sample.prompt.tolist() for sample in dataset]
     targets = np.arange(len(dataset))
     assert case.train.prompt_lengths(targets).tolist() == dataset.prompt_lengths(targets).tolist()
-    assert case.train.trunks(targets).tolist() == [-1] * len(dataset)
+    assert case.train.prefix_groups(targets).tolist() == [-1] * len(dataset)

@@ -107,7 +107,7 @@ class Numbered:
     def __len__(self):
         return len(self.numbers)
 
-    def trunks(self, targets):
+    def prefix_groups(self, targets):
         return self.numbers[targets]
 
 

@@ -57,9 +57,9 @@ def test_a_strategy_from_elsewhere_is_not_even_imported_unless_it_is_trusted(fol
 
 
 REFUSED = {
-    "another module by way of ours": ({"history": {"_target_": "mlens.history.random.math.floor"}}, "is no dataclass"),
+    "another module by way of ours": ({"history": {"_target_": "mlens.history.fit.math.floor"}}, "is no dataclass"),
     "a class that is none of ours": (
-        {"history": {"_target_": "mlens.history.window.Stage"}},
+        {"history": {"_target_": "mlens.history.strategy.Stage"}},
         "is no choice for history",
     ),
     "a setting that isn't one": (

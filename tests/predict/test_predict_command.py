@@ -105,9 +105,9 @@ def test_many_predictions_are_refused_before_the_weights_are_loaded(predict, mon
 def test_how_long_it_takes_is_said_and_that_the_answer_format_is_not_learned(predict, monkeypatch):
     monkeypatch.setattr(progress, "MEASURED", -1)
     _, printed = predict()
-    number, planning, predicting, note = printed.err.splitlines()
+    number, predicting, note = printed.err.splitlines()
     assert number == "26 predictions for 2 users"
-    assert planning.startswith("planning 26 takes about ") and predicting.startswith("predicting 26 takes about ")
+    assert predicting.startswith("predicting 26 takes about ")
     assert note.startswith("NOTE: the model has not learned the answer format: ")
 
 

@@ -160,7 +160,7 @@ def test_prompt_and_longest_answer_never_pass_max_tokens_and_the_target_is_whole
         assert tiny().decode(sample.prompt) == dataset.text(i)
         movie = naive_movie(table, table.movie[sample.target])
         assert dataset.text(i).endswith(f"User: {movie}:\n\n{chosen.question}")
-        assert sample.dropped == dataset.selection.wanted(np.array([i]))[0] - len(sample.history)
+        assert sample.dropped == len(dataset.wanted(i)) - len(sample.history)
         if bound is not None and ABLATIONS[ablation].history:
             without = naive_prompt(table, sample.target, [], HISTORY, chosen).text()
             shown = naive_prompt(table, sample.target, sample.history, HISTORY, chosen).text()
@@ -281,7 +281,7 @@ def test_whole_prompts_of_pieces_that_do_not_join_keep_the_budget_too(tokenizer,
             text = naive_prompt(table, sample.target, sample.history, ablation, chosen)
             start = type(text)(**{**vars(text), "turns": []}).text().split("[RECENT_DIALOGUE]")[0]
             assert dataset.text(i).startswith(start)
-            assert sample.dropped == dataset.selection.wanted(np.array([i]))[0] - len(sample.history)
+            assert sample.dropped == len(dataset.wanted(i)) - len(sample.history)
 
 
 @pytest.mark.filterwarnings("ignore:.*pieces of a prompt don't join")

@@ -71,9 +71,9 @@ def test_a_branch_is_told_with_its_trunk():
     """Nine ratings, all targets of training but the held-out ones, on one trunk."""
     case = make_case(told_table(0), AllPrevious(), steps=Steps(100, 1))
     dataset = case.train
-    trunks = dataset.trunks(np.arange(len(dataset)))
+    groups = dataset.prefix_groups(np.arange(len(dataset)))
     user = int(np.bincount(dataset.stage.user).argmax())
-    own = [int(i) for i in np.flatnonzero(dataset.stage.user == user) if trunks[i] >= 0]
+    own = [int(i) for i in np.flatnonzero(dataset.stage.user == user) if groups[i] >= 0]
     landed = [land_in_training(dataset, case.collator, case.steps, i) for i in own]
     shared = [one for one in landed if one.trunk is not None]
     assert len(shared) > 2
