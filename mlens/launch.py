@@ -67,9 +67,9 @@ def hydras_refusals(overrides: Sequence[str]) -> Iterator[None]:
 
 def _refuse(arguments: list[str]) -> None:
     """Raises UserError for what would be refused over many lines, or have no effect."""
-    told = refuse_flags(arguments) or refuse_unused(arguments)
-    if told is not None:
-        raise UserError(told)
+    refusal = refuse_flags(arguments) or refuse_unused(arguments)
+    if refusal is not None:
+        raise UserError(refusal)
 
 
 def refuse_other_launchers(hydra_config: HydraConf) -> None:
