@@ -56,6 +56,8 @@ def make_predictor(setting: Setting) -> Predictor:
         seed=settings.seed,
         dtype=settings.model.dtype,
         bf16_parameters=False,
+        chat_frame=None,
+        base_digest=None,
     )
     scorer = Alone(setting.model("rows"), Ranks(0, 1, torch.device("cpu")), autocast=False)
     return Predictor(Prompter(exported, setting.tokenizer), scorer)
