@@ -1,4 +1,4 @@
-"""mlens COMMAND …: the commands beside train.py, each of which is `python -m mlens.PACKAGE` too."""
+"""mlens COMMAND …: the commands other than train.py, each of which is `python -m mlens.PACKAGE` too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a server can be reached, asked before a library waits for it for minutes."""
+"""Whether a server can be reached, checked before a library waits minutes for it."""
 
 from __future__ import annotations
 

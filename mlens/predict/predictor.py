@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Rows = pl.DataFrame | Iterable[Mapping[str, Any]]
 Source = Rows | str | Path
-# Is told how many more movies are done.
+# Called with how many more movies are done.
 Progress = Callable[[int], None]
 
 
@@ -124,7 +124,7 @@ class Predictor:
         return self.rank(self.prompter.ask(user_history, movies))
 
     def rank(self, asked: Asked, scored: Progress = _ignore) -> pl.DataFrame:
-        """The same for what was asked. `scored` is told of the movies that were scored, each once a draw."""
+        """The same for what was asked. `scored` is called with how many movies were scored, each once a draw."""
         exported, dataset = self.prompter.exported, self.prompter.dataset(asked)
         drawn = [dataset, *(dataset.at(draw) for draw in range(1, exported.evaluation.draws))]
         predictions = Predictions.averaged([predict(self.scorer, one, exported.packing, scored) for one in drawn])

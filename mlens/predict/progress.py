@@ -15,30 +15,30 @@ MEASURED = 5.0
 
 @contextmanager
 def progress_bar(name: str, total: int) -> Iterator[Callable[[int], None]]:
-    """What is to be told of how many more of `total` things are done. All that is shown goes to stderr."""
+    """A function to call with how many more of `total` things are done. All that is shown goes to stderr."""
     console = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task(name, total=total, start=False)
         (task,) = progress.tasks
-        told = console.is_terminal
+        reported = console.is_terminal
 
         def advance(done: int) -> None:
-            nonlocal told
+            nonlocal reported
             if not task.started:
                 progress.start_task(bar)
             progress.advance(bar, done)
-            if not told and task.elapsed is not None and task.elapsed > MEASURED:
-                told = True
+            if not reported and task.elapsed is not None and task.elapsed > MEASURED:
+                reported = True
                 seconds = task.elapsed / task.completed * total
-                print(f"{name} {total:,} takes about {in_words(seconds)}", file=sys.stderr, flush=True)
+                print(f"{name} {total:,} takes about {duration(seconds)}", file=sys.stderr, flush=True)
 
         yield advance
 
 
-def in_words(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """
-    >>> in_words(31), in_words(100), in_words(9000)
+    >>> duration(31), duration(100), duration(9000)
     ('31 seconds', '2 minutes', '2.5 hours')
     """
     if seconds < 90:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 LOCK = ".lock"
 WANDB_ID = ".wandb_id"
-# Beside metrics.jsonl.
+# In the folder of metrics.jsonl.
 PHASE = "phase"
 
 
