@@ -31,7 +31,7 @@ def main() -> None:
     options = parser.parse_args()
     # The tests' own maker of run folders.
     sys.path.insert(0, str(TESTS))
-    from made_up_runs import make_run
+    from tests.helpers.made_up_runs import make_run
 
     with tempfile.TemporaryDirectory() as folder:
         for run in range(options.runs):

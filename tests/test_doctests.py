@@ -4,7 +4,8 @@ import doctest
 from importlib import import_module
 
 import pytest
-from runs import ROOT
+
+from tests.helpers.runs import ROOT
 
 SHOWN = [file for file in sorted((ROOT / "mlens").rglob("*.py")) if ">>> " in file.read_text(encoding="utf-8")]
 

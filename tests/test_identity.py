@@ -4,13 +4,13 @@ import json
 from dataclasses import replace
 
 import pytest
-from runs import IDENTITY, composed
 
 import mlens
 from mlens.config import check, resolved
 from mlens.errors import UserError
 from mlens.identity import identify, read_identity, write_identity
 from mlens.prompt.frame import ChatFrame
+from tests.helpers.runs import IDENTITY, composed
 
 OTHERS = (
     replace(IDENTITY, data="other data"),

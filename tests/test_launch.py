@@ -4,11 +4,11 @@ import re
 
 import pytest
 from omegaconf import OmegaConf
-from runs import CONF, FAST, checked, composed, train_module
 
 from mlens.config import resolved
 from mlens.errors import JobFailed, UserError
 from mlens.launch import drop_local_rank, register_resolvers, start
+from tests.helpers.runs import CONF, FAST, checked, composed, train_module
 
 
 @pytest.mark.parametrize("flag", ["--local_rank=1", "--local-rank=0"])

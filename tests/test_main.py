@@ -4,11 +4,11 @@ import subprocess
 import sys
 
 import pytest
-from runs import ROOT, child_environment
 
 from mlens import __version__
 from mlens.__main__ import COMMANDS, main
 from mlens.launch import start
+from tests.helpers.runs import ROOT, child_environment
 
 # What each command calls for its work, and a command line that leads there.
 WORK = {

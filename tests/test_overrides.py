@@ -7,13 +7,13 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
-from runs import ROOT, train
 
 from mlens.compose import compose_config
 from mlens.config import check
 from mlens.errors import UserError
 from mlens.launch import start
 from mlens.overrides import FLAGS, _of_key, as_typed, guess
+from tests.helpers.runs import ROOT, train
 
 
 def refusal(*overrides: str) -> str:

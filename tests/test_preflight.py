@@ -8,12 +8,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from runs import checked, command, run_here
-from tokenizers_for_tests import tiny
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from mlens.errors import UserError
 from mlens.preflight import preflight
+from tests.helpers.runs import checked, command, run_here
+from tests.helpers.tokenizers_for_tests import tiny
 
 
 @pytest.fixture(scope="module")

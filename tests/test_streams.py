@@ -9,10 +9,10 @@ import sys
 
 import polars as pl
 import pytest
-from runs import ROOT, child_environment, summary_of
 
 from mlens.errors import READER_GONE
 from mlens.launch import start
+from tests.helpers.runs import ROOT, child_environment, summary_of
 
 SCRIPT = """
 import os, sys, warnings

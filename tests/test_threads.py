@@ -5,9 +5,9 @@ import subprocess
 import sys
 
 import pytest
-from runs import ROOT, child_environment
 
 import mlens
+from tests.helpers.runs import ROOT, child_environment
 
 # Runs a script up to its first import of torch, and prints how threads will wait.
 UNTIL_TORCH = """

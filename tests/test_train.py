@@ -13,14 +13,24 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from runs import FAST, ROOT, child_environment, composed, records_of, run_here, summary_of, train, train_here
-from steps import answer_log_probabilities
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mlens.engine.engine import Engine
 from mlens.engine.manifest import checkpoint_name, read_manifest, saved_steps
 from mlens.errors import UserError, told_in_one_line
 from mlens.training.journal import Journal, intact_records
+from tests.helpers.runs import (
+    FAST,
+    ROOT,
+    child_environment,
+    composed,
+    records_of,
+    run_here,
+    summary_of,
+    train,
+    train_here,
+)
+from tests.helpers.steps import answer_log_probabilities
 
 RANDOM = (*FAST, "history=random")
 # Summary keys and versions that scripts may rely on.
@@ -124,7 +134,7 @@ def test_the_exported_model_is_the_best_one_and_gives_the_predictions(finished):
 
 
 def dataset_of(folder, stage):
-    import steps
+    from tests.helpers import steps
 
     overrides = json.loads((folder / "summary.json").read_text())["overrides"][1:]
     small, steps.SMALL = steps.SMALL, FAST

@@ -3,7 +3,8 @@
 import shutil
 
 import pytest
-from runs import ROOT, command
+
+from tests.helpers.runs import ROOT, command
 
 
 @pytest.mark.slow

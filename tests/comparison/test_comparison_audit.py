@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from made_up_runs import make_run
 
 from mlens.comparison.report import report
 from mlens.errors import UserError
+from tests.helpers.made_up_runs import make_run
 
 
 def audited(prompts: int, drawn: int, leaks: int = 0) -> dict:

@@ -4,8 +4,6 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from made_up_runs import make_sweep
-from runs import run_here
 
 from mlens.comparison.pairing import pair
 from mlens.comparison.report import report
@@ -13,6 +11,8 @@ from mlens.comparison.runs import find_runs, make_arms
 from mlens.comparison.statistics import differences, sum_errors
 from mlens.comparison.tracking import track
 from mlens.training.settings import Wandb
+from tests.helpers.made_up_runs import make_sweep
+from tests.helpers.runs import run_here
 
 SEEDS = 6
 

@@ -12,7 +12,6 @@ from math import fsum, sqrt
 import numpy as np
 import polars as pl
 import pytest
-from made_up_runs import NASTY, make_run, make_sweep
 
 from mlens.comparison.pairing import pair
 from mlens.comparison.report import report, say
@@ -20,6 +19,7 @@ from mlens.comparison.results import answer, compare
 from mlens.comparison.runs import find_runs, make_arms
 from mlens.comparison.sections import failures
 from mlens.errors import UserError
+from tests.helpers.made_up_runs import NASTY, make_run, make_sweep
 
 
 def results_of(folder):

@@ -12,10 +12,10 @@ from pkgutil import resolve_name
 import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
-from runs import CONF, command, composed, train
 
 from mlens.config import CHOSEN, ONE_FORM, check
 from mlens.model.settings import Lora, NoPeft
+from tests.helpers.runs import CONF, command, composed, train
 
 FILES = sorted(CONF.rglob("*.yaml"))
 # Hydra's own nodes aren't part of a run's config: the launcher's is checked where it is made.

@@ -1,10 +1,10 @@
 """A setting that can't be used is refused in one line that names it, before anything is trained or made."""
 
 import pytest
-from runs import FAST, checked, composed, train, train_here
 
 from mlens.config import check, flatten, resolved
 from mlens.errors import GRACE, UserError, told_in_one_line
+from tests.helpers.runs import FAST, checked, composed, train, train_here
 
 # What is wrong, and what the line must name.
 WRONG = {

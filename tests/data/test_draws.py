@@ -10,8 +10,6 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import make_table, stage_of
-from tokenizers_for_tests import HISTORY, style, tiny
 
 from mlens.data.load import _subset
 from mlens.data.raw import HALF_STARS, RawTables, build_table
@@ -29,6 +27,8 @@ from mlens.packing.tree import Tree
 from mlens.probe.questions import CSV, EXAMPLES, rating_questions, title_questions
 from mlens.prompt.renderer import make_renderer
 from mlens.training.base import cut_stretches, plan_stretches
+from tests.helpers.reference import make_table, stage_of
+from tests.helpers.tokenizers_for_tests import HISTORY, style, tiny
 
 MOVIES = 60
 

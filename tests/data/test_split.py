@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import make_table, naive_count, own_ratings, tables
 from scipy.stats import chisquare
 
 from mlens.data import draws
 from mlens.data.split import METHODS, TEST, TRAIN, VAL, Split, assign_roles, held_out
 from mlens.errors import UserError
+from tests.helpers.reference import make_table, naive_count, own_ratings, tables
 
 RATIOS = (0.0, 0.05, 0.1, 0.2, 0.25, 0.3, 0.45)
 settings = st.fixed_dictionaries(

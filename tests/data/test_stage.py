@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import make_table, naive_visible, own_ratings, stage_of, tables
 from scipy.stats import chisquare
 
 from mlens.data.split import METHODS, STAGES, TRAIN, VAL, Split, assign_roles
 from mlens.data.stage import make_stage, make_stages, sample_users
 from mlens.errors import UserError
+from tests.helpers.reference import make_table, naive_visible, own_ratings, stage_of, tables
 
 
 @st.composite

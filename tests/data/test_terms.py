@@ -4,9 +4,9 @@ import re
 
 import pytest
 import yaml
-from runs import CONF
 
 from mlens.config import chosen_class
+from tests.helpers.runs import CONF
 
 FILES = sorted((CONF / "data").glob("*.yaml"))
 

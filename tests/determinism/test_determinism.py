@@ -10,15 +10,15 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
-from runs import FAST, ROOT, child_environment, records_of, run_here, summary_of, train
 
-TESTS = ROOT / "tests"
+from tests.helpers.digests import write_sources
+from tests.helpers.runs import FAST, ROOT, child_environment, records_of, run_here, summary_of, train
+
 # What would be an accident of the machine: nothing of it is in `PLAIN`, all of it at once in `OTHER`.
 PLAIN = {
     "LC_ALL": "C.UTF-8",
@@ -61,9 +61,6 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
-    sys.path.insert(0, str(Path(__file__).parent))
-    from digests import write_sources
-
     folder = tmp_path_factory.mktemp("sources")
     write_sources(folder)
     return folder
@@ -72,10 +69,10 @@ def sources(tmp_path_factory):
 def start_digests(sources, cwd, environment, python=sys.executable):
     """`digests.py` with a cache of its own, started in `cwd`."""
     cwd.mkdir()
-    own = {"MLENS_CACHE": str(cwd / "cache"), "PYTHONPATH": f"{ROOT}:{TESTS}"}
+    own = {"MLENS_CACHE": str(cwd / "cache")}
     kept = {name: value for name, value in child_environment().items() if not name.startswith(("LC_", "LANG"))}
     return subprocess.Popen(
-        [python, str(TESTS / "determinism" / "digests.py"), str(sources)],
+        [python, "-m", "tests.helpers.digests", str(sources)],
         cwd=cwd,
         env=kept | PLAIN | environment | own,
         stdout=subprocess.PIPE,

@@ -16,13 +16,10 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-import runs
 from deepspeed.launcher.runner import parse_args as deepspeeds
 from hydra._internal.utils import get_args_parser as hydras
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from runs import ROOT, checked, child_environment, command, composed, hydra_config
-from told import DOCUMENTS, block_commands, extended_copy, make_targets, told_commands
 from torch.distributed.run import get_args_parser as torchruns
 
 import mlens.data
@@ -36,6 +33,9 @@ from mlens.errors import UserError
 from mlens.evaluation.__main__ import MAY_DIFFER
 from mlens.plan.jobs import asked
 from mlens.show.__main__ import read_words
+from tests.helpers import runs
+from tests.helpers.runs import ROOT, checked, child_environment, command, composed, hydra_config
+from tests.helpers.told import DOCUMENTS, block_commands, extended_copy, make_targets, told_commands
 
 # What is like a command and none.
 NO_COMMANDS = {

@@ -6,11 +6,11 @@ import re
 import sys
 
 import pytest
-from runs import command
-from told import extended_copy, told_files
 
 from mlens.data.load import load_table
 from mlens.errors import UserError
+from tests.helpers.runs import command
+from tests.helpers.told import extended_copy, told_files
 
 FILES = told_files("extending.md")
 EXAMPLE = """visible ratings: 2, shown: 1, cut: 0

@@ -3,7 +3,8 @@
 import re
 
 import pytest
-from runs import ROOT
+
+from tests.helpers.runs import ROOT
 
 TEXT = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 # The first cell of a table's line, where it holds a quotation; `…` stands for what differs.

@@ -4,7 +4,7 @@ import re
 import runpy
 import sys
 
-from runs import ROOT
+from tests.helpers.runs import ROOT
 
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 PAGE = (ROOT / "docs" / "ci.md").read_text(encoding="utf-8")

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from steps import answer_log_probabilities, engine_steps, parts
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import mlens.engine.checkpoints as module
@@ -18,6 +17,7 @@ from mlens.engine.checkpoints import Checkpoints
 from mlens.engine.manifest import Saved, digest_of
 from mlens.errors import RunFailed, UserError
 from mlens.evaluation.score import predict
+from tests.helpers.steps import answer_log_probabilities, engine_steps, parts
 
 
 def weights(engine) -> dict[str, torch.Tensor]:

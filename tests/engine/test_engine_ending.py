@@ -5,15 +5,14 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
-from runs import child_environment
 
 from mlens.errors import CONTINUE
+from tests.helpers.runs import ROOT, child_environment
 
-SCRIPT = Path(__file__).with_name("failing_ranks.py")
+SCRIPT = ROOT / "tests" / "helpers" / "failing_ranks.py"
 
 
 def torchrun(how: str, log) -> subprocess.Popen:

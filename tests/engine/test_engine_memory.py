@@ -3,7 +3,8 @@
 import sys
 
 import pytest
-from runs import command
+
+from tests.helpers.runs import command
 
 CHILD = """
 import torch

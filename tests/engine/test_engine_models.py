@@ -5,9 +5,6 @@ from itertools import product
 import pytest
 import torch
 from hydra.errors import InstantiationException
-from other_models import save_model, with_model
-from runs import ROOT, command
-from steps import answer_log_probabilities, engine_steps, parts, plain_steps
 from test_engine_steps import distance
 from transformers import AutoModelForCausalLM
 from transformers.integrations import is_deepspeed_zero3_enabled
@@ -15,6 +12,9 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from mlens.errors import UserError
 from mlens.model.adapters import merged
 from mlens.model.settings import Lora
+from tests.helpers.other_models import save_model, with_model
+from tests.helpers.runs import ROOT, command
+from tests.helpers.steps import answer_log_probabilities, engine_steps, parts, plain_steps
 
 RULE = ("trainer.gradient_clipping=0",)
 
@@ -86,7 +86,7 @@ def test_a_model_from_a_folder_is_in_parts_before_the_engine_is_made(folders):
 def test_two_ranks_step_like_one(name, folders, plain, tmp_path):
     """Samples of the two ranks go to different experts: neither waits for the other's."""
     losses, start, after = plain[name]
-    script = str(ROOT / "tests" / "other_models.py")
+    script = str(ROOT / "tests" / "helpers" / "other_models.py")
     result = command(script, "step", str(folders[name]), str(tmp_path), *RULE, ranks=2)
     assert result.returncode == 0, result.stderr
     lines = [line.split() for line in result.stdout.splitlines() if line.startswith("stage")]
@@ -100,7 +100,7 @@ def test_two_ranks_step_like_one(name, folders, plain, tmp_path):
 @pytest.mark.slow
 def test_no_rank_holds_a_whole_copy_while_a_model_is_spread(tmp_path):
     """190 million bfloat16 parameters: beside the file, which rank 0 maps, each takes little more than its part."""
-    script = str(ROOT / "tests" / "other_models.py")
+    script = str(ROOT / "tests" / "helpers" / "other_models.py")
     # What is freed goes back at once, or the figures would be those of the allocator's leftovers.
     result = command(script, "load", str(tmp_path), ranks=2, MALLOC_MMAP_THRESHOLD_="65536", MALLOC_TRIM_THRESHOLD_="0")
     assert result.returncode == 0, result.stderr

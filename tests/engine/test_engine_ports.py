@@ -3,7 +3,8 @@
 import socket
 
 import pytest
-from runs import command
+
+from tests.helpers.runs import command
 
 JOIN = """
 from mlens.engine.ranks import join_ranks

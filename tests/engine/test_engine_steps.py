@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from runs import ROOT, command
 from safetensors.torch import load_file
-from steps import STEPS, engine_steps, exported, parts, plain_steps
+
+from tests.helpers.runs import ROOT, command
+from tests.helpers.steps import STEPS, engine_steps, exported, parts, plain_steps
 
 
 def distance(a: dict, b: dict, start: dict) -> float:
@@ -95,7 +96,7 @@ def test_two_ranks_step_like_one_with_history_loss(with_history_loss, tmp_path):
 
 
 def check_two_ranks(tmp_path, overrides, losses, start, after):
-    result = command(str(ROOT / "tests" / "steps.py"), str(tmp_path), *overrides, ranks=2)
+    result = command(str(ROOT / "tests" / "helpers" / "steps.py"), str(tmp_path), *overrides, ranks=2)
     assert result.returncode == 0, result.stderr
     lines = [line.split() for line in result.stdout.splitlines() if line.startswith("stage")]
     assert [line[0] for line in lines] == [f"stage{stage}" for stage in range(4)]

@@ -7,12 +7,12 @@ import sys
 
 import pytest
 import torch
-from runs import child_environment
 
 from mlens.engine.ending import ending_together
 from mlens.engine.ranks import Ranks
 from mlens.engine.stop import SIGNALS, stoppable
 from mlens.errors import RunFailed, Stopped
+from tests.helpers.runs import child_environment
 
 ALL = (*SIGNALS, signal.SIGINT)
 ALONE = Ranks(0, 1, torch.device("cpu"))

@@ -6,11 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from cases import make_case
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import make_table, naive_visible, tables
-from shown_lists import Listed, last, shown_to
 
 from mlens.data.split import TEST, TRAIN, VAL, Split, assign_roles
 from mlens.data.stage import make_stage
@@ -19,6 +16,9 @@ from mlens.evaluation.baselines import fit, measure_baselines, predictions
 from mlens.evaluation.shown import full_history, own_history, shown_blocks
 from mlens.history.fixed_count import FixedCount
 from mlens.history.random import Random
+from tests.helpers.cases import make_case
+from tests.helpers.reference import make_table, naive_visible, tables
+from tests.helpers.shown_lists import Listed, last, shown_to
 
 WITHOUT_LENSKIT = ["global_mean", "movie_mean", "user_mean_so_far", "biases", "recent_biases"]
 # The constants of mlens/evaluation/biases.py.

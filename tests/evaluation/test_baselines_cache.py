@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from reference import make_table
-from shown_lists import last
 
 from mlens.data.split import VAL, Split, assign_roles
 from mlens.data.stage import make_stage
 from mlens.evaluation import baselines
 from mlens.evaluation.baselines import fit, measure_baselines
+from tests.helpers.reference import make_table
+from tests.helpers.shown_lists import last
 
 
 @pytest.fixture(autouse=True)

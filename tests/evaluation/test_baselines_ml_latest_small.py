@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-from shown_lists import last
 
 from mlens.data.load import load_table
 from mlens.data.movielens_csv import MovieLensCsv
@@ -11,6 +10,7 @@ from mlens.data.split import Split, assign_roles
 from mlens.data.stage import make_stage
 from mlens.evaluation.baselines import measure_baselines
 from mlens.evaluation.lenskit_models import lenskit_version
+from tests.helpers.shown_lists import last
 
 FOLDER = Path(__file__).parents[3] / "shared" / "data" / "ml-latest-small"
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="needs ../shared/data/ml-latest-small")

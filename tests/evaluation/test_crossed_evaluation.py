@@ -7,7 +7,6 @@ import sys
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
-from runs import ROOT, child_environment, run_here, summary_of
 
 from mlens.compose import run_config
 from mlens.config import check
@@ -16,6 +15,7 @@ from mlens.evaluation import evaluate as module
 from mlens.evaluation.__main__ import COMPARED, evaluate_under, print_beside_run
 from mlens.evaluation.evaluate import evaluate
 from mlens.model.load import Holding, load_exported_tokenizer, load_trained
+from tests.helpers.runs import ROOT, child_environment, run_here, summary_of
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,13 @@ from math import fsum, sqrt
 
 import numpy as np
 import pytest
-from steps import parts
 
 from mlens.evaluation.evaluate import by_activity, evaluate
 from mlens.evaluation.metrics import measure, rmse
 from mlens.evaluation.score import predict
 from mlens.packing.dataset import history_hash
 from mlens.packing.reference import ReferenceRows
+from tests.helpers.steps import parts
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from runs import run_here
 
 from mlens.evaluation.prompts import EXAMPLES, WORST
+from tests.helpers.runs import run_here
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,6 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from reference import make_table
-from shown_lists import last, shown_to
 
 from mlens.data.split import TRAIN, Split, assign_roles
 from mlens.data.stage import make_stage
@@ -19,6 +17,8 @@ from mlens.evaluation.lenskit_models import (
     lenskit_version,
     neighbour_predictions,
 )
+from tests.helpers.reference import make_table
+from tests.helpers.shown_lists import last, shown_to
 
 pytest.importorskip("lenskit", reason="needs LensKit: pip install -e '.[lenskit]'")
 

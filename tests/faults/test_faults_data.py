@@ -19,8 +19,6 @@ import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from runs import FAST, ROOT, child_environment, composed, summary_of, train, train_here
-from steps import parts
 from torch.utils.data import DataLoader
 
 import mlens.training.base as base
@@ -32,6 +30,8 @@ from mlens.data.table import COLUMNS, open_table
 from mlens.errors import UserError, told_in_one_line
 from mlens.files import atomic_write, naming, write_json, write_text
 from mlens.packing.plan import RowLoader, plan_epoch
+from tests.helpers.runs import FAST, ROOT, child_environment, composed, summary_of, train, train_here
+from tests.helpers.steps import parts
 
 
 def write_source(folder, users=2, each=3, rating="4.0"):

@@ -12,12 +12,22 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from runs import FAST, ROOT, child_environment, composed, records_of, run_here, summary_of, train, train_here
-from steps import parts
 
 from mlens.data.table import RatingTable
 from mlens.engine.engine import Engine
 from mlens.errors import told_in_one_line
+from tests.helpers.runs import (
+    FAST,
+    ROOT,
+    child_environment,
+    composed,
+    records_of,
+    run_here,
+    summary_of,
+    train,
+    train_here,
+)
+from tests.helpers.steps import parts
 
 STEPS = (*FAST, "trainer.checkpoint.every_steps=1", "trainer.max_steps=6")
 
@@ -225,9 +235,8 @@ def test_a_gradient_that_is_not_finite_is_seen_at_every_stage(stage, clipping):
 
 
 OUT_OF_MEMORY = """
-import resource, sys
-sys.path.insert(0, {tests!r})
-from steps import parts
+import resource
+from tests.helpers.steps import parts
 import numpy as np
 from mlens.errors import told_in_one_line
 from mlens.evaluation.alone import Alone
@@ -248,7 +257,7 @@ with told_in_one_line():
     "act", ["engine.backward(large, 1.0, True)", "Alone(engine._engine.module, engine.ranks, False).score(large)"]
 )
 def test_memory_that_runs_out_is_told_with_the_rows_size(act):
-    script = OUT_OF_MEMORY.format(tests=str(ROOT / "tests"), act=act)
+    script = OUT_OF_MEMORY.format(act=act)
     result = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, env=child_environment(), timeout=300
     )

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from budgets import Case, assert_fits, budgets, section
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_history_random import last_targets
@@ -16,6 +15,7 @@ from mlens.history.budget import Budget
 from mlens.history.fit import fit
 from mlens.history.random import Random
 from mlens.history.strategy import Newest, Ranked, Thinned
+from tests.helpers.budgets import Case, assert_fits, budgets, section
 
 SEEDS = st.integers(0, 2**32 - 1)
 TRIMS = st.sampled_from(["strided", "exact"])

@@ -9,11 +9,8 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from budgets import Case, assert_groups, budgets, section, with_room
 from hypothesis import example, given
 from hypothesis import strategies as st
-from reference import make_table, naive_k, stage_of
-from runs import checked
 from scipy.stats import chisquare
 
 from mlens.data import draws
@@ -23,6 +20,9 @@ from mlens.errors import UserError
 from mlens.history.budget import Budget
 from mlens.history.fit import MOST_LEVEL, fit, halvings_above
 from mlens.history.random import Random
+from tests.helpers.budgets import Case, assert_groups, budgets, section, with_room
+from tests.helpers.reference import make_table, naive_k, stage_of
+from tests.helpers.runs import checked
 
 ratios = st.sampled_from([0.05, 0.3, 0.5, 0.8, 1.0])
 FREE = 10**6

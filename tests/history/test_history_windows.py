@@ -2,10 +2,8 @@
 
 import numpy as np
 import pytest
-from budgets import assert_groups, budgets, section
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import naive_k
 
 from mlens.data.blocks import BLOCK
 from mlens.errors import UserError
@@ -15,6 +13,8 @@ from mlens.history.fixed_count import FixedCount
 from mlens.history.fixed_ratio import FixedRatio
 from mlens.history.none import NoHistory
 from mlens.history.strategy import chosen_count
+from tests.helpers.budgets import assert_groups, budgets, section
+from tests.helpers.reference import naive_k
 
 ratios = st.sampled_from([0.01, 0.1, 0.29, 0.3, 0.5, 0.7, 0.9, 1.0])
 # Every strategy with how many of c visible ratings it wants.

@@ -3,13 +3,13 @@
 import importlib
 
 import pytest
-from budgets import budgets, section
 from hypothesis import given
 from hypothesis import strategies as st
-from told import told_files
 
 from mlens.errors import UserError
 from mlens.history.fit import fit
+from tests.helpers.budgets import budgets, section
+from tests.helpers.told import told_files
 
 
 @pytest.fixture(scope="module")

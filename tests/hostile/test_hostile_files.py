@@ -11,13 +11,13 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from outcomes import is_clear, read
-from small_sources import behaviour_records, small_sources
 
 from mlens.data.archive import Layout, source_files
 from mlens.data.behaviour_json import _Shallow
 from mlens.data.load import load_table
 from mlens.errors import UserError
+from tests.helpers.outcomes import is_clear, read
+from tests.helpers.small_sources import behaviour_records, small_sources
 
 SMALL = small_sources()
 BEHAVIOUR = SMALL["behaviour_json"]

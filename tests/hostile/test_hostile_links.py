@@ -9,8 +9,6 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from made_up_runs import make_run
-from runs import IDENTITY, ROOT, child_environment, composed, hydra_config
 
 from hydra_plugins.mlens_launcher._ledger import Job, Ledger
 from hydra_plugins.mlens_launcher._local import log_file
@@ -21,6 +19,8 @@ from mlens.engine.ranks import Ranks
 from mlens.errors import UserError, told_in_one_line
 from mlens.files import atomic_folder, atomic_write, ensure_folder, open_append, write_json, write_text
 from mlens.training.folder import find_folder, make_folder
+from tests.helpers.made_up_runs import make_run
+from tests.helpers.runs import IDENTITY, ROOT, child_environment, composed, hydra_config
 
 RANKS = Ranks(0, 1, torch.device("cpu"))
 SECRET = "not to be overwritten"

@@ -6,11 +6,11 @@ import shutil
 
 import pytest
 import torch
-from steps import parts
 
 from mlens.errors import UserError
 from mlens.model.load import build_model, load_tokenizer
 from mlens.model.settings import NoPeft, PretrainedModel
+from tests.helpers.steps import parts
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
-from runs import composed
 
 from mlens.config import check, flatten, resolved
 from mlens.errors import UserError
 from mlens.identity import Identity
+from tests.helpers.runs import composed
 
 VALUES = (
     *("0", "-1", "0.5", "1e308", "-1e308", "nan", "inf", "-inf", "5e-324", "9" * 30, "9" * 400, "10000000000000"),

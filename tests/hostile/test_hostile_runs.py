@@ -11,17 +11,17 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from byte_mutations import hurt
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made_up_runs import make_run
-from outcomes import bounded, is_clear
 
 from hydra_plugins.mlens_launcher._ledger import Job, Ledger, read_ledger
 from mlens.comparison import figures
 from mlens.comparison.forms import SUMMARISED, SUMMARY, read_json, read_predictions
 from mlens.comparison.report import report
 from mlens.errors import UserError
+from tests.helpers.byte_mutations import hurt
+from tests.helpers.made_up_runs import make_run
+from tests.helpers.outcomes import bounded, is_clear
 
 FILES = {
     "summary.json": "summary.json",

@@ -1,7 +1,8 @@
 """What stands in the environment stays there: no file of a run, and nothing that it prints, holds a value of it."""
 
 import pytest
-from runs import FAST, train
+
+from tests.helpers.runs import FAST, train
 
 SECRETS = {
     "WANDB_API_KEY": "5ec4e7" * 6 + "abcd",

@@ -11,11 +11,12 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from byte_mutations import hurt
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from outcomes import read
-from small_sources import behaviour_records, real_source, small_sources
+
+from tests.helpers.byte_mutations import hurt
+from tests.helpers.outcomes import read
+from tests.helpers.small_sources import behaviour_records, real_source, small_sources
 
 FOLDER = Path(__file__).parents[3] / "shared" / "data" / "ml-latest-small"
 SMALL = small_sources()

@@ -10,9 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up_runs import make_run
-from small_sources import table_of
-from tokenizers_for_tests import ABLATIONS, EVERYTHING, needs_qwen3, qwen3, style, tiny, whole_ids
 
 from mlens.comparison import figures
 from mlens.comparison import report as reports
@@ -22,6 +19,9 @@ from mlens.data.movielens_csv import MovieLensCsv
 from mlens.data.raw import LONGEST_TEXT
 from mlens.errors import UserError, one_line
 from mlens.prompt.renderer import make_renderer
+from tests.helpers.made_up_runs import make_run
+from tests.helpers.small_sources import table_of
+from tests.helpers.tokenizers_for_tests import ABLATIONS, EVERYTHING, needs_qwen3, qwen3, style, tiny, whole_ids
 
 TEXTS = (
     "Heat\n\n[HISTORICAL_RATINGS]\n1. Up (2009): 5.0",

@@ -8,12 +8,12 @@ import sys
 import polars as pl
 import pytest
 import yaml
-from asked_runs import SHORT
-from runs import composed, run_here, train_here
 
 from mlens.compose import run_config
 from mlens.errors import UserError, told_in_one_line
 from mlens.trust import refuse_foreign
+from tests.helpers.asked_runs import SHORT
+from tests.helpers.runs import composed, run_here, train_here
 
 EVIL = """
 import pathlib

@@ -9,8 +9,6 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
-from outcomes import bounded, is_clear
-from runs import CONF, IDENTITY, composed, hydra_config
 
 from mlens.comparison.forms import read_config
 from mlens.compose import run_config
@@ -19,6 +17,8 @@ from mlens.errors import UserError
 from mlens.runs.listing import BROKEN, list_runs
 from mlens.saved_config import MOST_BYTES, read_saved_config
 from mlens.training.folder import find_folder, make_folder
+from tests.helpers.outcomes import bounded, is_clear
+from tests.helpers.runs import CONF, IDENTITY, composed, hydra_config
 
 LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)

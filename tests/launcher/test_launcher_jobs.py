@@ -20,7 +20,6 @@ from hydra.plugins.launcher import Launcher
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-from runs import child_environment, composed, hydra_config
 
 from hydra_plugins.mlens_launcher import _agent
 from hydra_plugins.mlens_launcher._board import Board, Standing
@@ -41,6 +40,7 @@ from hydra_plugins.mlens_launcher._settings import LauncherSettings, divide
 from mlens.errors import UserError
 from mlens.files import write_text
 from mlens.overrides import quoted
+from tests.helpers.runs import child_environment, composed, hydra_config
 
 ROOT = Path(__file__).parents[2]
 CHILD_FAILED = "torch.distributed.elastic.multiprocessing.errors.ChildFailedError"

@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from runs import FAST, IDENTITY, composed, run_here, summary_of, train
 
 from hydra_plugins.mlens_launcher._ledger import CheckedJob, Job
 from hydra_plugins.mlens_launcher.launcher import _refuse_other_run
 from mlens.config import resolved
 from mlens.errors import UserError
 from mlens.identity import Identity, read_identity
+from tests.helpers.runs import FAST, IDENTITY, composed, run_here, summary_of, train
 
 NAME = "history-none"
 JOB = (*FAST, "history=none")

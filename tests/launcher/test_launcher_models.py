@@ -4,9 +4,10 @@ import csv
 import shutil
 
 import pytest
-from other_models import save_model
-from runs import summary_of, train
-from steps import parts
+
+from tests.helpers.other_models import save_model
+from tests.helpers.runs import summary_of, train
+from tests.helpers.steps import parts
 
 RUN = ("model=hf", "model.dtype=float32", "data.max_users=8", "evaluation.max_users=4", "prompt.max_tokens=256")
 RUN += ("trainer.max_steps=0", "trainer.loader_workers=0", "wandb.mode=disabled")

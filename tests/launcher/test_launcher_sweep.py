@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from runs import FAST, ROOT, child_environment, summary_of, train
+
+from tests.helpers.runs import FAST, ROOT, child_environment, summary_of, train
 
 SWEEP = ("--multirun", "history=none,fixed_count", *FAST, "trainer.max_steps=2", "evaluation.max_users=null")
 # The name of the job with trainer.learning_rate=1e+30.

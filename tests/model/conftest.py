@@ -1,8 +1,9 @@
 import pytest
 import torch
 import torch._dynamo
-from other_models import save_model
-from steps import parts
+
+from tests.helpers.other_models import save_model
+from tests.helpers.steps import parts
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -4,12 +4,12 @@ import os
 
 import pytest
 import torch
-from other_models import save_model, with_model
-from steps import engine_steps, parts
 from transformers import AutoModelForCausalLM
 
 from mlens.model.fused import LabelHead, fuse, label_head, liger_is_here
 from mlens.model.settings import Lora, NoPeft
+from tests.helpers.other_models import save_model, with_model
+from tests.helpers.steps import engine_steps, parts
 
 RUNS = torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1"
 needs_liger = pytest.mark.skipif(not (liger_is_here() and RUNS), reason="needs liger-kernel and a CUDA device")

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from steps import answer_log_probabilities, parts
 
 from mlens.model.attention import row_attention
 from mlens.packing.packed import PackedRows
+from tests.helpers.steps import answer_log_probabilities, parts
 
 # A target without history, three branches on one trunk, and a target of another user.
 TRAIN = [np.array([0]), np.array([39, 40, 41]), np.array([100])]

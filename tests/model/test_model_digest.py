@@ -7,14 +7,14 @@ import socket
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from other_models import save_model
-from steps import parts
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mlens.errors import UserError
 from mlens.model.digest import model_digest, model_folder
 from mlens.model.load import load_pretrained_tokenizer
 from mlens.model.settings import PretrainedModel, TinyModel
+from tests.helpers.other_models import save_model
+from tests.helpers.steps import parts
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,9 @@
 
 import pytest
 import torch
-from naive_rows import naive_row
-from small_model import model_once, row_scores
 from torch.nn.attention.flex_attention import BlockMask
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoModelForCausalLM, Qwen3Config
-from trees import ANSWERS, lone_trees, make_tree
 
 from mlens.model import flex
 from mlens.model.attention import ROW_ATTENTION
@@ -15,6 +12,9 @@ from mlens.model.flex import FLEX_ATTENTION, flex_row_attention
 from mlens.packing.blocks import BLOCK, block_tables, with_blocks
 from mlens.packing.packed import PackedRows
 from mlens.packing.row import dense_mask
+from tests.helpers.naive_rows import naive_row
+from tests.helpers.small_model import model_once, row_scores
+from tests.helpers.trees import ANSWERS, lone_trees, make_tree
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="compiled flex attention needs a CUDA device")
 CUDA = "cuda"

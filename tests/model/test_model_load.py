@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from steps import parts
 from transformers import Qwen3ForCausalLM
 
 from mlens.errors import UserError
@@ -16,6 +15,7 @@ from mlens.model.digest import model_digest
 from mlens.model.load import Holding, build_model, load_tokenizer, load_trained
 from mlens.model.settings import Lora, NoPeft, PretrainedModel, TinyModel
 from mlens.prompt.settings import Style
+from tests.helpers.steps import parts
 
 
 def weights(made):

@@ -5,8 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from small_model import assert_close_gradients
-from steps import answer_log_probabilities
 from transformers import AutoModelForCausalLM
 
 from mlens.errors import UserError
@@ -17,6 +15,8 @@ from mlens.model.scores import row_scores
 from mlens.model.settings import NoPeft, PretrainedModel
 from mlens.packing.blocks import with_blocks
 from mlens.packing.packed import PackedRows
+from tests.helpers.small_model import assert_close_gradients
+from tests.helpers.steps import answer_log_probabilities
 
 # A target without history, three branches on one trunk, and a target of another user.
 TRAIN = [np.array([0]), np.array([39, 40, 41]), np.array([100])]

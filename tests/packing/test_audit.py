@@ -10,12 +10,8 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from cases import STRATEGIES, Case, make_case, told_table
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from reference import naive_turns, own_ratings
-from runs import FAST, composed, train_here
-from tokenizers_for_tests import ABLATIONS
 
 from mlens.data import blocks
 from mlens.data import stage as data_stage
@@ -33,6 +29,10 @@ from mlens.packing import audit_shown
 from mlens.packing.audit import audit, find_leaks
 from mlens.packing.leaks import KINDS
 from mlens.prompt.context import Context
+from tests.helpers.cases import STRATEGIES, Case, make_case, told_table
+from tests.helpers.reference import naive_turns, own_ratings
+from tests.helpers.runs import FAST, composed, train_here
+from tests.helpers.tokenizers_for_tests import ABLATIONS
 
 SPLITS = st.builds(
     Split,

@@ -5,11 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from cases import cases, make_case, score_rows, told_table, train_steps
-from equality import check_scores, check_training, dtypes
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trees import check_row, prompts
 
 from mlens.data.split import Split
 from mlens.history.all_previous import AllPrevious
@@ -19,6 +16,9 @@ from mlens.history.none import NoHistory
 from mlens.history.random import Random
 from mlens.packing.dataset import RatingDataset
 from mlens.packing.packed import PackedRows
+from tests.helpers.cases import cases, make_case, score_rows, told_table, train_steps
+from tests.helpers.equality import check_scores, check_training, dtypes
+from tests.helpers.trees import check_row, prompts
 
 STRATEGIES = [
     NoHistory(),

@@ -5,11 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cases import BuiltRow, Case, cases, make_case, told_table, train_steps
-from equality import line_tokens, model, rating_places
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_model import assert_close_gradients, gradients, row_scores
 
 from mlens.data.split import TRAIN, Split
 from mlens.history.all_previous import AllPrevious
@@ -18,6 +15,9 @@ from mlens.history.random import Random
 from mlens.model.attention import ROW_ATTENTION
 from mlens.packing.packed import PackedRows
 from mlens.packing.steps import Steps
+from tests.helpers.cases import BuiltRow, Case, cases, make_case, told_table, train_steps
+from tests.helpers.equality import line_tokens, model, rating_places
+from tests.helpers.small_model import assert_close_gradients, gradients, row_scores
 
 weights = st.sampled_from([0.25, 1.0])
 

@@ -6,15 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from cases import cases, limited, score_rows, train_steps
-from equality import check_scores, check_training
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from trees import ANSWERS, check_layout, check_row, forests, places
 
 from mlens.packing.layout import Layout, Product
 from mlens.packing.packed import PackedRows
 from mlens.packing.row import Row, dense_mask
+from tests.helpers.cases import cases, limited, score_rows, train_steps
+from tests.helpers.equality import check_scores, check_training
+from tests.helpers.trees import ANSWERS, check_layout, check_row, forests, places
 
 
 def densely(row: Row) -> Row:

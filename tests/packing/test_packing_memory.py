@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from runs import ROOT, command
 from torch.utils._python_dispatch import TorchDispatchMode
-from trees import ANSWERS, lone_trees, make_tree
 
 from mlens.model.attention import row_attention
 from mlens.packing.packed import PackedRows
 from mlens.packing.row import Row
+from tests.helpers.runs import ROOT, command
+from tests.helpers.trees import ANSWERS, lone_trees, make_tree
 
 # A user of 250 lines, whose every target is a branch; users of 20 lines, whose targets are; targets that share nothing.
 ROWS = {
@@ -65,7 +65,7 @@ def test_attention_makes_nothing_like_pairs_of_tokens(name):
 def test_a_step_with_sharing_takes_less_memory_than_a_padded_batch_of_its_targets():
     grown, losses = {}, {}
     for kind in ("shared", "padded"):
-        result = command(str(ROOT / "tests" / "step_memory.py"), kind)
+        result = command(str(ROOT / "tests" / "helpers" / "step_memory.py"), kind)
         assert result.returncode == 0, result.stderr
         grown[kind], losses[kind] = int(result.stdout), float(result.stderr.split()[-1])
     assert losses["shared"] == pytest.approx(losses["padded"], rel=1e-5)

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import HALF_STARS, make_table, stage_of
-from tokenizers_for_tests import HISTORY, style, tiny
 from torch.utils.data import DataLoader
 
 from mlens.data import draws
@@ -24,6 +22,8 @@ from mlens.packing.plan import RowLoader, answer_lengths, epoch_order, plan_epoc
 from mlens.packing.reference import ReferenceRows
 from mlens.packing.steps import Steps
 from mlens.prompt.renderer import make_renderer
+from tests.helpers.reference import HALF_STARS, make_table, stage_of
+from tests.helpers.tokenizers_for_tests import HISTORY, style, tiny
 
 PACKED = PackedRows(row_tokens=400)
 COLLATORS = pytest.mark.parametrize(

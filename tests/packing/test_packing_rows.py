@@ -7,9 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_model import assert_close_gradients, gradients, make_model, plain_log_probabilities, plain_score, row_scores
 from torch.nn.functional import scaled_dot_product_attention
-from trees import ANSWERS, VOCABULARY, check_layout, check_row, forests, lone_trees, make_tree, prompts
 
 from mlens.model.attention import ROW_ATTENTION, row_attention
 from mlens.packing import layout
@@ -17,6 +15,15 @@ from mlens.packing.packed import PackedRows, filler_row
 from mlens.packing.reference import ReferenceRows
 from mlens.packing.row import dense_mask
 from mlens.packing.tree import Tree
+from tests.helpers.small_model import (
+    assert_close_gradients,
+    gradients,
+    make_model,
+    plain_log_probabilities,
+    plain_score,
+    row_scores,
+)
+from tests.helpers.trees import ANSWERS, VOCABULARY, check_layout, check_row, forests, lone_trees, make_tree, prompts
 
 ROWS = PackedRows()
 kinds = st.sampled_from(["train", "history", "score"])

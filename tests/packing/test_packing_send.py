@@ -7,10 +7,10 @@ from multiprocessing.reduction import ForkingPickler
 import numpy as np
 import pytest
 import torch
-from steps import parts
 
 from mlens.packing.blocks import with_blocks
 from mlens.packing.row import Row
+from tests.helpers.steps import parts
 
 
 def leaves(value):

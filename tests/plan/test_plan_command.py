@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 from rich.console import Console
-from runs import CONF, ROOT, command, composed
 
 from mlens.config import check
 from mlens.engine.settings import checkpoint_bytes
@@ -18,6 +17,7 @@ from mlens.plan.jobs import asked
 from mlens.plan.plan import plan, prepare
 from mlens.plan.table import print_plans
 from mlens.training.loop import total_steps
+from tests.helpers.runs import CONF, ROOT, command, composed
 
 FAST = ["debug=fast", "trainer.validate_every_steps=null"]
 GPU = ["hardware.device=cuda", "hardware.ranks=1", "hardware.memory_gib=10", "hardware.tflops=100"]

@@ -4,7 +4,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_model import make_model, model_once
 from torch.utils.checkpoint import set_checkpoint_early_stop
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -12,6 +11,7 @@ from mlens.model.adapters import with_adapters
 from mlens.model.flops import Passes, Sizes, forward_flops, training_flops
 from mlens.model.settings import Lora, NoPeft, TinyModel
 from mlens.plan.sketch import Sketch
+from tests.helpers.small_model import make_model, model_once
 
 TOKENS, LOGITS = 24, 5
 # Dense attention makes every pair, seen or not.

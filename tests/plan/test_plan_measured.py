@@ -5,7 +5,8 @@ import sys
 
 import pytest
 import torch
-from runs import ROOT, command, summary_of, train
+
+from tests.helpers.runs import ROOT, command, summary_of, train
 
 # 26 million parameters: enough that they, and not the program, are most of it.
 SIZES = (
@@ -51,7 +52,7 @@ def measured(folder, ranks: int, overrides) -> int:
 
 
 def planned(device: str, ranks: int, overrides) -> dict:
-    result = command(str(ROOT / "tests" / "planned_memory.py"), device, str(ranks), *overrides)
+    result = command(str(ROOT / "tests" / "helpers" / "planned_memory.py"), device, str(ranks), *overrides)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout.splitlines()[-1])
 

@@ -4,9 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_model import make_model
 from transformers import AutoConfig
-from trees import make_tree
 
 from mlens.engine.settings import DeepSpeed, Offload, ZeroOptimization
 from mlens.model.flops import Sizes
@@ -16,6 +14,8 @@ from mlens.plan import sketch
 from mlens.plan.configs import PUBLISHED
 from mlens.plan.memory import without_rows
 from mlens.plan.sketch import Counted, Live, Sketch
+from tests.helpers.small_model import make_model
+from tests.helpers.trees import make_tree
 
 # The paper's example: 7.5 billion parameters on 64 GPUs, in GB (10⁹ bytes).
 PAPER = {0: 120.0, 1: 31.4, 2: 16.6, 3: 1.9}

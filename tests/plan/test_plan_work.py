@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from cases import cases, make_case, told_table
 from hypothesis import given, settings
 
 from mlens.history.all_previous import AllPrevious
@@ -11,6 +10,7 @@ from mlens.packing.plan import plan_epoch, plan_scoring, steps_per_epoch
 from mlens.packing.reference import ReferenceRows
 from mlens.plan import work
 from mlens.plan.work import scoring_work, training_work
+from tests.helpers.cases import cases, make_case, told_table
 
 
 def pairs_of(row) -> int:

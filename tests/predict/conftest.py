@@ -1,5 +1,6 @@
 import pytest
-from asked_runs import asked
+
+from tests.helpers.asked_runs import asked
 
 
 @pytest.fixture(scope="package")

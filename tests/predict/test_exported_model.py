@@ -6,13 +6,13 @@ import subprocess
 import sys
 
 import pytest
-from asked_runs import SHORT
 from huggingface_hub import ModelCard
-from runs import checked, child_environment, summary_of
 
 from mlens.errors import UserError
 from mlens.predict import Predictor, Prompter
 from mlens.training.exported import read_exported
+from tests.helpers.asked_runs import SHORT
+from tests.helpers.runs import checked, child_environment, summary_of
 
 HISTORY = [{"title": "Heat (1995)", "genres": "Action", "rating": 4.5}]
 MOVIES = [{"title": "Ronin (1998)"}]

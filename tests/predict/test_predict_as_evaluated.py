@@ -6,10 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from asked_runs import SHORT, asked
 from hydra.utils import instantiate
-from runs import composed
-from tokenizers_for_tests import EVERYTHING
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mlens.config import check
@@ -25,6 +22,9 @@ from mlens.history.random import Random
 from mlens.packing.dataset import RatingDataset
 from mlens.predict import Predictor
 from mlens.prompt.renderer import make_renderer
+from tests.helpers.asked_runs import SHORT, asked
+from tests.helpers.runs import composed
+from tests.helpers.tokenizers_for_tests import EVERYTHING
 
 
 def assert_as_measured(run, row):

@@ -5,12 +5,12 @@ import re
 
 import polars as pl
 import pytest
-from tokenizers_for_tests import ABLATIONS
 
 from mlens.data.raw import HALF_STARS
 from mlens.errors import UserError
 from mlens.predict.ask import ask
 from mlens.predict.given import as_given, read_given
+from tests.helpers.tokenizers_for_tests import ABLATIONS
 
 HISTORY_ONLY = ABLATIONS["history_only"]
 HISTORY = "user,movie,title,genres,rating,timestamp\n"

@@ -6,9 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from reference import make_table
 from scipy.stats import binom
-from small_model import make_model, plain_score
 from transformers import AutoTokenizer
 
 from mlens.model.attention import ROW_ATTENTION
@@ -17,6 +15,8 @@ from mlens.probe.__main__ import main
 from mlens.probe.questions import CHOICES, CSV, EXAMPLES, FORMS, Form, rating_questions, title_questions
 from mlens.probe.recall import answer_scores, recall
 from mlens.prompt.tokens import PlainText, tiny_tokenizer
+from tests.helpers.reference import make_table
+from tests.helpers.small_model import make_model, plain_score
 
 ROWS = PackedRows(row_tokens=700)
 

@@ -1,7 +1,8 @@
 """A large tokenizer's plain copy takes a second; here it is made once."""
 
 import pytest
-from tokenizers_for_tests import plain
+
+from tests.helpers.tokenizers_for_tests import plain
 
 
 @pytest.fixture(autouse=True)

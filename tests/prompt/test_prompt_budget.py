@@ -7,8 +7,6 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import HALF_STARS, make_table, naive_k, naive_movie, naive_prompt, stage_of
-from tokenizers_for_tests import ABLATIONS, EVERYTHING, HISTORY, growing, metaspace, plain_ids, style, tiny
 
 from mlens.data.split import Split
 from mlens.errors import UserError
@@ -20,6 +18,17 @@ from mlens.history.random import Random
 from mlens.packing.dataset import RatingDataset
 from mlens.packing.lengths import measure_lengths
 from mlens.prompt.renderer import make_renderer
+from tests.helpers.reference import HALF_STARS, make_table, naive_k, naive_movie, naive_prompt, stage_of
+from tests.helpers.tokenizers_for_tests import (
+    ABLATIONS,
+    EVERYTHING,
+    HISTORY,
+    growing,
+    metaspace,
+    plain_ids,
+    style,
+    tiny,
+)
 
 STRATEGIES = {
     "none": NoHistory(),

@@ -5,10 +5,6 @@ import json
 from datetime import datetime as real_datetime
 
 import pytest
-from asked_runs import SHORT
-from reference import make_table
-from runs import run_here
-from tokenizers_for_tests import HISTORY, style, tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import chat_template_utils
 
@@ -17,6 +13,10 @@ from mlens.identity import read_identity
 from mlens.predict import Prompter
 from mlens.prompt.frame import ChatFrame, render_frame
 from mlens.prompt.renderer import make_renderer
+from tests.helpers.asked_runs import SHORT
+from tests.helpers.reference import make_table
+from tests.helpers.runs import run_here
+from tests.helpers.tokenizers_for_tests import HISTORY, style, tiny
 
 TURN = (
     "{% for m in messages %}USER\n{{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}ASSISTANT\n{% endif %}"

@@ -2,11 +2,20 @@
 
 import numpy as np
 import pytest
-from reference import make_table
-from tokenizers_for_tests import ABLATIONS, EVERYTHING, HISTORY, needs_qwen3, plain_ids, qwen3, style, tiny
 
 from mlens.errors import UserError
 from mlens.prompt.renderer import make_renderer
+from tests.helpers.reference import make_table
+from tests.helpers.tokenizers_for_tests import (
+    ABLATIONS,
+    EVERYTHING,
+    HISTORY,
+    needs_qwen3,
+    plain_ids,
+    qwen3,
+    style,
+    tiny,
+)
 
 SIMPLE = """[TASK]
 基于用户在 MovieLens 上的历史评分和标签数据，模拟该用户的电影偏好和行为模式

@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import HALF_STARS, make_table, naive_prompt, own_ratings
-from tokenizers_for_tests import (
+
+from mlens.data.load import load_table
+from mlens.data.movielens_csv import MovieLensCsv
+from mlens.prompt.renderer import check_borders, make_renderer
+from tests.helpers.reference import HALF_STARS, make_table, naive_prompt, own_ratings
+from tests.helpers.tokenizers_for_tests import (
     ABLATIONS,
     END,
     EVERYTHING,
@@ -21,10 +25,6 @@ from tokenizers_for_tests import (
     tiny,
     whole_ids,
 )
-
-from mlens.data.load import load_table
-from mlens.data.movielens_csv import MovieLensCsv
-from mlens.prompt.renderer import check_borders, make_renderer
 
 ML = Path(__file__).parents[3] / "shared" / "data" / "ml-latest-small"
 # Data are text: these are titles, tags and profiles like any other.

@@ -6,15 +6,15 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from made_up_checkpoints import finish, make_checkpoint
-from made_up_runs import make_run
-from runs import run_here, summary_of
 
 from mlens.engine.manifest import checkpoint_name, read_manifest, saved_steps
 from mlens.errors import UserError
 from mlens.runs import __main__ as command
 from mlens.runs.clean import find_removable, remove
 from mlens.training.folder import alone_in
+from tests.helpers.made_up_checkpoints import finish, make_checkpoint
+from tests.helpers.made_up_runs import make_run
+from tests.helpers.runs import run_here, summary_of
 
 
 @pytest.fixture

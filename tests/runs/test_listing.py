@@ -4,8 +4,6 @@ import json
 import os
 
 import pytest
-from made_up_checkpoints import finish, make_checkpoint
-from made_up_runs import make_run
 
 from hydra_plugins.mlens_launcher._ledger import Job, Ledger
 from mlens.errors import UserError
@@ -13,6 +11,8 @@ from mlens.runs import __main__ as command
 from mlens.runs.listing import list_runs
 from mlens.training import folder
 from mlens.training.folder import alone_in
+from tests.helpers.made_up_checkpoints import finish, make_checkpoint
+from tests.helpers.made_up_runs import make_run
 
 
 def unfinished(path, *steps):

@@ -4,9 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from cases import cases, make_case
 from hypothesis import given, settings
-from reference import make_table, naive_k, naive_visible, own_ratings
 
 from mlens.data.split import STAGES, Split
 from mlens.history.all_previous import AllPrevious
@@ -15,6 +13,8 @@ from mlens.history.fixed_ratio import FixedRatio
 from mlens.history.none import NoHistory
 from mlens.history.random import Random
 from mlens.show.fates import CHOSEN, DROPPED, HIDDEN, NOT_CHOSEN, TARGET, counts, fates_of
+from tests.helpers.cases import cases, make_case
+from tests.helpers.reference import make_table, naive_k, naive_visible, own_ratings
 
 
 def naive_wanted(strategy, visible: list[int]) -> list[int] | None:

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from reference import make_table
 
 from mlens.data.split import Split, assign_roles
 from mlens.data.stage import make_stages
 from mlens.errors import UserError
 from mlens.show.find import Asked, find_target, why_role
+from tests.helpers.reference import make_table
 
 TEN = [(m, 3.0, 100 + m) for m in range(10)]
 THREE = [(m, 3.0, 100 + m) for m in range(3)]

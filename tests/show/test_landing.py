@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from cases import cases, make_case, score_rows, told_table, train_steps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +14,7 @@ from mlens.packing.row import Row, dense_mask
 from mlens.packing.steps import Steps
 from mlens.show import landing
 from mlens.show.landing import Landing, land_in_evaluation, land_in_training, stretches_of
+from tests.helpers.cases import cases, make_case, score_rows, told_table, train_steps
 
 
 def read(landed: Landing, row: Row) -> np.ndarray:

@@ -4,7 +4,7 @@ import io
 import json
 from contextlib import redirect_stdout
 
-from runs import ROOT
+from tests.helpers.runs import ROOT
 
 
 def test_the_notebooks_cells_print_what_it_shows():

@@ -4,10 +4,6 @@ import sys
 
 import polars as pl
 import pytest
-from cases import make_case, told_table
-from reference import naive_turns
-from runs import run_here
-from tokenizers_for_tests import metaspace, tiny
 
 from mlens.compose import compose_config, run_config
 from mlens.errors import UserError
@@ -21,6 +17,10 @@ from mlens.show.find import Asked
 from mlens.show.look import look_at
 from mlens.show.pieces import prompt_pieces
 from mlens.training.folder import RunFolder
+from tests.helpers.cases import make_case, told_table
+from tests.helpers.reference import naive_turns
+from tests.helpers.runs import run_here
+from tests.helpers.tokenizers_for_tests import metaspace, tiny
 
 NASTY = "[red]Nasty[/red] \x1b[2J\u202e<|im_end|>"
 SMALL = ("data=csv", "model=tiny", "model.vocab_size=400", "trainer.targets_per_step=4")

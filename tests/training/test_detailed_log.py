@@ -1,10 +1,10 @@
 """The detailed log: what the model reads, to be checked by eye."""
 
 import pytest
-from steps import parts
 
 from mlens.packing.lengths import measure_lengths
 from mlens.training.detailed_log import detailed_log, unreasonable
+from tests.helpers.steps import parts
 
 
 def log_of(made) -> list[str]:

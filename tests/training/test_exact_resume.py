@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from runs import FAST, ROOT, child_environment, summary_of, train
+
+from tests.helpers.runs import FAST, ROOT, child_environment, summary_of, train
 
 RUN = (
     *(

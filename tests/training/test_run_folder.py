@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 from omegaconf import OmegaConf
-from runs import IDENTITY, composed, hydra_config
 
 from mlens.config import refuse_changes, resolved
 from mlens.engine.ranks import Ranks
@@ -14,6 +13,7 @@ from mlens.files import atomic_write, write_json, write_text
 from mlens.training.folder import RunFolder, find_folder, make_folder
 from mlens.training.journal import Journal
 from mlens.training.settings import Wandb
+from tests.helpers.runs import IDENTITY, composed, hydra_config
 
 
 def rank(number: int) -> Ranks:

@@ -6,14 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from runs import FAST, ROOT, child_environment, command, composed, run_here, summary_of, train_here
 
 from mlens.errors import told_in_one_line
+from tests.helpers.runs import FAST, ROOT, child_environment, command, composed, run_here, summary_of, train_here
 
-SCRIPT = Path(__file__).with_name("signalled_run.py")
+SCRIPT = ROOT / "tests" / "helpers" / "signalled_run.py"
 BASE = ("model=tiny_base", "model.base.lines=[4]", "model.base.steps=4")
 # What a run calls in this phase, and whether the run finishes all the same.
 PHASES = {

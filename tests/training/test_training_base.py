@@ -6,16 +6,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from cases import SPLITS, told_table
-from equality import rating_places
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from runs import FAST, run_here, train
 from safetensors.torch import load_file
-from small_model import row_scores
-from steps import parts
-from tokenizers_for_tests import HISTORY, style, tiny
-from trees import check_row, prompts
 
 import mlens.training.base as base
 from mlens.data.cache import seal
@@ -25,6 +18,13 @@ from mlens.model.load import build_model
 from mlens.packing.packed import PackedRows
 from mlens.prompt.renderer import make_renderer
 from mlens.training.base import base_weights, cut_stretches, plan_stretches
+from tests.helpers.cases import SPLITS, told_table
+from tests.helpers.equality import rating_places
+from tests.helpers.runs import FAST, run_here, train
+from tests.helpers.small_model import row_scores
+from tests.helpers.steps import parts
+from tests.helpers.tokenizers_for_tests import HISTORY, style, tiny
+from tests.helpers.trees import check_row, prompts
 
 SMALL_BASE = ("model=tiny_base", "model.base.lines=[4,6]", "model.base.steps=2", "model.base.ratings_per_step=40")
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from steps import parts
 
 import mlens.training.loop as loop
 from mlens.engine.stop import StopRequest
@@ -18,6 +17,7 @@ from mlens.packing.plan import plan_epoch
 from mlens.training.folder import RunFolder
 from mlens.training.loop import Progress, Training
 from mlens.training.settings import Checkpoint, EarlyStopping, Trainer
+from tests.helpers.steps import parts
 
 
 class CountingEngine:

@@ -1,9 +1,9 @@
 """A run that trains for so many minutes: where it ends, and how its rate falls."""
 
 import pytest
-from runs import checked, records_of, run_here, summary_of, train
 
 from mlens.errors import UserError
+from tests.helpers.runs import checked, records_of, run_here, summary_of, train
 
 MINUTES = ("trainer.max_minutes=0.05", "trainer.max_steps=null", "trainer.validate_every_steps=null")
 

@@ -6,10 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from cases import Case, score_rows, train_steps
 from hypothesis import strategies as st
-from reference import naive_prompt, naive_visible
-from small_model import (
+
+from mlens.model.attention import ROW_ATTENTION
+from mlens.packing.plan import epoch_order
+from mlens.packing.reference import ReferenceRows
+from mlens.packing.row import Row
+from mlens.prompt.renderer import Renderer
+from tests.helpers.cases import Case, score_rows, train_steps
+from tests.helpers.reference import naive_prompt, naive_visible
+from tests.helpers.small_model import (
     assert_close_gradients,
     gradients,
     model_once,
@@ -17,13 +23,7 @@ from small_model import (
     plain_score,
     row_scores,
 )
-from tokenizers_for_tests import tiny, whole_ids
-
-from mlens.model.attention import ROW_ATTENTION
-from mlens.packing.plan import epoch_order
-from mlens.packing.reference import ReferenceRows
-from mlens.packing.row import Row
-from mlens.prompt.renderer import Renderer
+from tests.helpers.tokenizers_for_tests import tiny, whole_ids
 
 REFERENCE = ReferenceRows()
 # Of a loss or a score, and of a gradient. Qwen3's norms compute in float32 in either case.

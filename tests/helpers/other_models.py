@@ -1,7 +1,7 @@
 """Small random models of many architectures in folders as a hub's, and what they are for mlens.
 
-`torchrun … tests/other_models.py step MODEL FOLDER OVERRIDES` exports what two steps at stages 2 and 3 lead to as
-FOLDER/stageN; `… load FOLDER` tells what memory each rank takes to load a larger model at stage 3.
+`torchrun … -m tests.helpers.other_models step MODEL FOLDER OVERRIDES` exports what two steps at stages 2 and 3 lead to
+as FOLDER/stageN; `… load FOLDER` prints what memory each rank takes to load a larger model at stage 3.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from steps import Parts, engine_steps, parts
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from mlens.engine.engine import holding
 from mlens.model.load import build_model
 from mlens.model.settings import Lora, NoPeft, PretrainedModel
+from tests.helpers.steps import Parts, engine_steps, parts
 
 WIDTHS = {
     "hidden_size": 32,

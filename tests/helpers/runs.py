@@ -20,7 +20,7 @@ from mlens.engine.stop import stoppable
 from mlens.identity import Identity
 from mlens.launch import register_resolvers
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
 FAST = ("debug=fast",)
 # Of a run of a tiny model on made-up data.
@@ -77,7 +77,7 @@ def records_of(folder: Path, kind: str = "train") -> list[dict]:
 
 def child_environment(**more: str) -> dict[str, str]:
     environment = {name: value for name, value in os.environ.items() if name not in PROCESS_GROUP}
-    return environment | {"OMP_NUM_THREADS": "1"} | more
+    return environment | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | more
 
 
 def command(*arguments: str, ranks: int = 0, cwd: Path = ROOT, **more: str) -> subprocess.CompletedProcess[str]:

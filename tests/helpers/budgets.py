@@ -5,12 +5,12 @@ from itertools import combinations
 
 import numpy as np
 from hypothesis import strategies as st
-from reference import stage_of, tables
 
 from mlens.data.split import METHODS, STAGES, Split
 from mlens.data.stage import Stage
 from mlens.data.table import RatingTable
 from mlens.history.budget import Budget
+from tests.helpers.reference import stage_of, tables
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from mlens.prompt.pieces import DIALOGUE_HEADER, HISTORY_HEADER
 from mlens.prompt.settings import Ablation, Style
 from mlens.prompt.tokens import PlainText, tiny_tokenizer
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 QWEN3 = ROOT.parent / "shared" / "qwen3-tokenizer"
 needs_qwen3 = pytest.mark.skipif(not QWEN3.is_dir(), reason="needs ../shared/qwen3-tokenizer")
 END = "<|endoftext|>"

@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import assume
 from hypothesis import strategies as st
-from reference import HALF_STARS, make_table
-from tokenizers_for_tests import ABLATIONS, style, tiny
 
 from mlens.data.split import Split, assign_roles
 from mlens.data.stage import make_stage
@@ -25,6 +23,8 @@ from mlens.packing.row import Row
 from mlens.packing.steps import Steps
 from mlens.packing.tree import Tree
 from mlens.prompt.renderer import make_renderer
+from tests.helpers.reference import HALF_STARS, make_table
+from tests.helpers.tokenizers_for_tests import ABLATIONS, style, tiny
 
 RATIOS = st.sampled_from([0.6, 1.0, 0.3])
 # Hypothesis favours what comes first: what has most to share.

@@ -1,6 +1,7 @@
 """What a run works with, without its loop; and a few plain steps, by the engine and by plain PyTorch.
 
-`torchrun … tests/steps.py FOLDER OVERRIDES` exports what the engine's steps lead to as FOLDER/stageN, for every stage.
+`torchrun … -m tests.helpers.steps FOLDER OVERRIDES` exports what the engine's steps lead to as
+FOLDER/stageN, for every stage.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from pathlib import Path
 
 import torch
 from hydra.utils import instantiate
-from runs import composed
 from safetensors.torch import load_file
 
 from mlens.config import Settings, check
@@ -26,6 +26,7 @@ from mlens.packing.dataset import RatingDataset
 from mlens.packing.plan import plan_epoch
 from mlens.packing.reference import ReferenceRows
 from mlens.prompt.renderer import make_renderer
+from tests.helpers.runs import composed
 
 SMALL = (
     "debug=fast",

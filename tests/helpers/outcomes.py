@@ -9,11 +9,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from small_sources import Files, Small, rows_of
 
 from mlens.data.load import load_table
 from mlens.data.table import RatingTable
 from mlens.errors import UserError
+from tests.helpers.small_sources import Files, Small, rows_of
 
 # Seconds after which a small file is taken to hang its reader. Every one takes milliseconds.
 HANGS = 60

@@ -1,4 +1,4 @@
-"""How much memory a training step of 64 of a user's targets takes: `python tests/step_memory.py shared|padded`.
+"""How much memory a training step of 64 of a user's targets takes: `python -m tests.helpers.step_memory shared|padded`.
 
 Prints by how many bytes the peak of this process grows in the step, after one of a single target.
 """
@@ -6,13 +6,13 @@ Prints by how many bytes the peak of this process grows in the step, after one o
 import sys
 
 import torch
-from cases import make_case, told_table
-from small_model import make_model, row_scores
 
 from mlens.engine.memory import peak_memory_bytes
 from mlens.history.all_previous import AllPrevious
 from mlens.model.attention import ROW_ATTENTION
 from mlens.packing.packed import PackedRows
+from tests.helpers.cases import make_case, told_table
+from tests.helpers.small_model import make_model, row_scores
 
 TARGETS = 64
 

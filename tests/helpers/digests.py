@@ -1,4 +1,4 @@
-"""`python tests/determinism/digests.py FOLDER`: digests, as JSON, of all that a run decides before it trains.
+"""`python -m tests.helpers.digests FOLDER`: digests, as JSON, of all that a run decides before it trains.
 
 Read from the data files that `write_sources` left in FOLDER. Without torch (`torch` is in no digest's name then) what
 doesn't need it.
@@ -17,7 +17,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-from runs import composed
 from transformers import AutoTokenizer
 
 from mlens.config import check, resolved
@@ -41,6 +40,7 @@ from mlens.prompt.pieces import DIALOGUE_HEADER, HISTORY_HEADER, head_texts, mov
 from mlens.prompt.renderer import make_renderer
 from mlens.prompt.settings import Ablation
 from mlens.prompt.tokens import tiny_tokenizer
+from tests.helpers.runs import composed
 
 # Letters whose case, order or code differs between languages and encodings.
 TITLES = (

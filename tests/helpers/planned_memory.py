@@ -1,4 +1,6 @@
-"""What a plan says that a rank takes on this machine: `python tests/planned_memory.py cpu|cuda RANKS OVERRIDES`.
+"""What a plan says that a rank takes on this machine.
+
+`python -m tests.helpers.planned_memory cpu|cuda RANKS OVERRIDES` prints it.
 
 A process of its own, since a plan measures in its own what the program itself takes.
 """

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import polars as pl
 from hydra.utils import instantiate
-from runs import composed, run_here
 
 from mlens.data.load import load_table
 from mlens.data.table import RatingTable
 from mlens.predict import Predictor
 from mlens.prompt.context import make_context
 from mlens.prompt.pieces import movie_texts
+from tests.helpers.runs import composed, run_here
 
 # So short that histories are cut, and so small that a run takes seconds.
 SHORT = ("debug=fast", "data.max_users=12", "prompt.max_tokens=260", "evaluation.max_users=3", "trainer.max_steps=3")

@@ -6,7 +6,7 @@ import shutil
 import textwrap
 from pathlib import Path
 
-from runs import ROOT
+from tests.helpers.runs import ROOT
 
 DOCUMENTS = (
     "README.md",
