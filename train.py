@@ -8,7 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from mlens.engine.stop import StopRequest, stoppable
-from mlens.errors import told_in_one_line
+from mlens.errors import exit_on_user_error
 from mlens.launch import refuse_other_launchers, register_resolvers, start
 
 register_resolvers()
@@ -17,7 +17,7 @@ register_resolvers()
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(config: DictConfig) -> float | None:
     """One run; returns its best validation RMSE, for sweepers."""
-    with told_in_one_line(), stoppable() as stop:
+    with exit_on_user_error(), stoppable() as stop:
         refuse_other_launchers(HydraConfig.get())
         return run(config, stop)
 

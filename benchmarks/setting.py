@@ -20,7 +20,7 @@ from transformers.modeling_utils import PreTrainedModel
 from mlens.compose import compose_config
 from mlens.config import Settings
 from mlens.engine.engine import uses_bf16_parameters
-from mlens.errors import UserError, told_in_one_line
+from mlens.errors import UserError, exit_on_user_error
 from mlens.inside import open_inside
 from mlens.model.load import Holding, build_model
 from mlens.packing.dataset import RatingDataset, Sample
@@ -131,5 +131,5 @@ def start(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentP
     if not gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     torch.set_num_threads(options.threads)
-    with told_in_one_line():
+    with exit_on_user_error():
         main(options)

@@ -103,7 +103,7 @@ def exit_on_interrupt(message: str = "Ctrl-C was pressed") -> Iterator[None]:
 
 
 @contextmanager
-def told_in_one_line(result_on_stdout: bool = False) -> Iterator[None]:
+def exit_on_user_error(result_on_stdout: bool = False) -> Iterator[None]:
     """End the process as `exit_with` does where a UserError or RunFailed is raised inside, or was while Hydra made an
     object; and where the disk is full, or a file or folder can't be used. Where it was Stopped, end it with one line
     (once a machine) and exit code CONTINUE.

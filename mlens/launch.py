@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from mlens import __version__
-from mlens.errors import JobFailed, UserError, exit_on_interrupt, told_in_one_line
+from mlens.errors import JobFailed, UserError, exit_on_interrupt, exit_on_user_error
 from mlens.overrides import explain, refuse_flags, refuse_unused
 from mlens.streams import guarded_streams
 
@@ -38,7 +38,7 @@ def start(main: Callable[[], object]) -> None:
     # A run is for its files: a message that can't be printed must not end it.
     with guarded_streams(), exit_on_interrupt(CONTINUES):
         try:
-            with told_in_one_line(), hydras_refusals(sys.argv[1:]):
+            with exit_on_user_error(), hydras_refusals(sys.argv[1:]):
                 _refuse(sys.argv[1:])
                 main()
         except JobFailed as error:

@@ -16,9 +16,9 @@ from tests.helpers.runs import ROOT, child_environment, summary_of
 
 SCRIPT = """
 import os, sys, warnings
-from mlens.errors import UserError, told_in_one_line
+from mlens.errors import UserError, exit_on_user_error
 result, file, ends = sys.argv[1] == "result", sys.argv[2], sys.argv[3]
-with told_in_one_line(result_on_stdout=result):
+with exit_on_user_error(result_on_stdout=result):
     with open(file, "w") as written:
         print("first line", flush=ends == "flushed")
         print("a message", file=sys.stderr)

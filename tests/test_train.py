@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mlens.engine.engine import Engine
 from mlens.engine.manifest import checkpoint_name, read_manifest, saved_steps
-from mlens.errors import UserError, told_in_one_line
+from mlens.errors import UserError, exit_on_user_error
 from mlens.training.journal import Journal, intact_records
 from tests.helpers.runs import (
     FAST,
@@ -221,7 +221,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_without_a_summary(tmp_path, caps
 
     monkeypatch.setattr(Engine, "backward", broken)
     folder = tmp_path / "run"
-    with pytest.raises(SystemExit) as caught, told_in_one_line():
+    with pytest.raises(SystemExit) as caught, exit_on_user_error():
         train_here(composed(*FAST, "trainer.checkpoint.every_steps=1", f"output_dir={folder}"))
     assert caught.value.code == 1
     line = capsys.readouterr().err.splitlines()[-1]

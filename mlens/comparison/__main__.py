@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from mlens import __version__
-from mlens.errors import exit_on_interrupt, told_in_one_line
+from mlens.errors import exit_on_interrupt, exit_on_user_error
 
 
 def main(prog: str = "python -m mlens.comparison") -> None:
@@ -22,7 +22,7 @@ def main(prog: str = "python -m mlens.comparison") -> None:
     parser.add_argument("--output", type=Path, help="where the report goes (DIR, if there is one; else comparison/)")
     options = parser.parse_args()
     alone = options.folders[0] if len(options.folders) == 1 else Path("comparison")
-    with exit_on_interrupt(), told_in_one_line():
+    with exit_on_interrupt(), exit_on_user_error():
         from mlens.comparison.report import report, say
 
         say(report(options.folders, options.output or alone))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlens import __version__
-from mlens.errors import UserError, exit_on_interrupt, told_in_one_line
+from mlens.errors import UserError, exit_on_interrupt, exit_on_user_error
 
 # What may differ from the run's own config: what is shown, never which targets are rated.
 MAY_DIFFER = ("history", "prompt", "evaluation.draws", "packing")
@@ -32,7 +32,7 @@ def main(prog: str = "python -m mlens.evaluation") -> None:
     )
     parser.add_argument("--trust", action="store_true", help="let RUN run code: a class from outside of mlens")
     options = parser.parse_args()
-    with exit_on_interrupt(), told_in_one_line():
+    with exit_on_interrupt(), exit_on_user_error():
         summary = evaluate_under(options.run, options.overrides, options.trust)
         if os.environ["RANK"] == "0":
             print_beside_run(options.run, summary)

@@ -6,7 +6,7 @@ import argparse
 import os
 
 from mlens import __version__
-from mlens.errors import exit_on_interrupt, told_in_one_line
+from mlens.errors import exit_on_interrupt, exit_on_user_error
 
 
 def main(prog: str = "python -m mlens.plan") -> None:
@@ -27,7 +27,7 @@ def main(prog: str = "python -m mlens.plan") -> None:
         "overrides", nargs="*", metavar="OVERRIDE", help="as for train.py; hardware=NAME, hardware.KEY=…"
     )
     options = parser.parse_intermixed_args()
-    with exit_on_interrupt(), told_in_one_line(result_on_stdout=True):
+    with exit_on_interrupt(), exit_on_user_error(result_on_stdout=True):
         plan_and_tell(options.overrides, options.multirun)
 
 

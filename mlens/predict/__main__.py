@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlens import __version__
-from mlens.errors import UserError, exit_on_interrupt, told_in_one_line
+from mlens.errors import UserError, exit_on_interrupt, exit_on_user_error
 
 if TYPE_CHECKING:
     import polars as pl
@@ -73,7 +73,7 @@ def main(prog: str = "python -m mlens.predict") -> None:
         help="let the folder run code: a history strategy from outside of mlens, a base model's own code",
     )
     options = parser.parse_args()
-    with exit_on_interrupt(), told_in_one_line(result_on_stdout=options.output is None):
+    with exit_on_interrupt(), exit_on_user_error(result_on_stdout=options.output is None):
         run(options)
 
 

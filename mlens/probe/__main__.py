@@ -6,7 +6,7 @@ import argparse
 from functools import partial
 
 from mlens import __version__
-from mlens.errors import UserError, exit_on_interrupt, told_in_one_line
+from mlens.errors import UserError, exit_on_interrupt, exit_on_user_error
 
 # Tokens that a model must be made for: the examples, a beginning and an answer take some 300.
 LONGEST = 512
@@ -25,7 +25,7 @@ def main(prog: str = "python -m mlens.probe") -> None:
     parser.add_argument("--questions", type=int, default=500, help="how many of each kind (500)")
     parser.add_argument("--seed", type=int, default=0, help="of what is asked (0)")
     options = parser.parse_intermixed_args()
-    with exit_on_interrupt(), told_in_one_line(result_on_stdout=True):
+    with exit_on_interrupt(), exit_on_user_error(result_on_stdout=True):
         probe(options.overrides, options.questions, options.seed)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlens import __version__
-from mlens.errors import UserError, exit_on_interrupt, one_line, told_in_one_line
+from mlens.errors import UserError, exit_on_interrupt, exit_on_user_error, one_line
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -42,7 +42,7 @@ def main(prog: str = "python -m mlens.runs") -> None:
     options = parser.parse_args()
     if not options.clean and (options.keep or options.dry_run or options.yes):
         parser.error("--keep, --dry-run and --yes go with --clean")
-    with exit_on_interrupt(), told_in_one_line(result_on_stdout=True):
+    with exit_on_interrupt(), exit_on_user_error(result_on_stdout=True):
         if options.clean:
             clean(options.folders, options.keep == "best", options.dry_run, options.yes)
         else:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from mlens import __version__
-from mlens.errors import UserError, exit_on_interrupt, told_in_one_line
+from mlens.errors import UserError, exit_on_interrupt, exit_on_user_error
 
 OWN = ("user", "t", "movie", "stage")
 HELP = """\
@@ -38,7 +38,7 @@ def main(prog: str = "python -m mlens.show") -> None:
     parser.add_argument("--all", action="store_true", help="every rating of the user and every piece of the prompt")
     parser.add_argument("--trust", action="store_true", help="let RUN run code: a class from outside of mlens")
     options = parser.parse_args()
-    with exit_on_interrupt(), told_in_one_line(result_on_stdout=True):
+    with exit_on_interrupt(), exit_on_user_error(result_on_stdout=True):
         show(options.words, options.all, options.trust)
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from mlens.config import check, flatten, resolved
-from mlens.errors import GRACE, UserError, told_in_one_line
+from mlens.errors import GRACE, UserError, exit_on_user_error
 from tests.helpers.runs import FAST, checked, composed, train, train_here
 
 # What is wrong, and what the line must name.
@@ -127,7 +127,7 @@ def refused_run(tmp_path, monkeypatch, capsys):
     def refused_run(*overrides):
         (tmp_path / "empty").mkdir()
         monkeypatch.chdir(tmp_path / "empty")
-        with pytest.raises(SystemExit) as caught, told_in_one_line():
+        with pytest.raises(SystemExit) as caught, exit_on_user_error():
             train_here(composed(*FAST, *overrides))
         assert caught.value.code == 2
         assert not list((tmp_path / "empty").iterdir())
@@ -204,7 +204,7 @@ def test_the_command_ends_with_one_line_and_code_2(tmp_path, wrong, named):
 
 
 def test_an_error_of_the_program_keeps_its_traceback():
-    with pytest.raises(ZeroDivisionError), told_in_one_line():
+    with pytest.raises(ZeroDivisionError), exit_on_user_error():
         _ = 1 / 0
 
 
@@ -228,7 +228,7 @@ def test_two_ranks_say_once_what_is_found_after_they_met(tmp_path, wrong):
 def test_a_rank_speaks_where_rank_0_did_not_fail(monkeypatch, capsys):
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setitem(GRACE, UserError, 0.01)
-    with pytest.raises(SystemExit), told_in_one_line():
+    with pytest.raises(SystemExit), exit_on_user_error():
         raise UserError("only here")
     assert capsys.readouterr().err == "error: only here\n"
 

@@ -8,8 +8,8 @@ from tests.helpers.runs import command
 
 JOIN = """
 from mlens.engine.ranks import join_ranks
-from mlens.errors import told_in_one_line
-with told_in_one_line():
+from mlens.errors import exit_on_user_error
+with exit_on_user_error():
     print(join_ranks().world)
 """
 

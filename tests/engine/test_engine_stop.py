@@ -103,14 +103,14 @@ def test_under_nohup_a_closed_terminal_is_ignored_but_by_ranks_of_torchrun(monke
 ENDED = """
 import os, signal, sys
 from mlens.engine.stop import stoppable
-from mlens.errors import told_in_one_line
+from mlens.errors import exit_on_user_error
 
 class Last:
     def __del__(self):
         os.kill(os.getpid(), signal.SIGTERM)
 
 sys.modules["kept_to_the_end"] = Last()
-with told_in_one_line(), stoppable() as stop:
+with exit_on_user_error(), stoppable() as stop:
     if sys.argv[1] == "stopped":
         os.kill(os.getpid(), signal.SIGHUP)
     stop.defer()

@@ -27,7 +27,7 @@ from mlens.data.cache import cache_root, cached_folder, file_digest, is_whole
 from mlens.data.load import load_table
 from mlens.data.movielens_csv import MovieLensCsv
 from mlens.data.table import COLUMNS, open_table
-from mlens.errors import UserError, told_in_one_line
+from mlens.errors import UserError, exit_on_user_error
 from mlens.files import atomic_write, naming, write_json, write_text
 from mlens.packing.plan import RowLoader, plan_epoch
 from tests.helpers.runs import FAST, ROOT, child_environment, composed, summary_of, train, train_here
@@ -64,7 +64,7 @@ def entries(kind="tables"):
 
 def ends_in_one_line(capsys, act) -> str:
     """The one line that `act` ends the process with, and exit code 2."""
-    with pytest.raises(SystemExit) as ended, told_in_one_line():
+    with pytest.raises(SystemExit) as ended, exit_on_user_error():
         act()
     assert ended.value.code == 2
     told = capsys.readouterr().err
@@ -143,8 +143,8 @@ def test_a_log_that_finds_no_room_is_told_and_keeps_its_whole_lines(disk, capsys
 def test_a_limit_of_file_size_is_told(tmp_path):
     large = write_source(tmp_path / "large", users=120, each=100)
     program = "from mlens.data.load import load_table; from mlens.data.movielens_csv import MovieLensCsv\n"
-    program += "from mlens.errors import told_in_one_line\n"
-    program += f"with told_in_one_line(): load_table(MovieLensCsv('ml-25m', path={large.path!r}))"
+    program += "from mlens.errors import exit_on_user_error\n"
+    program += f"with exit_on_user_error(): load_table(MovieLensCsv('ml-25m', path={large.path!r}))"
     ended = subprocess.run(
         [sys.executable, "-c", program],
         cwd=ROOT,
@@ -214,7 +214,7 @@ def test_what_a_disk_refuses_is_one_line(tmp_path, capsys, number):
 
 @pytest.mark.parametrize("error", [FileNotFoundError(2, "gone", "x"), ConnectionRefusedError(111, "no"), OSError("x")])
 def test_other_errors_keep_their_traceback(error):
-    with pytest.raises(OSError) as raised, told_in_one_line():
+    with pytest.raises(OSError) as raised, exit_on_user_error():
         raise error
     assert raised.value is error
 

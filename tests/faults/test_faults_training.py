@@ -15,7 +15,7 @@ import pytest
 
 from mlens.data.table import RatingTable
 from mlens.engine.engine import Engine
-from mlens.errors import told_in_one_line
+from mlens.errors import exit_on_user_error
 from tests.helpers.runs import (
     FAST,
     ROOT,
@@ -34,7 +34,7 @@ STEPS = (*FAST, "trainer.checkpoint.every_steps=1", "trainer.max_steps=6")
 
 def ends(capsys, folder: Path, *overrides: str) -> tuple[int, str]:
     """Exit code and the one line on stderr of a run in this process that fails."""
-    with pytest.raises(SystemExit) as ended, told_in_one_line():
+    with pytest.raises(SystemExit) as ended, exit_on_user_error():
         train_here(composed(*overrides, f"output_dir={folder}"))
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(told) == 1 and not (folder / "summary.json").exists()
@@ -238,7 +238,7 @@ OUT_OF_MEMORY = """
 import resource
 from tests.helpers.steps import parts
 import numpy as np
-from mlens.errors import told_in_one_line
+from mlens.errors import exit_on_user_error
 from mlens.evaluation.alone import Alone
 made = parts("prompt.max_tokens=4096", "packing.row_tokens=4096", "packing.share=never", "data.users=400")
 engine, dataset = made.engine(), made.datasets["train"]
@@ -247,7 +247,7 @@ engine.backward(small, 1.0, True)
 large = made.collator.train_row([dataset.tree(np.array([i])) for i in range(len(dataset))])
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (16 << 20), resource.RLIM_INFINITY))
-with told_in_one_line():
+with exit_on_user_error():
     {act}
 """
 
@@ -307,7 +307,7 @@ def test_data_that_changed_under_a_stopped_run_are_refused(tmp_path, capsys, mon
         return finite(engine)
 
     monkeypatch.setattr(Engine, "finite", interrupted)
-    with pytest.raises(SystemExit) as ended, told_in_one_line():
+    with pytest.raises(SystemExit) as ended, exit_on_user_error():
         train_here(composed(*STEPS, f"output_dir={run}"))
     assert ended.value.code == 75 and newest(run) == 3
     monkeypatch.setattr(Engine, "finite", finite)

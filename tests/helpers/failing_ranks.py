@@ -11,7 +11,7 @@ import mlens.engine.ending as ending_module
 from mlens.engine.ending import ending_together
 from mlens.engine.ranks import join_ranks
 from mlens.engine.stop import stoppable
-from mlens.errors import RunFailed, Stopped, UserError, told_in_one_line
+from mlens.errors import RunFailed, Stopped, UserError, exit_on_user_error
 
 ending_module.DEADLINE = 6.0
 
@@ -45,5 +45,5 @@ def fail(how: str) -> None:
 
 
 if __name__ == "__main__":
-    with told_in_one_line():
+    with exit_on_user_error():
         work(sys.argv[1])

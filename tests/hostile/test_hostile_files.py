@@ -24,10 +24,10 @@ BEHAVIOUR = SMALL["behaviour_json"]
 READ = """
 import resource, sys
 from mlens.data.behaviour_json import BehaviourJson
-from mlens.errors import told_in_one_line
+from mlens.errors import exit_on_user_error
 import mlens.data.load
 resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
-with told_in_one_line():
+with exit_on_user_error():
     mlens.data.load.load_table(BehaviourJson(path=sys.argv[1]))
 """
 

@@ -16,7 +16,7 @@ from mlens.comparison import figures
 from mlens.comparison.report import report
 from mlens.data.cache import cache_root, cached_folder
 from mlens.engine.ranks import Ranks
-from mlens.errors import UserError, told_in_one_line
+from mlens.errors import UserError, exit_on_user_error
 from mlens.files import atomic_folder, atomic_write, ensure_folder, open_append, write_json, write_text
 from mlens.training.folder import find_folder, make_folder
 from tests.helpers.made_up_runs import make_run
@@ -42,7 +42,7 @@ def assert_untouched(victim):
 
 def one_line(capsys, act):
     """What is printed of an error that ends with exit code 2."""
-    with pytest.raises(SystemExit) as ended, told_in_one_line():
+    with pytest.raises(SystemExit) as ended, exit_on_user_error():
         act()
     printed = capsys.readouterr().err
     assert ended.value.code == 2 and printed.count("\n") == 1

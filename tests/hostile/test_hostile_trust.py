@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from mlens.compose import run_config
-from mlens.errors import UserError, told_in_one_line
+from mlens.errors import UserError, exit_on_user_error
 from mlens.trust import refuse_foreign
 from tests.helpers.asked_runs import SHORT
 from tests.helpers.runs import composed, run_here, train_here
@@ -124,7 +124,7 @@ def test_a_resume_compares_a_saved_config_and_makes_nothing_of_it(node, run, tmp
     change(run, **{f"{node}___target_": "evil.Evil"})
     config = composed(*SHORT, "history=fixed_count", "history.count=2", "trainer.max_steps=1", f"output_dir={run}")
     config.resume = True
-    with pytest.raises(SystemExit) as ended, told_in_one_line():
+    with pytest.raises(SystemExit) as ended, exit_on_user_error():
         train_here(config)
     said = capsys.readouterr().err
     assert ended.value.code == 2 and f"{node}._target_ (was evil.Evil" in said

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from mlens.errors import told_in_one_line
+from mlens.errors import exit_on_user_error
 from tests.helpers.runs import FAST, ROOT, child_environment, command, composed, run_here, summary_of, train_here
 
 SCRIPT = ROOT / "tests" / "helpers" / "signalled_run.py"
@@ -49,7 +49,7 @@ def test_a_signal_in_any_phase(phase, number, undisturbed, tmp_path, monkeypatch
         if finishes:
             run_here(folder, *FAST, *BASE)
         else:
-            with pytest.raises(SystemExit) as ended, told_in_one_line():
+            with pytest.raises(SystemExit) as ended, exit_on_user_error():
                 train_here(composed(*FAST, *BASE, f"output_dir={folder}"))
             assert ended.value.code == 75 and not (folder / "summary.json").exists()
             assert capsys.readouterr().err.count("stopped: asked to stop") == 1
