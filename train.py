@@ -27,6 +27,7 @@ def run(config: DictConfig, stop: StopRequest) -> float | None:
     from mlens.config import check
 
     settings = check(config)
+    from mlens.audit.audit import audit
     from mlens.data.load import load_table
     from mlens.data.split import assign_roles
     from mlens.data.stage import make_stages
@@ -34,7 +35,6 @@ def run(config: DictConfig, stop: StopRequest) -> float | None:
     from mlens.engine.ranks import join_ranks
     from mlens.identity import identify
     from mlens.model.load import build_model, load_tokenizer
-    from mlens.packing.audit import audit
     from mlens.preflight import preflight
     from mlens.prompt.renderer import make_renderer
     from mlens.training.base import base_weights

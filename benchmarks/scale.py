@@ -39,7 +39,7 @@ STAGES = {
     "mlens.data.stage.make_stages": "targets",
     "mlens.model.load.load_tokenizer": "tokenizer",
     "mlens.prompt.renderer.make_renderer": "pieces",
-    "mlens.packing.audit.audit": "leak audit",
+    "mlens.audit.audit.audit": "leak audit",
     "mlens.engine.engine.make_engine": "engine",
     "mlens.training.describe.describe": "lengths, log",
     "mlens.training.loop.fit": "training, validation",

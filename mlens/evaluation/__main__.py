@@ -48,6 +48,7 @@ def evaluate_under(run: Path, overrides: list[str], trust: bool = False) -> Path
     """
     from hydra.utils import instantiate
 
+    from mlens.audit.audit import audit
     from mlens.compose import run_config
     from mlens.config import check
     from mlens.engine.engine import uses_bf16_parameters
@@ -57,7 +58,6 @@ def evaluate_under(run: Path, overrides: list[str], trust: bool = False) -> Path
     from mlens.files import atomic_write, ensure_folder, refuse_links, write_json
     from mlens.identity import read_identity
     from mlens.inside import open_inside
-    from mlens.packing.audit import audit
 
     config = run_config(run, overrides, MAY_DIFFER, trust)
     settings = check(config)

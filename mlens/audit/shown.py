@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from mlens.audit.leaks import Finder
 from mlens.data.blocks import BLOCK, group_blocks
 from mlens.data.table import RatingTable
 from mlens.packing.dataset import RatingDataset
-from mlens.packing.leaks import Finder
 from mlens.prompt.context import Context
 from mlens.prompt.pieces import movie_texts
 

@@ -13,6 +13,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from mlens.audit import shown as audit_shown
+from mlens.audit.audit import audit, find_leaks
+from mlens.audit.leaks import KINDS
 from mlens.data import blocks
 from mlens.data import stage as data_stage
 from mlens.data.split import METHODS, STAGES, Split
@@ -25,9 +28,6 @@ from mlens.history.fixed_count import FixedCount
 from mlens.history.fixed_ratio import FixedRatio
 from mlens.history.none import NoHistory
 from mlens.history.random import Random
-from mlens.packing import audit_shown
-from mlens.packing.audit import audit, find_leaks
-from mlens.packing.leaks import KINDS
 from mlens.prompt.context import Context
 from tests.helpers.cases import STRATEGIES, Case, make_case, told_table
 from tests.helpers.reference import naive_turns, own_ratings

@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from mlens.audit.leaks import KINDS, Finder, Leak
+from mlens.audit.shown import Looked, audit_shown
+from mlens.audit.visible import audit_split, audit_visible
 from mlens.data.split import Split
 from mlens.errors import UserError
-from mlens.packing.audit_shown import Looked, audit_shown
-from mlens.packing.audit_visible import audit_split, audit_visible
 from mlens.packing.dataset import RatingDataset
-from mlens.packing.leaks import KINDS, Finder, Leak
 
 # Of the samples that are drawn where all would take too long.
 SEED = 0

@@ -1,0 +1,1 @@
+"""The leak audit: proof, from the plan of a run, that no target sees what it must not."""
