@@ -6,6 +6,7 @@ import mlens  # noqa: F401  sets how threads wait, before anything imports torch
 
 # isort: split
 import pytest
+import torch
 from hypothesis import settings
 
 from mlens.engine.stop import SIGNALS
@@ -13,6 +14,12 @@ from mlens.engine.stop import SIGNALS
 # A slow example is no failure on a busy machine.
 settings.register_profile("mlens", deadline=None)
 settings.load_profile("mlens")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """Several workers may share the cores."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -37,11 +37,6 @@ RANDOM = (*FAST, "history=random")
 SUMMARY = {"fingerprint", "overrides", "metrics", "baselines", "counts", "seconds", "peak_memory_bytes", "versions"}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def phases() -> list[str]:
     """What the run `finished` said that it does, in order."""

@@ -29,7 +29,7 @@ from mlens.history.fixed_ratio import FixedRatio
 from mlens.history.none import NoHistory
 from mlens.history.random import Random
 from mlens.prompt.context import Context
-from tests.helpers.cases import STRATEGIES, Case, make_case, told_table
+from tests.helpers.cases import STRATEGIES, Case, make_case, small_table
 from tests.helpers.reference import naive_turns, own_ratings
 from tests.helpers.runs import FAST, composed, train_here
 from tests.helpers.tokenizers_for_tests import ABLATIONS
@@ -53,7 +53,7 @@ def plans(draw, split=SPLITS, strategy=STRATEGIES, ablations=tuple(ABLATIONS), r
     chosen = draw(split)
     if chosen.method != "user" and draw(st.booleans()):
         chosen = replace(chosen, eval_history="train")
-    table = told_table(draw(SEEDS), draw(st.sampled_from([9, 5])))
+    table = small_table(draw(SEEDS), draw(st.sampled_from([9, 5])))
     case = make_case(
         table,
         draw(strategy),
@@ -232,7 +232,7 @@ def test_no_split_rule_or_strategy_is_a_false_alarm(strategy):
         for ties in ("order", "strict"):
             for eval_history in ("all", "train") if method != "user" else ("all",):
                 split = Split(method, 0.3, 0.3, 1, eval_history, ties)
-                case = make_case(told_table(3), EACH[strategy], split=split)
+                case = make_case(small_table(3), EACH[strategy], split=split)
                 assert set(case.datasets) >= {"train", "test"}
                 assert audit(case.datasets, case.roles, split)["leaks"] == dict.fromkeys(KINDS, 0)
 

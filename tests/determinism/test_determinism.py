@@ -14,7 +14,6 @@ import sys
 import numpy as np
 import polars as pl
 import pytest
-import torch
 
 from tests.helpers.digests import write_sources
 from tests.helpers.runs import FAST, ROOT, child_environment, records_of, run_here, summary_of, train
@@ -49,11 +48,6 @@ CHANGES = {
 }
 # Of losses, relative, and of expected ratings in stars: measured, 1e-7 and 1e-6.
 LOSS, STARS = 2e-6, 2e-5
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    torch.set_num_threads(1)
 
 
 # Before training
