@@ -124,7 +124,10 @@ class Predictor:
         return self.rank(self.prompter.ask(user_history, movies))
 
     def rank(self, asked: Asked, scored: Progress = _ignore) -> pl.DataFrame:
-        """The same for what was asked. `scored` is called with how many movies were scored, each once a draw."""
+        """Like `predict`, for the movies in `asked`.
+
+        scored: called with how many more movies have been scored, each counted once a draw.
+        """
         exported, dataset = self.prompter.exported, self.prompter.dataset(asked)
         drawn = [dataset, *(dataset.at(draw) for draw in range(1, exported.evaluation.draws))]
         predictions = Predictions.averaged([predict(self.scorer, one, exported.packing, scored) for one in drawn])

@@ -34,8 +34,8 @@ from mlens.evaluation.__main__ import MAY_DIFFER
 from mlens.plan.jobs import asked
 from mlens.show.__main__ import read_words
 from tests.helpers import runs
+from tests.helpers.documents import DOCUMENTS, block_commands, document_commands, extended_copy, make_targets
 from tests.helpers.runs import ROOT, checked, child_environment, command, composed, hydra_config
-from tests.helpers.told import DOCUMENTS, block_commands, extended_copy, make_targets, told_commands
 
 # What is like a command and none.
 NO_COMMANDS = {
@@ -139,7 +139,7 @@ SHOWN = [
 
 def told(document: str) -> list[str]:
     """A document's commands, with what the reader chooses."""
-    commands = told_commands(document)
+    commands = document_commands(document)
     for words, choice in CHOSEN.items():
         commands = [text.replace(words, choice) for text in commands]
     return commands

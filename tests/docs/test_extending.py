@@ -9,10 +9,10 @@ import pytest
 
 from mlens.data.load import load_table
 from mlens.errors import UserError
+from tests.helpers.documents import document_files, extended_copy
 from tests.helpers.runs import command
-from tests.helpers.told import extended_copy, told_files
 
-FILES = told_files("extending.md")
+FILES = document_files("extending.md")
 EXAMPLE = """visible ratings: 2, shown: 1, cut: 0
 prompt tokens: 49, answer tokens: 4
 --- input, decoded ---

@@ -5,8 +5,8 @@ import re
 import yaml
 
 from mlens import __version__
+from tests.helpers.documents import make_targets
 from tests.helpers.runs import ROOT
-from tests.helpers.told import make_targets
 
 
 def test_the_citation_has_the_fields_of_its_format_and_the_projects_version():

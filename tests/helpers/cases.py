@@ -92,7 +92,7 @@ def limited(limits: dict):
         yield
 
 
-def told_table(seed: int, ratings: int = 9, movies: int = 7):
+def small_table(seed: int, ratings: int = 9, movies: int = 7):
     """One user of so many ratings and up to two with fewer; ties in time, profiles (some alike, some empty), tags."""
     random = np.random.default_rng(seed)
     sizes = [ratings, *random.integers(1, ratings + 1, random.integers(3))]
@@ -149,7 +149,7 @@ def cases(draw, ratings=9):
 
     row_tokens, share = one_of(2000, 100, 0), one_of("auto", "auto", "never")
     case = make_case(
-        told_table(draw(st.integers(0, 2**32 - 1)), ratings),
+        small_table(draw(st.integers(0, 2**32 - 1)), ratings),
         draw(STRATEGIES),
         lambda max_tokens: PackedRows(max_tokens + row_tokens, share),
         ablation=one_of(*WITH_HISTORY * 2, *ABLATIONS),

@@ -11,7 +11,7 @@ from mlens.engine.memory import peak_memory_bytes
 from mlens.history.all_previous import AllPrevious
 from mlens.model.attention import ROW_ATTENTION
 from mlens.packing.packed import PackedRows
-from tests.helpers.cases import make_case, told_table
+from tests.helpers.cases import make_case, small_table
 from tests.helpers.small_model import make_model, row_scores
 
 TARGETS = 64
@@ -33,7 +33,7 @@ def padded_loss(model, samples) -> torch.Tensor:
 
 def main(kind: str) -> int:
     torch.set_num_threads(1)
-    dataset = make_case(told_table(seed=0, ratings=100), AllPrevious(), room=10_000).train
+    dataset = make_case(small_table(seed=0, ratings=100), AllPrevious(), room=10_000).train
     longest = int(dataset.stage.user[dataset.stage.count.argmax()])
     own = (dataset.stage.user == longest).nonzero()[0][-TARGETS:]
     model = make_model(ROW_ATTENTION if kind == "shared" else "sdpa", torch.float32, vocabulary=700)

@@ -9,13 +9,15 @@ from hypothesis import strategies as st
 from mlens.errors import UserError
 from mlens.history.fit import fit
 from tests.helpers.budgets import budgets, section
-from tests.helpers.told import told_files
+from tests.helpers.documents import document_files
 
 
 @pytest.fixture(scope="module")
 def same_genre(tmp_path_factory):
     folder = tmp_path_factory.mktemp("own")
-    (folder / "same_genre.py").write_text(told_files("extending.md")["mlens/history/same_genre.py"], encoding="utf-8")
+    (folder / "same_genre.py").write_text(
+        document_files("extending.md")["mlens/history/same_genre.py"], encoding="utf-8"
+    )
     with pytest.MonkeyPatch.context() as patched:
         patched.syspath_prepend(folder)
         yield importlib.import_module("same_genre").SameGenre
@@ -40,7 +42,7 @@ def test_it_shows_the_most_recent_ratings_of_the_targets_genres_that_fit(same_ge
 
 
 def test_the_document_keeps_its_promise_of_twenty_lines():
-    text = told_files("extending.md")["mlens/history/same_genre.py"]
+    text = document_files("extending.md")["mlens/history/same_genre.py"]
     assert len([line for line in text.splitlines() if line]) <= 20
 
 

@@ -12,7 +12,7 @@ import yaml
 from mlens.compose import run_config
 from mlens.errors import UserError, exit_on_user_error
 from mlens.trust import refuse_foreign
-from tests.helpers.asked_runs import SHORT
+from tests.helpers.predicting_runs import SHORT
 from tests.helpers.runs import composed, run_here, train_here
 
 EVIL = """

@@ -16,7 +16,7 @@ from mlens.history.none import NoHistory
 from mlens.history.random import Random
 from mlens.packing.dataset import RatingDataset
 from mlens.packing.packed import PackedRows
-from tests.helpers.cases import cases, make_case, score_rows, told_table, train_steps
+from tests.helpers.cases import cases, make_case, score_rows, small_table, train_steps
 from tests.helpers.equality import check_scores, check_training, dtypes
 from tests.helpers.trees import check_row, prompts
 
@@ -33,7 +33,7 @@ STRATEGIES = [
 @pytest.mark.parametrize("world", [1, 2])
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
 def test_every_strategy_trains_and_scores_as_plain_forwards_do(strategy, world):
-    table = told_table(seed=3, ratings=12)
+    table = small_table(seed=3, ratings=12)
     case = make_case(table, strategy, world=world, split=Split("temporal", test_ratio=0.2), room=200)
     check_training(case, torch.float64)
     check_scores(case, "test", torch.float64)
@@ -114,7 +114,7 @@ def test_a_step_reads_a_common_beginning_once_where_one_row_holds_it(case):
 
 def test_where_pieces_do_not_join_every_target_is_alone():
     """No beginning is shared then, and no rating's tokens are known."""
-    case = make_case(told_table(seed=3, ratings=12), AllPrevious(), room=200)
+    case = make_case(small_table(seed=3, ratings=12), AllPrevious(), room=200)
     dataset = case.train
     case.datasets["train"] = RatingDataset(
         dataset.table, dataset.stage, dataset.strategy, replace(dataset.renderer, joins=False), seed=7

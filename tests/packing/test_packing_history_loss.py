@@ -15,7 +15,7 @@ from mlens.history.random import Random
 from mlens.model.attention import ROW_ATTENTION
 from mlens.packing.packed import PackedRows
 from mlens.packing.steps import Steps
-from tests.helpers.cases import BuiltRow, Case, cases, make_case, told_table, train_steps
+from tests.helpers.cases import BuiltRow, Case, cases, make_case, small_table, train_steps
 from tests.helpers.equality import line_tokens, model, rating_places
 from tests.helpers.small_model import assert_close_gradients, gradients, row_scores
 
@@ -73,7 +73,7 @@ def test_the_planned_labels_are_those_of_the_rows(case, weight):
 def test_with_all_of_its_history_every_rating_but_the_last_carries_loss(most):
     """Where fewer targets are drawn, too: the ratings between them are new to the next of them."""
     split = Split("temporal", max_train_targets_per_user=most)
-    case = make_case(told_table(seed=5, ratings=20), AllPrevious(), split=split)
+    case = make_case(small_table(seed=5, ratings=20), AllPrevious(), split=split)
     table, stage = case.train.table, case.train.stage
     count = Counter(r for step in train_steps(case) for one in step for r in supervised(case, one))
     last = {int(table.user[t]): int(t) for t in stage.targets}
@@ -86,7 +86,7 @@ def test_with_all_of_its_history_every_rating_but_the_last_carries_loss(most):
 @pytest.mark.parametrize("strategy", [AllPrevious(), Random(0.6, "per_user"), Random(0.6), FixedCount(3)], ids=str)
 def test_loss_and_gradients_do_not_depend_on_sharing(strategy, world):
     own = model(ROW_ATTENTION, torch.float64)
-    case = make_case(told_table(seed=1, ratings=14), strategy, steps=Steps(9, 2, 0.5), world=world)
+    case = make_case(small_table(seed=1, ratings=14), strategy, steps=Steps(9, 2, 0.5), world=world)
     shared, apart = (train_steps(replace(case, collator=PackedRows(600, share))) for share in ("auto", "never"))
     for one, other in list(zip(shared, apart, strict=True))[:2]:
         assert {built.labels for built in one} == {built.labels for built in other}

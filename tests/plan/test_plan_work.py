@@ -10,7 +10,7 @@ from mlens.packing.plan import plan_epoch, plan_scoring, steps_per_epoch
 from mlens.packing.reference import ReferenceRows
 from mlens.plan import work
 from mlens.plan.work import scoring_work, training_work
-from tests.helpers.cases import cases, make_case, told_table
+from tests.helpers.cases import cases, make_case, small_table
 
 
 def pairs_of(row) -> int:
@@ -62,7 +62,7 @@ def test_training_and_scoring_read_what_is_planned(case):
 
 
 def test_shared_histories_are_read_once():
-    case = make_case(told_table(seed=0, ratings=100), AllPrevious(), room=10_000)
+    case = make_case(small_table(seed=0, ratings=100), AllPrevious(), room=10_000)
     planned = training_work(case.train, PackedRows(), case.steps, 1, most=10)
     unshared = training_work(case.train, PackedRows(share="never"), case.steps, 1, most=10)
     assert planned.whole == unshared.whole == unshared.passes.tokens
@@ -70,7 +70,7 @@ def test_shared_histories_are_read_once():
 
 
 def test_the_heaviest_rows_are_among_those_that_are_made():
-    case = make_case(told_table(seed=0, ratings=100), AllPrevious(), room=500)
+    case = make_case(small_table(seed=0, ratings=100), AllPrevious(), room=500)
     planned = training_work(case.train, case.collator, case.steps, 1, most=10)
     made = list(training_rows(case))
     assert max(row.useful for row in planned.heaviest) == max(row.useful for row in made)
@@ -78,14 +78,14 @@ def test_the_heaviest_rows_are_among_those_that_are_made():
 
 
 def test_reference_rows_read_a_prompt_for_every_answer():
-    case = make_case(told_table(seed=0), AllPrevious(), collator=lambda _: ReferenceRows())
+    case = make_case(small_table(seed=0), AllPrevious(), collator=lambda _: ReferenceRows())
     dataset = case.datasets["test"]
     tokens, _, _ = sums(scoring_rows(case, dataset))
     assert scoring_work(dataset, case.collator, 1).passes.tokens == tokens
 
 
 def test_a_long_epoch_is_counted_on_some_of_its_steps(monkeypatch):
-    case = make_case(told_table(seed=3, ratings=200), AllPrevious(), room=500)
+    case = make_case(small_table(seed=3, ratings=200), AllPrevious(), room=500)
     steps = type(case.steps)(targets=4, pieces=1)
     whole = training_work(case.train, case.collator, steps, 1, most=10**6)
     monkeypatch.setattr(work, "MOST", 40)

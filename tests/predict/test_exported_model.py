@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 from mlens.errors import UserError
 from mlens.predict import Predictor, Prompter
 from mlens.training.exported import read_exported
-from tests.helpers.asked_runs import SHORT
+from tests.helpers.predicting_runs import SHORT
 from tests.helpers.runs import checked, child_environment, summary_of
 
 HISTORY = [{"title": "Heat (1995)", "genres": "Action", "rating": 4.5}]

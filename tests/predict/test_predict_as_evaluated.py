@@ -22,7 +22,7 @@ from mlens.history.random import Random
 from mlens.packing.dataset import RatingDataset
 from mlens.predict import Predictor
 from mlens.prompt.renderer import make_renderer
-from tests.helpers.asked_runs import SHORT, asked
+from tests.helpers.predicting_runs import SHORT, predicting_run
 from tests.helpers.runs import composed
 from tests.helpers.tokenizers_for_tests import EVERYTHING
 
@@ -93,7 +93,7 @@ def test_targets_under_exact_windows_with_profile_and_context(all_previous, stra
 
 def test_every_target_with_random_histories_and_ids_of_text(tmp_path):
     source = ("data=csv", f"data.path={with_text_ids(tmp_path / 'ratings.csv')}")
-    run = asked(tmp_path / "run", *source, "history=random", "history.ratio=0.9", "evaluation.draws=2")
+    run = predicting_run(tmp_path / "run", *source, "history=random", "history.ratio=0.9", "evaluation.draws=2")
     assert run.test["movie"].dtype == pl.String and (run.test["history_dropped"] > 0).any()
     drawn = [run.test.filter(draw=draw).drop("draw") for draw in range(2)]
     averaged = drawn[0].with_columns(

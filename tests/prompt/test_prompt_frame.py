@@ -13,7 +13,7 @@ from mlens.identity import read_identity
 from mlens.predict import Prompter
 from mlens.prompt.frame import ChatFrame, render_frame
 from mlens.prompt.renderer import make_renderer
-from tests.helpers.asked_runs import SHORT
+from tests.helpers.predicting_runs import SHORT
 from tests.helpers.reference import make_table
 from tests.helpers.runs import run_here
 from tests.helpers.tokenizers_for_tests import HISTORY, style, tiny

@@ -14,7 +14,7 @@ from mlens.packing.row import Row, dense_mask
 from mlens.packing.steps import Steps
 from mlens.show import landing
 from mlens.show.landing import Landing, land_in_evaluation, land_in_training, stretches_of
-from tests.helpers.cases import cases, make_case, score_rows, told_table, train_steps
+from tests.helpers.cases import cases, make_case, score_rows, small_table, train_steps
 
 
 def read(landed: Landing, row: Row) -> np.ndarray:
@@ -69,7 +69,7 @@ def test_in_evaluation_every_target_lands_with_its_true_answer(case):
 
 def test_a_branch_is_told_with_its_trunk():
     """Nine ratings, all targets of training but the held-out ones, on one trunk."""
-    case = make_case(told_table(0), AllPrevious(), steps=Steps(100, 1))
+    case = make_case(small_table(0), AllPrevious(), steps=Steps(100, 1))
     dataset = case.train
     groups = dataset.prefix_groups(np.arange(len(dataset)))
     user = int(np.bincount(dataset.stage.user).argmax())
@@ -88,7 +88,7 @@ def test_a_branch_is_told_with_its_trunk():
 
 
 def test_in_reference_rows_a_target_is_a_row_of_its_own():
-    case = make_case(told_table(3), AllPrevious(), lambda _: ReferenceRows(), steps=Steps(4, 1))
+    case = make_case(small_table(3), AllPrevious(), lambda _: ReferenceRows(), steps=Steps(4, 1))
     dataset = case.train
     for i in range(len(dataset)):
         sample = dataset[i]
@@ -104,7 +104,7 @@ def test_in_reference_rows_a_target_is_a_row_of_its_own():
 
 
 def test_of_a_long_evaluation_only_the_users_own_targets_are_dealt(monkeypatch):
-    case = make_case(told_table(1), AllPrevious(), lambda most: PackedRows(most))
+    case = make_case(small_table(1), AllPrevious(), lambda most: PackedRows(most))
     dataset = case.datasets["test"]
     monkeypatch.setattr(landing, "MOST", 0)
     for i in range(len(dataset)):

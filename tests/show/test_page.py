@@ -17,7 +17,7 @@ from mlens.show.find import Asked
 from mlens.show.look import look_at
 from mlens.show.pieces import prompt_pieces
 from mlens.training.folder import RunFolder
-from tests.helpers.cases import make_case, told_table
+from tests.helpers.cases import make_case, small_table
 from tests.helpers.reference import naive_turns
 from tests.helpers.runs import run_here
 from tests.helpers.tokenizers_for_tests import metaspace, tiny
@@ -73,7 +73,7 @@ def test_pieces_of_a_chat_and_of_a_tokenizer_whose_pieces_do_not_join(ratings):
 
 
 def test_every_part_of_a_prompt_with_context_and_profile_is_named():
-    cases = [make_case(told_table(n), AllPrevious(), ablation="profile_and_history_and_context") for n in range(6)]
+    cases = [make_case(small_table(n), AllPrevious(), ablation="profile_and_history_and_context") for n in range(6)]
     turns = 0
     for dataset in (dataset for case in cases for dataset in case.datasets.values()):
         for i, target in enumerate(dataset.stage.targets.tolist()):

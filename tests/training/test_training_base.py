@@ -18,7 +18,7 @@ from mlens.model.load import build_model
 from mlens.packing.packed import PackedRows
 from mlens.prompt.renderer import make_renderer
 from mlens.training.base import base_weights, cut_stretches, plan_stretches
-from tests.helpers.cases import SPLITS, told_table
+from tests.helpers.cases import SPLITS, small_table
 from tests.helpers.equality import rating_places
 from tests.helpers.runs import FAST, run_here, train
 from tests.helpers.small_model import row_scores
@@ -32,7 +32,7 @@ SMALL_BASE = ("model=tiny_base", "model.base.lines=[4,6]", "model.base.steps=2",
 @st.composite
 def stages(draw):
     """(renderer, training stage, roles) of a few small users."""
-    table, split = told_table(draw(st.integers(0, 2**32 - 1)), draw(st.integers(1, 14))), draw(SPLITS)
+    table, split = small_table(draw(st.integers(0, 2**32 - 1)), draw(st.integers(1, 14))), draw(SPLITS)
     roles = assign_roles(table, split)
     stage = make_stage(table, roles, split, "train")
     assume(len(stage))
@@ -42,7 +42,7 @@ def stages(draw):
 @pytest.fixture(scope="module")
 def several():
     """The renderer and training stage of a user of 30 ratings and some with fewer."""
-    table, split = told_table(seed=1, ratings=30), Split("temporal")
+    table, split = small_table(seed=1, ratings=30), Split("temporal")
     stage = make_stage(table, assign_roles(table, split), split, "train")
     return make_renderer(table, style(), HISTORY, tiny()), stage
 

@@ -1,4 +1,4 @@
-"""Runs whose models are asked, and what those runs saw."""
+"""Runs whose models make predictions, and what those runs saw."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ SHORT = ("debug=fast", "data.max_users=12", "prompt.max_tokens=260", "evaluation
 
 
 @dataclass(frozen=True)
-class Asked:
+class PredictingRun:
     """A run, the table that it read, what it predicted on test, and its model."""
 
     folder: Path
@@ -32,7 +32,7 @@ class Asked:
         user = table.users["id"].to_list().index(row["user"])
         start = int(table.user_offsets[user])
         movies = table.movies.rows(named=True)
-        told = {} if "profile" not in table.users.columns else {"profile": table.users["profile"][user]}
+        extra = {} if "profile" not in table.users.columns else {"profile": table.users["profile"][user]}
         return [
             {
                 "user": row["user"],
@@ -41,7 +41,7 @@ class Asked:
                 "genres": movies[table.movie[i]]["genres"],
                 "rating": float(table.rating[i]),
                 "timestamp": int(table.timestamp[i]),
-                **told,
+                **extra,
             }
             for i in range(start, start + row["t"])
         ]
@@ -50,22 +50,22 @@ class Asked:
         """The movie of a row of `test`, as it is given to be rated."""
         table = self.table
         movie = table.movies["id"].to_list().index(row["movie"])
-        told = {}
+        extra = {}
         if table.tags is not None:
             context = make_context(table, movie_texts(table))
             user = table.users["id"].to_list().index(row["user"])
             turns = context.turns(table, int(table.user_offsets[user]) + row["t"], 15)
-            told = {"context": [context.texts[turn] for turn in turns]}
+            extra = {"context": [context.texts[turn] for turn in turns]}
         title, genres = table.movies["title"][movie], table.movies["genres"][movie]
-        return {"movie": row["movie"], "title": title, "genres": genres, **told}
+        return {"movie": row["movie"], "title": title, "genres": genres, **extra}
 
     def predict(self, row: dict) -> pl.DataFrame:
         return self.predictor.predict(self.history(row), [self.movie(row)])
 
 
-def asked(folder: Path, *overrides: str) -> Asked:
+def predicting_run(folder: Path, *overrides: str) -> PredictingRun:
     """A run with these overrides, in this process."""
     run_here(folder, *SHORT, *overrides)
     table = load_table(instantiate(composed(*SHORT, *overrides).data))
     test = pl.read_parquet(folder / "predictions" / "test.parquet")
-    return Asked(folder, table, test, Predictor.from_run(folder))
+    return PredictingRun(folder, table, test, Predictor.from_run(folder))

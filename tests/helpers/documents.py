@@ -1,4 +1,4 @@
-"""What the documents tell their readers to write and to run."""
+"""The files and commands that the documents show."""
 
 import re
 import shlex
@@ -17,8 +17,8 @@ DOCUMENTS = (
 BEGINS = re.compile(r"([A-Z_]+=(\w+ |\$\())*((python|torchrun|deepspeed|make) |make$|pip install )")
 
 
-def told_files(document: str) -> dict[str, str]:
-    """The files that a document shows whole: a path in backticks, a colon, and the file's text as a block."""
+def document_files(document: str) -> dict[str, str]:
+    """The complete files that a document shows: a path in backticks, a colon, and the file's text as a block."""
     text = (ROOT / "docs" / document).read_text(encoding="utf-8")
     return dict(re.findall(r"`([\w/]+\.(?:py|yaml))`:\n\n```\w+\n(.*?)```", text, re.DOTALL))
 
@@ -28,13 +28,13 @@ def extended_copy(folder: Path) -> Path:
     for name in ("mlens", "hydra_plugins", "conf"):
         shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "train.py", folder)
-    for name, text in told_files("extending.md").items():
+    for name, text in document_files("extending.md").items():
         assert not (folder / name).exists(), name
         (folder / name).write_text(text, encoding="utf-8")
     return folder
 
 
-def told_commands(document: str) -> list[str]:
+def document_commands(document: str) -> list[str]:
     """The commands that a document gives in blocks of no language and in inline code: each once, in their order."""
     # Between the fences every other part is a block, and its first line its language.
     parts = re.split(r"^ *```", (ROOT / document).read_text(encoding="utf-8"), flags=re.MULTILINE)
