@@ -17,9 +17,10 @@ from omegaconf.errors import OmegaConfBaseException
 from mlens.comparison.settings import Comparison
 from mlens.data.split import Split
 from mlens.engine.settings import DeepSpeed
-from mlens.errors import UserError, first_line
+from mlens.errors import UserError
 from mlens.evaluation.settings import Evaluation
 from mlens.prompt.settings import Ablation, Style
+from mlens.text import first_line
 from mlens.training.settings import Trainer, Wandb
 
 # Nodes of one form, and nodes whose `_target_` says which dataclass they are.

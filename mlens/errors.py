@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from mlens.files import disk_refusal, in_words
 from mlens.streams import OutputLost, guarded_streams
+from mlens.text import one_line
 
 # Characters of a message: what a file holds may be longer than anybody wants to read.
 LONGEST = 2000
@@ -27,26 +28,6 @@ class UserError(ValueError):
     def __init__(self, message: str) -> None:
         shown = one_line(message)
         super().__init__(shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 3]}...")
-
-
-def one_line(text: str) -> str:
-    """`text` as a terminal may show it: line breaks become blanks, and what doesn't print (control characters, marks
-    that turn the direction of writing) is written as its escape.
-
-    >>> one_line("Heat\\n\\x1b[2J\\u202e(1995)")
-    'Heat \\\\x1b[2J\\\\u202e(1995)'
-    """
-    return printable(" ".join(text.splitlines()))
-
-
-def printable(text: str) -> str:
-    """`text` with the escape of every sign that doesn't print, line breaks among them."""
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
-
-
-def first_line(error: Exception) -> str:
-    """Of what another library says over many lines, the one that says what was wrong."""
-    return str(error).strip().partition("\n")[0]
 
 
 class RunFailed(Exception):

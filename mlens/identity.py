@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 import mlens
 from mlens.config import NOT_RESULT, Settings, among, flatten
-from mlens.errors import UserError, first_line
+from mlens.errors import UserError
 from mlens.files import write_json
 from mlens.model.digest import model_digest
 from mlens.prompt.frame import ChatFrame, render_frame
+from mlens.text import first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

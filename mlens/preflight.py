@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from mlens.config import Settings
 from mlens.connection import connection_error
-from mlens.errors import UserError, first_line
+from mlens.errors import UserError
 from mlens.model.settings import PretrainedModel
+from mlens.text import first_line
 
 OFFLINE = "choose wandb.mode=offline (`wandb sync` uploads the run later)"
 

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from hydra_plugins.mlens_launcher._ledger import RUNNING, Job, Ledger
-from mlens.errors import printable
+from mlens.text import printable
 
 # The phase of a job that hasn't said one yet: it imports, reads data, makes the model and audits.
 PREPARING = "preparing"

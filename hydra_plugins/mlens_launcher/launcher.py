@@ -25,9 +25,10 @@ from hydra_plugins.mlens_launcher._ledger import FINISHED, WAITING, CheckedJob, 
 from hydra_plugins.mlens_launcher._local import processes_with, run_local
 from hydra_plugins.mlens_launcher._settings import LauncherSettings
 from mlens.engine.stop import SIGNALS
-from mlens.errors import JobFailed, UserError, first_line
+from mlens.errors import JobFailed, UserError
 from mlens.files import refuse_links
 from mlens.overrides import quoted
+from mlens.text import first_line
 
 # A sweep's own settings, which its jobs have no use for.
 SWEEP_ONLY = ("output_dir=", "resume=", "hydra.")

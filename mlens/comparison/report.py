@@ -20,8 +20,8 @@ from mlens.comparison.pairing import pair
 from mlens.comparison.results import LEVEL, Results, answer, baseline_names, compare, scope, table
 from mlens.comparison.runs import Arm, differing_keys, find_runs, find_unfinished, make_arms, strategy_label
 from mlens.data.delimited import without_formulas
-from mlens.errors import one_line
 from mlens.files import atomic_write, write_text
+from mlens.text import one_line
 
 # Marks that turn the direction of writing, for all that follows in a line: one in a title would turn the figures behind
 # it. People see them as escapes, the model as they are.

@@ -25,7 +25,8 @@ from mlens.comparison.forms import (
     require,
 )
 from mlens.config import NOT_RESULT, among, flatten
-from mlens.errors import UserError, one_line
+from mlens.errors import UserError
+from mlens.text import one_line
 
 # What two runs of one arm may differ in.
 SEED = "seed"

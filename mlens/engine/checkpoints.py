@@ -18,8 +18,9 @@ from typing import Any
 
 from mlens.engine.engine import Engine
 from mlens.engine.manifest import MANIFEST, Saved, checkpoint_name, digest_of, read_manifest, saved_steps
-from mlens.errors import RunFailed, first_line
+from mlens.errors import RunFailed
 from mlens.files import fresh_folder, fresh_name, remove, remove_leftovers, write_json
+from mlens.text import first_line
 
 
 @dataclass(frozen=True)

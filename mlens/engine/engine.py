@@ -14,7 +14,7 @@ from transformers.modeling_utils import PreTrainedModel
 from mlens.engine.checkpoint_files import make_universal, tensors_only
 from mlens.engine.ranks import Ranks
 from mlens.engine.settings import DeepSpeed, Optimizer, checkpoint_bytes
-from mlens.errors import RunFailed, UserError, first_line
+from mlens.errors import RunFailed, UserError
 from mlens.files import atomic_folder, fresh_folder
 from mlens.model.adapters import without_adapters
 from mlens.model.check import ModelCheck, check_model, require_passed, worst
@@ -22,6 +22,7 @@ from mlens.model.fused import label_head
 from mlens.model.load import Holding
 from mlens.model.scores import out_of_memory_told, placed, row_scores
 from mlens.packing.row import Row
+from mlens.text import first_line
 
 REMEDY = (
     "lower packing.row_tokens (at least prompt.max_tokens), or set model.gradient_checkpointing=true, or "

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mlens.errors import UserError, first_line
+from mlens.errors import UserError
 from mlens.model.attention import ROW_ATTENTION
 from mlens.model.flex import FLEX_ATTENTION
 from mlens.model.scores import placed, row_scores
@@ -22,6 +22,7 @@ from mlens.packing.packed import PackedRows
 from mlens.packing.reference import ReferenceRows
 from mlens.packing.row import Row
 from mlens.packing.tree import Branch, Tree
+from mlens.text import first_line
 
 # Tokens of the long prompt, of the prefix that two suffixes share, of each of these and of the short prompts, and of
 # each answer, whose tokens are compared: what leaks from one sample into the next shows most in its first tokens.

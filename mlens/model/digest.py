@@ -6,8 +6,9 @@ from pathlib import Path
 
 from mlens.connection import connection_error
 from mlens.data.cache import content_key
-from mlens.errors import UserError, first_line
+from mlens.errors import UserError
 from mlens.model.settings import PretrainedModel, TinyModel
+from mlens.text import first_line
 
 # The files that decide what a model computes and how it reads text; code counts only where it may run.
 FILES = (

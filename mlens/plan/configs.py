@@ -7,9 +7,10 @@ from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 
-from mlens.errors import UserError, first_line
+from mlens.errors import UserError
 from mlens.model.load import BROKEN, tiny_config
 from mlens.model.settings import PretrainedModel, TinyModel
+from mlens.text import first_line
 
 
 def _sizes(hidden: int, layers: int, heads: int, kv_heads: int, intermediate: int, tied: bool) -> dict[str, Any]:

@@ -157,7 +157,7 @@ def _show(frame: pl.DataFrame, asked: Asked) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from mlens.errors import one_line
+    from mlens.text import one_line
 
     table = Table()
     names = [name for name in ("user", "rank", "title", "expected", "argmax", "history_used") if name in frame.columns]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import datetime, tzinfo
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from mlens.errors import UserError, first_line
+from mlens.errors import UserError
+from mlens.text import first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

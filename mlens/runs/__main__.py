@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlens import __version__
-from mlens.errors import UserError, exit_on_interrupt, exit_on_user_error, one_line
+from mlens.errors import UserError, exit_on_interrupt, exit_on_user_error
+from mlens.text import one_line
 
 if TYPE_CHECKING:
     from rich.table import Table

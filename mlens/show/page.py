@@ -14,7 +14,6 @@ from rich.text import Text
 from mlens.comparison.runs import strategy_label
 from mlens.config import resolved
 from mlens.data.split import STAGES, TRAIN
-from mlens.errors import printable
 from mlens.history.random import Random
 from mlens.inside import Inside
 from mlens.show.fates import CHOSEN, DROPPED, HIDDEN, NOT_CHOSEN, TARGET, Fate, counts
@@ -23,6 +22,7 @@ from mlens.show.landing import Landing, Stretch
 from mlens.show.look import Look
 from mlens.show.pieces import Piece
 from mlens.show.prediction import Prediction
+from mlens.text import printable
 
 STYLES = {CHOSEN: "green", DROPPED: "yellow", NOT_CHOSEN: "dim", HIDDEN: "red", TARGET: "bold cyan"}
 MEANINGS = {

@@ -17,8 +17,9 @@ from mlens.data.behaviour_json import BehaviourJson
 from mlens.data.load import load_table
 from mlens.data.movielens_csv import MovieLensCsv
 from mlens.data.raw import LONGEST_TEXT
-from mlens.errors import UserError, one_line
+from mlens.errors import UserError
 from mlens.prompt.renderer import make_renderer
+from mlens.text import one_line
 from tests.helpers.made_up_runs import make_run
 from tests.helpers.small_sources import table_of
 from tests.helpers.tokenizers_for_tests import ABLATIONS, EVERYTHING, needs_qwen3, qwen3, style, tiny, whole_ids
