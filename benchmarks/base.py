@@ -34,7 +34,7 @@ RATING_TOKENS = 3
 
 def main(options: argparse.Namespace) -> None:
     setting = make_setting(options.data, "model=tiny_base", *options.overrides)
-    base, dataset = setting.settings.model.base, setting.datasets["train"]
+    base, dataset = setting.inputs.settings.model.base, setting.datasets["train"]
     ranks, engine = join_ranks(), ours.make_engine(setting)
     collator = PackedRows(row_tokens=base.row_tokens)
     table = Table(title=f"Supervised ratings, {ranks.world} ranks of {options.threads} threads")

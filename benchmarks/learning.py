@@ -91,13 +91,13 @@ def run_arm(
     common += [f"evaluation.max_users={users}", *([f"data.path={data}"] if data else []), *overrides]
     setting = compose_setting(*common)
     short = compose_setting(*common, f"prompt.history_tokens={SHORT}").datasets["train"]
-    config, settings, datasets, collator = setting.config, setting.settings, setting.datasets, setting.collator
+    settings, datasets, collator = setting.inputs.settings, setting.datasets, setting.collator
     train, ranks = datasets["train"], join_ranks()
-    weights = base_weights(settings, config, train.renderer, train.stage, setting.tokenizer, ranks)
+    weights = base_weights(setting.inputs, ranks)
     model = setting.model("rows", weights)
     rates = BASE_RATES if arm.model == "tiny_base" else RATES[arm.optimizer]
     rule = Optimizer(arm.optimizer, *rates, weight_decay=0.0, gradient_clipping=0.0)
-    engine = instantiate(config.deepspeed, model, ranks, rule, settings.model.dtype, _convert_="all")
+    engine = instantiate(settings.config["deepspeed"], model, ranks, rule, settings.model.dtype, _convert_="all")
 
     spent, seen, points = 0.0, 0, []
     for share, what in arm.phases:

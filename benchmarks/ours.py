@@ -30,9 +30,9 @@ def make_engine(setting: Setting) -> Engine:
 
     To be called after all peers have run: they would take the variables of a process group for those of a launcher.
     """
-    settings = setting.settings
+    settings = setting.inputs.settings
     engine = instantiate(
-        setting.config.deepspeed,
+        setting.inputs.settings.config["deepspeed"],
         setting.model("rows"),
         join_ranks(),
         settings.trainer.update_rule(),
@@ -79,7 +79,7 @@ def drawn_rows(setting: Setting) -> list[PlannedRow]:
 
 def load_rows(setting: Setting, planned: list[PlannedRow]) -> Iterator[tuple[PlannedRow, Row]]:
     """These rows, built ahead by the loader's workers."""
-    workers = setting.settings.trainer.loader_workers
+    workers = setting.inputs.settings.trainer.loader_workers
     return iter(
         DataLoader(
             RowLoader(setting.datasets["train"], setting.collator.train_row),
@@ -106,7 +106,9 @@ def epoch_tokens(setting: Setting) -> tuple[int, int]:
 
 def _planned(setting: Setting) -> Iterator[PlannedRow]:
     dataset = setting.datasets["train"]
-    return plan_epoch(dataset, setting.collator, setting.settings.trainer.steps(), dataset.seed, 0, rank=0, world=1)
+    return plan_epoch(
+        dataset, setting.collator, setting.inputs.settings.trainer.steps(), dataset.seed, 0, rank=0, world=1
+    )
 
 
 def _read_answers(dataset: RatingDataset, targets: np.ndarray) -> np.ndarray:

@@ -139,36 +139,22 @@ def open_cached(folder: Path) -> dict[str, float]:
 
 def plan(folder: Path, *overrides: str) -> dict[str, float]:
     import numpy as np
-    from hydra.utils import instantiate
 
     from mlens.compose import compose_config
     from mlens.config import check
-    from mlens.data.load import load_table
-    from mlens.data.split import assign_roles
-    from mlens.data.stage import make_stages
-    from mlens.model.load import load_tokenizer
-    from mlens.packing.dataset import RatingDataset
     from mlens.packing.plan import epoch_order
-    from mlens.prompt.renderer import make_renderer
+    from mlens.pipeline import open_inputs
 
-    config = compose_config(["data=ml_32m", f"data.path={folder}", *overrides])
-    settings = check(config)
-    table = load_table(instantiate(config.data))
+    settings = check(compose_config(["data=ml_32m", f"data.path={folder}", *overrides]))
     steps = {}
     with timed() as seconds:
-        roles = assign_roles(table, settings.split)
-        stages = make_stages(table, roles, settings.split)
+        inputs = open_inputs(settings)
     steps["split"] = seconds()
     with timed() as seconds:
-        tokenizer = load_tokenizer(settings.model, table, settings.prompt, settings.ablation)
-        renderer = make_renderer(table, settings.prompt, settings.ablation, tokenizer)
+        inputs.renderer  # noqa: B018
     steps["pieces"] = seconds()
     with timed() as seconds:
-        strategy = instantiate(config.history)
-        datasets = {
-            name: RatingDataset(table, stage, strategy, renderer, settings.seed_of(name))
-            for name, stage in stages.items()
-        }
+        datasets = {name: inputs.dataset(name) for name in inputs.stages}
     steps["histories"] = seconds()
     with timed() as seconds:
         for dataset in datasets.values():
@@ -179,7 +165,7 @@ def plan(folder: Path, *overrides: str) -> dict[str, float]:
     with timed() as seconds:
         order = epoch_order(datasets["train"], settings.trainer.steps(), settings.seed, epoch=0)
     steps["order"] = seconds()
-    assert len(order) == len(stages["train"])
+    assert len(order) == len(datasets["train"])
     return steps
 
 

@@ -42,7 +42,7 @@ ALONE = 30
 
 def make_predictor(setting: Setting) -> Predictor:
     """Of the setting's model as it is."""
-    settings = setting.settings
+    settings = setting.inputs.settings
     exported = Exported(
         folder=Path(),
         scale=setting.datasets["test"].table.scale,
@@ -60,7 +60,7 @@ def make_predictor(setting: Setting) -> Predictor:
         base_digest=None,
     )
     scorer = Alone(setting.model("rows"), Ranks(0, 1, torch.device("cpu")), autocast=False)
-    return Predictor(Prompter(exported, setting.tokenizer), scorer)
+    return Predictor(Prompter(exported, setting.inputs.tokenizer), scorer)
 
 
 def history_and_movies(table: RatingTable, lines: int, movies: int) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -113,7 +113,7 @@ def main(options: argparse.Namespace) -> None:
         setting = make_setting(options.data, *overrides)
         dataset, model = setting.datasets["test"], setting.model("sdpa").eval()
         subset = drawn(dataset, case.generated)
-        samples, end = samples_of(dataset, subset), setting.tokenizer.eos_token_id
+        samples, end = samples_of(dataset, subset), setting.inputs.tokenizer.eos_token_id
         tried = [generate(model, samples, batch, dataset.renderer.longest_answer, end) for batch in case.batches]
         peer = min(tried, key=lambda one: one.seconds)
         predictions, seconds = score(setting)

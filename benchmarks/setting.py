@@ -11,20 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
-from omegaconf import DictConfig
 from rich.console import Console
-from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
 from mlens.compose import compose_config
-from mlens.config import Settings
+from mlens.config import check
 from mlens.engine.engine import uses_bf16_parameters
 from mlens.errors import UserError, exit_on_user_error
-from mlens.inside import open_inside
 from mlens.model.load import Holding, build_model
 from mlens.packing.dataset import RatingDataset, Sample
 from mlens.packing.plan import Collator
+from mlens.pipeline import RunInputs, open_inputs
 
 # As in trainer=finetune.
 TARGETS_PER_STEP = 512
@@ -36,22 +33,20 @@ POOL = 2000
 
 @dataclass(frozen=True)
 class Setting:
-    """A composed config, checked, and what is made from it: a dataset a stage, and the collator of packed rows."""
+    """What a config leads to: the inputs of a run, a dataset for each stage, and the collator of its rows."""
 
-    config: DictConfig
-    settings: Settings
-    tokenizer: PreTrainedTokenizerBase
+    inputs: RunInputs
     datasets: dict[str, RatingDataset]
     collator: Collator
 
     def model(self, attention: str, weights: Path | None = None) -> PreTrainedModel:
         """The model with `attention`: `rows`, or one of transformers' own. Every call gives the same weights: random
         ones, or those in the folder `weights`."""
-        settings = self.settings
+        settings = self.inputs.settings
         return build_model(
             replace(settings.model, attention=attention),
             settings.peft,
-            self.tokenizer,
+            self.inputs.tokenizer,
             longest=settings.prompt.max_tokens,
             seed=settings.seed,
             holding=Holding(
@@ -75,9 +70,9 @@ def make_setting(data: Path, *overrides: str) -> Setting:
 
 def compose_setting(*overrides: str) -> Setting:
     """The setting that `overrides` lead to. Raises UserError for a bad override."""
-    inside = open_inside(compose_config(overrides))
-    datasets = {name: inside.dataset(name) for name in inside.stages}
-    return Setting(inside.config, inside.settings, inside.tokenizer, datasets, instantiate(inside.config.packing))
+    inputs = open_inputs(check(compose_config(overrides)))
+    datasets = {name: inputs.dataset(name) for name in inputs.stages}
+    return Setting(inputs, datasets, inputs.settings.packing)
 
 
 def drawn(dataset: RatingDataset, count: int) -> np.ndarray:

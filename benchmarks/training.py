@@ -63,11 +63,11 @@ CASES = (
 def train_peers(case: Case, setting: Setting, targets: np.ndarray) -> dict[str, Trained]:
     """The peers on these training targets [n], each at its best batch size."""
     samples = samples_of(setting.datasets["train"], targets)
-    given = setting.model("sdpa"), setting.tokenizer, samples
-    step = setting.settings.trainer.targets_per_step
+    given = setting.model("sdpa"), setting.inputs.tokenizer, samples
+    step = setting.inputs.settings.trainer.targets_per_step
     trained = {"Trainer": best(partial(hf_trainer, *given, step=step), case.batches)}
     if case.trl:
-        row_tokens = setting.settings.prompt.max_tokens
+        row_tokens = setting.inputs.settings.prompt.max_tokens
         trained["SFTTrainer"] = best(partial(trl_sft_trainer, *given, step=step, row_tokens=row_tokens), (1, 2))
     return trained
 

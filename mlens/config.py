@@ -7,7 +7,7 @@ Hydra refuses a wrong key that is overridden, but takes any key that is added (`
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, field, is_dataclass
 from pkgutil import resolve_name
 from typing import Any, cast
 
@@ -37,26 +37,8 @@ ONE_FORM = {
 CHOSEN = ("data", "history", "model", "peft", "packing")
 # Of the former, those whose `_target_` isn't their form.
 MADE_BY = {"deepspeed": "mlens.engine.engine.make_engine"}
-# What a run's result doesn't depend on: left out of its fingerprint, and free to differ on resume. What stands at
-# data.path and model.path counts by its content (mlens/identity.py).
-NOT_RESULT = (
-    "output_dir",
-    "resume",
-    "wandb",
-    "data.path",
-    "model.path",
-    "trainer.loader_workers",
-    "trainer.checkpoint",
-)
 # What may be taken from the environment.
 PATHS = ("output_dir", "data.path", "data.movies_path", "model.path")
-# What a resumed run may change besides.
-MAY_CHANGE = (
-    "trainer.max_epochs",
-    "trainer.max_steps",
-    "trainer.max_minutes",
-    "trainer.early_stopping.patience",
-)
 
 
 @dataclass(frozen=True)
@@ -82,7 +64,10 @@ class Root:
 
 @dataclass(frozen=True)
 class Settings:
-    """The checked config: each node as the object that it describes."""
+    """The checked config: each node as the object that it describes.
+
+    config: the whole config as nested plain data with its references resolved: what is saved, hashed and tracked.
+    """
 
     output_dir: str | None
     resume: bool | str
@@ -100,6 +85,7 @@ class Settings:
     evaluation: Evaluation
     comparison: Comparison
     wandb: Wandb
+    config: dict = field(repr=False)
 
     def seed_of(self, stage: str) -> int:
         """The seed of a stage's drawn histories: evaluation's own is the same in all runs that are compared."""
@@ -126,7 +112,8 @@ def check(config: DictConfig) -> Settings:
         nodes[name] = strictly(name, chosen_class(name, config[name].get("_target_")), node)
     for key in _plain(config, "dataset"):
         raise UserError(f"dataset.{key}: unknown key; dataset holds _target_ alone")
-    settings = Settings(**vars(root), **nodes)
+    plain = cast(dict, OmegaConf.to_container(config, resolve=True))
+    settings = Settings(**vars(root), **nodes, config=plain)
     _check_together(settings)
     return settings
 
@@ -222,25 +209,6 @@ def _check_together(settings: Settings) -> None:
         )
 
 
-def resolved(config: DictConfig) -> dict:
-    """The config as plain data."""
-    return cast(dict, OmegaConf.to_container(config, resolve=True))
-
-
-def refuse_changes(before: dict, now: dict) -> list[str]:
-    """Raises UserError where a resumed run's config differs from the run's own in more than a resume may change.
-
-    Returns the changed keys that move the schedule's horizon, to warn of.
-    """
-    old, new = flatten(before), flatten(now)
-    changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
-    refused = [key for key in changed if not among(key, NOT_RESULT + MAY_CHANGE)]
-    if refused:
-        parts = ", ".join(f"{key} (was {old.get(key)}, now {new.get(key)})" for key in refused)
-        raise UserError(f"a resumed run can't change {parts}: give the run's own values, or another output_dir")
-    return [key for key in changed if key in ("trainer.max_epochs", "trainer.max_steps", "trainer.max_minutes")]
-
-
 def flatten(node: dict, prefix: str = "") -> dict:
     """Nested keys as dotted ones.
 
@@ -256,6 +224,6 @@ def flatten(node: dict, prefix: str = "") -> dict:
     return flat
 
 
-def among(key: str, names: tuple[str, ...]) -> bool:
-    """Whether a dotted key is one of these names, or below one."""
+def is_below(key: str, names: tuple[str, ...]) -> bool:
+    """Whether a dotted key is one of these names, or below one of them."""
     return any(key == name or key.startswith(f"{name}.") for name in names)

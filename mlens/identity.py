@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mlens
-from mlens.config import NOT_RESULT, Settings, among, flatten
+from mlens.config import Settings, flatten, is_below
 from mlens.errors import UserError
 from mlens.files import write_json
 from mlens.model.digest import model_digest
@@ -22,6 +22,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FILE = "identity.json"
+# What the result of a run does not depend on: left out of its fingerprint, and free to change on resume. What
+# data.path and model.path hold counts by its content.
+NOT_RESULT = (
+    "output_dir",
+    "resume",
+    "wandb",
+    "data.path",
+    "model.path",
+    "trainer.loader_workers",
+    "trainer.checkpoint",
+)
 
 
 @dataclass(frozen=True)
@@ -37,10 +48,10 @@ class Identity:
     chat_frame: ChatFrame | None
     version: str
 
-    def fingerprint(self, config: dict) -> str:
-        """A hash of all that a run's result depends on: this, and its resolved `config` without folders, tracking and
-        workers. Two runs with one fingerprint do the same."""
-        kept = {key: value for key, value in flatten(config).items() if not among(key, NOT_RESULT)}
+    def fingerprint(self, settings: Settings) -> str:
+        """A hash of all that the result of a run depends on: this, and its config without NOT_RESULT. Two runs with one
+        fingerprint give the same result."""
+        kept = {key: value for key, value in flatten(settings.config).items() if not is_below(key, NOT_RESULT)}
         parts = [kept, self.data, self.version]
         parts += [part for part in (self.model, self.chat_frame) if part is not None]
         return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=8).hexdigest()

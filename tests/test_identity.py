@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 import mlens
-from mlens.config import check, resolved
+from mlens.config import check
 from mlens.errors import UserError
 from mlens.identity import identify, read_identity, write_identity
 from mlens.prompt.frame import ChatFrame
@@ -24,13 +24,13 @@ OTHERS = (
 
 def test_the_fingerprint_is_of_what_the_result_depends_on():
     def of(*overrides):
-        return IDENTITY.fingerprint(resolved(composed(*overrides)))
+        return IDENTITY.fingerprint(check(composed(*overrides)))
 
     free = ["output_dir=x", "resume=true", "wandb.name=x", "trainer.loader_workers=3", "data=sample"]
     assert {of(override) for override in free} == {of()}
     bound = ["seed=1", "history=none", "split.seed=1", "evaluation.seed=1", "trainer.max_epochs=2", "prompt.trim=exact"]
     bound += ["trainer.history_loss_weight=0.5", "trainer.users_per_step=4", "model=tiny_base"]
-    others = [other.fingerprint(resolved(composed())) for other in OTHERS]
+    others = [other.fingerprint(check(composed())) for other in OTHERS]
     prints = [of(), *others, *map(of, bound)]
     assert len(set(prints)) == len(prints)
 

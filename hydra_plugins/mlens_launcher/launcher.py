@@ -143,9 +143,7 @@ class MlensLauncher(Launcher):
     def _checked_jobs(self, batch: list[list[str]], names: list[str]) -> list[CheckedJob]:
         """Every job's config composed and checked, its model and tracker looked at, its data read and its model's files
         digested (each once), before any job is started."""
-        from hydra.utils import instantiate
-
-        from mlens.config import check, resolved
+        from mlens.config import check
         from mlens.data.load import load_table
         from mlens.identity import identify
         from mlens.preflight import preflight
@@ -163,14 +161,14 @@ class MlensLauncher(Launcher):
                 if outside not in looked_at:
                     preflight(settings)
                     looked_at.add(outside)
-                data = str(resolved(config)["data"])
+                data = str(settings.config["data"])
                 if data not in hashes:
-                    hashes[data] = load_table(instantiate(config.data)).content_hash()
+                    hashes[data] = load_table(settings.data).content_hash()
                 identity = identify(settings, hashes[data], partial(_pretrained_tokenizer, settings.model))
             except UserError as error:
                 raise UserError(f"job {name}: {error}") from error
-            entry = Job(name, overrides, identity.fingerprint(resolved(config)))
-            jobs.append(CheckedJob(entry, resolved(config), identity))
+            entry = Job(name, overrides, identity.fingerprint(settings))
+            jobs.append(CheckedJob(entry, settings.config, identity))
         return jobs
 
 
@@ -242,10 +240,10 @@ def _is_finished(ledger: Ledger, job: Job) -> bool:
 def _refuse_other_run(folder: Path, job: CheckedJob) -> None:
     """Raises UserError where the job's folder holds anything that this job can't continue: nothing is deleted. The run
     itself decides, not the ledger, which may be lost."""
-    from mlens.config import refuse_changes
     from mlens.identity import read_identity
     from mlens.saved_config import read_saved_config
     from mlens.training.folder import RunFolder, refuse_other_files
+    from mlens.training.resume import refuse_changes
 
     run = RunFolder(folder / job.entry.name)
     if not run.begun:

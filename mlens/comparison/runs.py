@@ -24,8 +24,9 @@ from mlens.comparison.forms import (
     read_predictions,
     require,
 )
-from mlens.config import NOT_RESULT, among, flatten
+from mlens.config import flatten, is_below
 from mlens.errors import UserError
+from mlens.identity import NOT_RESULT
 from mlens.text import one_line
 
 # What two runs of one arm may differ in.
@@ -55,7 +56,7 @@ class Run:
         """The config's dotted keys that a result depends on, without the seed; and what else the run is known by:
         its data, its model and mlens' version."""
         flat = flatten(self.config)
-        settings = {key: value for key, value in flat.items() if key != SEED and not among(key, NOT_RESULT)}
+        settings = {key: value for key, value in flat.items() if key != SEED and not is_below(key, NOT_RESULT)}
         # Runs of versions that noted no identity are told apart by where their model was.
         identity = self.summary.get("identity", {"data": None, "model": flat.get("model.path")})
         settings |= {name: identity[name] for name in ("data", "model")}

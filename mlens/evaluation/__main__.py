@@ -46,8 +46,6 @@ def evaluate_under(run: Path, overrides: list[str], trust: bool = False) -> Path
     Raises UserError where the run isn't finished, an override asks for other targets, there is such an evaluation, or,
     unless `trust` allows it, the run would run code of its own.
     """
-    from hydra.utils import instantiate
-
     from mlens.audit.audit import audit
     from mlens.compose import run_config
     from mlens.config import check
@@ -57,41 +55,39 @@ def evaluate_under(run: Path, overrides: list[str], trust: bool = False) -> Path
     from mlens.evaluation.evaluate import by_activity, evaluate
     from mlens.files import atomic_write, ensure_folder, refuse_links, write_json
     from mlens.identity import read_identity
-    from mlens.inside import open_inside
+    from mlens.pipeline import open_inputs
 
-    config = run_config(run, overrides, MAY_DIFFER, trust)
-    settings = check(config)
+    settings = check(run_config(run, overrides, MAY_DIFFER, trust))
     ranks = join_ranks()
     folder = run / "evaluations" / ",".join(overrides).replace("/", "_")
     refuse_links(folder.parent, folder, folder / "predictions")
     if ranks.first(lambda: (folder / "summary.json").exists()):
         raise UserError(f"{folder} holds this evaluation already: remove it to do it again")
     identity = ranks.alone(lambda: read_identity(run))
-    frame, digest = (None, None) if identity is None else (identity.chat_frame, identity.model)
-    inside = ranks.first(lambda: open_inside(config, run / "model", frame))
-    datasets = {name: inside.dataset(name) for name in inside.stages if name != "train"}
-    audited = ranks.alone(lambda: audit(datasets, inside.roles, settings.split))
+    inputs = open_inputs(settings, ranks, run / "model", identity)
+    datasets = {name: inputs.dataset(name) for name in inputs.stages if name != "train"}
+    audited = ranks.alone(lambda: audit(datasets, inputs.roles, settings.split))
     dtype = settings.model.dtype
     bf16 = uses_bf16_parameters(dtype, settings.deepspeed.zero_optimization.stage)
-    scorer = load_alone(settings, run / "model", inside.tokenizer, dtype, bf16, digest, ranks)
-    collator = instantiate(config.packing)
+    scorer = load_alone(
+        settings, run / "model", inputs.tokenizer, dtype, bf16, None if identity is None else identity.model, ranks
+    )
+    collator = settings.packing
     evaluated = {
         name: evaluate(scorer, dataset, collator, settings.evaluation.draws) for name, dataset in datasets.items()
     }
     if ranks.main:
-        from omegaconf import OmegaConf
-
         for made in (folder.parent, folder, folder / "predictions"):
             ensure_folder(made)
         for name, stage in evaluated.items():
             atomic_write(folder / "predictions" / f"{name}.parquet", stage.frame.write_parquet)
         metrics = {
-            name: stage.metrics | by_activity(datasets[name], inside.roles, stage.frames)
+            name: stage.metrics | by_activity(datasets[name], inputs.roles, stage.frames)
             for name, stage in evaluated.items()
         }
-        history = OmegaConf.to_container(config.history, resolve=True)
         write_json(
-            folder / "summary.json", {"overrides": overrides, "history": history, "metrics": metrics, "audit": audited}
+            folder / "summary.json",
+            {"overrides": overrides, "history": settings.config["history"], "metrics": metrics, "audit": audited},
         )
     return folder / "summary.json"
 

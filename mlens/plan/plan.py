@@ -10,19 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from omegaconf import DictConfig
 
 from mlens.compose import compose_config
-from mlens.config import Settings
+from mlens.config import Settings, check
 from mlens.engine.engine import uses_bf16_parameters
 from mlens.engine.settings import checkpoint_bytes
-from mlens.inside import open_inside
 from mlens.model.flops import forward_flops, training_flops
-from mlens.model.settings import Lora
+from mlens.model.settings import Lora, PretrainedModel, TinyModel
 from mlens.packing.dataset import RatingDataset
 from mlens.packing.lengths import Lengths, measure_lengths
 from mlens.packing.plan import steps_per_epoch
 from mlens.packing.row import Row
+from mlens.pipeline import open_inputs
 from mlens.plan.configs import model_config
 from mlens.plan.hardware import Machine
 from mlens.plan.memory import Memory, without_rows
@@ -114,25 +113,23 @@ class Plan:
 
 def prepare(overrides: Sequence[str]) -> Job:
     """Raises UserError where train.py would refuse these overrides, but for a model's folder without weights."""
-    config = compose_config(overrides)
-    tokenizer_folder = _folder_of_tokenizer_alone(config)
-    inside = open_inside(config, tokenizer_folder)
-    settings = inside.settings
-    datasets = {name: inside.dataset(name) for name in inside.stages}
-    sizes, sizes_from = model_config(settings.model, inside.tokenizer, settings.prompt.max_tokens)
+    settings = check(compose_config(overrides))
+    tokenizer_folder = _folder_of_tokenizer_alone(settings.model)
+    if tokenizer_folder is not None:
+        settings = replace(settings, model=replace(settings.model, path=None))
+    inputs = open_inputs(settings, tokenizer_folder=tokenizer_folder)
+    datasets = {name: inputs.dataset(name) for name in inputs.stages}
+    sizes, sizes_from = model_config(settings.model, inputs.tokenizer, settings.prompt.max_tokens)
     return Job(settings, datasets, sizes, sizes_from)
 
 
-def _folder_of_tokenizer_alone(config: DictConfig) -> Path | None:
-    """model.path where it holds a tokenizer and no model, for a model that is known by its name: then it is taken out
-    of the config."""
-    path = config.model.get("path")
-    if path is None or config.model.get("name") is None:
+def _folder_of_tokenizer_alone(model: TinyModel | PretrainedModel) -> Path | None:
+    """model.path where it holds a tokenizer and no model, for a model whose sizes are known by its name."""
+    if not isinstance(model, PretrainedModel) or model.path is None or model.name is None:
         return None
-    folder = Path(path).expanduser()
+    folder = Path(model.path).expanduser()
     if (folder / "config.json").is_file() or not (folder / "tokenizer.json").is_file():
         return None
-    config.model.path = None
     return folder
 
 

@@ -33,7 +33,6 @@ def probe(overrides: list[str], count: int, seed: int) -> None:
     """Ask and print the table. Raises UserError for bad overrides, and where the data hold too little to ask for."""
     if count < 1:
         raise UserError(f"--questions must be at least 1, not {count}")
-    from hydra.utils import instantiate
     from rich.console import Console
     from rich.progress import Progress
     from rich.table import Table
@@ -48,13 +47,12 @@ def probe(overrides: list[str], count: int, seed: int) -> None:
     from mlens.probe.questions import CHOICES, CSV, FORMS, rating_questions, title_questions
     from mlens.probe.recall import recall
 
-    config = compose_config(overrides)
-    settings = check(config)
+    settings = check(compose_config(overrides))
     if not isinstance(settings.model, PretrainedModel):
         raise UserError("a model from nothing remembers nothing: choose model=hf model.path=DIR, or a Qwen3")
     if not isinstance(settings.packing, PackedRows):
         raise UserError("the probe asks in packed rows: choose packing=rows")
-    table = load_table(instantiate(config.data))
+    table = load_table(settings.data)
     form = FORMS.get(type(settings.data).__name__, CSV)
     asked = [make(table, form, count, seed) for make in (title_questions, rating_questions)]
     for questions in asked:

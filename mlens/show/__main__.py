@@ -50,9 +50,9 @@ def show(words: list[str], everything: bool = False, trust: bool = False) -> Non
     from rich.console import Console
 
     from mlens.compose import compose_config, run_config
-    from mlens.config import PATHS
+    from mlens.config import PATHS, check
     from mlens.identity import read_identity
-    from mlens.inside import open_inside
+    from mlens.pipeline import open_inputs
     from mlens.show.find import Asked
     from mlens.show.look import look_at
     from mlens.show.page import print_look
@@ -60,11 +60,10 @@ def show(words: list[str], everything: bool = False, trust: bool = False) -> Non
 
     config = compose_config(overrides) if run is None else run_config(run, overrides, PATHS, trust)
     with Console(stderr=True).status("reading the data, planning the row …"):
-        identity = None if run is None else read_identity(run)
-        frame = None if identity is None else identity.chat_frame
-        inside = open_inside(config, None if run is None else RunFolder(run).model, frame)
-        look = look_at(inside, Asked(**asked), run)
-    print_look(inside, look, everything)
+        model, identity = (None, None) if run is None else (RunFolder(run).model, read_identity(run))
+        inputs = open_inputs(check(config), tokenizer_folder=model, identity=identity)
+        look = look_at(inputs, Asked(**asked), run)
+    print_look(inputs, look, everything)
 
 
 def read_words(words: list[str]) -> tuple[dict, Path | None, list[str]]:

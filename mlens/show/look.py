@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlens.data.split import TRAIN
-from mlens.inside import Inside
 from mlens.packing.dataset import RatingDataset
+from mlens.pipeline import RunInputs
 from mlens.show.fates import Fate, fates_of
 from mlens.show.find import Asked, find_target, why_role
 from mlens.show.landing import Landing, land_in_evaluation, land_in_training
@@ -37,14 +37,14 @@ class Look:
         return int(self.dataset.stage.targets[self.i])
 
 
-def look_at(inside: Inside, asked: Asked, run: Path | None = None) -> Look:
+def look_at(inputs: RunInputs, asked: Asked, run: Path | None = None) -> Look:
     """run: the folder of the finished run whose config this is, or None.
 
     Raises UserError where there is no such target, or the run has no prediction for it.
     """
-    settings, table, roles = inside.settings, inside.table, inside.roles
-    name, i = find_target(table, roles, settings.split, inside.stages, asked, settings.evaluation.max_users)
-    dataset = inside.dataset(name)
+    settings, table, roles = inputs.settings, inputs.table, inputs.roles
+    name, i = find_target(table, roles, settings.split, inputs.stages, asked, settings.evaluation.max_users)
+    dataset = inputs.dataset(name)
     target = int(dataset.stage.targets[i])
     training = roles[target] == TRAIN
     if training:
@@ -57,7 +57,7 @@ def look_at(inside: Inside, asked: Asked, run: Path | None = None) -> Look:
         why=why_role(table, roles, settings.split, target),
         fates=fates_of(dataset, roles, settings.split, i),
         text=dataset.text(i),
-        pieces=prompt_pieces(dataset, inside.tokenizer, i),
+        pieces=prompt_pieces(dataset, inputs.tokenizer, i),
         landing=landing,
         run=run,
         prediction=None if run is None or training else read_prediction(run, dataset, i),

@@ -12,10 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from mlens.comparison.runs import strategy_label
-from mlens.config import resolved
 from mlens.data.split import STAGES, TRAIN
 from mlens.history.random import Random
-from mlens.inside import Inside
+from mlens.pipeline import RunInputs
 from mlens.show.fates import CHOSEN, DROPPED, HIDDEN, NOT_CHOSEN, TARGET, Fate, counts
 from mlens.show.find import told_time
 from mlens.show.landing import Landing, Stretch
@@ -38,7 +37,7 @@ PIPED, DRAWN = 120, 100
 OWN, SEEN, UNSEEN, OTHER = "█", "▓", "░", "·"
 
 
-def print_look(inside: Inside, look: Look, everything: bool = False) -> None:
+def print_look(inputs: RunInputs, look: Look, everything: bool = False) -> None:
     """On stdout; with `everything` long lists in full."""
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
@@ -49,11 +48,11 @@ def print_look(inside: Inside, look: Look, everything: bool = False) -> None:
         console.print(Text(f"{number}  {title}", "bold"))
 
     section(1, "The rating to predict")
-    console.print(_target(inside, look))
+    console.print(_target(inputs, look))
     section(2, "What became of this user's ratings")
-    for line in _told_history(inside, look):
+    for line in _told_history(inputs, look):
         console.print(Text(line), soft_wrap=True)
-    console.print(_history(inside, look, everything))
+    console.print(_history(inputs, look, everything))
     section(3, "The prompt, as the model reads it")
     for line in look.text.split("\n"):
         console.print(Text(f"│ {printable(line)}"), soft_wrap=True)
@@ -67,10 +66,10 @@ def print_look(inside: Inside, look: Look, everything: bool = False) -> None:
     if look.prediction is not None:
         section(6, "What this run predicted")
         console.print(_prediction(look.prediction))
-        console.print(Text(_told_prediction(inside, look.prediction)), soft_wrap=True)
+        console.print(Text(_told_prediction(inputs, look.prediction)), soft_wrap=True)
 
 
-def _target(inside: Inside, look: Look) -> Table:
+def _target(inputs: RunInputs, look: Look) -> Table:
     table, target = look.dataset.table, look.target
     user, movie = int(table.user[target]), int(table.movie[target])
     first, stop = (int(table.user_offsets[user + at]) for at in (0, 1))
@@ -88,12 +87,12 @@ def _target(inside: Inside, look: Look) -> Table:
     return grid
 
 
-def _told_history(inside: Inside, look: Look) -> Iterator[str]:
+def _told_history(inputs: RunInputs, look: Look) -> Iterator[str]:
     """The counts, and what the strategy and the budget did."""
-    found, dataset, style = counts(look.fates), look.dataset, inside.settings.prompt
+    found, dataset, style = counts(look.fates), look.dataset, inputs.settings.prompt
     visible = found[CHOSEN] + found[DROPPED] + found[NOT_CHOSEN]
-    strategy = strategy_label(resolved(inside.config)["history"])
-    if not inside.settings.ablation.history:
+    strategy = strategy_label(inputs.settings.config["history"])
+    if not inputs.settings.ablation.history:
         strategy += " (not used: the ablation shows no history)"
     yield printable(
         f"Of {len(look.fates) - 1} other ratings it may see {visible}; history={strategy} wants "
@@ -103,13 +102,13 @@ def _told_history(inside: Inside, look: Look) -> Iterator[str]:
         room = f"prompt.max_tokens={style.max_tokens}"
         room += "" if style.history_tokens is None else f", prompt.history_tokens={style.history_tokens}"
         yield f"Room: {room}. {dataset.histories.trim_rule}"
-    history = inside.settings.history
-    if isinstance(history, Random) and inside.settings.ablation.history:
+    history = inputs.settings.history
+    if isinstance(history, Random) and inputs.settings.ablation.history:
         redrawn = dataset.stage.name == STAGES[TRAIN] and history.redraw == "epoch"
         yield "Drawn by " + ("the seed, anew in each epoch: this is epoch 0." if redrawn else "the seed, once.")
 
 
-def _history(inside: Inside, look: Look, everything: bool) -> Table:
+def _history(inputs: RunInputs, look: Look, everything: bool) -> Table:
     table, fates = look.dataset.table, look.fates
     listing = Table("t", "given (UTC)", "rating", "stage", "film", "", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     listing.columns[0].justify = "right"
@@ -277,7 +276,7 @@ def _prediction(prediction: Prediction) -> Table:
     return grid
 
 
-def _told_prediction(inside: Inside, prediction: Prediction) -> str:
-    draws = inside.settings.evaluation.draws
+def _told_prediction(inputs: RunInputs, prediction: Prediction) -> str:
+    draws = inputs.settings.evaluation.draws
     first = f"; from the history that the page shows, the first of {draws} draws" if draws > 1 else ""
     return f"expected {prediction.expected:.2f}, most probable {prediction.argmax}, true {prediction.rating}{first}"

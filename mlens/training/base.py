@@ -17,12 +17,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import Progress
-from transformers import PreTrainedTokenizerBase
 
-from mlens.config import Settings, resolved
 from mlens.data import draws
 from mlens.data.cache import cache_root, content_key, is_whole, lock, new_entry
 from mlens.data.stage import Stage
@@ -33,6 +30,7 @@ from mlens.model.load import build_model
 from mlens.model.settings import Base, NoPeft, TinyModel
 from mlens.packing.packed import PackedRows
 from mlens.packing.tree import Branch, Shapes, Tree
+from mlens.pipeline import RunInputs
 from mlens.prompt.renderer import Renderer
 from mlens.training.schedule import rate_factor
 from mlens.training.settings import Trainer
@@ -123,23 +121,16 @@ def plan_stretches(
         yield [([trees[i] for (i,) in row], labels, n == len(rows) - 1) for n, row in enumerate(rows)]
 
 
-def base_weights(
-    settings: Settings,
-    config: DictConfig,
-    renderer: Renderer,
-    stage: Stage,
-    tokenizer: PreTrainedTokenizerBase,
-    ranks: Ranks,
-) -> Path | None:
+def base_weights(inputs: RunInputs, ranks: Ranks) -> Path | None:
     """The folder of the base model that the config node `model` asks for (None: it asks for none), trained now by all
     ranks if it isn't cached yet: by the data, the training ratings, the prompt's form, and the model's own settings."""
-    model = settings.model
+    model, stage = inputs.settings.model, inputs.stages["train"]
     if not (isinstance(model, TinyModel) and model.base.lines):
         return None
-    plain = resolved(config)
-    form = {name: plain[name] for name in ("ablation", "model")}
-    form["prompt"] = {name: plain["prompt"][name] for name in ("task", "question", "chat")}
-    key = content_key("base", VERSION, renderer.table.content_hash(), stage.visible.tobytes(), form)
+    config = inputs.settings.config
+    form = {name: config[name] for name in ("ablation", "model")}
+    form["prompt"] = {name: config["prompt"][name] for name in ("task", "question", "chat")}
+    key = content_key("base", VERSION, inputs.table.content_hash(), stage.visible.tobytes(), form)
     folder = cache_root() / "bases" / key
     # Without the lock where it is there: a cache that can't be written to serves too.
     if ranks.tell(ranks.main and is_whole(folder)):
@@ -147,24 +138,17 @@ def base_weights(
     # Of several runs that want the same model at once, one trains it and the others wait.
     with lock(folder) if ranks.main else nullcontext():
         if not ranks.tell(ranks.main and is_whole(folder, tell=True)):
-            _train(settings, config, model.base, renderer, stage, tokenizer, ranks, folder)
+            _train(inputs, model.base, ranks, folder)
     return folder
 
 
-def _train(
-    settings: Settings,
-    config: DictConfig,
-    base: Base,
-    renderer: Renderer,
-    stage: Stage,
-    tokenizer: PreTrainedTokenizerBase,
-    ranks: Ranks,
-    folder: Path,
-) -> None:
+def _train(inputs: RunInputs, base: Base, ranks: Ranks, folder: Path) -> None:
+    settings, tokenizer = inputs.settings, inputs.tokenizer
     longest, held = settings.prompt.max_tokens, holding(settings.deepspeed, settings.model.dtype, ranks)
     fresh = build_model(settings.model, NoPeft(), tokenizer, longest, base.seed, held)
     rule = Optimizer("muon", base.learning_rate, base.adam_learning_rate, base.weight_decay, gradient_clipping=0.0)
-    engine = instantiate(config.deepspeed, fresh, ranks, rule, settings.model.dtype, _convert_="all")
+    node = settings.config["deepspeed"]
+    engine = instantiate(node, fresh, ranks, rule, settings.model.dtype, _convert_="all")
     total = base.steps * len(base.lines)
     horizon = Trainer(schedule="cosine", warmup_steps=20)
     collator = PackedRows(row_tokens=base.row_tokens)
@@ -172,7 +156,7 @@ def _train(
     console.print(f"training the base model, once for all strategies: {total:,} steps")
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("base model", total=total)
-        for done, rows in enumerate(_steps(base, renderer, stage, collator, ranks)):
+        for done, rows in enumerate(_steps(base, inputs.renderer, inputs.stages["train"], collator, ranks)):
             engine.set_learning_rate(rate_factor(horizon, done, total))
             own = 0.0
             for trees, labels, last in rows:

@@ -11,8 +11,9 @@ from typing import Any
 import yaml
 from huggingface_hub import ModelCardData
 
-from mlens.config import NOT_RESULT, Settings
+from mlens.config import Settings
 from mlens.data.terms import Terms
+from mlens.identity import NOT_RESULT
 from mlens.model.settings import Lora, PretrainedModel
 
 METRICS = ("rmse", "mae", "user_rmse", "accuracy", "nll", "auc", "ndcg_10", "calibration_error", "illegal_mass")

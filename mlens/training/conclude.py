@@ -9,21 +9,17 @@ from dataclasses import asdict
 
 import numpy as np
 from hydra.conf import HydraConf
-from omegaconf import DictConfig
-from transformers import PreTrainedTokenizerBase
 
-from mlens.config import resolved
 from mlens.data.split import TRAIN
 from mlens.engine.ending import ending_together
-from mlens.engine.engine import uses_bf16_parameters
 from mlens.engine.memory import peak_memory_bytes
 from mlens.errors import UserError
 from mlens.evaluation.baselines import measure_baselines
 from mlens.evaluation.evaluate import Evaluated, by_activity
 from mlens.evaluation.prompts import kept_prompts
 from mlens.files import atomic_write, write_json, write_text
-from mlens.identity import Identity
 from mlens.model.settings import Lora
+from mlens.pipeline import RunInputs
 from mlens.training.card import model_card
 from mlens.training.exported import write_exported
 from mlens.training.folder import RunFolder
@@ -31,15 +27,7 @@ from mlens.training.loop import Training
 from mlens.training.report import print_table, versions
 
 
-def conclude(
-    training: Training,
-    roles: np.ndarray,
-    audited: dict | None,
-    identity: Identity,
-    tokenizer: PreTrainedTokenizerBase,
-    config: DictConfig,
-    hydra_config: HydraConf,
-) -> float | None:
+def conclude(training: Training, inputs: RunInputs, audited: dict | None, hydra_config: HydraConf) -> float | None:
     """Take the model that was best on validation, export it, evaluate it on validation and test, and write predictions
     and, last of all, summary.json, with what the leak audit said (on rank 0). Returns the validation RMSE (None without
     validation targets).
@@ -48,14 +36,13 @@ def conclude(
     written, and the run has finished.
     """
     engine, folder, journal, progress = training.engine, training.folder, training.journal, training.progress
+    settings, roles = inputs.settings, inputs.roles
     with ending_together(engine.ranks, training.stop):
         training.take_best()
-        settings = training.settings
         merge = isinstance(settings.peft, Lora) and settings.peft.merge
-        engine.export(folder.model, tokenizer, merge)
+        engine.export(folder.model, inputs.tokenizer, merge)
         if engine.ranks.main:
-            bf16 = uses_bf16_parameters(settings.model.dtype, settings.deepspeed.zero_optimization.stage)
-            write_exported(folder.model, config, settings, identity, training.datasets["train"].table.scale, bf16)
+            write_exported(folder.model, inputs)
         started = time.perf_counter()
         evaluated = {name: _evaluate(training, name) for name in training.datasets if name != "train"}
     seconds = {"training": progress.seconds, "evaluation": time.perf_counter() - started}
@@ -66,13 +53,13 @@ def conclude(
     for name, stage in evaluated.items():
         atomic_write(folder.predictions(name), stage.frame.write_parquet)
     # Before the baselines, whose memory is not the run's.
-    summary = _summary(training, roles, evaluated, identity, config, list(hydra_config.overrides.task))
+    summary = _summary(training, inputs, evaluated, list(hydra_config.overrides.task))
     started = time.perf_counter()
     journal.enter("baselines")
     # At the size of ml-32m LensKit takes many minutes: who waits should know for what.
     journal.say(f"baselines of {np.count_nonzero(roles == TRAIN):,} training ratings, on the same targets")
     held_out = {name: training.datasets[name] for name in evaluated}
-    baselines = measure_baselines(training.datasets["train"].table, roles, held_out, settings.evaluation.draws)
+    baselines = measure_baselines(inputs.table, roles, held_out, settings.evaluation.draws)
     seconds["baselines"] = time.perf_counter() - started
     summary |= {"baselines": baselines, "audit": audited, "seconds": seconds}
     training.stop.defer()
@@ -93,13 +80,13 @@ def conclude(
     return rmse
 
 
-def finished(folder: RunFolder, identity: Identity, config: DictConfig) -> float | None:
+def finished(folder: RunFolder, inputs: RunInputs) -> float | None:
     """Say that the run in `folder` has finished already; returns its validation RMSE (None without one).
 
-    Raises UserError where it isn't the run that this config and identity describe.
+    Raises UserError where it isn't the run that these inputs are of.
     """
     summary = json.loads(folder.summary.read_text(encoding="utf-8"))
-    now = identity.fingerprint(resolved(config))
+    now = inputs.fingerprint
     if summary["fingerprint"] != now:
         raise UserError(
             f"{folder.path} holds a run that finished with other settings, data, model or version (fingerprint "
@@ -117,19 +104,18 @@ def _evaluate(training: Training, stage: str) -> Evaluated:
 
 def _summary(
     training: Training,
-    roles: np.ndarray,
+    inputs: RunInputs,
     evaluated: dict[str, Evaluated],
-    identity: Identity,
-    config: DictConfig,
     overrides: list[str],
 ) -> dict:
     datasets, engine = training.datasets, training.engine
-    table = datasets["train"].table
+    table, roles, identity = inputs.table, inputs.roles, inputs.identity
+    assert identity is not None
     metrics = {
         name: stage.metrics | by_activity(datasets[name], roles, stage.frames) for name, stage in evaluated.items()
     }
     return {
-        "fingerprint": identity.fingerprint(resolved(config)),
+        "fingerprint": inputs.fingerprint,
         "identity": {"data": identity.data, "model": identity.model},
         "overrides": overrides,
         "metrics": metrics,

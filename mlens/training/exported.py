@@ -7,18 +7,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 import mlens
-from mlens.config import Settings, chosen_class, resolved, strictly
+from mlens.config import chosen_class, strictly
 from mlens.data.source_fields import check_rating_scale
+from mlens.engine.engine import uses_bf16_parameters
 from mlens.errors import UserError
 from mlens.evaluation.settings import Evaluation
 from mlens.files import write_json
 from mlens.history.strategy import Strategy
-from mlens.identity import Identity
 from mlens.model.settings import Lora, NoPeft, PretrainedModel, TinyModel
 from mlens.packing.plan import Collator
+from mlens.pipeline import RunInputs
 from mlens.prompt.frame import ChatFrame
 from mlens.prompt.settings import Ablation, Style
 from mlens.trust import refuse_foreign
@@ -55,17 +54,11 @@ class Exported:
     base_digest: str | None
 
 
-def write_exported(
-    folder: Path,
-    config: DictConfig,
-    settings: Settings,
-    identity: Identity,
-    scale: tuple[float, ...],
-    bf16_parameters: bool,
-) -> None:
-    """Write the file into the folder of a model that was trained by this config, beside its weights or adapter."""
-    nodes = resolved(config)
-    model = settings.model
+def write_exported(folder: Path, inputs: RunInputs) -> None:
+    """Write the file into the folder of a model that was trained with these inputs, next to its weights or adapter."""
+    settings, identity = inputs.settings, inputs.identity
+    assert identity is not None
+    nodes, model = settings.config, settings.model
     base = digest = None
     if (folder / ADAPTER).is_file():
         digest = identity.model
@@ -73,12 +66,12 @@ def write_exported(
     content = {
         "form": FORM,
         "mlens": mlens.__version__,
-        "scale": scale,
+        "scale": inputs.table.scale,
         **{name: nodes[name] for name in ("history", "ablation", "prompt", "packing")},
         "evaluation": {"seed": settings.evaluation.seed, "draws": settings.evaluation.draws},
         "dtype": model.dtype,
         "attention": model.attention,
-        "bf16_parameters": bf16_parameters,
+        "bf16_parameters": uses_bf16_parameters(model.dtype, settings.deepspeed.zero_optimization.stage),
         "base": base,
         "base_digest": digest,
         "chat_frame": identity.chat_frame,

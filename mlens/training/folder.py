@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 from hydra.conf import HydraConf
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from mlens.config import refuse_changes, resolved
+from mlens.config import Settings
 from mlens.errors import UserError
 from mlens.files import ensure_folder, refuse_links, remove_leftovers, write_text
 from mlens.identity import FILE as IDENTITY
-from mlens.identity import Identity, write_identity
+from mlens.identity import write_identity
 from mlens.saved_config import read_saved_config
+from mlens.training.resume import refuse_changes
 
 if TYPE_CHECKING:
     from mlens.engine.ranks import Ranks
+    from mlens.pipeline import RunInputs
 
 LOCK = ".lock"
 WANDB_ID = ".wandb_id"
@@ -100,13 +102,13 @@ class RunFolder:
         refuse_links(self.predictions("test").parent, self.wandb, self.path / WANDB_ID)
 
 
-def find_folder(ranks: Ranks, config: DictConfig) -> RunFolder:
+def find_folder(ranks: Ranks, settings: Settings) -> RunFolder:
     """The run's folder, named by rank 0 for all; nothing is written yet.
 
     Raises UserError where it holds a finished run (but with resume=auto), an unfinished one without `resume`, other
     files, or a run whose config differs in more than a resume may change; warns where the schedule's horizon changes.
     """
-    return ranks.alone(lambda: _check(Path(config.output_dir or _unused_folder()).expanduser(), config))
+    return ranks.alone(lambda: _check(Path(settings.output_dir or _unused_folder()).expanduser(), settings))
 
 
 def _unused_folder() -> Path:
@@ -115,14 +117,14 @@ def _unused_folder() -> Path:
     return next(p for p in (path.with_name(f"{path.name}{end}") for end in ("", *range(2, 1000))) if not p.exists())
 
 
-def _check(path: Path, config: DictConfig) -> RunFolder:
+def _check(path: Path, settings: Settings) -> RunFolder:
     folder = RunFolder(path)
     if folder.summary.exists():
-        if config.resume == "auto":
+        if settings.resume == "auto":
             return RunFolder(path, resumed=True, finished=True)
         raise UserError(f"{path} holds a finished run: give another output_dir, or remove it to run it again")
-    if config.resume is True or (config.resume == "auto" and folder.begun):
-        _check_resume(folder, config)
+    if settings.resume is True or (settings.resume == "auto" and folder.begun):
+        _check_resume(folder, settings)
         folder = RunFolder(path, resumed=True)
     elif folder.begun:
         raise UserError(f"{path} holds an unfinished run: resume=true continues it; or give another output_dir")
@@ -145,16 +147,14 @@ def refuse_other_files(folder: RunFolder) -> None:
 
 
 @contextmanager
-def make_folder(
-    ranks: Ranks, folder: RunFolder, identity: Identity, config: DictConfig, hydra_config: HydraConf
-) -> Iterator[None]:
+def make_folder(ranks: Ranks, folder: RunFolder, inputs: RunInputs, hydra_config: HydraConf) -> Iterator[None]:
     """Make the folder and write the run's identity and .hydra/ into it: rank 0 alone, when all that can be wrong has
     been checked. Inside, no other run can have it.
 
     Raises UserError where another run has it, or has had it since it was checked.
     """
     with ExitStack() as held:
-        ranks.alone(lambda: _write(folder, held, identity, config, hydra_config))
+        ranks.alone(lambda: _write(folder, held, inputs, hydra_config))
         yield
 
 
@@ -187,24 +187,26 @@ def is_at_work(path: Path) -> bool:
         return False
 
 
-def _write(folder: RunFolder, held: ExitStack, identity: Identity, config: DictConfig, hydra_config: HydraConf) -> None:
+def _write(folder: RunFolder, held: ExitStack, inputs: RunInputs, hydra_config: HydraConf) -> None:
+    settings, identity = inputs.settings, inputs.identity
+    assert identity is not None
     folder.path.mkdir(parents=True, exist_ok=True)
     held.enter_context(alone_in(folder.path))
-    if _check(folder.path, config) != folder:
+    if _check(folder.path, settings) != folder:
         raise UserError(f"{folder.path} was used by another run meanwhile: start again")
     for made in (folder.hydra, folder.checkpoints, folder.metrics.parent, folder.predictions("test").parent):
         remove_leftovers(ensure_folder(made))
     write_identity(folder.path, identity)
     write_text(folder.hydra / "overrides.yaml", OmegaConf.to_yaml(hydra_config.overrides.task))
     write_text(folder.hydra / "hydra.yaml", OmegaConf.to_yaml(OmegaConf.create({"hydra": hydra_config})))
-    write_text(folder.config, OmegaConf.to_yaml(config, resolve=True))
+    write_text(folder.config, OmegaConf.to_yaml(OmegaConf.create(settings.config)))
 
 
-def _check_resume(folder: RunFolder, config: DictConfig) -> None:
+def _check_resume(folder: RunFolder, settings: Settings) -> None:
     saved = folder.config
     if not folder.begun:
         remedy = "give output_dir=ITS_FOLDER, or start it without resume=true"
         raise UserError(f"resume=true: {folder.path} holds no run (no .hydra/config.yaml): {remedy}")
-    horizon = refuse_changes(read_saved_config(saved), resolved(config))
+    horizon = refuse_changes(read_saved_config(saved), settings.config)
     if horizon:
         warnings.warn(f"{', '.join(horizon)} changed: the rate goes on along another schedule", stacklevel=2)

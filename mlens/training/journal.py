@@ -12,20 +12,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from mlens.config import Settings, resolved
+from mlens.config import Settings
 from mlens.engine.ranks import Ranks
 from mlens.files import atomic_write, flush, naming, open_append, write_text
 from mlens.training.folder import PHASE, WANDB_ID, RunFolder
 from mlens.training.settings import Wandb
 
 
-def open_journal(ranks: Ranks, folder: RunFolder, settings: Settings, config: DictConfig) -> Journal:
+def open_journal(ranks: Ranks, folder: RunFolder, settings: Settings) -> Journal:
     """The journal of a run; rank 0's writes, the others' are silent."""
-    return Journal(folder.metrics, ranks.main, settings.wandb, resolved(config))
+    return Journal(folder.metrics, ranks.main, settings.wandb, settings.config)
 
 
 class Journal:

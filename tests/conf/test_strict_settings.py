@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlens.config import check, flatten, resolved
+from mlens.config import check, flatten
 from mlens.errors import GRACE, UserError, exit_on_user_error
 from tests.helpers.runs import FAST, checked, composed, train, train_here
 
@@ -234,7 +234,7 @@ def test_a_rank_speaks_where_rank_0_did_not_fail(monkeypatch, capsys):
 
 
 def test_flatten_names_leaves_by_their_whole_path():
-    flat = flatten(resolved(composed("history=random")))
+    flat = flatten(check(composed("history=random")).config)
     assert flat["trainer.early_stopping.patience"] == 3 and flat["history.ratio"] == 0.5
     assert not any(isinstance(value, dict) for value in flat.values())
 

@@ -184,17 +184,16 @@ def test_a_read_only_cache_serves_what_it_has(disk, source, monkeypatch):
 def test_a_base_model_in_a_read_only_cache_is_used(disk, monkeypatch):
     monkeypatch.setenv("MLENS_CACHE", str(disk.path))
     made = parts("model=tiny_base", "model.base.lines=[4]")
-    stage, renderer = made.datasets["train"].stage, made.datasets["train"].renderer
 
     def make(*arguments):
         with cache_module.new_entry(arguments[-1]) as beside:
             (beside / "model.safetensors").write_text("weights")
 
     monkeypatch.setattr(base, "_train", make)
-    first = base.base_weights(made.settings, made.config, renderer, stage, made.tokenizer, made.ranks)
+    first = base.base_weights(made.inputs, made.ranks)
     disk.read_only()
     monkeypatch.setattr(base, "_train", None)
-    assert base.base_weights(made.settings, made.config, renderer, stage, made.tokenizer, made.ranks) == first
+    assert base.base_weights(made.inputs, made.ranks) == first
 
 
 def test_a_run_folder_on_a_read_only_disk_ends_in_one_line(disk, capsys):

@@ -19,7 +19,7 @@ from types import SimpleNamespace
 import numpy as np
 from transformers import AutoTokenizer
 
-from mlens.config import check, resolved
+from mlens.config import check
 from mlens.data.behaviour_json import BehaviourJson
 from mlens.data.cache import content_key
 from mlens.data.load import load_table
@@ -122,10 +122,9 @@ def digests(folder: Path) -> dict[str, str]:
         "dat": MovieLensDat("ml-1m", path=str(folder / "dat"), max_users=6),
         "json": BehaviourJson(path=str(folder / "users.json")),
     }
-    config = composed("debug=fast", "history=random")
-    checked = check(config)
-    found = {"fingerprint": Identity("data", None, None, "1").fingerprint(resolved(config))}
-    found["config"] = content_key(json.dumps(resolved(config), sort_keys=True), repr(checked))
+    checked = check(composed("debug=fast", "history=random"))
+    found = {"fingerprint": Identity("data", None, None, "1").fingerprint(checked)}
+    found["config"] = content_key(json.dumps(checked.config, sort_keys=True), repr(checked))
     for name, source in sources.items():
         table = load_table(source)
         found[f"{name} cache key"] = table.content_hash()

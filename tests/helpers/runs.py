@@ -19,6 +19,7 @@ from mlens.config import Settings, check
 from mlens.engine.stop import stoppable
 from mlens.identity import Identity
 from mlens.launch import register_resolvers
+from mlens.pipeline import RunInputs
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
@@ -43,6 +44,11 @@ def composed(*overrides: str) -> DictConfig:
 
 def checked(*overrides: str) -> Settings:
     return check(composed(*overrides))
+
+
+def only_identity(settings: Settings) -> RunInputs:
+    """Inputs for what needs a run's settings and identity alone."""
+    return RunInputs(settings, None, None, {}, None, IDENTITY)  # type: ignore[arg-type]
 
 
 @cache

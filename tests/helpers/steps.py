@@ -15,18 +15,15 @@ import torch
 from hydra.utils import instantiate
 from safetensors.torch import load_file
 
-from mlens.config import Settings, check
-from mlens.data.load import load_table
-from mlens.data.split import assign_roles
-from mlens.data.stage import make_stages
-from mlens.engine.engine import Engine, holding
+from mlens.config import Settings
+from mlens.data.table import RatingTable
+from mlens.engine.engine import Engine
 from mlens.engine.ranks import Ranks, join_ranks
-from mlens.model.load import build_model, load_tokenizer
 from mlens.packing.dataset import RatingDataset
 from mlens.packing.plan import plan_epoch
 from mlens.packing.reference import ReferenceRows
-from mlens.prompt.renderer import make_renderer
-from tests.helpers.runs import composed
+from mlens.pipeline import RunInputs, open_inputs
+from tests.helpers.runs import checked
 
 SMALL = (
     "debug=fast",
@@ -42,47 +39,42 @@ STEPS = 3
 
 @dataclass(frozen=True)
 class Parts:
-    settings: Settings
+    """What train.py makes before it trains."""
+
+    inputs: RunInputs
     ranks: Ranks
-    table: object
-    roles: object
     datasets: dict[str, RatingDataset]
-    tokenizer: object
-    collator: object
     model: torch.nn.Module
-    config: object
+
+    @property
+    def settings(self) -> Settings:
+        return self.inputs.settings
+
+    @property
+    def table(self) -> RatingTable:
+        return self.inputs.table
+
+    @property
+    def tokenizer(self):
+        return self.inputs.tokenizer
+
+    @property
+    def collator(self):
+        return self.settings.packing
 
     def engine(self) -> Engine:
-        rule, dtype = self.settings.trainer.update_rule(), self.settings.model.dtype
-        return instantiate(self.config.deepspeed, self.model, self.ranks, rule, dtype, _convert_="all")
+        settings = self.settings
+        node, rule, dtype = settings.config["deepspeed"], settings.trainer.update_rule(), settings.model.dtype
+        return instantiate(node, self.model, self.ranks, rule, dtype, _convert_="all")
 
 
 def parts(*overrides: str) -> Parts:
-    """What train.py makes before it trains."""
     # Reference rows have no row_tokens, which debug=fast sets.
     rows = "~packing.row_tokens" if "packing=reference" in overrides else "packing.row_tokens=512"
-    config = composed(*SMALL, rows, *overrides)
-    settings = check(config)
-    source, split, strategy = (instantiate(config[node]) for node in ("data", "split", "history"))
-    ranks = join_ranks()
-    table = ranks.first(lambda: load_table(source))
-    roles = assign_roles(table, split)
-    stages = make_stages(table, roles, split, settings.evaluation.max_users, settings.evaluation.seed)
-    tokenizer = ranks.first(lambda: load_tokenizer(settings.model, table, settings.prompt, settings.ablation))
-    renderer = make_renderer(table, settings.prompt, settings.ablation, tokenizer)
-    datasets = {
-        name: RatingDataset(table, stage, strategy, renderer, settings.seed_of(name)) for name, stage in stages.items()
-    }
-    model = build_model(
-        settings.model,
-        settings.peft,
-        tokenizer,
-        longest=settings.prompt.max_tokens,
-        seed=settings.seed,
-        holding=holding(settings.deepspeed, settings.model.dtype, ranks),
-    )
-    collator = instantiate(config.packing)
-    return Parts(settings, ranks, table, roles, datasets, tokenizer, collator, model, config)
+    settings, ranks = checked(*SMALL, rows, *overrides), join_ranks()
+    inputs = open_inputs(settings, ranks)
+    datasets = {name: inputs.dataset(name) for name in inputs.stages}
+    return Parts(inputs, ranks, datasets, inputs.model(ranks))
 
 
 def engine_steps(made: Parts, engine: Engine, steps: int = STEPS, first: int = 0) -> list[float]:

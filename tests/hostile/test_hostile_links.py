@@ -20,7 +20,7 @@ from mlens.errors import UserError, exit_on_user_error
 from mlens.files import atomic_folder, atomic_write, ensure_folder, open_append, write_json, write_text
 from mlens.training.folder import find_folder, make_folder
 from tests.helpers.made_up_runs import make_run
-from tests.helpers.runs import IDENTITY, ROOT, child_environment, composed, hydra_config
+from tests.helpers.runs import ROOT, checked, child_environment, hydra_config, only_identity
 
 RANKS = Ranks(0, 1, torch.device("cpu"))
 SECRET = "not to be overwritten"
@@ -121,8 +121,8 @@ def begun(tmp_path):
     """A run that was stopped, reached through a link, as a user has it whose large disk is elsewhere."""
     (tmp_path / "large disk").mkdir()
     (tmp_path / "run").symlink_to(tmp_path / "large disk")
-    config = composed(f"output_dir={tmp_path}/run")
-    with make_folder(RANKS, find_folder(RANKS, config), IDENTITY, config, hydra_config()):
+    settings = checked(f"output_dir={tmp_path}/run")
+    with make_folder(RANKS, find_folder(RANKS, settings), only_identity(settings), hydra_config()):
         pass
     return tmp_path / "run"
 
@@ -135,8 +135,8 @@ PLACES = (
 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_run_with_a_link_in_it_is_not_resumed(place, begun, victim, capsys):
-    config = composed(f"output_dir={begun}", "resume=true")
-    find_folder(RANKS, config)
+    settings = checked(f"output_dir={begun}", "resume=true")
+    find_folder(RANKS, settings)
     there = begun / place
     target = victim.parent if there.is_dir() or place in ("model", "wandb") else victim
     if there.exists():
@@ -144,7 +144,7 @@ def test_a_run_with_a_link_in_it_is_not_resumed(place, begun, victim, capsys):
     if place == ".hydra":  # the config is read before
         target = begun.parent / "aside"
     there.symlink_to(target)
-    told = one_line(capsys, lambda: find_folder(RANKS, config))
+    told = one_line(capsys, lambda: find_folder(RANKS, settings))
     assert f"{there}: is a link" in told
     assert_untouched(victim)
 
@@ -153,7 +153,7 @@ def test_a_link_in_place_of_a_run_that_has_not_begun_is_other_files(tmp_path, vi
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "predictions").symlink_to(victim.parent)
     with pytest.raises(UserError, match="holds other files"):
-        find_folder(RANKS, composed(f"output_dir={tmp_path}/run"))
+        find_folder(RANKS, checked(f"output_dir={tmp_path}/run"))
 
 
 def test_a_report_is_written_through_no_link(victim, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from mlens.config import check, flatten, resolved
+from mlens.config import check, flatten
 from mlens.errors import UserError
 from mlens.identity import Identity
 from tests.helpers.runs import composed
@@ -64,7 +64,7 @@ def test_any_value_of_any_key_is_taken_or_refused_in_one_line(data):
         assert any(key.split(".")[0] in str(error) for key in changed)
         return
     assert found.seed == config.seed
-    assert len(Identity("data", None, None, "1").fingerprint(resolved(config))) == 16
+    assert len(Identity("data", None, None, "1").fingerprint(found)) == 16
 
 
 @pytest.mark.parametrize("key", ["seed", "split.seed", "data.max_users", "trainer.learning_rate", "data.noise"])

@@ -18,7 +18,7 @@ from mlens.runs.listing import BROKEN, list_runs
 from mlens.saved_config import MOST_BYTES, read_saved_config
 from mlens.training.folder import find_folder, make_folder
 from tests.helpers.outcomes import bounded, is_clear
-from tests.helpers.runs import CONF, IDENTITY, composed, hydra_config
+from tests.helpers.runs import CONF, checked, composed, hydra_config, only_identity
 
 LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
@@ -41,17 +41,17 @@ HOSTILE = {
 @pytest.fixture
 def begun(tmp_path):
     """A run that has begun, and counts as finished for what asks for a finished one."""
-    config = composed(f"output_dir={tmp_path}/run", "resume=true")
+    settings = checked(f"output_dir={tmp_path}/run", "resume=true")
     ranks = Ranks(0, 1, torch.device("cpu"))
     folder = tmp_path / "run"
-    started = composed(f"output_dir={folder}")
-    with make_folder(ranks, find_folder(ranks, started), IDENTITY, started, hydra_config()):
+    started = checked(f"output_dir={folder}")
+    with make_folder(ranks, find_folder(ranks, started), only_identity(started), hydra_config()):
         pass
-    return ranks, config, folder
+    return ranks, settings, folder
 
 
 def read_by(name, begun):
-    ranks, config, folder = begun
+    ranks, settings, folder = begun
     file = folder / ".hydra" / "config.yaml"
     if name == "runs":
         (listed,) = list_runs([folder])
@@ -60,7 +60,7 @@ def read_by(name, begun):
     if name == "run_config":
         (folder / "summary.json").write_text("{}")
         run_config(folder, [], ())
-    {"resume": lambda: find_folder(ranks, config), "report": lambda: read_config(file)}[name]()
+    {"resume": lambda: find_folder(ranks, settings), "report": lambda: read_config(file)}[name]()
 
 
 @pytest.mark.parametrize("reader", ["report", "resume", "runs", "run_config"])

@@ -6,10 +6,11 @@ import polars as pl
 import pytest
 
 from mlens.compose import compose_config, run_config
+from mlens.config import check
 from mlens.errors import UserError
 from mlens.history.all_previous import AllPrevious
-from mlens.inside import open_inside
 from mlens.packing.dataset import RatingDataset
+from mlens.pipeline import open_inputs
 from mlens.prompt.renderer import make_renderer
 from mlens.show import __main__ as command
 from mlens.show.fates import counts
@@ -40,8 +41,8 @@ def ratings(tmp_path):
 
 
 def look(ratings, asked, *overrides):
-    inside = open_inside(compose_config([*SMALL, ratings, *overrides]))
-    return inside, look_at(inside, asked)
+    inputs = open_inputs(check(compose_config([*SMALL, ratings, *overrides])))
+    return inputs, look_at(inputs, asked)
 
 
 def test_a_look_is_what_the_dataset_gives_the_model(ratings):
@@ -63,10 +64,10 @@ def test_a_look_is_what_the_dataset_gives_the_model(ratings):
 
 
 def test_pieces_of_a_chat_and_of_a_tokenizer_whose_pieces_do_not_join(ratings):
-    inside, seen = look(ratings, Asked("ann"), "history=none")
+    inputs, seen = look(ratings, Asked("ann"), "history=none")
     with pytest.warns(UserWarning, match="don't join"):
-        renderer = make_renderer(inside.table, inside.settings.prompt, inside.settings.ablation, metaspace())
-    dataset = RatingDataset(inside.table, inside.stages["test"], inside.settings.history, renderer, 0)
+        renderer = make_renderer(inputs.table, inputs.settings.prompt, inputs.settings.ablation, metaspace())
+    dataset = RatingDataset(inputs.table, inputs.stages["test"], inputs.settings.history, renderer, 0)
     pieces = prompt_pieces(dataset, metaspace(), seen.i)
     assert [piece.part for piece in pieces] == ["whole prompt", "answer"]
     assert list(pieces[0].ids) == dataset[seen.i].prompt.tolist()
@@ -172,11 +173,11 @@ def test_a_runs_prediction_stands_beside_what_it_was_shown(run, capsys):
     drawn = pl.read_parquet(run / "predictions" / "test.parquet")
     frame = drawn.filter(draw=0)
     assert not frame["history_hash"].equals(drawn.filter(draw=1)["history_hash"])
-    inside = open_inside(run_config(run, [], ()), RunFolder(run).model)
+    inputs = open_inputs(check(run_config(run, [], ())), tokenizer_folder=RunFolder(run).model)
     for row in frame.iter_rows(named=True):
-        seen = look_at(inside, Asked(str(row["user"]), t=row["t"]), run)
+        seen = look_at(inputs, Asked(str(row["user"]), t=row["t"]), run)
         assert seen.prediction is not None
-        assert seen.prediction.probability == {value: row[f"p_{value}"] for value in inside.table.scale}
+        assert seen.prediction.probability == {value: row[f"p_{value}"] for value in inputs.table.scale}
         assert (seen.prediction.expected, seen.prediction.rating) == (row["expected"], row["rating"])
         found = counts(seen.fates)
         assert (found["chosen"], found["dropped"]) == (row["history_used"], row["history_dropped"])

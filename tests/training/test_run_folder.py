@@ -6,14 +6,15 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from mlens.config import refuse_changes, resolved
+from mlens.config import check
 from mlens.engine.ranks import Ranks
 from mlens.errors import UserError
 from mlens.files import atomic_write, write_json, write_text
 from mlens.training.folder import RunFolder, find_folder, make_folder
 from mlens.training.journal import Journal
+from mlens.training.resume import refuse_changes
 from mlens.training.settings import Wandb
-from tests.helpers.runs import IDENTITY, composed, hydra_config
+from tests.helpers.runs import checked, composed, hydra_config, only_identity
 
 
 def rank(number: int) -> Ranks:
@@ -44,43 +45,43 @@ def test_a_file_is_whole_and_alone(tmp_path):
 
 
 def test_rank_0_alone_makes_the_folder(tmp_path):
-    config = composed(f"output_dir={tmp_path}/run")
-    folder = find_folder(rank(0), config)
+    settings = checked(f"output_dir={tmp_path}/run")
+    folder = find_folder(rank(0), settings)
     assert folder.path == tmp_path / "run" and not folder.path.exists()
-    with make_folder(rank(1), folder, IDENTITY, config, hydra_config()):
+    with make_folder(rank(1), folder, only_identity(settings), hydra_config()):
         assert not folder.path.exists()
-    with make_folder(rank(0), folder, IDENTITY, config, hydra_config()):
+    with make_folder(rank(0), folder, only_identity(settings), hydra_config()):
         pass
-    assert OmegaConf.load(folder.hydra / "config.yaml") == OmegaConf.create(resolved(config))
+    assert OmegaConf.load(folder.hydra / "config.yaml") == OmegaConf.create(settings.config)
     assert list(OmegaConf.load(folder.hydra / "overrides.yaml")) == [f"output_dir={tmp_path}/run"]
     assert "hydra" in OmegaConf.load(folder.hydra / "hydra.yaml")
 
 
 def test_without_output_dir_each_run_has_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    config, made = composed(), set()
+    settings, made = checked(), set()
     for _ in range(3):
-        folder = find_folder(rank(0), config)
-        with make_folder(rank(0), folder, IDENTITY, config, hydra_config()):
+        folder = find_folder(rank(0), settings)
+        with make_folder(rank(0), folder, only_identity(settings), hydra_config()):
             pass
         made.add(str(folder.path))
     assert len(made) == 3 and all(path.startswith("outputs/") for path in made)
 
 
 def test_an_empty_folder_is_taken(tmp_path):
-    assert find_folder(rank(0), composed(f"output_dir={tmp_path}")).path == tmp_path
+    assert find_folder(rank(0), checked(f"output_dir={tmp_path}")).path == tmp_path
 
 
 def test_a_folder_is_one_runs_at_a_time_and_no_others_later(tmp_path):
-    config = composed(f"output_dir={tmp_path}/run")
-    folder = find_folder(rank(0), config)
-    one, other = (make_folder(rank(0), folder, IDENTITY, config, hydra_config()) for _ in range(2))
+    settings = checked(f"output_dir={tmp_path}/run")
+    folder = find_folder(rank(0), settings)
+    one, other = (make_folder(rank(0), folder, only_identity(settings), hydra_config()) for _ in range(2))
     with one, pytest.raises(UserError, match="another run is at work"), other:
         pass
     before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
     with (
         pytest.raises(UserError, match="unfinished run"),
-        make_folder(rank(0), folder, IDENTITY, config, hydra_config()),
+        make_folder(rank(0), folder, only_identity(settings), hydra_config()),
     ):
         pass
     assert {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()} == before
@@ -95,23 +96,23 @@ def test_a_run_that_was_killed_before_it_had_begun_is_started_over(tmp_path, lef
     if left:
         (run / ".hydra" / left).write_text("{}")
     with pytest.raises(UserError, match=r"holds no run .*or start it without resume=true"):
-        find_folder(rank(0), composed(f"output_dir={run}", "resume=true"))
-    config = composed(f"output_dir={run}")
-    with make_folder(rank(0), find_folder(rank(0), config), IDENTITY, config, hydra_config()):
+        find_folder(rank(0), checked(f"output_dir={run}", "resume=true"))
+    settings = checked(f"output_dir={run}")
+    with make_folder(rank(0), find_folder(rank(0), settings), only_identity(settings), hydra_config()):
         assert {path.name for path in (run / ".hydra").iterdir()} == {"config.yaml", "hydra.yaml", "overrides.yaml"}
     (run / "training_logs" / "metrics.jsonl").touch()
-    find_folder(rank(0), composed(f"output_dir={run}", "resume=true"))
+    find_folder(rank(0), checked(f"output_dir={run}", "resume=true"))
 
 
 def test_where_a_file_of_a_run_is_left_it_is_not_started_over(tmp_path):
     (tmp_path / "training_logs").mkdir()
     (tmp_path / "training_logs" / "metrics.jsonl").touch()
     with pytest.raises(UserError, match="holds other files"):
-        find_folder(rank(0), composed(f"output_dir={tmp_path}"))
+        find_folder(rank(0), checked(f"output_dir={tmp_path}"))
 
 
 def changed(*overrides):
-    return refuse_changes(resolved(composed("history=random")), resolved(composed("history=random", *overrides)))
+    return refuse_changes(checked("history=random").config, checked("history=random", *overrides).config)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +156,7 @@ def test_a_config_read_back_is_no_change(tmp_path):
     config = composed("debug=fast", "trainer.learning_rate=1e-5", "peft=lora")
     OmegaConf.save(config, tmp_path / "config.yaml", resolve=True)
     before = OmegaConf.to_container(OmegaConf.load(tmp_path / "config.yaml"))
-    assert refuse_changes(before, resolved(config)) == []
+    assert refuse_changes(before, check(config).config) == []
 
 
 @pytest.fixture

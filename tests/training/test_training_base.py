@@ -194,8 +194,7 @@ def only_made(monkeypatch):
 
 def folder_of(*overrides):
     made = parts(*SMALL_BASE, *overrides)
-    stage, renderer = made.datasets["train"].stage, made.datasets["train"].renderer
-    return base_weights(made.settings, made.config, renderer, stage, made.tokenizer, made.ranks)
+    return base_weights(made.inputs, made.ranks)
 
 
 def test_a_base_is_trained_once_and_its_ratings_become_more_probable(trained):
@@ -248,7 +247,7 @@ def test_other_data_split_prompt_or_sizes_have_a_base_of_their_own(only_made):
 def test_without_lengths_there_is_no_base(trained):
     assert folder_of("model.base.lines=[]") is None
     made = parts()
-    assert base_weights(made.settings, made.config, None, None, made.tokenizer, made.ranks) is None
+    assert base_weights(made.inputs, made.ranks) is None
     assert not trained
 
 

@@ -1,0 +1,113 @@
+"""What a run works with, made from its settings in one place, for train.py, the commands, benchmarks and tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from hydra.utils import instantiate
+
+from mlens.config import Settings
+from mlens.data.load import load_table
+from mlens.data.split import assign_roles
+from mlens.data.stage import Stage, make_stages
+from mlens.data.table import RatingTable
+from mlens.engine.engine import holding
+from mlens.engine.ranks import Ranks
+from mlens.identity import Identity, identify
+from mlens.model.load import build_model, load_exported_tokenizer, load_tokenizer
+from mlens.packing.dataset import RatingDataset
+from mlens.prompt.renderer import Renderer, make_renderer
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """All that a run works with, but for the model.
+
+    settings: the checked config.
+    table: the ratings.
+    roles: [ratings] int8, of every rating of the table: training, validation or test.
+    stages: the targets of train, val and test; a stage without targets is left out, except train.
+    tokenizer: the model's.
+    identity: what identifies the run besides its config; None where nothing is trained.
+    """
+
+    settings: Settings
+    table: RatingTable
+    roles: np.ndarray
+    stages: dict[str, Stage]
+    tokenizer: PreTrainedTokenizerBase
+    identity: Identity | None = None
+
+    @cached_property
+    def renderer(self) -> Renderer:
+        """Of this table's prompts; made when it is first needed."""
+        frame = None if self.identity is None else self.identity.chat_frame
+        return make_renderer(self.table, self.settings.prompt, self.settings.ablation, self.tokenizer, frame)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all that the result of the run depends on."""
+        assert self.identity is not None
+        return self.identity.fingerprint(self.settings)
+
+    def model(self, ranks: Ranks, weights: Path | None = None) -> PreTrainedModel | PeftModel:
+        """The model that is trained, where the engine wants its parameters.
+
+        weights: the folder of the weights it starts from; None: those that the settings say.
+        """
+        settings = self.settings
+        held = holding(settings.deepspeed, settings.model.dtype, ranks)
+        longest, seed = settings.prompt.max_tokens, settings.seed
+        return build_model(settings.model, settings.peft, self.tokenizer, longest, seed, held, weights)
+
+    def dataset(self, stage: str) -> RatingDataset:
+        """The targets of a stage, with the histories of the first epoch or of the evaluation's first draw."""
+        settings = self.settings
+        node, seed = settings.config["dataset"], settings.seed_of(stage)
+        return instantiate(node, self.table, self.stages[stage], settings.history, self.renderer, seed)
+
+
+def open_inputs(
+    settings: Settings,
+    ranks: Ranks | None = None,
+    tokenizer_folder: Path | None = None,
+    identity: Identity | None = None,
+) -> RunInputs:
+    """Read the data, split them, and load the tokenizer.
+
+    ranks: the processes that all call this; the main one fills the caches first. None: this process alone.
+    tokenizer_folder: where a run has saved its tokenizer; None: the tokenizer that the settings name.
+    identity: of the finished run that this looks into.
+
+    Raises UserError where the data, the split or the tokenizer can't be used.
+    """
+    main_first = (lambda make: make()) if ranks is None else ranks.first
+    table = main_first(lambda: load_table(settings.data))
+    roles = assign_roles(table, settings.split)
+    stages = make_stages(table, roles, settings.split, settings.evaluation.max_users, settings.evaluation.seed)
+    if tokenizer_folder is None:
+        tokenizer = main_first(lambda: load_tokenizer(settings.model, table, settings.prompt, settings.ablation))
+    else:
+        tokenizer = main_first(lambda: load_exported_tokenizer(tokenizer_folder))
+    return RunInputs(settings, table, roles, stages, tokenizer, identity)
+
+
+def build_inputs(settings: Settings, ranks: Ranks, resumed: Path | None = None) -> RunInputs:
+    """The inputs of a run that is trained, with its identity.
+
+    resumed: the folder of the run that is resumed; None for a new run.
+
+    Raises UserError as `open_inputs` does, and where the data or the model aren't those of the resumed run.
+    """
+    inputs = open_inputs(settings, ranks)
+    data = inputs.table.content_hash()
+    identity = ranks.alone(lambda: identify(settings, data, lambda: inputs.tokenizer, resumed))
+    return replace(inputs, identity=identity)
