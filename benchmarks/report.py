@@ -49,7 +49,7 @@ def main() -> None:
                 settings=settings,
             )
         began = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "mlens.comparison", folder], check=True)
+        subprocess.run([sys.executable, "-m", "mlens", "compare", folder], check=True)
         seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     table = Table(title=f"Report of {options.runs} runs of {options.targets:,} predictions")

@@ -133,7 +133,7 @@ def _of_key(key: str, overrides: Sequence[str]) -> str:
     if not dot:
         if (CONF / key).is_dir():
             value = next((o.partition("=")[2] for o in overrides if o.startswith(f"{key}=")), "OPTION")
-            alone = "mlens.plan alone takes hardware" if key == "hardware" else f"write +{key}={value}"
+            alone = "mlens plan alone takes hardware" if key == "hardware" else f"write +{key}={value}"
             return f"{key} isn't chosen by default: {alone}"
         names = [*_root_keys(), *(k for g in _groups() for k in _keys(g))]
         return f"{key}: unknown key.{guess(key, names)} The config's own are {_list(_root_keys())}."

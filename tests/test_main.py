@@ -7,17 +7,18 @@ import pytest
 
 from mlens import __version__
 from mlens.__main__ import COMMANDS, main
+from mlens.cli.train import TRAIN
 from mlens.launch import start
 from tests.helpers.runs import ROOT, child_environment
 
 # What each command calls for its work, and a command line that leads there.
 WORK = {
-    "plan": ("mlens.plan.__main__.plan_and_tell", ["seed=1"]),
-    "show": ("mlens.show.__main__.show", ["user=1"]),
-    "probe": ("mlens.probe.__main__.probe", ["seed=1"]),
-    "predict": ("mlens.predict.__main__.run", ["RUN", "--history", "h.csv", "--movies", "m.csv"]),
-    "runs": ("mlens.runs.__main__.show", ["DIR"]),
-    "evaluate": ("mlens.evaluation.__main__.evaluate_under", ["RUN", "history=none"]),
+    "plan": ("mlens.cli.plan.print_plan", ["seed=1"]),
+    "show": ("mlens.cli.show.show", ["user=1"]),
+    "probe": ("mlens.cli.probe.probe", ["seed=1"]),
+    "predict": ("mlens.cli.predict.run", ["RUN", "--history", "h.csv", "--movies", "m.csv"]),
+    "runs": ("mlens.cli.runs.show", ["DIR"]),
+    "evaluate": ("mlens.evaluation.reevaluate.reevaluate", ["RUN", "history=none"]),
     "compare": ("mlens.comparison.report.report", ["DIR"]),
 }
 
@@ -32,15 +33,13 @@ def called(monkeypatch, capsys, *words):
 
 def test_help_lists_the_commands_and_another_word_is_refused(monkeypatch, capsys):
     code, printed = called(monkeypatch, capsys, "--help")
-    assert code == 0 and all(
-        f"\n  {name} " in printed.out and line in printed.out for name, (_, line) in COMMANDS.items()
-    )
+    assert code == 0 and all(f"\n  {name} " in printed.out and line in printed.out for name, line in COMMANDS.items())
     assert called(monkeypatch, capsys, "--version")[1].out == f"mlens {__version__}\n"
-    code, printed = called(monkeypatch, capsys, "train")
-    assert code == 2 and "invalid choice: 'train'" in printed.err
+    code, printed = called(monkeypatch, capsys, "learn")
+    assert code == 2 and "invalid choice: 'learn'" in printed.err
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", WORK)
 def test_a_command_has_help_and_a_version(name, monkeypatch, capsys):
     code, printed = called(monkeypatch, capsys, name, "--help")
     assert code == 0 and printed.out.startswith(f"usage: mlens {name} ")
@@ -48,7 +47,7 @@ def test_a_command_has_help_and_a_version(name, monkeypatch, capsys):
     assert code == 0 and printed.out == f"mlens {__version__}\n"
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", WORK)
 def test_ctrl_c_ends_a_command_with_one_line(name, monkeypatch, capsys):
     def interrupted(*arguments):
         raise KeyboardInterrupt
@@ -59,11 +58,23 @@ def test_ctrl_c_ends_a_command_with_one_line(name, monkeypatch, capsys):
     assert code == 130 and printed.err == "stopped: Ctrl-C was pressed\n" and not printed.out
 
 
+def test_every_command_has_a_file_and_is_tested():
+    files = {file.stem for file in (ROOT / "mlens" / "cli").glob("*.py")} - {"__init__"}
+    assert files == set(COMMANDS) == {*WORK, "train"}
+
+
+def test_train_is_train_py(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["mlens", "train", "--cfg", "job", "seed=7"])
+    main()
+    assert "\nseed: 7\n" in capsys.readouterr().out
+    assert TRAIN.resolve() == ROOT / "train.py"
+
+
 def test_help_loads_nothing_heavy():
     program = """
 import sys
 from mlens.__main__ import COMMANDS, main
-for name in COMMANDS:
+for name in COMMANDS.keys() - {"train"}:
     sys.argv = ["mlens", name, "--help"]
     try:
         main()

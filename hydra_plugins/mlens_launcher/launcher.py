@@ -20,6 +20,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+import mlens
 from hydra_plugins.mlens_launcher._board import Board
 from hydra_plugins.mlens_launcher._ledger import FINISHED, WAITING, CheckedJob, Job, Ledger, names_in
 from hydra_plugins.mlens_launcher._local import processes_with, run_local
@@ -138,7 +139,10 @@ class MlensLauncher(Launcher):
         # Unresolved: `${hydra.job.num}` in one of them has no value here.
         given = cast(list[str], OmegaConf.to_container(hydra.overrides.hydra, resolve=False))
         options += [override for override in given if override.startswith("hydra.searchpath=")]
-        return [str(Path(sys.argv[0]).resolve()), *options, "hydra.mode=RUN"]
+        script = Path(sys.argv[0]).resolve()
+        # In an installed mlens the script lies in the package, whose modules would hide others of the same names.
+        program = ["-m", "mlens", "train"] if script.parent == Path(mlens.__file__).parent else [str(script)]
+        return [*program, *options, "hydra.mode=RUN"]
 
     def _checked_jobs(self, batch: list[list[str]], names: list[str]) -> list[CheckedJob]:
         """Every job's config composed and checked, its model and tracker looked at, its data read and its model's files

@@ -1,4 +1,4 @@
-"""Trained under one strategy, tested under another: what `python -m mlens.evaluation` left in runs' folders."""
+"""Trained under one strategy, tested under another: what `mlens evaluate` left in runs' folders."""
 
 from __future__ import annotations
 

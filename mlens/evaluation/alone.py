@@ -16,7 +16,7 @@ from mlens.model.trunk import Trunk, continued
 from mlens.packing.row import Row
 
 REMEDY = (
-    "lower packing.row_tokens (mlens.predict takes it from the model's mlens.json, mlens.evaluation as an override), "
+    "lower packing.row_tokens (mlens predict takes it from the model's mlens.json, mlens evaluate as an override), "
     "or take a device with more memory"
 )
 

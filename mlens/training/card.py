@@ -80,7 +80,7 @@ def _results(summary: dict) -> str:
     if averaged:
         said = ", ".join(f"{stage} {value:.4f}" for stage, value in averaged.items())
         text += (
-            "Figures are means over several draws of histories. mlens.predict averages the predictions of as many, "
+            "Figures are means over several draws of histories. mlens predict averages the predictions of as many, "
             f"which takes as many times the work; their RMSE: {said}.\n"
         )
     text += "\n"
@@ -96,7 +96,7 @@ def _results(summary: dict) -> str:
 def _usage(settings: Settings) -> str:
     text = (
         "With mlens installed and this folder as `DIR`:\n\n"
-        + _fenced("python -m mlens.predict DIR --history history.csv --movies movies.csv")
+        + _fenced("mlens predict DIR --history history.csv --movies movies.csv")
         + "\n"
         + _fenced(
             "from mlens.predict import Predictor\n\n"

@@ -361,7 +361,7 @@ def test_the_page_needs_nothing_from_outside_and_titles_are_text(tmp_path):
 @pytest.mark.parametrize("folders", [["missing"], ["a", "missing"]])
 def test_the_command_tells_a_wrong_folder_in_one_line(tmp_path, folders):
     make_run(tmp_path / "a")
-    command = [sys.executable, "-m", "mlens.comparison", *folders]
+    command = [sys.executable, "-m", "mlens", "compare", *folders]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: missing is no folder")
     assert done.stderr.count("\n") == 1 and not (tmp_path / "comparison").exists()
@@ -369,7 +369,7 @@ def test_the_command_tells_a_wrong_folder_in_one_line(tmp_path, folders):
 
 def test_the_command_writes_into_the_sweeps_folder(tmp_path):
     make_sweep(tmp_path / "sweep")
-    command = [sys.executable, "-m", "mlens.comparison", "sweep"]
+    command = [sys.executable, "-m", "mlens", "compare", "sweep"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "all_previous has the lowest test RMSE" in done.stdout and "sweep/report.html" in done.stdout

@@ -25,14 +25,14 @@ from torch.distributed.run import get_args_parser as torchruns
 import mlens.data
 import mlens.history
 import mlens.plan.jobs
+from mlens.cli.show import read_words
 from mlens.compose import run_config
 from mlens.config import PATHS, check
 from mlens.data.load import load_table
 from mlens.data.sample import Sample
 from mlens.errors import UserError
-from mlens.evaluation.__main__ import MAY_DIFFER
+from mlens.evaluation.reevaluate import MAY_DIFFER
 from mlens.plan.jobs import asked
-from mlens.show.__main__ import read_words
 from tests.helpers import runs
 from tests.helpers.documents import DOCUMENTS, block_commands, document_commands, extended_copy, make_targets
 from tests.helpers.runs import ROOT, checked, child_environment, command, composed, hydra_config
@@ -40,11 +40,12 @@ from tests.helpers.runs import ROOT, checked, child_environment, command, compos
 # What is like a command and none.
 NO_COMMANDS = {
     "python train.py … --cfg job": "elided",
-    "python -m mlens.probe model=… data=…": "elided",
+    "mlens probe model=… data=…": "elided",
     "torchrun --standalone --nproc_per_node=2 …": "elided",
     "torchrun --nproc_per_node=2 … --threads 1": "elided",
     "torchrun --nproc_per_node=8 --master_port=29500": "flags of another program, in a table",
-    "python -m mlens.show": "the name of a program",
+    "mlens show RUN": "a way to write it",
+    "torchrun --nproc_per_node=8 -m mlens train": "what stands for train.py",
     "python -O": "a way to start any program",
     "pip install py-spy": "another project's program",
 }
@@ -79,7 +80,7 @@ SMALLER = [
     (r"trainer\.max_steps=\d+", ""),
     (r"trainer\.validate_every_steps=\d+", ""),
     # The probe asks a pretrained model (here the one that a run left), and of more users and movies than DIR has.
-    (r"mlens\.probe .*", "mlens.probe --questions 5 model=hf model.path=RUN/model data=sample data.movies=2000"),
+    (r"mlens probe .*", "mlens probe --questions 5 model=hf model.path=RUN/model data=sample data.movies=2000"),
     (r"five_way model=qwen3_\w+", "five_way"),
     (r" model=qwen3_\w+", " model=tiny"),
     (r"(experiment=guide_qwen3.*)", r"\1 model=tiny"),
@@ -94,11 +95,11 @@ SMALLER = [
     (r"history\.ratio=0\.1,0\.3,0\.5 seed=0,1,2", "history.ratio=0.1,0.5 seed=0"),
     (r"model\.base\.steps=800", "model.base.steps=2"),
     # After the command's own overrides; a debug option of its own stays.
-    (r"(((train\.py|mlens\.plan|mlens\.show user)(?!.*debug=)[^|]*?)( --cfg job)?)$", r"\2 debug=fast\4"),
+    (r"(((train\.py|mlens plan|mlens show user)(?!.*debug=)[^|]*?)( --cfg job)?)$", r"\2 debug=fast\4"),
     (r"debug=overfit_batch", r"debug=overfit_batch trainer.max_steps=2"),
     (r"--history FILE --movies FILE", "--history ratings.csv --movies movies.csv"),
-    (r"mlens\.comparison DIR", "mlens.comparison RUN"),
-    (r"mlens\.runs DIR --clean", "mlens.runs FINISHED --clean --yes"),
+    (r"mlens compare DIR", "mlens compare RUN"),
+    (r"mlens runs DIR --clean", "mlens runs FINISHED --clean --yes"),
     (r"output_dir=DIR resume=true", "output_dir=STOPPED resume=true"),
     (r"output_dir=DIR(/\w+)?", "output_dir=OUT"),
     (r'"\$SUMMARY"$', "RUN/summary.json"),
@@ -121,16 +122,16 @@ SHOWN = [
     (r".* train\.py .*(--multirun|\+experiment=(?!demo|guide_qwen3))", r"report\.html\n$"),
     (r"deepspeed ", r"/summary\.json\n"),  # its launcher has the last word
     (r".*train\.py", r"/summary\.json\n$"),
-    (r"python -m mlens\.plan", "tokens an epoch as read"),
-    (r"python -m mlens\.show", r"\[TASK\]"),
-    (r"python -m mlens\.probe", "title by id"),
-    (r"python -m mlens\.predict .*--output", r"^(best\.parquet|to_serve\.json)\n$"),
-    (r"python -m mlens\.predict", "expected"),
-    (r"python -m mlens\.runs .*--dry-run", "nothing was removed"),
-    (r"python -m mlens\.runs .*--clean", r"removed \d+\.\d [kM]B"),
-    (r"python -m mlens\.runs", r"\d of \d+ runs finished"),
-    (r"python -m mlens\.comparison", r"FOLDER/report\.html\n$"),
-    (r".* -m mlens\.evaluation", r"summary\.json\n$"),
+    (r"mlens plan", "tokens an epoch as read"),
+    (r"mlens show", r"\[TASK\]"),
+    (r"mlens probe", "title by id"),
+    (r"mlens predict .*--output", r"^(best\.parquet|to_serve\.json)\n$"),
+    (r"mlens predict", "expected"),
+    (r"mlens runs .*--dry-run", "nothing was removed"),
+    (r"mlens runs .*--clean", r"removed \d+\.\d [kM]B"),
+    (r"mlens runs", r"\d of \d+ runs finished"),
+    (r"mlens compare", r"FOLDER/report\.html\n$"),
+    (r"(.* -m )?mlens evaluate", r"summary\.json\n$"),
     (r"python benchmarks/", "━━"),
     (r"python -c", r"\d\.\d"),
     (r"make", "make demo"),
@@ -155,8 +156,10 @@ def words_of(text: str) -> list[str]:
 
 
 def program_of(text: str) -> str:
-    """`train.py`, `mlens.plan`, `make`, …"""
+    """`train.py`, `mlens plan`, `make`, …"""
     words = words_of(text)
+    if "mlens" in words:
+        return f"mlens {words[words.index('mlens') + 1]}"
     if words[0] in ("python", "torchrun") and "-m" in words:
         return words[words.index("-m") + 1]
     return words[1] if words[0] == "python" else words[0]
@@ -285,13 +288,13 @@ def parsed(text: str, monkeypatch) -> argparse.Namespace:
     for name in ("parse_args", "parse_intermixed_args"):
         monkeypatch.setattr(argparse.ArgumentParser, name, ending(getattr(argparse.ArgumentParser, name)))
     program, words = program_of(text), words_of(text)
-    monkeypatch.setattr(sys, "argv", words[words.index(program) :])
+    monkeypatch.setattr(sys, "argv", words[words.index(program.split()[-1]) :])
     with pytest.raises(SystemExit):
         if program.endswith(".py"):
             monkeypatch.syspath_prepend(ROOT / "benchmarks")
             runpy.run_path(str(ROOT / program), run_name="__main__")
         else:
-            import_module(f"{program}.__main__").main()
+            import_module(f"mlens.cli.{program.split()[1]}").main()
     (options,) = found
     return options
 
@@ -306,15 +309,15 @@ def finished(tmp_path_factory):
     return folder
 
 
-@commands_of(r"mlens\..*", "benchmarks/.*")
+@commands_of(r"mlens \w+", "benchmarks/.*")
 def test_a_programs_parser_takes_its_command_and_the_overrides_pass_the_strict_check(
     document, text, finished, monkeypatch
 ):
     program, options = program_of(text), parsed(text.replace("RUN", str(finished)), monkeypatch)
-    if program == "mlens.show":
+    if program == "mlens show":
         _, run, overrides = read_words(options.words)
         check(run_config(run, overrides, PATHS)) if run else check_first_job(overrides)
-    elif program == "mlens.evaluation":
+    elif program == "mlens evaluate":
         check(run_config(options.run, options.overrides, MAY_DIFFER))
     elif "overrides" in options:
         check_first_job(options.overrides, getattr(options, "multirun", False))

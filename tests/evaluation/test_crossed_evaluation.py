@@ -8,12 +8,13 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from mlens.cli.evaluate import COMPARED, print_beside_run
 from mlens.compose import run_config
 from mlens.config import check
 from mlens.errors import UserError
 from mlens.evaluation import evaluate as module
-from mlens.evaluation.__main__ import COMPARED, evaluate_under, print_beside_run
 from mlens.evaluation.evaluate import evaluate
+from mlens.evaluation.reevaluate import reevaluate
 from mlens.model.load import Holding, load_exported_tokenizer, load_trained
 from tests.helpers.runs import ROOT, child_environment, run_here, summary_of
 
@@ -26,7 +27,7 @@ def run(tmp_path_factory):
 
 
 def test_under_its_own_strategy_a_model_is_as_good_as_its_run_says(run):
-    file = evaluate_under(run, ["history=all_previous"])
+    file = reevaluate(run, ["history=all_previous"])
     assert file == run / "evaluations" / "history=all_previous" / "summary.json"
     found, own = summary_of(file.parent), summary_of(run)
     for stage in ("val", "test"):
@@ -37,7 +38,7 @@ def test_under_its_own_strategy_a_model_is_as_good_as_its_run_says(run):
 
 
 def test_under_another_strategy_it_sees_that_ones_histories_on_the_same_targets(run):
-    file = evaluate_under(run, ["history=fixed_count", "history.count=2"])
+    file = reevaluate(run, ["history=fixed_count", "history.count=2"])
     found = summary_of(file.parent)
     assert found["history"] == {"_target_": "mlens.history.fixed_count.FixedCount", "count": 2}
     before, after = (pl.read_parquet(f / "predictions" / "test.parquet") for f in (run, file.parent))
@@ -58,12 +59,12 @@ def test_under_another_strategy_it_sees_that_ones_histories_on_the_same_targets(
 def test_what_would_ask_for_other_targets_or_is_wrong_is_refused(run, overrides, message):
     before = {path.name for path in (run / "evaluations").glob("*")}
     with pytest.raises(UserError, match=message):
-        evaluate_under(run, overrides)
+        reevaluate(run, overrides)
     assert {path.name for path in (run / "evaluations").glob("*")} == before
 
 
 def test_the_command_on_two_ranks_says_once_where_it_wrote_and_refuses_to_do_it_again(run, tmp_path):
-    command, launcher = ["-m", "mlens.evaluation", str(run), "history=none"], "torch.distributed.run"
+    command, launcher = ["-m", "mlens", "evaluate", str(run), "history=none"], "torch.distributed.run"
     first, again = (
         subprocess.run(
             [sys.executable, *before, *command],
@@ -79,7 +80,7 @@ def test_the_command_on_two_ranks_says_once_where_it_wrote_and_refuses_to_do_it_
     *table, last = first.stdout.splitlines()
     assert last == str(folder / "summary.json") and sum("test rmse" in line for line in table) == 1
     assert again.returncode == 2 and "holds this evaluation already" in again.stderr.splitlines()[-1]
-    alone = evaluate_under(run, ["history=none", "packing.row_tokens=1024"]).parent
+    alone = reevaluate(run, ["history=none", "packing.row_tokens=1024"]).parent
     of_two, of_one = (pl.read_parquet(path / "predictions" / "test.parquet") for path in (folder, alone))
     assert_frame_equal(of_two, of_one, abs_tol=1e-6, rel_tol=0)
 
@@ -115,7 +116,7 @@ def test_an_evaluation_that_is_interrupted_leaves_nothing(run, monkeypatch):
 
     monkeypatch.setattr(module, "evaluate", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        evaluate_under(run, ["history=random"])
+        reevaluate(run, ["history=random"])
     assert not (run / "evaluations" / "history=random").exists()
 
 
@@ -128,4 +129,4 @@ def test_what_serves_training_alone_is_left_out_of_the_model(run):
 
 def test_a_run_that_is_not_finished_is_refused(tmp_path):
     with pytest.raises(UserError, match="no finished run"):
-        evaluate_under(tmp_path, ["history=none"])
+        reevaluate(tmp_path, ["history=none"])

@@ -14,7 +14,7 @@ DOCUMENTS = (
     *(f"docs/{file.name}" for file in sorted((ROOT / "docs").glob("*.md"))),
 )
 # How a command begins: what it sets for itself (`NAME=VALUE `), or what keeps its output (`NAME=$(`), and its program.
-BEGINS = re.compile(r"([A-Z_]+=(\w+ |\$\())*((python|torchrun|deepspeed|make) |make$|pip install )")
+BEGINS = re.compile(r"([A-Z_]+=(\w+ |\$\())*((python|torchrun|deepspeed|make) |make$|pip install |mlens [a-z]+ )")
 
 
 def document_files(document: str) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """A run that somebody else made is data: no command imports what its config names, unless it is trusted."""
 
 import json
-import runpy
 import shutil
 import sys
 
@@ -9,6 +8,7 @@ import polars as pl
 import pytest
 import yaml
 
+from mlens.__main__ import main
 from mlens.compose import run_config
 from mlens.errors import UserError, exit_on_user_error
 from mlens.trust import refuse_foreign
@@ -63,32 +63,32 @@ def change(run, **nodes):
         file.write_text(dump(content))
 
 
-def started(monkeypatch, capsys, module, *words):
-    """Exit code, stdout and stderr of `python -m MODULE WORDS`, in this process."""
-    monkeypatch.setattr(sys, "argv", [module, *map(str, words)])
+def started(monkeypatch, capsys, command, *words):
+    """Exit code, stdout and stderr of `mlens COMMAND WORDS`, in this process."""
+    monkeypatch.setattr(sys, "argv", ["mlens", command, *map(str, words)])
     code = 0
     try:
-        runpy.run_module(module, run_name="__main__", alter_sys=False)
+        main()
     except SystemExit as ended:
         code = ended.code
     return code, *capsys.readouterr()
 
 
 def words_of(command, run, tmp_path):
-    """What follows `python -m`: a command that opens the run."""
+    """What follows `mlens COMMAND`: of a command that opens the run."""
     user = pl.read_parquet(run / "predictions" / "test.parquet")["user"][0]
-    if command == "mlens.show":
+    if command == "show":
         return run, f"user={user}"
-    if command == "mlens.evaluation":
+    if command == "evaluate":
         return run, "prompt.max_tokens=250"
-    if command == "mlens.predict":
+    if command == "predict":
         for name, text in (("history.csv", "title,rating\nHeat (1995),4.5\n"), ("movies.csv", "title\nRonin (1998)\n")):
             (tmp_path / name).write_text(text)
         return run, "--history", tmp_path / "history.csv", "--movies", tmp_path / "movies.csv"
     return (run,)
 
 
-MAKING = ("mlens.show", "mlens.evaluation", "mlens.predict")
+MAKING = ("show", "evaluate", "predict")
 
 
 @pytest.mark.parametrize("command", MAKING)
@@ -110,7 +110,7 @@ def test_a_run_that_is_trusted_uses_its_own_strategy(command, run, tmp_path, mon
     assert (tmp_path / "mark").exists()
 
 
-@pytest.mark.parametrize("command", ["mlens.comparison", "mlens.runs"])
+@pytest.mark.parametrize("command", ["compare", "runs"])
 def test_a_command_that_reads_a_run_imports_nothing_that_it_names(command, run, tmp_path, monkeypatch, capsys):
     change(run, history___target_="evil.Evil", dataset___target_="evil.Evil", data___target_="evil.Evil")
     code, told, _ = started(monkeypatch, capsys, command, *words_of(command, run, tmp_path))
@@ -158,7 +158,7 @@ def test_no_node_of_a_run_may_name_a_foreign_class(case, run, tmp_path):
 @pytest.mark.parametrize("target", ["evil.Evil", "mlens.engine.engine.Engine"])
 def test_a_node_of_one_form_is_made_by_nothing_else(target, run, tmp_path, monkeypatch, capsys):
     change(run, deepspeed___target_=target)
-    code, _, said = started(monkeypatch, capsys, "mlens.show", run, "user=1", "--trust")
+    code, _, said = started(monkeypatch, capsys, "show", run, "user=1", "--trust")
     assert code == 2 and said.startswith("error: deepspeed._target_ must be mlens.engine.engine.make_engine")
     assert not (tmp_path / "mark").exists()
 

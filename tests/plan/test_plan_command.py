@@ -1,16 +1,16 @@
-"""python -m mlens.plan: which jobs it plans, for what, what it says, and what it refuses."""
+"""mlens plan: which jobs it plans, for what, what it says, and what it refuses."""
 
 from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
+from mlens.cli.plan import print_plan
 from mlens.config import check
 from mlens.engine.settings import checkpoint_bytes
 from mlens.errors import UserError
 from mlens.model.flops import forward_flops
 from mlens.packing.lengths import measure_lengths
-from mlens.plan.__main__ import plan_and_tell
 from mlens.plan.advice import advise, changes
 from mlens.plan.hardware import RESERVE, Hardware, found
 from mlens.plan.jobs import asked
@@ -74,7 +74,7 @@ def test_every_choice_of_hardware_sets_every_field(file):
 )
 def test_what_cannot_be_planned_is_refused(overrides, named):
     with pytest.raises(UserError, match=named):
-        plan_and_tell(overrides, multirun=False)
+        print_plan(overrides, multirun=False)
 
 
 def test_stated_hardware_is_taken_at_its_word():
@@ -141,7 +141,7 @@ def test_where_nothing_helps_it_says_so(job):
 
 
 def test_the_table_has_a_column_a_job_and_names_what_does_not_fit(capsys):
-    plan_and_tell([*FAST, "history=none,fixed_count", "data.max_users=10", *GPU], multirun=True)
+    print_plan([*FAST, "history=none,fixed_count", "data.max_users=10", *GPU], multirun=True)
     told = capsys.readouterr().out
     header = next(line for line in told.splitlines() if "history-none" in line)
     assert "history-fixed_count" in header
@@ -170,7 +170,7 @@ def test_a_tokenizer_alone_is_enough_for_a_published_model():
 
 
 def test_help_teaches_without_anything_heavy():
-    result = command("-X", "importtime", "-m", "mlens.plan", "--help")
+    result = command("-X", "importtime", "-m", "mlens", "plan", "--help")
     assert result.returncode == 0 and "hardware=8xH100" in result.stdout
     imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
     assert not {"torch", "transformers", "hydra"} & imported

@@ -134,7 +134,7 @@ def loads(module: str, *without: str) -> None:
 
 
 def test_help_takes_no_torch():
-    loads("mlens.predict.__main__", "torch", "transformers", "polars")
+    loads("mlens.cli.predict", "torch", "transformers", "polars")
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""python -m mlens.predict: the same numbers as in Python, in every form."""
+"""mlens predict: the same numbers as in Python, in every form."""
 
 import json
 import sys
@@ -6,8 +6,8 @@ import sys
 import polars as pl
 import pytest
 
+from mlens.cli.predict import main
 from mlens.predict import progress
-from mlens.predict.__main__ import main
 from mlens.predict.predictor import Predictor
 
 HISTORY = "user,title,genres,rating\n" + "".join(
@@ -89,7 +89,7 @@ def test_what_cannot_be_done_is_one_line(predict, options, message):
 
 
 def test_many_predictions_are_refused_before_the_weights_are_loaded(predict, monkeypatch):
-    monkeypatch.setattr("mlens.predict.__main__.MOST", 25)
+    monkeypatch.setattr("mlens.cli.predict.MOST", 25)
     monkeypatch.setattr(Predictor, "of", lambda *_: pytest.fail("the weights were loaded"))
     code, printed = predict()
     assert code == 2 and printed.err == (

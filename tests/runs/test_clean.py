@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from mlens.cli import runs as command
 from mlens.engine.manifest import checkpoint_name, read_manifest, saved_steps
 from mlens.errors import UserError
-from mlens.runs import __main__ as command
 from mlens.runs.clean import find_removable, remove
 from mlens.training.folder import alone_in
 from tests.helpers.made_up_checkpoints import finish, make_checkpoint

@@ -6,8 +6,8 @@ import os
 import pytest
 
 from hydra_plugins.mlens_launcher._ledger import Job, Ledger
+from mlens.cli import runs as command
 from mlens.errors import UserError
-from mlens.runs import __main__ as command
 from mlens.runs.listing import list_runs
 from mlens.training import folder
 from mlens.training.folder import alone_in

@@ -5,6 +5,7 @@ import sys
 import polars as pl
 import pytest
 
+from mlens.cli import show as command
 from mlens.compose import compose_config, run_config
 from mlens.config import check
 from mlens.errors import UserError
@@ -12,7 +13,6 @@ from mlens.history.all_previous import AllPrevious
 from mlens.packing.dataset import RatingDataset
 from mlens.pipeline import open_inputs
 from mlens.prompt.renderer import make_renderer
-from mlens.show import __main__ as command
 from mlens.show.fates import counts
 from mlens.show.find import Asked
 from mlens.show.look import look_at
@@ -154,7 +154,7 @@ def test_what_cannot_be_shown_is_told_in_one_line(words, said):
 
 def test_help_answers_without_a_heavy_import(monkeypatch, capsys):
     before = set(sys.modules)
-    monkeypatch.setattr(sys, "argv", ["mlens.show", "--help"])
+    monkeypatch.setattr(sys, "argv", ["mlens show", "--help"])
     with pytest.raises(SystemExit) as ended:
         command.main()
     assert ended.value.code == 0 and "user=ID" in capsys.readouterr().out

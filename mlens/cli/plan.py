@@ -1,4 +1,4 @@
-"""python -m mlens.plan OVERRIDES: what a run will take, before any GPU is taken."""
+"""mlens plan OVERRIDES: what a run will take, before any GPU is taken."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from mlens import __version__
 from mlens.errors import exit_on_interrupt, exit_on_user_error
 
 
-def main(prog: str = "python -m mlens.plan") -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(
-        prog=prog,
+        prog="mlens plan",
         description="What a run will take, before it takes it: prompt lengths, tokens, steps, memory of each rank part "
         "by part, time and disk; and, where it doesn't fit, what to change. Takes the overrides of train.py, and "
         "hardware=NAME, a choice of conf/hardware/ (this_machine by default). No weights are needed: a model.path with "
         "a tokenizer alone does for the models of conf/model/.",
         epilog="examples: "
-        "python -m mlens.plan model=qwen3_8b data=ml_1m history=random hardware=8xH100 ; "
-        "python -m mlens.plan --multirun history=none,all_previous,random data=ml_latest_small data.path=DIR ; "
-        "python -m mlens.plan +experiment=five_way hardware=1xH100 hardware.utilisation=0.4",
+        "mlens plan model=qwen3_8b data=ml_1m history=random hardware=8xH100 ; "
+        "mlens plan --multirun history=none,all_previous,random data=ml_latest_small data.path=DIR ; "
+        "mlens plan +experiment=five_way hardware=1xH100 hardware.utilisation=0.4",
     )
     parser.add_argument("--version", action="version", version=f"mlens {__version__}")
     parser.add_argument("--multirun", "-m", action="store_true", help="plan every job of a sweep, a column for each")
@@ -28,10 +28,10 @@ def main(prog: str = "python -m mlens.plan") -> None:
     )
     options = parser.parse_intermixed_args()
     with exit_on_interrupt(), exit_on_user_error(result_on_stdout=True):
-        plan_and_tell(options.overrides, options.multirun)
+        print_plan(options.overrides, options.multirun)
 
 
-def plan_and_tell(overrides: list[str], multirun: bool) -> None:
+def print_plan(overrides: list[str], multirun: bool) -> None:
     """Plan all jobs and print them as one table, then what doesn't fit and what to do."""
     # It is imported and never started, and would look for a GPU.
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -64,7 +64,3 @@ def plan_and_tell(overrides: list[str], multirun: bool) -> None:
     print_plans(console, plans, machine)
     for line in advice:
         console.print(f"DOES NOT FIT  {line}", markup=False, highlight=False, soft_wrap=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""python -m mlens.show [RUN] user=ID [t=N | movie=ID] [stage=…] OVERRIDES…: what the model sees of one target."""
+"""mlens show [RUN] user=ID [t=N | movie=ID] [stage=…] OVERRIDES…: what the model sees of one target."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ stage=         without t and movie: the user's last target of train, val or test
 RUN            the folder of a finished run: its config, its tokenizer, and what it predicted
 
 examples:
-  python -m mlens.show user=1001
-  python -m mlens.show user=1 t=100 data=ml_latest_small data.path=DIR history=fixed_count history.count=10
-  python -m mlens.show outputs/2026-01-31/12-00-00 user=1 stage=test
+  mlens show user=1001
+  mlens show user=1 t=100 data=ml_latest_small data.path=DIR history=fixed_count history.count=10
+  mlens show outputs/2026-01-31/12-00-00 user=1 stage=test
 """
 
 
-def main(prog: str = "python -m mlens.show") -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(
-        prog=prog,
+        prog="mlens show",
         usage="%(prog)s [RUN] user=ID [t=N | movie=ID] [stage=train|val|test] [OVERRIDE ...] [--all] [--trust]",
         description="Show what the model sees of one rating that it is to predict: which earlier ratings were chosen,\n"
         "trimmed or hidden and why, the prompt, its token ids, and the row it lands in. No model is loaded.",
@@ -80,7 +80,3 @@ def read_words(words: list[str]) -> tuple[dict, Path | None, list[str]]:
         raise UserError(f"t={pairs['t']} must be a place among the user's ratings, counted from 0")
     asked = pairs | ({"t": int(pairs["t"])} if "t" in pairs else {})
     return asked, Path(folders[0]) if folders else None, [word for word in rest if word not in folders]
-
-
-if __name__ == "__main__":
-    main()

@@ -1,16 +1,15 @@
-"""python -m mlens.predict RUN --history FILE --movies FILE: what users will think of movies, best first."""
+"""mlens predict RUN --history FILE --movies FILE: what users will think of movies, best first."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
-from io import BufferedWriter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlens import __version__
 from mlens.errors import UserError, exit_on_interrupt, exit_on_user_error
+from mlens.predict.output import writer_for
 
 if TYPE_CHECKING:
     import polars as pl
@@ -24,12 +23,12 @@ SHOWN = 10
 MOST = 100_000
 
 
-def main(prog: str = "python -m mlens.predict") -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(
-        prog=prog,
+        prog="mlens predict",
         description="Rate movies for users, given their histories, with the model that a run left: the probability of "
         "every legal rating and the expected one, the best movies first.",
-        epilog="example: python -m mlens.predict outputs/2026-01-31/12-00-00 --history ratings.csv --movies movies.csv "
+        epilog="example: mlens predict outputs/2026-01-31/12-00-00 --history ratings.csv --movies movies.csv "
         "--output predictions.csv",
     )
     parser.add_argument("--version", action="version", version=f"mlens {__version__}")
@@ -84,7 +83,7 @@ def run(options: argparse.Namespace) -> None:
     if options.prompts and (options.output is None or options.top is not None):
         raise UserError("--prompts needs --output FILE, and goes without --top")
     if options.output is not None:
-        _writer(options.output)
+        writer_for(options.output)
     from rich.console import Console
 
     with Console(stderr=True).status("reading the model's settings and the files …"):
@@ -108,7 +107,7 @@ def run(options: argparse.Namespace) -> None:
         from mlens.files import atomic_write
 
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(options.output, lambda stream: _writer(options.output)(frame, stream))
+        atomic_write(options.output, lambda stream: writer_for(options.output)(frame, stream))
         print(options.output)
 
 
@@ -127,28 +126,6 @@ def _rank(prompter: Prompter, asked: Asked) -> pl.DataFrame:
     for line in warnings_of({"illegal_mass": frame["illegal_mass"].mean()}):
         print(f"NOTE: {line}", file=sys.stderr, flush=True)
     return frame
-
-
-def _writer(file: Path) -> Callable[[pl.DataFrame, BufferedWriter], object]:
-    """How the file is written, by the end of its name. Raises UserError for another end."""
-    writers: dict[str, Callable[[pl.DataFrame, BufferedWriter], object]] = {
-        ".csv": _write_csv,
-        ".json": lambda frame, stream: frame.write_json(stream),
-        ".parquet": lambda frame, stream: frame.write_parquet(stream),
-    }
-    if file.suffix.lower() not in writers:
-        raise UserError(f"--output {file} must end in {', '.join(writers)}")
-    return writers[file.suffix.lower()]
-
-
-def _write_csv(frame: pl.DataFrame, stream: BufferedWriter) -> None:
-    import polars as pl
-
-    from mlens.data.delimited import without_formulas
-
-    if "prompt_token_ids" in frame.columns:  # a cell holds no list
-        frame = frame.with_columns(pl.col("prompt_token_ids").cast(pl.List(pl.String)).list.join(" "))
-    without_formulas(frame).write_csv(stream)
 
 
 def _show(frame: pl.DataFrame, asked: Asked) -> None:
@@ -170,7 +147,3 @@ def _show(frame: pl.DataFrame, asked: Asked) -> None:
     console.print(table)
     if asked.left_out:
         console.print(f"{asked.left_out:,} that their users have rated are left out.")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""python -m mlens.runs DIR …: the runs beneath some folders, and room made by removing checkpoints."""
+"""mlens runs DIR …: the runs beneath some folders, and room made by removing checkpoints."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ PIPED = 200
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
-def main(prog: str = "python -m mlens.runs") -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(
-        prog=prog,
+        prog="mlens runs",
         description="List the runs and sweeps beneath folders: state, result, time and size. With --clean, remove\n"
         "the checkpoints of finished runs: models and predictions stay, and the checkpoints are of use only for\n"
         "training a run longer.",
-        epilog="examples:\n  python -m mlens.runs outputs multirun --sort rmse\n"
-        "  python -m mlens.runs outputs --clean --keep best --dry-run",
+        epilog="examples:\n  mlens runs outputs multirun --sort rmse\n"
+        "  mlens runs outputs --clean --keep best --dry-run",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"mlens {__version__}")
@@ -164,7 +164,3 @@ def clean(folders: list[Path], keep_best: bool, dry_run: bool, yes: bool) -> Non
 def say(line: str) -> None:
     """Folder names are text: no control characters."""
     print(one_line(line), flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""python -m mlens.comparison DIR [DIR …]: the report of any finished runs."""
+"""mlens compare DIR [DIR …]: the report of any finished runs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from mlens import __version__
 from mlens.errors import exit_on_interrupt, exit_on_user_error
 
 
-def main(prog: str = "python -m mlens.comparison") -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(
-        prog=prog,
+        prog="mlens compare",
         description="Compare finished runs: report.html, report.md and results.csv.",
         epilog="The runs are those in and beneath the folders, at any depth: DIR may be a run, a sweep, or outputs/. "
         "Those that haven't finished are named and left out. With two strategies the report also shows in what their "
@@ -26,7 +26,3 @@ def main(prog: str = "python -m mlens.comparison") -> None:
         from mlens.comparison.report import report, say
 
         say(report(options.folders, options.output or alone))
-
-
-if __name__ == "__main__":
-    main()

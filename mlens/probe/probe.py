@@ -1,0 +1,54 @@
+"""A pretrained model, before any training here, asked for titles and ratings of the data set by their ids."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from rich.progress import Progress
+
+from mlens.config import Settings
+from mlens.data.load import load_table
+from mlens.errors import UserError
+from mlens.model.check import check_model, require_passed
+from mlens.model.load import Holding, build_model, load_tokenizer
+from mlens.model.settings import NoPeft, PretrainedModel
+from mlens.packing.packed import PackedRows
+from mlens.probe.questions import CHOICES, CSV, FORMS, rating_questions, title_questions
+from mlens.probe.recall import Recall, recall
+
+# Tokens that a model must be made for: the examples, a beginning and an answer take some 300.
+LONGEST = 512
+
+
+def probe_model(settings: Settings, count: int, seed: int, progress: Progress) -> list[Recall]:
+    """Ask the model for titles, then for ratings.
+
+    count: at most how many questions of each kind.
+    seed: of the choice of questions.
+    progress: gets a bar for each kind.
+
+    Raises UserError where the model is not a pretrained one, the rows are not packed ones, or the data hold too few
+    movies or users to ask for.
+    """
+    if not isinstance(settings.model, PretrainedModel):
+        raise UserError("a model from nothing remembers nothing: choose model=hf model.path=DIR, or a Qwen3")
+    if not isinstance(settings.packing, PackedRows):
+        raise UserError("the probe asks in packed rows: choose packing=rows")
+    table = load_table(settings.data)
+    form = FORMS.get(type(settings.data).__name__, CSV)
+    kinds = [make(table, form, count, seed) for make in (title_questions, rating_questions)]
+    for questions in kinds:
+        if not questions.answers:
+            raise UserError(f"the data hold too few movies or users to ask for a {questions.kind}")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    tokenizer = load_tokenizer(settings.model, table, settings.prompt, settings.ablation)
+    holding = Holding(bf16=settings.model.dtype == "bfloat16", device=device.type)
+    model = build_model(settings.model, NoPeft(), tokenizer, LONGEST, settings.seed, holding).eval()
+    model.to(device)
+    require_passed(check_model(model, model, LONGEST, False, device), type(model).__name__)
+    found = []
+    for questions in kinds:
+        bar = progress.add_task(f"asking for a {questions.kind}", total=CHOICES * len(questions.answers))
+        found.append(recall(model, tokenizer, questions, settings.packing, partial(progress.advance, bar)))
+    return found
