@@ -32,6 +32,7 @@ import torch
 from rich.table import Table
 from setting import Setting, command, console, make_setting, start
 
+from mlens.model.attention.cpu_layout import cpu_layout
 from mlens.model.flops import Passes, Sizes, training_flops
 from mlens.packing.row import Row
 
@@ -67,7 +68,8 @@ def passes_of(rows: list[Row], layers: int) -> Passes:
     for row in rows:
         assert row.spans is not None
         seen = torch.nn.functional.pad((row.spans[..., 1] - row.spans[..., 0]).long().sum(dim=1), (0, 1))
-        last = sum(int(seen[product.query].sum()) for product in row.layout.products if product.read)
+        layout = cpu_layout(row.spans.numpy(), row.keep.numpy())
+        last = sum(int(seen[product.query].sum()) for product in layout.products if product.read)
         pairs += int(seen.sum()) * (layers - 1) / layers + last / layers
     return Passes(sum(row.useful for row in rows), pairs, sum(len(row.keep) for row in rows))
 

@@ -20,7 +20,7 @@ from mlens.model.adapters import without_adapters
 from mlens.model.check import ModelCheck, check_model, require_passed, worst
 from mlens.model.fused import label_head
 from mlens.model.load import Holding
-from mlens.model.scores import out_of_memory_told, placed, row_scores
+from mlens.model.scores import explain_out_of_memory, prepare_row, row_scores
 from mlens.packing.row import Row
 from mlens.text import first_line
 
@@ -64,8 +64,8 @@ class Engine:
         """Add the gradient of one row; with `last`, update the parameters. labels: the weights of all label tokens of
         the whole step, over all rows and ranks. Returns the weighted sum of the row's label losses (nats, detached)."""
         self._engine.set_gradient_accumulation_boundary(last)
-        with out_of_memory_told(row, REMEDY):
-            row = placed(row, self.ranks.device)
+        with explain_out_of_memory(row, REMEDY):
+            row = prepare_row(row, self.ranks.device)
             scores = row_scores(self._engine, row, self._autocast, self._head)
             loss = -(scores * row.weight).sum() if row.scores else scores.sum()
             # DeepSpeed averages over ranks, and would divide by the accumulation count; the step's loss is one mean.
@@ -76,8 +76,8 @@ class Engine:
     @torch.no_grad()
     def score(self, row: Row) -> torch.Tensor:
         """[row.scores] float32 on the CPU: the log-probabilities that the row asks for."""
-        with out_of_memory_told(row, REMEDY):
-            row = placed(row, self.ranks.device)
+        with explain_out_of_memory(row, REMEDY):
+            row = prepare_row(row, self.ranks.device)
             return row_scores(self._engine, row, self._autocast).cpu()[: row.scores]
 
     def train(self, training: bool = True) -> None:

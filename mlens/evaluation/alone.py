@@ -10,9 +10,9 @@ from transformers import PreTrainedTokenizerBase
 
 from mlens.engine.engine import check_on_all
 from mlens.engine.ranks import Ranks
+from mlens.model.attention.prefix_cache import CachedPrefix, reuse_prefix
 from mlens.model.load import Holding, Trained, load_trained
-from mlens.model.scores import out_of_memory_told, placed, row_scores
-from mlens.model.trunk import Trunk, continued
+from mlens.model.scores import explain_out_of_memory, prepare_row, row_scores
 from mlens.packing.row import Row
 
 REMEDY = (
@@ -23,13 +23,16 @@ REMEDY = (
 
 @dataclass
 class Alone:
-    """This process's whole model, as every rank has it. autocast: compute in bfloat16; trunk: the last one that was
-    computed, which the next row often begins with."""
+    """This process's whole model, as every rank has it.
+
+    autocast: compute in bfloat16.
+    prefix: the last one that was computed, which the next row often begins with.
+    """
 
     model: torch.nn.Module
     ranks: Ranks
     autocast: bool
-    trunk: Trunk | None = None
+    prefix: CachedPrefix | None = None
 
     def train(self, training: bool = True) -> None:
         self.model.train(training)
@@ -37,10 +40,10 @@ class Alone:
     @torch.no_grad()
     def score(self, row: Row) -> torch.Tensor:
         """[row.scores] float32 on the CPU: the log-probabilities that the row asks for."""
-        with out_of_memory_told(row, REMEDY):
-            row, trunk = continued(placed(row, self.ranks.device), self.trunk)
+        with explain_out_of_memory(row, REMEDY):
+            row, prefix = reuse_prefix(prepare_row(row, self.ranks.device), self.prefix)
             scores = row_scores(self.model, row, self.autocast).cpu()[: row.scores]
-        self.trunk = trunk  # whole only now
+        self.prefix = prefix  # complete only now
         return scores
 
 

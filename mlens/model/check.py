@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from mlens.errors import UserError
-from mlens.model.attention import ROW_ATTENTION
-from mlens.model.flex import FLEX_ATTENTION
-from mlens.model.scores import placed, row_scores
+from mlens.model.attention.cpu import ROW_ATTENTION
+from mlens.model.attention.cuda import FLEX_ATTENTION
+from mlens.model.scores import prepare_row, row_scores
 from mlens.packing.packed import PackedRows
 from mlens.packing.reference import ReferenceRows
 from mlens.packing.row import Row
@@ -79,7 +79,7 @@ def check_model(forward: Forward, model: Any, longest: int, autocast: bool, devi
 
     def scores(row: Row) -> np.ndarray:
         tokens = len(row.label)
-        each = placed(replace(row, owner=torch.arange(tokens), weight=torch.ones(tokens)), device)
+        each = prepare_row(replace(row, owner=torch.arange(tokens), weight=torch.ones(tokens)), device)
         return row_scores(forward, each, autocast).cpu().numpy()
 
     with torch.no_grad(), _evaluating(model):

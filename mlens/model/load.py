@@ -23,9 +23,9 @@ from mlens.data.table import RatingTable
 from mlens.data.text_files import refuse_lfs_pointer
 from mlens.errors import UserError
 from mlens.model.adapters import with_adapters
-from mlens.model.attention import ROW_ATTENTION
+from mlens.model.attention.cpu import ROW_ATTENTION
+from mlens.model.attention.cuda import FLEX_ATTENTION
 from mlens.model.digest import model_digest, model_folder
-from mlens.model.flex import FLEX_ATTENTION
 from mlens.model.fused import fuse, liger_is_here
 from mlens.model.settings import ROWS, Lora, NoPeft, PretrainedModel, TinyModel
 from mlens.prompt.frame import ChatFrame

@@ -1,4 +1,4 @@
-"""A row through a model: the log-probabilities that it asks for."""
+"""The forward pass of a row: the log-probabilities of its labels."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from typing import Any
 import torch
 
 from mlens.errors import RunFailed
+from mlens.model.attention.cpu_layout import with_cpu_layout
+from mlens.model.attention.cuda_layout import with_cuda_layout
 from mlens.model.fused import LabelHead
-from mlens.packing.blocks import with_blocks
 from mlens.packing.row import Row
 
 
-def placed(row: Row, device: torch.device) -> Row:
-    """The row on `device`, with what its attention there takes as layout."""
+def prepare_row(row: Row, device: torch.device) -> Row:
+    """The row on `device`, with the layout that its attention takes there."""
     if device.type != "cuda" or row.spans is None:
-        return row.to(device)
-    row = with_blocks(row).to(device)
+        return with_cpu_layout(row).to(device)
+    row = with_cuda_layout(row).to(device)
     _ = row.layout.mask  # made here, since compiled layers can't make it
     return row
 
@@ -48,7 +49,7 @@ def row_scores(model: Callable[..., Any], row: Row, autocast: bool, head: LabelH
 
 
 @contextmanager
-def out_of_memory_told(row: Row, remedy: str) -> Iterator[None]:
+def explain_out_of_memory(row: Row, remedy: str) -> Iterator[None]:
     """Raises RunFailed, with the row's size and what to do, where memory runs out inside."""
     try:
         yield

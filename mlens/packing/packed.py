@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from mlens.errors import UserError
-from mlens.packing.layout import Segments, arrange
 from mlens.packing.row import Row
 from mlens.packing.tree import Shapes, Tree
 
@@ -248,14 +247,6 @@ def _make_row(
         spans[at, 1, 1] = (starts + own)[is_tail][:, None]
         spans[at, 2, 0] = at - within
         positions[at] = (seen + own)[is_tail][:, None] + within
-    placed = Segments(
-        start=starts[~is_tail],
-        length=lengths[~is_tail],
-        tail_start=starts[is_tail],
-        tail_length=lengths[is_tail],
-        tail_seen=seen[is_tail],
-        tail_trunk=(np.cumsum(~is_tail) - 1)[trunk[is_tail]],
-    )
 
     def tensor(column: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(column, dtype=np.int64))
@@ -264,7 +255,6 @@ def _make_row(
         input_ids=tensor(np.concatenate([segment.ids for segment in segments]))[None],
         position_ids=tensor(positions)[None],
         spans=torch.from_numpy(spans),
-        layout=arrange(placed, spans, keep),
         keep=tensor(keep),
         slot=tensor(slot),
         label=tensor(label),

@@ -12,27 +12,28 @@ import torch
 
 @dataclass(frozen=True)
 class Row:
-    """One forward pass.
+    """The tensors of one forward pass.
 
-    input_ids, position_ids [b, tokens] int64; spans [tokens, 3, 2] int32: the up to three stretches start:stop of the
-    row that each token sees (a part of a trunk, a part of its branch, its own segment up to itself); layout: the same
-    as its attention takes it (mlens/packing/layout.py), or None where rows are ordinary causal sequences (then spans is
-    None too);
-    keep [k] int64: the places along `tokens` whose logits are needed; they come out as [b * k, vocabulary];
-    slot, label, owner [m] int64: label[i] is a token to predict from logits[slot[i]], and counts for score owner[i];
-    weight [scores] float32: what each score counts in the loss; useful: how many tokens are no padding.
+    input_ids, position_ids [b, tokens]: int64.
+    spans [tokens, 3, 2]: int32, the up to three ranges start:stop of the row that each token sees: a part of a prefix,
+        a part of its suffix, and its segment up to itself. None where rows are ordinary causal sequences.
+    keep [k]: int64, the places along `tokens` whose logits are needed; they come out as [b * k, vocabulary].
+    slot, label, owner [m]: int64; label[i] is predicted by logits[slot[i]] and counts for score owner[i].
+    weight [scores]: float32, the weight of each score in the loss.
+    useful: the number of tokens that aren't padding.
+    layout: the spans as the attention takes them (mlens/model/attention/); None until the row is prepared for a device.
     """
 
     input_ids: torch.Tensor
     position_ids: torch.Tensor
     spans: torch.Tensor | None
-    layout: Any
     keep: torch.Tensor
     slot: torch.Tensor
     label: torch.Tensor
     owner: torch.Tensor
     weight: torch.Tensor
     useful: int
+    layout: Any = None
 
     @property
     def scores(self) -> int:
@@ -47,7 +48,7 @@ class Row:
         return _mapped(self, torch.Tensor, torch.Tensor.pin_memory)
 
     def __reduce__(self) -> tuple:
-        """Pickles tensors as NumPy arrays, by value. torch would have a worker put each of them into a file in /dev/shm
+        """Pickle tensors by value, as NumPy arrays. torch would have a worker write each of them to a file in /dev/shm
         and send its name; where that is small, as in a container, the worker is killed or waits forever."""
         values = tuple(getattr(self, field.name) for field in fields(self))
         return _unpickled, (_mapped(values, torch.Tensor, torch.Tensor.numpy),)

@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
-from mlens.model.scores import placed, row_scores
+from mlens.model.scores import prepare_row, row_scores
 from mlens.packing.packed import PackedRows
 from mlens.packing.tree import Branch, Shapes, Tree
 from mlens.probe.questions import CHOICES, Questions
@@ -78,7 +78,7 @@ def answer_scores(
     for row in rows:
         trees = [Tree(trunk, nothing, tuple(branches[i] for i in members)) for members in row]
         members = np.concatenate(row)
-        tensors = placed(collator.train_row(trees), model.device)
+        tensors = prepare_row(collator.train_row(trees), model.device)
         scores[members] = row_scores(model, tensors, autocast=False).cpu().numpy()
         progress(len(members))
     return scores.reshape(-1, CHOICES)

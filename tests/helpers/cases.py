@@ -15,7 +15,8 @@ from mlens.history.fixed_count import FixedCount
 from mlens.history.fixed_ratio import FixedRatio
 from mlens.history.none import NoHistory
 from mlens.history.random import Random
-from mlens.packing import layout
+from mlens.model.attention import cpu_layout
+from mlens.model.attention.cpu_layout import with_cpu_layout
 from mlens.packing.dataset import RatingDataset
 from mlens.packing.packed import PackedRows
 from mlens.packing.plan import plan_epoch, plan_scoring
@@ -88,7 +89,7 @@ def limited(limits: dict):
     """Layouts made within have these limits."""
     with pytest.MonkeyPatch.context() as patched:
         for name, value in limits.items():
-            patched.setattr(layout, name, value)
+            patched.setattr(cpu_layout, name, value)
         yield
 
 
@@ -187,7 +188,8 @@ def train_steps(case: Case, collator=None) -> list[list[BuiltRow]]:
         for rank in range(case.world):
             for planned in plan_epoch(dataset, collator, case.steps, dataset.seed, case.epoch, rank, case.world):
                 trees = [dataset.tree(tree) for tree in planned.trees]
-                built = BuiltRow(collator.train_row(trees, weight), trees, planned.targets, planned.labels, rank)
+                row = with_cpu_layout(collator.train_row(trees, weight))
+                built = BuiltRow(row, trees, planned.targets, planned.labels, rank)
                 steps.setdefault(planned.step, []).append(built)
     return [steps[step] for step in sorted(steps)]
 
@@ -200,5 +202,6 @@ def score_rows(case: Case, stage: str, collator=None) -> list[BuiltRow]:
         for rank in range(case.world):
             for row in plan_scoring(dataset, collator, rank, case.world):
                 trees, targets = [dataset.tree(tree) for tree in row], [int(t) for tree in row for t in tree]
-                built.append(BuiltRow(collator.score_row(trees, case.answers), trees, targets, 0.0, rank))
+                scored = with_cpu_layout(collator.score_row(trees, case.answers))
+                built.append(BuiltRow(scored, trees, targets, 0.0, rank))
     return built

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from mlens.model.attention import ROW_ATTENTION
+from mlens.model.attention.cpu import ROW_ATTENTION
 from mlens.packing.plan import epoch_order
 from mlens.packing.reference import ReferenceRows
 from mlens.packing.row import Row

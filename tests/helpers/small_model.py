@@ -6,6 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen3Config
 from transformers.modeling_utils import PreTrainedModel
 
+from mlens.model.attention.cpu_layout import with_cpu_layout
 from mlens.packing.row import Row
 
 
@@ -37,8 +38,14 @@ def make_model(attention, dtype=torch.float64, vocabulary=50, checkpointing=Fals
 model_once = cache(make_model)
 
 
+def laid_out(row: Row) -> Row:
+    """The row with its layout for a CPU, unless it has a layout."""
+    return with_cpu_layout(row) if row.layout is None else row
+
+
 def row_scores(model, row: Row) -> torch.Tensor:
     """[row.scores] as the engine makes them: sums of label log-probabilities."""
+    row = laid_out(row)
     layout = {} if row.layout is None else {"layout": row.layout}
     logits = model(
         input_ids=row.input_ids, position_ids=row.position_ids, logits_to_keep=row.keep, use_cache=False, **layout

@@ -9,7 +9,7 @@ import torch
 
 from mlens.engine.memory import peak_memory_bytes
 from mlens.history.all_previous import AllPrevious
-from mlens.model.attention import ROW_ATTENTION
+from mlens.model.attention.cpu import ROW_ATTENTION
 from mlens.packing.packed import PackedRows
 from tests.helpers.cases import make_case, small_table
 from tests.helpers.small_model import make_model, row_scores

@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from mlens.packing.layout import Layout
+from mlens.model.attention.cpu_layout import CpuLayout
 from mlens.packing.row import Row, dense_mask
 from mlens.packing.tree import Branch, Tree
+from tests.helpers.small_model import laid_out
 
 VOCABULARY = 50
 # Legal answers of different lengths; each ends in the end token 1.
@@ -146,17 +147,17 @@ def check_row(row: Row, trees, answers=None) -> None:
 def check_layout(row: Row) -> None:
     """A layout's products are what the spans say: each token looks once, at what it sees, each key once; and padding
     looks at something, but nothing looks at it. A product is read where logits of one of its tokens are kept."""
-    tokens = len(row.spans)
-    pairs = layout_pairs(row.layout, tokens)
+    tokens, layout = len(row.spans), laid_out(row).layout
+    pairs = layout_pairs(layout, tokens)
     assert not pairs[:tokens, tokens].any()
     assert np.array_equal(pairs[:tokens, :tokens], dense_mask(row.spans).numpy().astype(int))
     kept = {*row.keep.tolist()}
-    assert [product.read for product in row.layout.products] == [
-        not kept.isdisjoint(places(product.query).ravel().tolist()) for product in row.layout.products
+    assert [product.read for product in layout.products] == [
+        not kept.isdisjoint(places(product.query).ravel().tolist()) for product in layout.products
     ]
 
 
-def layout_pairs(layout: Layout, tokens: int) -> np.ndarray:
+def layout_pairs(layout: CpuLayout, tokens: int) -> np.ndarray:
     """[tokens + 1, tokens + 1]: how often each token looks at each other one; the last stands for padding."""
     pairs, looked = np.zeros((tokens + 1, tokens + 1), dtype=int), np.zeros(tokens + 1, dtype=int)
     for product in layout.products:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mlens.model.attention import row_attention
+from mlens.model.attention.cpu import row_attention
+from mlens.model.attention.cpu_layout import with_cpu_layout
 from mlens.packing.packed import PackedRows
 from tests.helpers.steps import answer_log_probabilities, parts
 
@@ -23,6 +24,7 @@ def pair(request):
 
 
 def scores(model, row):
+    row = with_cpu_layout(row)
     logits = model(
         input_ids=row.input_ids, position_ids=row.position_ids, logits_to_keep=row.keep, layout=row.layout
     ).logits[0]

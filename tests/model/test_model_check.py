@@ -7,11 +7,12 @@ import torch
 
 import mlens.model.check as module
 from mlens.errors import UserError
-from mlens.model.attention import ROW_ATTENTION
+from mlens.model import scores
+from mlens.model.attention.cpu import ROW_ATTENTION
+from mlens.model.attention.cpu_layout import CpuLayout, with_cpu_layout
 from mlens.model.check import ModelCheck, check_model, require_passed, worst
 from mlens.model.load import Holding, build_model
 from mlens.model.settings import Lora, NoPeft, PretrainedModel
-from mlens.packing.layout import Layout
 
 LONGEST = 256
 
@@ -77,11 +78,16 @@ def test_wrong_rows_of_a_right_model_are_found(wrong, made, folder_of, monkeypat
     class Wrong(module.PackedRows):
         def train_row(self, trees, history_loss_weight=0.0):
             row = super().train_row(trees, history_loss_weight)
-            if wrong == "a product forgotten":
-                return replace(row, layout=Layout(row.layout.products[:-1]))
             return replace(row, position_ids=torch.arange(row.input_ids.shape[1])[None] % LONGEST)
 
-    monkeypatch.setattr(module, "PackedRows", Wrong)
+    def forgetful(row):
+        row = with_cpu_layout(row)
+        return row if row.layout is None else replace(row, layout=CpuLayout(row.layout.products[:-1]))
+
+    if wrong == "a product forgotten":
+        monkeypatch.setattr(scores, "with_cpu_layout", forgetful)
+    else:
+        monkeypatch.setattr(module, "PackedRows", Wrong)
     with pytest.raises(UserError, match="can't use packed rows"):
         checked(folder_of("tied"), made)
 

@@ -6,10 +6,10 @@ from torch.nn.attention.flex_attention import BlockMask
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoModelForCausalLM, Qwen3Config
 
-from mlens.model import flex
-from mlens.model.attention import ROW_ATTENTION
-from mlens.model.flex import FLEX_ATTENTION, flex_row_attention
-from mlens.packing.blocks import BLOCK, block_tables, with_blocks
+from mlens.model.attention import cuda
+from mlens.model.attention.cpu import ROW_ATTENTION
+from mlens.model.attention.cuda import FLEX_ATTENTION, flex_row_attention
+from mlens.model.attention.cuda_layout import BLOCK, cuda_layout, with_cuda_layout
 from mlens.packing.packed import PackedRows
 from mlens.packing.row import dense_mask
 from tests.helpers.naive_rows import naive_row
@@ -45,7 +45,7 @@ def inputs(tokens, heads=4, kv_heads=2, d=16, dtype=torch.float32, device="cpu")
 
 
 def attend(q, k, v, spans):
-    return flex_row_attention(None, q, k, v, None, scaling=SCALE, layout=moved(block_tables(spans), q.device))[0]
+    return flex_row_attention(None, q, k, v, None, scaling=SCALE, layout=moved(cuda_layout(spans), q.device))[0]
 
 
 def moved(blocks, device):
@@ -111,7 +111,7 @@ def test_under_autocast_queries_keys_and_values_are_of_one_type():
 def test_a_models_logits_are_those_under_the_dense_mask():
     model, plain = small_model(FLEX_ATTENTION), small_model("sdpa")
     with torch.no_grad():
-        ours = logits_of(model, LONGEST, layout=block_tables(LONGEST.spans))
+        ours = logits_of(model, LONGEST, layout=cuda_layout(LONGEST.spans))
         theirs = logits_of(plain, LONGEST, attention_mask=dense_mask(LONGEST.spans)[None, None])
         causal = logits_of(plain, LONGEST)
     assert torch.allclose(ours, theirs, atol=1e-5)
@@ -124,7 +124,7 @@ def test_a_row_padded_to_blocks_scores_as_under_row_attention(scoring):
     row = PackedRows().score_row(trees, ANSWERS) if scoring else PackedRows().train_row(trees, 0.5)
     on_gpu, on_cpu = model_once(FLEX_ATTENTION, torch.float32), model_once(ROW_ATTENTION, torch.float32)
     with torch.no_grad():
-        ours, theirs = row_scores(on_gpu, with_blocks(row)), row_scores(on_cpu, row)
+        ours, theirs = row_scores(on_gpu, with_cuda_layout(row)), row_scores(on_cpu, row)
     assert len(row.spans) % BLOCK
     assert torch.allclose(ours, theirs, rtol=1e-5)
 
@@ -132,7 +132,7 @@ def test_a_row_padded_to_blocks_scores_as_under_row_attention(scoring):
 def test_the_mask_is_made_once_for_all_layers(monkeypatch):
     made, make = [], BlockMask.from_kv_blocks
     monkeypatch.setattr(BlockMask, "from_kv_blocks", lambda *args, **named: made.append(1) or make(*args, **named))
-    model, blocks = small_model(FLEX_ATTENTION), block_tables(LONGEST.spans)
+    model, blocks = small_model(FLEX_ATTENTION), cuda_layout(LONGEST.spans)
     with torch.no_grad():
         logits_of(model, LONGEST, layout=blocks)
         logits_of(model, LONGEST, layout=blocks)
@@ -165,7 +165,7 @@ def test_what_it_cannot_do_is_refused():
         with pytest.raises(ValueError, match="blocks"):
             flex_row_attention(None, q, k, v, None, SCALE, layout=layout)
     with pytest.raises(ValueError, match="dropout"):
-        flex_row_attention(None, q, k, v, None, SCALE, dropout=0.1, layout=block_tables(ROWS[1].spans))
+        flex_row_attention(None, q, k, v, None, SCALE, dropout=0.1, layout=cuda_layout(ROWS[1].spans))
 
 
 @pytest.mark.parametrize("lengths", [(640, 768, 1024, 1280), (641, 1000, 650, 1279)], ids=["whole blocks", "others"])
@@ -181,7 +181,7 @@ def test_one_compilation_serves_rows_of_every_length(lengths):
         for tokens in lengths:
             row = naive_row([(tokens, [])])
             q, k, v = inputs(tokens)
-            attended = flex._attend_compiled(q, k, v, block_tables(row.spans).mask, SCALE).transpose(1, 2)
+            attended = cuda._attend_compiled(q, k, v, cuda_layout(row.spans).mask, SCALE).transpose(1, 2)
             assert torch.allclose(attended, attend_densely(q, k, v, row.spans), atol=2e-6)
     assert len(compiled) == 1
 
@@ -233,7 +233,7 @@ def test_a_compiled_models_gradients_are_those_under_the_dense_mask(checkpointin
     if checkpointing:
         model.train()
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    layout = moved(block_tables(LONGEST.spans), CUDA)
+    layout = moved(cuda_layout(LONGEST.spans), CUDA)
     ours = logits_of(model, LONGEST, layout=layout)
     theirs = logits_of(plain, LONGEST, attention_mask=dense_mask(LONGEST.spans).to(CUDA)[None, None])
     assert torch.allclose(ours, theirs, atol=1e-4)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen3ForCausalLM
 
 from mlens.errors import UserError
-from mlens.model.attention import ROW_ATTENTION
+from mlens.model.attention.cpu import ROW_ATTENTION
 from mlens.model.digest import model_digest
 from mlens.model.load import Holding, build_model, load_tokenizer, load_trained
 from mlens.model.settings import Lora, NoPeft, PretrainedModel, TinyModel

@@ -8,12 +8,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from mlens.errors import UserError
-from mlens.model.attention import require_plain
-from mlens.model.flex import FLEX_ATTENTION
+from mlens.model.attention.cpu import require_plain
+from mlens.model.attention.cpu_layout import with_cpu_layout
+from mlens.model.attention.cuda import FLEX_ATTENTION
+from mlens.model.attention.cuda_layout import with_cuda_layout
 from mlens.model.load import build_model
 from mlens.model.scores import row_scores
 from mlens.model.settings import NoPeft, PretrainedModel
-from mlens.packing.blocks import with_blocks
 from mlens.packing.packed import PackedRows
 from tests.helpers.small_model import assert_close_gradients
 from tests.helpers.steps import answer_log_probabilities
@@ -23,7 +24,7 @@ TRAIN = [np.array([0]), np.array([39, 40, 41]), np.array([100])]
 
 
 def row(made):
-    return PackedRows().train_row([made.datasets["train"].tree(tree) for tree in TRAIN])
+    return with_cpu_layout(PackedRows().train_row([made.datasets["train"].tree(tree) for tree in TRAIN]))
 
 
 def build(folder, made, **fields):
@@ -67,7 +68,7 @@ def test_a_model_of_experts_scores_the_same_under_flex_attention(made, folder_of
     settings = {"attn_implementation": FLEX_ATTENTION, "dtype": torch.float32}
     flex = AutoModelForCausalLM.from_pretrained(folder_of("moe"), **settings)
     with torch.no_grad():
-        ours = row_scores(flex, with_blocks(row(made)), autocast=False)
+        ours = row_scores(flex, with_cuda_layout(row(made)), autocast=False)
         theirs = row_scores(build(folder_of("moe"), made), row(made), autocast=False)
     assert torch.allclose(ours, theirs, rtol=1e-5)
 

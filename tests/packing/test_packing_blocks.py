@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import create_block_mask, create_mask
 
-from mlens.packing.blocks import BLOCK, block_tables, with_blocks
+from mlens.model.attention.cuda_layout import BLOCK, cuda_layout, with_cuda_layout
 from mlens.packing.packed import PackedRows, filler_row
 from mlens.packing.reference import ReferenceRows
 from mlens.packing.row import dense_mask
@@ -67,7 +67,7 @@ def transposed(lists: list[list[int]]) -> list[list[int]]:
 
 def check_blocks(spans: torch.Tensor, sees: np.ndarray, block: int) -> None:
     """The tables, the mask made of them, and the mask's tables for the backward pass, against `sees`."""
-    blocks, tokens, n = block_tables(spans, block), len(spans), -(-len(spans) // block)
+    blocks, tokens, n = cuda_layout(spans, block), len(spans), -(-len(spans) // block)
     partial, full = kinds(sees, block)
     assert listed(blocks.kv_num_blocks, blocks.kv_indices) == partial
     assert listed(blocks.full_kv_num_blocks, blocks.full_kv_indices) == full
@@ -119,7 +119,7 @@ def test_a_large_row_has_all_kinds_of_blocks():
 
 @pytest.mark.parametrize(("row", "block"), [(LARGE, BLOCK), (naive_row([(20, [(5, 9, [(2, 5)])]), (4, [])]), 8)])
 def test_the_mask_is_that_of_create_block_mask(row, block):
-    mask, tokens = block_tables(row.spans, block).mask, len(row.spans)
+    mask, tokens = cuda_layout(row.spans, block).mask, len(row.spans)
     other = create_block_mask(mask.mask_mod, None, None, tokens, tokens, device="cpu", BLOCK_SIZE=block)
     for counts, indices in (
         ("kv_num_blocks", "kv_indices"),
@@ -151,7 +151,7 @@ def test_a_span_widened_by_one_is_noticed(data):
 
 
 def test_blocks_travel_from_workers_and_make_their_mask_once():
-    blocks = block_tables(LARGE.spans)
+    blocks = cuda_layout(LARGE.spans)
     arrived = pickle.loads(pickle.dumps(blocks))
     assert arrived.mask is arrived.mask
     assert torch.equal(arrived.mask.to_dense(), blocks.mask.to_dense())
@@ -167,7 +167,7 @@ def test_a_long_row_never_makes_pairs_of_tokens():
             spans[start : start + 30, 0] = trunk, trunk + 10 * (branch + 1)
             spans[start : start + 30, 2] = [[start, start + i + 1] for i in range(30)]
     tracemalloc.start()
-    blocks = block_tables(torch.from_numpy(spans))
+    blocks = cuda_layout(torch.from_numpy(spans))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < tokens**2 / 20
@@ -182,7 +182,7 @@ def test_a_long_row_never_makes_pairs_of_tokens():
 @given(forests(trunk=60, rest=30), st.booleans())
 def test_a_row_with_blocks_is_padded_with_tokens_that_see_themselves_alone(trees, scoring):
     row = PackedRows().score_row(trees, ANSWERS) if scoring else PackedRows().train_row(trees, 0.5)
-    with_them, tokens = with_blocks(row), len(row.spans)
+    with_them, tokens = with_cuda_layout(row), len(row.spans)
     length = with_them.input_ids.shape[1]
     assert length % BLOCK == 0 and 0 <= length - tokens < BLOCK
     assert with_them.position_ids.shape == (1, length) and with_them.spans is None
@@ -204,24 +204,24 @@ def test_a_row_with_blocks_is_padded_with_tokens_that_see_themselves_alone(trees
 @pytest.mark.parametrize(("tokens", "length"), [(2, BLOCK), (BLOCK, BLOCK), (BLOCK + 1, 2 * BLOCK)])
 def test_whole_blocks_are_not_padded(tokens, length):
     row = PackedRows().train_row([Tree(np.arange(tokens), np.arange(1, tokens), ())], 1.0)
-    assert len(row.spans) == tokens and with_blocks(row).input_ids.shape == (1, length)
+    assert len(row.spans) == tokens and with_cuda_layout(row).input_ids.shape == (1, length)
 
 
 def test_a_filler_row_is_padded_too():
-    row = with_blocks(filler_row())
+    row = with_cuda_layout(filler_row())
     assert row.input_ids.shape == (1, BLOCK) and row.scores == 0
     assert torch.equal(dense_mask(row.layout.spans), torch.eye(BLOCK, dtype=torch.bool))
 
 
 def test_a_row_without_spans_stays_as_it_is():
     row = ReferenceRows().train_row(lone_trees([5]))
-    assert with_blocks(row) is row
-    once = with_blocks(PackedRows().train_row(lone_trees([5])))
-    assert with_blocks(once) is once
+    assert with_cuda_layout(row) is row
+    once = with_cuda_layout(PackedRows().train_row(lone_trees([5])))
+    assert with_cuda_layout(once) is once
 
 
 def test_a_row_moves_and_is_pinned_with_its_blocks(monkeypatch):
-    row = with_blocks(PackedRows().score_row(lone_trees([5, 100, 90]), ANSWERS))
+    row = with_cuda_layout(PackedRows().score_row(lone_trees([5, 100, 90]), ANSWERS))
     names = [field.name for field in fields(row.layout) if field.name != "block"]
     moved = row.to(torch.device("meta"))
     assert len(names) == 5 and moved.layout.block == BLOCK

@@ -12,7 +12,7 @@ from mlens.data.split import TRAIN, Split
 from mlens.history.all_previous import AllPrevious
 from mlens.history.fixed_count import FixedCount
 from mlens.history.random import Random
-from mlens.model.attention import ROW_ATTENTION
+from mlens.model.attention.cpu import ROW_ATTENTION
 from mlens.packing.packed import PackedRows
 from mlens.packing.steps import Steps
 from tests.helpers.cases import BuiltRow, Case, cases, make_case, small_table, train_steps

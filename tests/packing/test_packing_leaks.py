@@ -9,7 +9,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from mlens.packing.layout import Layout, Product
+from mlens.model.attention.cpu_layout import CpuLayout, Product, with_cpu_layout
 from mlens.packing.packed import PackedRows
 from mlens.packing.row import Row, dense_mask
 from tests.helpers.cases import cases, limited, score_rows, train_steps
@@ -20,7 +20,7 @@ from tests.helpers.trees import ANSWERS, check_layout, check_row, forests, place
 def densely(row: Row) -> Row:
     """The row with a layout that is nothing but its spans."""
     whole = slice(0, len(row.spans))
-    return replace(row, layout=Layout((Product(whole, (whole,), dense_mask(row.spans)[None, None]),)))
+    return replace(row, layout=CpuLayout((Product(whole, (whole,), dense_mask(row.spans)[None, None]),)))
 
 
 # A branch sees one token more of its trunk (or of what stands behind it), a trunk's token its successor, a chain its
@@ -96,7 +96,7 @@ def test_a_leak_is_read_off_the_spans_too(trees, scoring, leak, choice):
 @given(forests(), st.integers(0, 10**6))
 def test_a_leak_in_a_layouts_masks_is_noticed(trees, choice):
     """One pair more, or one less, in the masks that attention really takes."""
-    row = PackedRows().score_row(trees, ANSWERS)
+    row = with_cpu_layout(PackedRows().score_row(trees, ANSWERS))
     tokens = len(row.spans)
     pairs = [
         (n, tuple(pair))
@@ -110,14 +110,14 @@ def test_a_leak_in_a_layouts_masks_is_noticed(trees, choice):
     mask[pair] = ~mask[pair]
     products[n] = replace(products[n], mask=mask)
     with pytest.raises(AssertionError):
-        check_layout(replace(row, layout=Layout(tuple(products))))
+        check_layout(replace(row, layout=CpuLayout(tuple(products))))
 
 
 @settings(max_examples=40)
 @given(forests(trunk=20, rest=4), st.integers(0, 10**6))
 def test_a_bundle_that_sees_more_of_its_trunk_is_noticed(trees, choice):
     with limited({"LONG": 1, "BUNDLE": 8}):
-        row = PackedRows().train_row(trees)
+        row = with_cpu_layout(PackedRows().train_row(trees))
     products = list(row.layout.products)
     bundles = [n for n, product in enumerate(products) if product.common is not None]
     assume(bundles)
@@ -125,4 +125,4 @@ def test_a_bundle_that_sees_more_of_its_trunk_is_noticed(trees, choice):
     common = products[n].common
     products[n] = replace(products[n], common=slice(common.start, common.stop + 1))
     with pytest.raises(AssertionError):
-        check_layout(replace(row, layout=Layout(tuple(products))))
+        check_layout(replace(row, layout=CpuLayout(tuple(products))))

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mlens.model.attention import row_attention
+from mlens.model.attention.cpu import row_attention
+from mlens.model.attention.cpu_layout import with_cpu_layout
 from mlens.packing.packed import PackedRows
 from mlens.packing.row import Row
 from tests.helpers.runs import ROOT, command
@@ -46,6 +47,7 @@ def tensors(row: Row) -> list[torch.Tensor]:
 @pytest.mark.parametrize("name", ROWS)
 def test_a_rows_tensors_are_far_from_pairs_of_its_tokens(name, scoring):
     row = PackedRows().score_row(ROWS[name], ANSWERS) if scoring else PackedRows().train_row(ROWS[name], 0.5)
+    row = with_cpu_layout(row)
     tokens = len(row.spans)
     assert tokens > 7_000
     assert sum(tensor.numel() for tensor in tensors(row)) < tokens**2 / 15
@@ -53,7 +55,7 @@ def test_a_rows_tensors_are_far_from_pairs_of_its_tokens(name, scoring):
 
 @pytest.mark.parametrize("name", ROWS)
 def test_attention_makes_nothing_like_pairs_of_tokens(name):
-    row = PackedRows().train_row(ROWS[name])
+    row = with_cpu_layout(PackedRows().train_row(ROWS[name]))
     tokens, heads, d = len(row.spans), 1, 4
     q, k, v = (torch.randn(1, heads, tokens, d, requires_grad=True) for _ in range(3))
     with Largest() as largest:

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
-from mlens.model.attention import ROW_ATTENTION, row_attention
-from mlens.packing import layout
+from mlens.model.attention import cpu_layout
+from mlens.model.attention.cpu import ROW_ATTENTION, row_attention
+from mlens.model.attention.cpu_layout import with_cpu_layout
 from mlens.packing.packed import PackedRows, filler_row
 from mlens.packing.reference import ReferenceRows
 from mlens.packing.row import dense_mask
@@ -31,8 +32,8 @@ kinds = st.sampled_from(["train", "history", "score"])
 
 def make_row(kind, trees):
     if kind == "score":
-        return ROWS.score_row(trees, ANSWERS)
-    return ROWS.train_row(trees, history_loss_weight=0.5 if kind == "history" else 0.0)
+        return with_cpu_layout(ROWS.score_row(trees, ANSWERS))
+    return with_cpu_layout(ROWS.train_row(trees, history_loss_weight=0.5 if kind == "history" else 0.0))
 
 
 # what tokens see
@@ -67,16 +68,16 @@ def test_a_layouts_products_are_the_spans(trees, kind, limits):
     """With limits so small that long trunks, bundles with a common beginning and cut products are met."""
     with pytest.MonkeyPatch.context() as patched:
         for name, value in limits.items():
-            patched.setattr(layout, name, value)
+            patched.setattr(cpu_layout, name, value)
         check_layout(make_row(kind, trees))
 
 
 def test_small_limits_meet_every_kind_of_product():
     trees = [make_tree(9, [(3, 4), (5, 4), (9, 6)]), make_tree(3, [(1, 2), (3, 2)]), *lone_trees([2, 2, 3])]
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(layout, "LONG", 9)
-        patched.setattr(layout, "BUNDLE", 20)
-        products = ROWS.train_row(trees).layout.products
+        patched.setattr(cpu_layout, "LONG", 9)
+        patched.setattr(cpu_layout, "BUNDLE", 20)
+        products = make_row("train", trees).layout.products
     longs = [product for product in products if product.common is not None]
     assert [product.common for product in longs] == [slice(0, 3), slice(0, 9)]
     assert any(product.mask is None and not isinstance(product.query, slice) for product in products)
@@ -96,7 +97,7 @@ def random_heads(heads, kv_heads, tokens, seed):
 def test_row_attention_is_attention_under_the_dense_mask(trees, kind, heads, limits, seed):
     with pytest.MonkeyPatch.context() as patched:
         for name, value in limits.items():
-            patched.setattr(layout, name, value)
+            patched.setattr(cpu_layout, name, value)
         row = make_row(kind, trees)
     q, k, v = random_heads(*heads, row.input_ids.shape[1], seed)
     got, _ = row_attention(torch.nn.Identity(), q, k, v, None, scaling=0.3, layout=row.layout)
@@ -109,7 +110,7 @@ def test_row_attention_is_attention_under_the_dense_mask(trees, kind, heads, lim
 
 
 def test_row_attention_in_bfloat16_and_under_autocast():
-    row = ROWS.train_row([make_tree(30, [(10, 4), (30, 6)])])
+    row = make_row("train", [make_tree(30, [(10, 4), (30, 6)])])
     q, k, v = (x.detach().float() for x in random_heads(4, 2, row.input_ids.shape[1], 0))
     exact = row_attention(None, q, k, v, None, 0.3, layout=row.layout)[0]
     alike = row_attention(None, *(x.bfloat16() for x in (q, k, v)), None, 0.3, layout=row.layout)[0]
@@ -125,7 +126,7 @@ def test_row_attention_refuses_a_missing_layout_and_dropout():
     with pytest.raises(ValueError, match="layout"):
         row_attention(torch.nn.Identity(), q, q, q, None, scaling=1.0)
     with pytest.raises(ValueError, match="dropout"):
-        row_attention(torch.nn.Identity(), q, q, q, None, 1.0, dropout=0.1, layout=ROWS.train_row([]).layout)
+        row_attention(torch.nn.Identity(), q, q, q, None, 1.0, dropout=0.1, layout=make_row("train", []).layout)
     model = make_model(ROW_ATTENTION)
     with pytest.raises(ValueError, match="layout"):
         model(input_ids=torch.tensor([[3, 4]]), use_cache=False)
@@ -287,7 +288,7 @@ def test_a_filler_row_has_no_scores_and_gives_every_parameter_a_zero_gradient(co
     model = make_model(ROW_ATTENTION if collator is ROWS else "sdpa")
     for row in (collator.train_row([]), collator.train_row([], 1.0), collator.score_row([], ANSWERS)):
         assert row.scores == len(row.label) == 0
-        layout = {} if row.layout is None else {"layout": row.layout}
+        layout = {} if row.spans is None else {"layout": with_cpu_layout(row).layout}
         logits = model(row.input_ids, position_ids=row.position_ids, logits_to_keep=row.keep, **layout).logits
         assert all(not gradient.any() for gradient in gradients(model, logits.sum() * 0).values())
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mlens.packing.blocks import with_blocks
+from mlens.model.attention.cuda_layout import with_cuda_layout
 from mlens.packing.row import Row
 from tests.helpers.steps import parts
 
@@ -34,7 +34,7 @@ def test_a_sent_row_is_equal_and_holds_no_file_of_shared_memory(made, kind):
     row: Row = {
         "packed": lambda: made.collator.train_row(trees, 0.5),
         "scored": lambda: made.collator.score_row(trees, answers),
-        "blocks": lambda: with_blocks(made.collator.train_row(trees)),
+        "blocks": lambda: with_cuda_layout(made.collator.train_row(trees)),
         "filler": lambda: made.collator.train_row([]),
     }[kind]()
     sent = bytes(ForkingPickler.dumps(row))

@@ -131,10 +131,11 @@ def test_a_sketch_counts_what_a_real_row_makes():
     """The same row through a model with numbers, counted alike."""
     row, own = row_of(), sketch_of(2)
     model = make_model("mlens_rows", torch.float32, vocabulary=60)
+    from mlens.model.attention.cpu_layout import with_cpu_layout
     from mlens.model.scores import row_scores
 
     for parameter in model.parameters():
         parameter.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
     with Live([*model.parameters(), *model.buffers()]) as live:
-        (row_scores(model, row, False) * row.weight).sum().backward()
+        (row_scores(model, with_cpu_layout(row), False) * row.weight).sum().backward()
     assert own.training(row).total == pytest.approx(live.peak, rel=0.1)  # but for how attention cuts its products

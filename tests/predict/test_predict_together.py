@@ -30,7 +30,7 @@ MOVIES = [
 def changed(run, **fields) -> Predictor:
     """The run's predictor with other settings of the export, which has read nothing yet."""
     prompter = replace(run.predictor.prompter, exported=replace(run.predictor.prompter.exported, **fields))
-    return Predictor(prompter, replace(run.predictor.scorer, trunk=None))
+    return Predictor(prompter, replace(run.predictor.scorer, prefix=None))
 
 
 def tokens_read(predictor, history, movies) -> int:

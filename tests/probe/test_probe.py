@@ -10,7 +10,7 @@ from scipy.stats import binom
 from transformers import AutoTokenizer
 
 from mlens.cli.probe import main
-from mlens.model.attention import ROW_ATTENTION
+from mlens.model.attention.cpu import ROW_ATTENTION
 from mlens.packing.packed import PackedRows
 from mlens.probe.questions import CHOICES, CSV, EXAMPLES, FORMS, Form, rating_questions, title_questions
 from mlens.probe.recall import answer_scores, recall

@@ -1,6 +1,6 @@
-"""Attention over rows on a CPU: every token sees its part of a trunk, of its branch, and its own segment.
+"""Attention over rows on a CPU: one dense product after another, as the row's layout lists them.
 
-Registered through transformers' AttentionInterface, so the model's own code is used as it is.
+Registered with transformers' AttentionInterface, so the code of the model stays unchanged.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import torch
 from transformers import AttentionInterface
 
 from mlens.errors import UserError
-from mlens.model.trunk import continuing
-from mlens.packing.layout import Layout, Places
+from mlens.model.attention.cpu_layout import CpuLayout, Places, Product
+from mlens.model.attention.prefix_cache import with_prefix_cache
 
 ROW_ATTENTION = "mlens_rows"
-# What models hand down to their attention although it changes nothing there: a row has no cache, and its order is in
-# the layout.
-NO_MATTER = {"position_ids", "use_cache", "output_attentions", "output_router_logits"}
+# Arguments that models pass to their attention and that change nothing here: a row has no key-value cache, and its
+# order is in the layout.
+IGNORED = {"position_ids", "use_cache", "output_attentions", "output_router_logits"}
 
 
 @torch.compiler.disable
@@ -29,56 +29,58 @@ def row_attention(
     attention_mask: torch.Tensor | None,
     scaling: float,
     dropout: float = 0.0,
-    layout: Layout | None = None,
-    **asked: Any,
+    layout: CpuLayout | None = None,
+    **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of one row: query [1, heads, tokens, d], key and value [1, kv heads, tokens, d] give
-    [1, tokens, heads, d].
+    """Compute the attention of one row: [1, tokens, heads, d].
 
-    Raises ValueError without a layout: the samples of a row would see one another; UserError where the model asks for
-    more than this.
+    query: [1, heads, tokens, d].
+    key, value: [1, kv heads, tokens, d].
+    layout: the row's; without one the samples of the row would see one another.
+
+    Raises ValueError without a layout, UserError where the model requires more than a scaled softmax.
     """
     if layout is None:
         raise ValueError("row attention needs the row's layout: model(..., layout=row.layout)")
-    require_plain(dropout=dropout, **asked)
+    require_plain(dropout=dropout, **options)
     if torch.is_autocast_enabled("cpu"):
-        # Normed queries and keys come in float32 then, values don't, and the kernel takes one type alone.
+        # Normalised queries and keys arrive in float32 then and values don't; the kernel takes a single type.
         query, key, value = (x.to(torch.get_autocast_dtype("cpu")) for x in (query, key, value))
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     config = getattr(module, "config", None)
     if config is not None and module.layer_idx == config.num_hidden_layers - 1:
-        # Trunks are there to be looked at; of the last layer's results, only those at labels are.
-        layout = Layout(tuple(product for product in layout.products if product.read))
+        # Only the results at labels are read from the last layer, and prefixes seldom have labels.
+        layout = CpuLayout(tuple(product for product in layout.products if product.read))
     return _RowAttention.apply(q, k, v, scaling, layout)[None], None
 
 
 def require_plain(
-    dropout: float, sliding_window: int | None = None, position_ids: torch.Tensor | None = None, **asked: Any
+    dropout: float, sliding_window: int | None = None, position_ids: torch.Tensor | None = None, **options: Any
 ) -> None:
-    """Raises UserError where a model asks its attention for more than a scaled softmax over all that a token sees: soft
-    caps, sinks, biases, dropout, or a window that is shorter than the row's longest sample."""
-    refused = {name: value for name, value in asked.items() if value is not None and name not in NO_MATTER}
+    """Raise UserError where a model requires more of its attention than a scaled softmax over all that a token sees:
+    soft caps, sinks, biases, dropout, or a window shorter than the row's longest sample."""
+    refused = {name: value for name, value in options.items() if value is not None and name not in IGNORED}
     if dropout:
         refused["dropout"] = dropout
-    # A window that no position leaves hides nothing. Without positions there is no knowing.
+    # A window at least as long as every sample hides nothing. Without positions their lengths are unknown.
     if sliding_window is not None and (position_ids is None or int(position_ids.max()) >= sliding_window):
         refused["sliding_window"] = sliding_window
     if refused:
-        told = [f"{name}={value}" if isinstance(value, int | float) else name for name, value in refused.items()]
+        named = [f"{name}={value}" if isinstance(value, int | float) else name for name, value in refused.items()]
         raise UserError(
-            f"this model's attention asks for {', '.join(told)}, which packed rows don't have: "
+            f"this model's attention asks for {', '.join(named)}, which packed rows don't have: "
             "choose packing=reference model.attention=sdpa (or eager, where the model has no sdpa) instead"
         )
 
 
-# What scaled_dot_product_attention itself runs on a CPU; only here does it tell the log of each softmax's sum, with
-# which two products over different keys are joined, and lets gradients be added up in place.
+# The kernel of scaled_dot_product_attention on a CPU. Called directly, it also returns the log of each softmax's sum,
+# which joins two products over different keys, and its gradients can be added up in place.
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 class _RowAttention(torch.autograd.Function):
-    """q [tokens, heads, d], k and v [tokens, kv heads, d] -> [tokens, heads, d].
+    """Attention of q [tokens, heads, d] over k and v [tokens, kv heads, d]: [tokens, heads, d].
 
     Two partial results o₁, o₂ over different keys, with logarithms l₁, l₂ of their softmax sums, join to
     l = log(exp l₁ + exp l₂), o = exp(l₁ - l) o₁ + exp(l₂ - l) o₂; with the joint o and l, each part's own backward pass
@@ -86,15 +88,17 @@ class _RowAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, q, k, v, scale: float, layout: Layout) -> torch.Tensor:
-        result = q.new_zeros((len(q) + 1, *q.shape[1:]))  # the last one takes what padding gives
+    def forward(ctx, q, k, v, scale: float, layout: CpuLayout) -> torch.Tensor:
+        result = q.new_zeros((len(q) + 1, *q.shape[1:]))  # the last one receives the results of padding
         saved = []
         for product in layout.products:
             parts = list(_parts(product, q.shape[1], q.dtype, k, v))
-            own = _take(q, product.query)
-            o, log_sum = _flash(own, *parts[0][1:3], is_causal=product.mask is None, attn_mask=parts[0][3], scale=scale)
+            queries = _take(q, product.query)
+            _, part_k, part_v, mask = parts[0]
+            causal = product.mask is None
+            o, log_sum = _flash(queries, part_k, part_v, is_causal=causal, attn_mask=mask, scale=scale)
             for _, part_k, part_v, mask in parts[1:]:
-                o2, log_sum2 = _flash(own, part_k, part_v, attn_mask=mask, scale=scale)
+                o2, log_sum2 = _flash(queries, part_k, part_v, attn_mask=mask, scale=scale)
                 joint = torch.logaddexp(log_sum, log_sum2)
                 share, share2 = ((part - joint).exp()[..., None].to(o.dtype) for part in (log_sum, log_sum2))
                 o, log_sum = o * share + o2 * share2, joint
@@ -107,15 +111,15 @@ class _RowAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         q, k, v, *saved = ctx.saved_tensors
-        # Padding's gradient is zero, or it would flow into the keys that it sees.
+        # The gradient of padding is zero: otherwise it would flow into the keys that padding sees.
         grad = torch.cat([grad, grad.new_zeros((1, *grad.shape[1:]))])
         grad_q, grad_k, grad_v = (x.new_zeros((len(x) + 1, *x.shape[1:])) for x in (q, k, v))
         for product, o, log_sum in zip(ctx.layout.products, saved[::2], saved[1::2], strict=True):
-            own, own_grad = _take(q, product.query), _take(grad, product.query)
+            queries, query_grad = _take(q, product.query), _take(grad, product.query)
             total, causal = torch.zeros((), dtype=q.dtype), product.mask is None
             for places, part_k, part_v, mask in _parts(product, q.shape[1], q.dtype, k, v):
                 one_q, one_k, one_v = _flash_backward(
-                    own_grad, own, part_k, part_v, o, log_sum, 0.0, causal, attn_mask=mask, scale=ctx.scale
+                    query_grad, queries, part_k, part_v, o, log_sum, 0.0, causal, attn_mask=mask, scale=ctx.scale
                 )
                 total = total + one_q
                 _add(grad_k, places, one_k)
@@ -124,9 +128,9 @@ class _RowAttention(torch.autograd.Function):
         return grad_q[:-1], grad_k[:-1], grad_v[:-1], None, None
 
 
-def _parts(product, heads: int, dtype: torch.dtype, k: torch.Tensor, v: torch.Tensor):
-    """The stretches of keys that a product looks at: their places, keys, values [n, heads, k, d], and the mask as the
-    kernel wants it."""
+def _parts(product: Product, heads: int, dtype: torch.dtype, k: torch.Tensor, v: torch.Tensor):
+    """The parts of a product's keys: their places, keys and values [n, heads, k, d], and the mask as the kernel takes
+    it."""
     if product.common is not None and product.common.stop > product.common.start:
         places = (product.common,)
         yield places, _keys(k, places, heads), _keys(v, places, heads), None
@@ -152,7 +156,7 @@ def _take(x: torch.Tensor, places: Places) -> torch.Tensor:
 
 
 def _put(x: torch.Tensor, places: Places, value: torch.Tensor) -> None:
-    """Write value [n, heads, m, d] to these places of x [tokens + 1, heads, d]."""
+    """Write `value` [n, heads, m, d] to these places of x [tokens + 1, heads, d]."""
     if isinstance(places, slice):
         x[places] = value[0].transpose(0, 1)
     else:
@@ -169,9 +173,9 @@ def _add(x: torch.Tensor, places: tuple[Places, ...], grad: torch.Tensor) -> Non
             x[place] += grad[0, :, first:last].transpose(0, 1)
             first = last
         else:
-            # index_add_ goes one place at a time; no place but the padding's stands here twice.
+            # index_add_ is slow, one place at a time; no place but that of padding is repeated here.
             index = place.flatten()
             x.index_copy_(0, index, x.index_select(0, index) + grad.transpose(1, 2).flatten(0, 1))
 
 
-AttentionInterface.register(ROW_ATTENTION, continuing(row_attention))
+AttentionInterface.register(ROW_ATTENTION, with_prefix_cache(row_attention))

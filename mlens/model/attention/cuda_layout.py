@@ -1,7 +1,7 @@
-"""A row's spans as blocks: what FlexAttention needs to pass over the parts of a row that no token sees.
+"""The layout of a row for FlexAttention: tables of its blocks, which skip the parts of the row that no token sees.
 
-The tables come from the spans by counting, in time and memory of tokens + blocks x blocks, never tokens x tokens: some
-milliseconds for a row, while the GPU works on the row before.
+The tables are counted from the spans in time and memory of tokens + blocks x blocks, never tokens x tokens: a few
+milliseconds a row, while the GPU computes the previous row.
 """
 
 from __future__ import annotations
@@ -16,19 +16,22 @@ from torch.nn.attention.flex_attention import BlockMask
 
 from mlens.packing.row import Row
 
-# The side of FlexAttention's own blocks; its CUDA kernels take blocks that divide this one.
+# The block size of FlexAttention; its CUDA kernels take blocks that divide it.
 BLOCK = 128
 
 
 @dataclass(frozen=True, eq=False)
-class Blocks:
+class CudaLayout:
     """What each token of a row sees, by blocks of `block` tokens: n = ceil(tokens / block) of them along each side.
 
-    spans [tokens, 3, 2] int32: the stretches start:stop that each token sees; kv_num_blocks [1, 1, n] int32: how many
-    partial blocks each block of queries has, those with pairs that are seen and pairs that aren't; kv_indices
-    [1, 1, n, n] int32: which they are, ascending, in the first places of the last axis; full_kv_num_blocks,
-    full_kv_indices: the same of the full blocks, whose every pair is seen. A last block that stands out over the row
-    is never full.
+    In a full block every pair is seen; in a partial one some pairs are. A last block that exceeds the row is never
+    full.
+
+    spans [tokens, 3, 2]: int32, the ranges start:stop that each token sees.
+    kv_num_blocks [1, 1, n]: int32, the number of partial blocks of each block of queries.
+    kv_indices [1, 1, n, n]: int32, which these are, ascending, in the first places of the last axis.
+    full_kv_num_blocks, full_kv_indices: the same for the full blocks.
+    block: tokens of a block.
     """
 
     spans: torch.Tensor
@@ -42,9 +45,9 @@ class Blocks:
     def mask(self) -> BlockMask:
         """The BlockMask, on the device of the tables.
 
-        Made once, at the first layer, and kept as long as these tables: all layers, the backward pass and whatever
-        checkpointing recomputes share it. The tables of the backward pass are made here from those of the forward
-        pass, on blocks x blocks alone. Workers send the tables and not the mask: its function can't be pickled.
+        It is made once and kept as long as the tables: all layers, the backward pass and what checkpointing recomputes
+        share it. The tables of the backward pass are made here from those of the forward pass, on blocks x blocks. A
+        pickled layout has no mask, whose function can't be pickled.
         """
         tokens = len(self.spans)
         return BlockMask.from_kv_blocks(
@@ -60,8 +63,8 @@ class Blocks:
 
 def _sees(spans: torch.Tensor) -> Callable[..., torch.Tensor]:
     """FlexAttention's mask_mod: whether token q sees token k."""
-    # Six columns and not one tensor: a kernel reads each as a whole, and compiled code doesn't take sizes of a row that
-    # happen to be 2 or 3 for those of the spans, which would make the next row compile anew.
+    # Six columns instead of one tensor: a kernel reads each contiguously, and compiled code doesn't mistake sizes of a
+    # row that happen to be 2 or 3 for those of the spans, which would recompile for the next row.
     columns = (column.clone(memory_format=torch.contiguous_format) for column in spans.flatten(1).unbind(1))
     first_start, first_stop, second_start, second_stop, third_start, third_stop = columns
 
@@ -74,17 +77,17 @@ def _sees(spans: torch.Tensor) -> Callable[..., torch.Tensor]:
     return sees
 
 
-def block_tables(spans: torch.Tensor, block: int = BLOCK) -> Blocks:
-    """The tables of a row whose tokens see `spans` [tokens, 3, 2] int32, which may touch or overlap. CPU only."""
+def cuda_layout(spans: torch.Tensor, block: int = BLOCK) -> CudaLayout:
+    """The layout of a row whose tokens see `spans` [tokens, 3, 2] int32, which may touch or overlap. CPU only."""
     seen = _seen_pairs(spans.numpy(), block)
     full = seen == block * block
     partial = (seen > 0) & ~full
-    return Blocks(spans, *_table(partial), *_table(full), block)
+    return CudaLayout(spans, *_table(partial), *_table(full), block)
 
 
-def with_blocks(row: Row) -> Row:
-    """A row for FlexAttention: padded to whole blocks, which its kernels take without checks, with blocks as its
-    layout. Padding sees itself alone. CPU only."""
+def with_cuda_layout(row: Row) -> Row:
+    """The row with the layout of its spans, padded to full blocks, which the kernels take without checks. A padding
+    token sees only itself. A row without spans stays as it is. CPU only."""
     if row.spans is None:
         return row
     tokens = len(row.spans)
@@ -97,12 +100,12 @@ def with_blocks(row: Row) -> Row:
         input_ids=torch.nn.functional.pad(row.input_ids, (0, padding)),
         position_ids=torch.nn.functional.pad(row.position_ids, (0, padding)),
         spans=None,
-        layout=block_tables(torch.cat([row.spans, spans])),
+        layout=cuda_layout(torch.cat([row.spans, spans])),
     )
 
 
 def _table(chosen: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """chosen [n, n] bool -> how many of each line are chosen [1, 1, n], and which, before the others [1, 1, n, n]."""
+    """Of each line of `chosen` [n, n] bool: how many are chosen [1, 1, n], and which, before the others [1, 1, n, n]."""
     indices = np.argsort(~chosen, axis=1, kind="stable").astype(np.int32)
     return torch.from_numpy(chosen.sum(axis=1, dtype=np.int32))[None, None], torch.from_numpy(indices)[None, None]
 
@@ -111,7 +114,7 @@ def _seen_pairs(spans: np.ndarray, block: int) -> np.ndarray:
     """[n, n] int64: how many pairs (query, key) of each block are seen, from spans [tokens, 3, 2]."""
     order = np.argsort(spans[:, :, 0], axis=1)[:, :, None]
     starts, stops = np.moveaxis(np.take_along_axis(spans, order, axis=1), 2, 0)
-    # Where spans overlap, a pair counts once: each begins where those before it have ended.
+    # Where spans overlap, a pair counts once: each span begins where those before it have ended.
     ends = np.maximum.accumulate(stops, axis=1)
     starts = np.maximum(starts, np.pad(ends[:, :-1], ((0, 0), (1, 0))))
     return _pairs_below(np.maximum(starts, stops), block) - _pairs_below(starts, block)
@@ -120,10 +123,10 @@ def _seen_pairs(spans: np.ndarray, block: int) -> np.ndarray:
 def _pairs_below(bounds: np.ndarray, block: int) -> np.ndarray:
     """[n, n] int64: how many pairs (query, key) of each block have key < bound, summed over the bounds [tokens, 3]."""
     n = -(-len(bounds) // block)
-    column, rest = np.divmod(bounds, block)
+    column, remainder = np.divmod(bounds, block)
     cell = (np.arange(len(bounds))[:, None] // block * (n + 1) + column).ravel()
-    # A bound has all of the keys in the columns before its own, and `rest` in its own.
-    inside = np.bincount(cell, weights=rest.ravel(), minlength=n * (n + 1)).reshape(n, n + 1)
+    # All keys of the columns before a bound's own are below it, and `remainder` keys of that column.
+    inside = np.bincount(cell, weights=remainder.ravel(), minlength=n * (n + 1)).reshape(n, n + 1)
     there = np.bincount(cell, minlength=n * (n + 1)).reshape(n, n + 1)
     beyond = there[:, ::-1].cumsum(axis=1)[:, ::-1]
     return inside[:, :-1].astype(np.int64) + block * beyond[:, 1:]
