@@ -31,12 +31,13 @@ import ours
 import torch
 from rich.table import Table
 from setting import Setting, command, console, make_setting, start
+from transformers.modeling_utils import PreTrainedModel
 
 from mlens.model.attention.cpu_layout import cpu_layout
 from mlens.model.flops import Passes, Sizes, training_flops
 from mlens.packing.row import Row
 
-MODELS = {
+MODELS: dict[str, tuple[str, ...]] = {
     "tiny": (),
     "4 x 512": (
         "model.layers=4",
@@ -54,7 +55,7 @@ IMITATED = 5e9
 REPEATS = 3
 
 
-def sizes_of(model: torch.nn.Module) -> Sizes:
+def sizes_of(model: PreTrainedModel) -> Sizes:
     """What the operations of a dense model, all of which is trained, depend on."""
     config, output = model.config, model.get_output_embeddings()
     body = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not output)
@@ -108,8 +109,8 @@ def main(options: argparse.Namespace) -> None:
         torch_dtype = getattr(torch, dtype)
         imitated = product_rate(SMALL_PRODUCT, torch_dtype) < IMITATED
         size, numbers = (SMALL_PRODUCT, f"{dtype}, imitated") if imitated else (PRODUCT, dtype)
-        for name, sizes in MODELS.items():
-            overrides = (f"model.dtype={dtype}", "packing.row_tokens=8192", *sizes)
+        for name, model_overrides in MODELS.items():
+            overrides = (f"model.dtype={dtype}", "packing.row_tokens=8192", *model_overrides)
             setting = make_setting(options.data, "model=tiny", *overrides)
             engine, rows = ours.make_engine(setting), rows_of(setting, imitated)
             sizes, labels = sizes_of(setting.model("rows")), sum(len(row.label) for row in rows)

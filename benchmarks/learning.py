@@ -99,7 +99,8 @@ def run_arm(
     rule = Optimizer(arm.optimizer, *rates, weight_decay=0.0, gradient_clipping=0.0)
     engine = instantiate(settings.config["deepspeed"], model, ranks, rule, settings.model.dtype, _convert_="all")
 
-    spent, seen, points = 0.0, 0, []
+    spent, seen = 0.0, 0
+    points: list[dict] = []
     for share, what in arm.phases:
         end = spent + share * seconds
         if what in ("branches", "short"):

@@ -64,7 +64,10 @@ def make(folder: Path, ratings: int, users: int, movies: int) -> dict[str, float
             movie = by_popularity[rank]
             # Some tens of ratings in one evening, several of them in a second.
             evening = random.integers(0, 1 + n[user] // 40)
-            joined, pause = random.integers(8e8, 1.5e9, len(n)), random.integers(1e4, 1e6, len(n))
+            joined, pause = (
+                random.integers(800_000_000, 1_500_000_000, len(n)),
+                random.integers(10_000, 1_000_000, len(n)),
+            )
             time = joined[user] + evening * pause[user] + 3 * random.integers(0, 200, len(user))
             rating = np.clip(np.rint(random.normal(7, 2, len(user))), 1, 10) / 2
             order = np.lexsort((movie, user))
@@ -81,7 +84,7 @@ def make(folder: Path, ratings: int, users: int, movies: int) -> dict[str, float
         "userId": np.sort(random.integers(0, -(-users // 13), n)) * 13 + 1,
         "movieId": ids[random.integers(0, movies, n)],
         "tag": [f"tag {i}" for i in random.integers(0, 1 + n // 20, n)],
-        "timestamp": random.integers(1.1e9, 1.6e9, n),
+        "timestamp": random.integers(1_100_000_000, 1_600_000_000, n),
     }
     pl.DataFrame(tags).write_csv(folder / "tags.csv")
     return {}
@@ -116,12 +119,13 @@ def polars(folder: Path) -> dict[str, float]:
 
 def read(folder: Path, source: str) -> dict[str, float]:
     from mlens.data.csv_ratings import CsvRatings
+    from mlens.data.load import Source
     from mlens.data.movielens_csv import MovieLensCsv
     from mlens.data.raw import build_table
 
     files = [folder / "ratings.csv", folder / "movies.csv"]
-    columns = {"user_column": "userId", "movie_column": "movieId"}
-    reader = MovieLensCsv("ml-32m") if source == "ml_32m" else CsvRatings(**columns)
+    own = CsvRatings(user_column="userId", movie_column="movieId")
+    reader: Source = MovieLensCsv("ml-32m") if source == "ml_32m" else own
     with timed() as seconds:
         build_table(reader.read(files))
     return {"read": seconds()}

@@ -74,7 +74,7 @@ def history_and_movies(table: RatingTable, lines: int, movies: int) -> tuple[pl.
 
 def timed(predictor: Predictor, history: pl.DataFrame, requests: list[pl.DataFrame]) -> tuple[pl.DataFrame, float]:
     """What all requests say, and the processor's seconds that they took."""
-    predictor.scorer.trunk = None
+    predictor.scorer.prefix = None
     began = time.process_time()
     said = pl.concat([predictor.predict(history, request) for request in requests])
     return said, time.process_time() - began

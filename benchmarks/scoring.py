@@ -20,6 +20,7 @@ import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import mlens  # noqa: F401  before torch, which reads how threads wait
 
@@ -29,6 +30,7 @@ import ours
 import torch
 from rich.table import Table
 from setting import Setting, command, console, drawn, make_setting, samples_of, start
+from transformers import GenerationMixin
 from transformers.modeling_utils import PreTrainedModel
 
 from mlens.evaluation.score import Predictions, predict
@@ -69,7 +71,7 @@ def generate(model: PreTrainedModel, samples: Sequence[Sample], batch: int, long
         ids, mask = np.full((len(prompts), width), pad), np.zeros((len(prompts), width), dtype=np.int64)
         for row, prompt in enumerate(prompts):
             ids[row, width - len(prompt) :], mask[row, width - len(prompt) :] = prompt, 1
-        model.generate(
+        cast(GenerationMixin, model).generate(
             input_ids=torch.from_numpy(ids),
             attention_mask=torch.from_numpy(mask),
             max_new_tokens=longest,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from peft import PeftModel
 from rich.console import Console
 from transformers.modeling_utils import PreTrainedModel
 
@@ -39,7 +40,7 @@ class Setting:
     datasets: dict[str, RatingDataset]
     collator: Collator
 
-    def model(self, attention: str, weights: Path | None = None) -> PreTrainedModel:
+    def model(self, attention: str, weights: Path | None = None) -> PreTrainedModel | PeftModel:
         """The model with `attention`: `rows`, or one of transformers' own. Every call gives the same weights: random
         ones, or those in the folder `weights`."""
         settings = self.inputs.settings

@@ -50,7 +50,7 @@ SPLITS = st.builds(
     max_train_targets_per_user=st.sampled_from([None, 4, None]),
 )
 # So small that long trunks, bundles with a common beginning and cut products are met in short rows.
-LIMITS = st.one_of(
+LIMITS: st.SearchStrategy[dict[str, int]] = st.one_of(
     st.just({}),
     st.fixed_dictionaries(
         {

@@ -22,7 +22,7 @@ from transformers import AutoTokenizer
 from mlens.config import check
 from mlens.data.behaviour_json import BehaviourJson
 from mlens.data.cache import content_key
-from mlens.data.load import load_table
+from mlens.data.load import Source, load_table
 from mlens.data.movielens_csv import MovieLensCsv
 from mlens.data.movielens_dat import MovieLensDat
 from mlens.data.sample import Sample
@@ -116,7 +116,7 @@ def _write(file: Path, text: str) -> None:
 
 def digests(folder: Path) -> dict[str, str]:
     """name -> digest."""
-    sources = {
+    sources: dict[str, Source] = {
         "sample": Sample(users=9, movies=60, ratings_per_user=30),
         "csv": MovieLensCsv("ml-25m", path=str(folder / "csv")),
         "dat": MovieLensDat("ml-1m", path=str(folder / "dat"), max_users=6),

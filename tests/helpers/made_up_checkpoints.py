@@ -24,7 +24,7 @@ def finish(run: Path, *steps: int, best: int | None = None) -> Path:
     for step in steps:
         # As a run knows it then: before the best of all, the checkpoint itself is the best so far.
         make_checkpoint(run / "checkpoints", step, best if best is None else min(best, step))
-    for name, step in (("last", steps[-1]), ("best", best)):
-        if step is not None:
-            (run / "checkpoints" / name).symlink_to(checkpoint_name(step))
+    for name, linked in (("last", steps[-1]), ("best", best)):
+        if linked is not None:
+            (run / "checkpoints" / name).symlink_to(checkpoint_name(linked))
     return run

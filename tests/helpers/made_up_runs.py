@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -43,7 +44,7 @@ def make_run(
     frame = frames[0]
     if draws > 1:
         frame = pl.concat([one.with_columns(draw=pl.lit(draw)) for draw, one in enumerate(frames)])
-    config = {
+    config: dict[str, Any] = {
         "output_dir": str(folder),
         "seed": seed,
         "data": {"_target_": "mlens.data.sample.Sample", "path": None},

@@ -20,7 +20,9 @@ class NaiveRow:
 def naive_row(trunks) -> NaiveRow:
     """trunks: (length, branches) each; a branch: (length, how many tokens of the trunk it sees, chains); a chain:
     (length, how many tokens of the branch it sees)."""
-    spans, positions, sees = [], [], []
+    spans: list[list[tuple[int, int]]] = []
+    positions: list[int] = []
+    sees: list[set[int]] = []
 
     def segment(length, *seen):
         """Tokens that see these stretches of the row and their own segment up to themselves; returns its place."""

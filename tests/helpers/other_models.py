@@ -10,6 +10,7 @@ import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -123,8 +124,8 @@ def load(folder: Path) -> None:
         model = build_model(PretrainedModel(name=None, path=str(folder / name)), NoPeft(), made.tokenizer, 64, 0, held)
         done.set()
         watching.join()
-        whole = sum(2 * p.ds_numel for p in model.parameters())
-        own = sum(2 * p.ds_tensor.numel() for p in model.parameters())
+        spread: list[Any] = [*model.parameters()]  # with DeepSpeed's own attributes
+        whole, own = sum(2 * p.ds_numel for p in spread), sum(2 * p.ds_tensor.numel() for p in spread)
     print("rank", made.ranks.rank, whole, own, max(peak) - before, flush=True)
 
 

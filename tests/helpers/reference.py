@@ -130,6 +130,7 @@ def naive_turns(table: RatingTable, target: int, most: int) -> list[str]:
         turns = list(table.contexts["context"].to_list()[target] or [])
     else:
         turns = []
+        assert table.tags is not None
         for user, movie, tag, timestamp in table.tags.iter_rows():
             about_target = movie == table.movie[target]
             if user == table.user[target] and timestamp < table.timestamp[target] and not about_target:

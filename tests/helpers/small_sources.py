@@ -7,7 +7,7 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,8 +85,8 @@ def _dicts(content: bytes, separator: str = ",", quoted: bool = True) -> list[di
     # Elsewhere a carriage return ends no line: it is a control character like others, and by itself an empty field.
     text = _with_line_ends(content.decode("utf-8-sig"))
     stream = io.StringIO(re.sub("\r(?!\n)", "\x1f", text), newline="")
-    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    return [row for row in csv.DictReader(stream, delimiter=separator, quoting=quoting) if any(row.values())]
+    reader = csv.DictReader(stream, delimiter=separator, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
+    return [row for row in reader if any(row.values())]
 
 
 def _with_line_ends(text: str) -> str:
@@ -95,7 +95,7 @@ def _with_line_ends(text: str) -> str:
     return re.sub("\r\n?", "\n", text) if first and first[0] == "\r" else text
 
 
-def _joined(ratings: list[tuple[str, str, str, str]], titles: Mapping[str, str]) -> Rows:
+def _joined(ratings: Iterable[Sequence[str]], titles: Mapping[str, str]) -> Rows:
     """Ratings of raw user, movie, rating and time with the movie's title in place of its id."""
     return [
         (_id(user), clean(titles[_id(movie)]), float(rating.strip()), _whole(time))
@@ -125,7 +125,7 @@ def _whole(text: str) -> int:
 def _movielens_csv(files: Files) -> Rows:
     titles = {_id(row["movieId"]): row["title"] for row in _dicts(files["movies.csv"])}
     names = ("userId", "movieId", "rating", "timestamp")
-    return _joined([tuple(row[name] for name in names) for row in _dicts(files["ratings.csv"])], titles)
+    return _joined([[row[name] for name in names] for row in _dicts(files["ratings.csv"])], titles)
 
 
 def _own_csv(files: Files) -> Rows:
@@ -164,7 +164,7 @@ def _atomic_100k(files: Files) -> Rows:
         titles[_id(row["item_id:token"])] = title
     names = ("user_id:token", "item_id:token", "rating:float", "timestamp:float")
     rows = _dicts(files["ml-100k.inter"], "\t", quoted=False)
-    return _joined([tuple(row[name] for name in names) for row in rows], titles)
+    return _joined([[row[name] for name in names] for row in rows], titles)
 
 
 def _behaviour(files: Files) -> Rows:
@@ -256,7 +256,7 @@ def _atomic_files() -> Files:
         "item": ("item_id:token", "movie_title:token_seq", "release_year:token", "class:token_seq"),
         "user": ("user_id:token", "age:token", "gender:token", "occupation:token", "zip_code:token"),
     }
-    rows = {"inter": RATINGS, "item": movies, "user": users}
+    rows: dict[str, list[tuple]] = {"inter": RATINGS, "item": movies, "user": users}
     return {f"ml-100k.{kind}": lines_of([heads[kind], *rows[kind]], "\t") for kind in heads}
 
 

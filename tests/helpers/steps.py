@@ -14,13 +14,14 @@ from pathlib import Path
 import torch
 from hydra.utils import instantiate
 from safetensors.torch import load_file
+from transformers import PreTrainedTokenizerBase
 
 from mlens.config import Settings
 from mlens.data.table import RatingTable
 from mlens.engine.engine import Engine
 from mlens.engine.ranks import Ranks, join_ranks
 from mlens.packing.dataset import RatingDataset
-from mlens.packing.plan import plan_epoch
+from mlens.packing.plan import Collator, plan_epoch
 from mlens.packing.reference import ReferenceRows
 from mlens.pipeline import RunInputs, open_inputs
 from tests.helpers.runs import checked
@@ -55,11 +56,11 @@ class Parts:
         return self.inputs.table
 
     @property
-    def tokenizer(self):
+    def tokenizer(self) -> PreTrainedTokenizerBase:
         return self.inputs.tokenizer
 
     @property
-    def collator(self):
+    def collator(self) -> Collator:
         return self.settings.packing
 
     def engine(self) -> Engine:

@@ -39,7 +39,7 @@ def lone_trees(lengths, seed: int = 0) -> list[Tree]:
 @st.composite
 def forests(draw, trunk=12, rest=6, most=3):
     """Up to `most` trees of up to five branches each, some of whose trunks go on behind the last of them."""
-    trees = []
+    trees: list[Tree] = []
     for _ in range(draw(st.integers(1, most))):
         length = draw(st.integers(1, trunk))
         seen = sorted(draw(st.lists(st.integers(1, length), min_size=int(not trees), max_size=5)))
@@ -106,6 +106,7 @@ def names(trees, answers=None) -> Names:
 def contexts(row: Row) -> list[tuple[int, list[int], int]]:
     """(score, the ids that are seen where it is predicted, label) of each label, read off the spans; the positions of
     what is seen must be those of a whole prompt."""
+    assert row.spans is not None
     seen = dense_mask(row.spans)
     told = []
     for slot, label, owner in zip(row.slot.tolist(), row.label.tolist(), row.owner.tolist(), strict=True):
@@ -120,6 +121,7 @@ def check_row(row: Row, trees, answers=None) -> None:
     """A row's spans are those of its trees' names, its positions those of the separate prompts, and each label is
     predicted from its prompt and the answer so far."""
     named = names(trees, answers)
+    assert row.spans is not None
     assert np.array_equal(dense_mask(row.spans).numpy(), named.sees)
     assert row.position_ids[0].tolist() == named.position.tolist()
     samples = prompts(trees)
@@ -147,6 +149,7 @@ def check_row(row: Row, trees, answers=None) -> None:
 def check_layout(row: Row) -> None:
     """A layout's products are what the spans say: each token looks once, at what it sees, each key once; and padding
     looks at something, but nothing looks at it. A product is read where logits of one of its tokens are kept."""
+    assert row.spans is not None
     tokens, layout = len(row.spans), laid_out(row).layout
     pairs = layout_pairs(layout, tokens)
     assert not pairs[:tokens, tokens].any()

@@ -132,8 +132,8 @@ def _parts(product: Product, heads: int, dtype: torch.dtype, k: torch.Tensor, v:
     """The parts of a product's keys: their places, keys and values [n, heads, k, d], and the mask as the kernel takes
     it."""
     if product.common is not None and product.common.stop > product.common.start:
-        places = (product.common,)
-        yield places, _keys(k, places, heads), _keys(v, places, heads), None
+        common = (product.common,)
+        yield common, _keys(k, common, heads), _keys(v, common, heads), None
     mask = None
     if product.mask is not None:
         mask = torch.zeros(product.mask.shape, dtype=dtype).masked_fill_(~product.mask, -torch.inf)
