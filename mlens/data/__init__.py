@@ -1,1 +1,1 @@
-"""Files on disk -> RatingTable -> split: who rated what, and which ratings are training, validation and test."""
+"""Data sources, the rating table and its split: files on disk -> RatingTable -> train, validation and test stages."""

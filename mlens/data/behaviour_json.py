@@ -1,4 +1,4 @@
-"""Ratings as a JSON list of users, or as JSON Lines, with their profile, task text and collections of rated movies."""
+"""The behaviour JSON source: a JSON list of users, or JSON Lines, with profile, task text and rated movies."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from mlens.data.values import A_TIME, number, seconds
 from mlens.errors import UserError
 
 # Ratings kept as Python objects before they become columns.
-CHUNK = 1 << 16
-# How deep a record may be nested: seven levels hold all that is read, a profile may have some of its own.
-DEEPEST = 100
-# Bytes among which a file's first character is looked for.
-START = 1 << 12
-# A number of more digits than Python turns into one is a ValueError.
-NO_JSON = (ijson.JSONError, ValueError)
-NO_USERS = "no users in it. It must be a JSON list of them, or have one on each line"
-WORDS = {"dict": "an object", "list": "a list", "str": "text"}
+CHUNK_ROWS = 1 << 16
+# The deepest nesting of a record: what is read lies within seven levels, and a profile may nest further.
+MAX_DEPTH = 100
+# Bytes in which a file's first character is searched for.
+START_BYTES = 1 << 12
+# ValueError: a number with more digits than Python converts.
+JSON_ERRORS = (ijson.JSONError, ValueError)
+NO_USERS = "no users in it. It must be a JSON list of users, or have one user on each line"
+KIND_NAMES = {"dict": "an object", "list": "a list", "str": "text"}
 SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "user": pl.Int32,
     "movie": pl.Int32,
@@ -40,24 +40,28 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "context": pl.List(pl.String),
     "line": pl.Int64,
 }
-# What each byte outside of text does to the depth.
-_STEPS = np.zeros(256, dtype=np.int8)
-_STEPS[list(b"[{")], _STEPS[list(b"]}")] = 1, -1
+# How each byte outside strings changes the depth.
+_DEPTH_CHANGE = np.zeros(256, dtype=np.int8)
+_DEPTH_CHANGE[list(b"[{")], _DEPTH_CHANGE[list(b"]}")] = 1, -1
 _TITLE_AND_LAST_GROUP = re.compile(r"(.*\S)\s*\(([^()]*)\)")
 
 
 @dataclass(frozen=True)
 class BehaviourJson:
-    """A file with a JSON list of users, or with one user a line (JSON Lines); gzip may have compressed it. A user:
+    """A file with a JSON list of users, or with one user a line (JSON Lines), optionally gzipped. A user:
 
     {"user_hash": …, "user": {"profile": {"name": …, …}}, "task": {"description": …, "task_behavior_collections":
     [{"type": "movie_rating", "data": [{"context": [], "continuation": "5.0", "continuation_prefix":
     "Lilo & Stitch (2002) (Adventure, Animation): ", "timestamp": …}]}]}}
 
-    A user is known by `user_hash`, else by the profile's `name`; a movie by its `continuation_prefix`. Of collections
-    of type movie_review those continuations count that are a rating on the scale; other types are passed over.
-    Timestamps are seconds or ISO 8601 (see `seconds`); either all ratings have one or none has, and then they are in
-    order of time as they stand.
+    A user is identified by `user_hash`, else by the profile's `name`; a movie by its `continuation_prefix`. Collections
+    of type movie_rating are read; of type movie_review, only the continuations that are a rating on the scale; other
+    types are skipped. Timestamps are seconds or ISO 8601 (see `seconds`). Either all ratings have one or none has; in
+    that case the file lists them in time order.
+
+    path: the file.
+    max_users: a seeded subset of that many users; None: all.
+    rating_scale: legal ratings, ascending; None: half stars.
     """
 
     path: str | None = None
@@ -70,18 +74,18 @@ class BehaviourJson:
         check_rating_scale(self.rating_scale)
 
     def files(self) -> list[Path]:
-        """The one file. Raises UserError where it is missing."""
+        """Return the file. Raises UserError where it is missing."""
         if self.path is None:
             raise UserError("data.path is not set: data=behaviour_json needs data.path=FILE.json")
         return [given_file("data.path", self.path)]
 
     def read(self, files: list[Path]) -> RawTables:
-        """Streams the file, one user at a time. Raises UserError naming file, user or line, rating and rule."""
+        """Stream the file, one user at a time. Raises UserError naming file, user or line, rating and rule."""
         scale = tuple(self.rating_scale or HALF_STARS)
         file = files[0]
-        as_lines = _are_json_lines(file)
-        columns = _Columns(PLACE if as_lines else "{file}: rating {line}")
-        if as_lines:
+        json_lines = _is_json_lines(file)
+        columns = _Columns(PLACE if json_lines else "{file}: rating {line}")
+        if json_lines:
             for line, record in _line_records(file):
                 columns.line = line
                 _read_user(record, PLACE.format(file=file, line=line), scale, columns)
@@ -102,43 +106,48 @@ class BehaviourJson:
 
 @dataclass
 class _Columns:
-    """What is read so far; a rating names its user and movie by their number in `users` and `movies`.
+    """The columns read so far; a rating refers to its user and movie by their index in `users` and `movies`.
 
-    place: how an error names a rating; line: that of the ratings that follow, or None: they are numbered.
+    place: format of a rating's location in an error.
+    line: the line of the ratings added next; None: ratings are numbered.
+    users: id -> profile, task.
+    movies: prefix -> index.
+    rows: the newest ratings, not in `chunks` yet.
+    chunks: the other ratings, with the columns of SCHEMA.
     """
 
     place: str
     line: int | None = None
-    users: dict[str, tuple[str | None, str | None]] = field(default_factory=dict)  # id -> profile, task
+    users: dict[str, tuple[str | None, str | None]] = field(default_factory=dict)
     movies: dict[str, int] = field(default_factory=dict)
     rows: list[tuple[int, int, float, int | None, list[str], int]] = field(default_factory=list)
     chunks: list[pl.DataFrame] = field(default_factory=list)
 
     def add(self, movie: str, rating: float, timestamp: int | None, context: list[str]) -> None:
-        """A rating of the user added last."""
-        place = self.movies.setdefault(movie, len(self.movies))
-        line = self.line or CHUNK * len(self.chunks) + len(self.rows) + 1
-        self.rows.append((len(self.users) - 1, place, rating, timestamp, context, line))
-        if len(self.rows) == CHUNK:
-            self._pack()
+        """Add a rating of the user added last."""
+        index = self.movies.setdefault(movie, len(self.movies))
+        line = self.line or CHUNK_ROWS * len(self.chunks) + len(self.rows) + 1
+        self.rows.append((len(self.users) - 1, index, rating, timestamp, context, line))
+        if len(self.rows) == CHUNK_ROWS:
+            self._flush()
 
-    def _pack(self) -> None:
+    def _flush(self) -> None:
         self.chunks.append(pl.DataFrame(self.rows, schema=SCHEMA, orient="row"))
         self.rows = []
 
     def ratings(self, file: Path) -> pl.DataFrame:
-        self._pack()
+        self._flush()
         if all(chunk["context"].list.len().sum() == 0 for chunk in self.chunks):
             self.chunks = [chunk.drop("context") for chunk in self.chunks]
-        # In one piece, or every later look at a column copies it; and the pieces aren't held beside it.
+        # Contiguous, or every later access to a column copies it; the chunks are released, to save memory.
         frame = pl.concat(self.chunks, rechunk=True)
         self.chunks = []
-        undated = frame["timestamp"].is_null()
-        if undated.all():
+        missing = frame["timestamp"].is_null()
+        if missing.all():
             frame = frame.with_columns(timestamp=pl.int_range(pl.len(), dtype=pl.Int64))
-        elif undated.any():
-            line = frame["line"][undated.arg_true()[0]]
-            raise UserError(f"{self.place.format(file=file, line=line)}: has no timestamp, though others have")
+        elif missing.any():
+            line = frame["line"][missing.arg_true()[0]]
+            raise UserError(f"{self.place.format(file=file, line=line)}: has no timestamp, but others have one")
         return frame.with_columns(
             pl.Series("user", list(self.users), dtype=pl.String).gather(frame["user"]),
             pl.Series("movie", list(self.movies), dtype=pl.String).gather(frame["movie"]),
@@ -156,19 +165,21 @@ class _Columns:
         )
 
     def user_frame(self) -> pl.DataFrame:
-        told = {
+        texts = {
             "profile": [profile for profile, _ in self.users.values()],
             "task": [task for _, task in self.users.values()],
         }
-        told = {name: texts for name, texts in told.items() if any(texts)}
-        return pl.DataFrame({"user": list(self.users), **told}, schema=dict.fromkeys(("user", *told), pl.String))
+        columns = {"user": list(self.users)} | {name: column for name, column in texts.items() if any(column)}
+        return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
 
 
-def _are_json_lines(file: Path) -> bool:
-    """By the first character; where it is neither a list's nor a user's, by the name. Raises UserError where there is
-    none."""
+def _is_json_lines(file: Path) -> bool:
+    """Whether the file is JSON Lines: decided by its first character, or by its name where that is neither `[` nor `{`.
+
+    Raises UserError for an empty file.
+    """
     with open_text(file) as stream:
-        first = stream.read(START).lstrip()[:1]
+        first = stream.read(START_BYTES).lstrip()[:1]
     if not first:
         raise UserError(f"{file}: {NO_USERS}")
     named = Path(file.name.lower().removesuffix(".gz")).suffix in (".jsonl", ".ndjson")
@@ -176,39 +187,39 @@ def _are_json_lines(file: Path) -> bool:
 
 
 def _list_records(file: Path) -> Iterator[Any]:
-    """The users of a list, one at a time."""
-    read = 0
+    """Yield the users of a JSON list."""
+    count = 0
     with open_text(file) as stream:
         try:
-            for record in ijson.items(_Shallow(stream, file), "item", use_float=True):
-                read += 1
+            for record in ijson.items(_DepthLimited(stream, file), "item", use_float=True):
+                count += 1
                 yield record
         except UserError:
             raise
-        except NO_JSON as error:
-            raise UserError(f"{file}: not valid JSON after user {read} ({_reason(error, file)})") from error
+        except JSON_ERRORS as error:
+            raise UserError(f"{file}: not valid JSON after user {count} ({_parser_message(error, file)})") from error
 
 
 def _line_records(file: Path) -> Iterator[tuple[int, Any]]:
-    """The users of JSON Lines, one at a time, with their line (1-based)."""
+    """Yield the users of JSON Lines, each with its line (1-based)."""
     with open_text(file) as stream:
         for number, line in enumerate(stream, 1):
             if line.isspace():
                 continue
             try:
-                for record in ijson.items(_Shallow(io.BytesIO(line), file), "", use_float=True):
+                for record in ijson.items(_DepthLimited(io.BytesIO(line), file), "", use_float=True):
                     yield number, record
             except UserError:
                 raise
-            except NO_JSON as error:
+            except JSON_ERRORS as error:
                 rule = "each line must be one user, or the file a list of them"
-                raise UserError(f"{file}:{number}: not valid JSON ({_reason(error, file)}): {rule}") from error
+                raise UserError(f"{file}:{number}: not valid JSON ({_parser_message(error, file)}): {rule}") from error
 
 
-def _reason(error: Exception, file: Path) -> str:
-    """In the parser's words. Raises UserError where it is another encoding."""
+def _parser_message(error: Exception, file: Path) -> str:
+    """Return the parser's message on one line. Raises UserError where the file isn't UTF-8."""
     reason = error.args[0]
-    # The parser hands on its text as bytes where it quotes bytes that are no UTF-8.
+    # The parser's message is bytes where it quotes bytes that aren't UTF-8.
     reason = reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)
     reason = reason.partition("\n")[0].strip()
     if isinstance(error, UnicodeDecodeError) or "UTF8" in reason:
@@ -216,49 +227,51 @@ def _reason(error: Exception, file: Path) -> str:
     return reason
 
 
-class _Shallow:
-    """A stream of JSON that ends with a UserError where it is nested deeper than DEEPEST: the parser's memory grows
-    with the square of the depth, and what reads a record goes down into it."""
+class _DepthLimited:
+    """A stream of JSON that raises a UserError where it is nested deeper than MAX_DEPTH.
+
+    The parser's memory grows with the square of the depth, and records are read recursively.
+    """
 
     def __init__(self, stream: BinaryIO, file: Path) -> None:
         self._stream, self._file = stream, file
-        self._depth, self._inside, self._rest = 0, False, b""
+        self._depth, self._in_string, self._pending = 0, False, b""
 
     def read(self, size: int = -1) -> bytes:
         more = self._stream.read(size)
-        # Without escapes, every second stretch between quotes is outside of text.
-        text = (self._rest + more).replace(b"\\\\", b"").replace(b'\\"', b"")
-        self._rest = b"\\" if text.endswith(b"\\") else b""
-        stretches = text.split(b'"')
-        signs = np.frombuffer(b"".join(stretches[self._inside :: 2]), dtype=np.uint8)
-        self._inside ^= len(stretches) % 2 == 0
-        depth = np.cumsum(_STEPS[signs], dtype=np.int64) + self._depth
+        # Without escapes, every second part between quotes is outside strings.
+        text = (self._pending + more).replace(b"\\\\", b"").replace(b'\\"', b"")
+        self._pending = b"\\" if text.endswith(b"\\") else b""
+        parts = text.split(b'"')
+        signs = np.frombuffer(b"".join(parts[self._in_string :: 2]), dtype=np.uint8)
+        self._in_string ^= len(parts) % 2 == 0
+        depth = np.cumsum(_DEPTH_CHANGE[signs], dtype=np.int64) + self._depth
         if len(depth):
-            if depth.max() > DEEPEST:
-                raise UserError(f"{self._file}: nested deeper than {DEEPEST} levels: this is no list of users")
+            if depth.max() > MAX_DEPTH:
+                raise UserError(f"{self._file}: nested deeper than {MAX_DEPTH} levels: this is not a list of users")
             self._depth = int(depth[-1])
         return more
 
 
 def _read_user(record: Any, place: str, scale: tuple[float, ...], columns: _Columns) -> None:
-    _checked(record, dict, place, "must be an object")
-    profile = _part(_part(record, "user", dict, place), "profile", dict, place)
+    _require_kind(record, dict, place, "must be an object")
+    profile = _field(_field(record, "user", dict, place), "profile", dict, place)
     name = record.get("user_hash") or profile.get("name")
     if not isinstance(name, str | int) or isinstance(name, bool):
         raise UserError(f"{place}: has neither user_hash nor user.profile.name")
     place = f"{place} ({name})"
     if str(name) in columns.users:
         raise UserError(f"{place}: is listed twice")
-    task = _part(record, "task", dict, place)
+    task = _field(record, "task", dict, place)
     described = "; ".join(f"{key}: {_text(value)}" for key, value in profile.items() if value not in (None, "", [], {}))
-    description = _part(task, "description", str, place).strip()
+    description = _field(task, "description", str, place).strip()
     columns.users[str(name)] = described or None, description or None
-    for collection in _part(task, "task_behavior_collections", list, place):
-        kind = _checked(collection, dict, place, "a collection must be an object").get("type")
+    for collection in _field(task, "task_behavior_collections", list, place):
+        kind = _require_kind(collection, dict, place, "a collection must be an object").get("type")
         if kind in ("movie_rating", "movie_review"):
-            for i, item in enumerate(_part(collection, "data", list, place), 1):
+            for i, item in enumerate(_field(collection, "data", list, place), 1):
                 item_place = f"{place}, {kind} {i}"
-                _checked(item, dict, item_place, "must be an object")
+                _require_kind(item, dict, item_place, "must be an object")
                 rating = number(item.get("continuation"))
                 if kind == "movie_review" and rating not in scale:
                     continue
@@ -268,28 +281,28 @@ def _read_user(record: Any, place: str, scale: tuple[float, ...], columns: _Colu
                 columns.add(movie, rating, _timestamp(item.get("timestamp"), item_place), _context(item, item_place))
 
 
-def _checked(value: Any, kind: type, place: str, rule: str) -> Any:
+def _require_kind(value: Any, kind: type, place: str, rule: str) -> Any:
     if not isinstance(value, kind):
         raise UserError(f"{place}: {rule}")
     return value
 
 
-def _part(record: dict, key: str, kind: type, place: str) -> Any:
-    """`record[key]`; an empty one where it is absent or null."""
+def _field(record: dict, key: str, kind: type, place: str) -> Any:
+    """Return `record[key]`; an empty value where it is absent or null."""
     value = record.get(key)
-    return kind() if value is None else _checked(value, kind, place, f"{key} must be {WORDS[kind.__name__]}")
+    return kind() if value is None else _require_kind(value, kind, place, f"{key} must be {KIND_NAMES[kind.__name__]}")
 
 
 def _movie(item: dict, place: str) -> str:
-    """The prefix without its colon: `Lilo & Stitch (2002) (Adventure, Animation)`."""
-    movie = _part(item, "continuation_prefix", str, place).strip().removesuffix(":").strip()
+    """Return the prefix without its colon: `Lilo & Stitch (2002) (Adventure, Animation)`."""
+    movie = _field(item, "continuation_prefix", str, place).strip().removesuffix(":").strip()
     if not movie:
         raise UserError(f"{place}: continuation_prefix names no movie")
     return movie
 
 
 def _split_prefix(movie: str) -> tuple[str, str]:
-    """Title and genres: a last pair of brackets holds genres, unless it holds the year."""
+    """Split into title and genres: the last pair of brackets holds genres, unless it holds the year."""
     match = _TITLE_AND_LAST_GROUP.fullmatch(movie)
     if match is None or re.fullmatch(r"\d{4}(\s*[-–]\s*(\d{4})?)?", match[2].strip()):
         return movie, ""
@@ -297,7 +310,7 @@ def _split_prefix(movie: str) -> tuple[str, str]:
 
 
 def _context(item: dict, place: str) -> list[str]:
-    context = _part(item, "context", list, place)
+    context = _field(item, "context", list, place)
     if not all(isinstance(turn, str) for turn in context):
         raise UserError(f"{place}: context must be a list of texts")
     return context
@@ -313,7 +326,7 @@ def _timestamp(value: object, place: str) -> int | None:
 
 
 def _text(value: object) -> str:
-    """A profile's value on one line: text as it is, a list with commas, all else as JSON writes it."""
+    """Format a profile's value on one line: text unchanged, a list with commas, anything else as JSON."""
     if isinstance(value, list):
         return ", ".join(map(_text, value))
     return " ".join((value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).split())

@@ -1,18 +1,18 @@
-"""The cache folder: tables and tokenizers that are made once and opened by every later run.
+"""The cache folder: tables and tokenizers that are built once and opened by every later run.
 
-An entry is a folder `kind/key`, filled beside, sealed with the digest of each of its files, flushed to the disk and
-renamed, all under a lock. So it is whole or not there, whatever ends the process that makes it; and whatever happens to
-its files later is noticed, and the entry made again.
+An entry is a folder `kind/key`. It is filled under a temporary name, sealed with the digest of each of its files,
+flushed to the disk and renamed, all under a lock. So it is either complete or absent, however the process that builds
+it ends; later damage to its files is detected, and the entry rebuilt.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,21 +23,23 @@ from filelock import FileLock, Timeout
 from mlens.errors import UserError
 from mlens.files import NEW, atomic_folder, disk_refusal, in_words, refuse_links, write_json
 
+logger = logging.getLogger(__name__)
+
 MANIFEST = "manifest.json"
-# From how many bytes on a file's digest is worth remembering: 16 MiB are read in some hundredths of a second.
+# The size in bytes from which a file's digest is worth caching: reading 16 MiB takes some hundredths of a second.
 LARGE = 1 << 24
-# How long a file's times must be past before they tell one content from the next.
+# How old a file's times must be before they distinguish one content from the next.
 SETTLED_NS = 2_000_000_000
-UNWRITABLE = "the cache can't be written: {}; MLENS_CACHE=FOLDER in the environment puts it elsewhere"
+UNWRITABLE = "the cache can't be written: {}. Set MLENS_CACHE=FOLDER in the environment to use another folder"
 
 
 def cache_root() -> Path:
-    """MLENS_CACHE where it is set, else the user's cache folder."""
+    """Return MLENS_CACHE where it is set, else the user's cache folder."""
     return Path(os.environ.get("MLENS_CACHE") or platformdirs.user_cache_path("mlens"))
 
 
 def content_key(*parts: object, files: Iterable[Path] = ()) -> str:
-    """A name made from the settings `parts` (by their repr) and the content of `files`."""
+    """Return a key derived from the settings `parts` (by their repr) and the content of `files`."""
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
         digest.update(repr(part).encode())
@@ -49,24 +51,24 @@ def content_key(*parts: object, files: Iterable[Path] = ()) -> str:
 
 
 def file_digest(file: Path) -> bytes:
-    """[64] the BLAKE2b digest of the file's content.
+    """Return the BLAKE2b digest of the file's content, 64 bytes.
 
-    That of a large file is remembered in the cache, and trusted as long as the file's path, device, inode, size, time
-    of its last change of content (mtime) and of inode (ctime) are what they were. No program can set ctime back short
-    of the system's clock; on a file system without it (or on Windows) a content of the same size goes unseen where
-    mtime was set back. What changed while it was read, or so shortly before that a later change may bear the same time,
-    isn't remembered.
+    The digest of a large file is cached, and reused while the file's path, device, inode, size and times of the last
+    change of content (mtime) and of inode (ctime) stay the same. Programs can't set ctime back without changing the
+    system's clock; on a file system without ctime (or on Windows), changed content of the same size goes undetected
+    where mtime was set back. The digest isn't cached where the file changed while it was read, or so recently that a
+    later change may have the same time.
     """
-    before = _identity(file)
+    before = _file_identity(file)
     large = before["size"] >= LARGE
     name = hashlib.blake2b(os.fsencode(file.resolve()), digest_size=16).hexdigest()
-    memory = cache_root() / "digests" / f"{name}.json"
-    if large and (remembered := _remembered(memory, before)):
-        return bytes.fromhex(remembered)
+    digest_file = cache_root() / "digests" / f"{name}.json"
+    if large and (cached := _cached_digest(digest_file, before)):
+        return bytes.fromhex(cached)
     digest = _digest(file)
     settled = max(before["mtime_ns"], before["ctime_ns"]) < time.time_ns() - SETTLED_NS
-    if large and settled and _identity(file) == before:
-        _remember(memory, before, digest.hex())
+    if large and settled and _file_identity(file) == before:
+        _cache_digest(digest_file, before, digest.hex())
     return digest
 
 
@@ -75,31 +77,31 @@ def _digest(file: Path) -> bytes:
         return hashlib.file_digest(stream, "blake2b").digest()
 
 
-def _identity(file: Path) -> dict[str, int]:
+def _file_identity(file: Path) -> dict[str, int]:
     stat = file.stat()
     return {name: getattr(stat, f"st_{name}") for name in ("dev", "ino", "size", "mtime_ns", "ctime_ns")}
 
 
-def _remembered(memory: Path, identity: dict[str, int]) -> str | None:
+def _cached_digest(digest_file: Path, identity: dict[str, int]) -> str | None:
     try:
-        content = json.loads(memory.read_text(encoding="utf-8"))
+        content = json.loads(digest_file.read_text(encoding="utf-8"))
         return content["digest"] if content["identity"] == identity else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _remember(memory: Path, identity: dict[str, int], digest: str) -> None:
-    # A cache that can't be written to is of use all the same.
+def _cache_digest(digest_file: Path, identity: dict[str, int], digest: str) -> None:
+    # A read-only cache is still useful.
     with suppress(OSError):
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        write_json(memory, {"identity": identity, "digest": digest})
+        digest_file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(digest_file, {"identity": identity, "digest": digest})
 
 
 def cached_folder(kind: str, key: str, write: Callable[[Path], None]) -> Path:
-    """The folder `kind/key` of the cache; where it is not there yet, or damaged, `write` fills it.
+    """Return the folder `kind/key` of the cache; where it is missing or damaged, `write` fills it first.
 
-    Of several ranks or runs that want it at once one fills it and the others wait. Raises UserError where the disk has
-    no room for it or is read-only.
+    Where several ranks or runs need it at once, one fills it and the others wait. Raises UserError where the disk is
+    full or read-only.
     """
     folder = cache_root() / kind / key
     if is_whole(folder):
@@ -113,12 +115,12 @@ def cached_folder(kind: str, key: str, write: Callable[[Path], None]) -> Path:
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Inside, no other process fills this entry. What processes that were killed left of theirs is removed first.
+    """Keep other processes from filling this entry inside the context. Leftovers of killed processes are removed first.
 
-    The system lets go of the lock of a process that dies; the lock's file stays, and says nothing. Raises UserError
-    where the disk has no room or is read-only.
+    The system releases the lock of a process that dies; the lock file stays, and means nothing by itself. Raises
+    UserError where the disk is full or read-only.
     """
-    with _told():
+    with _disk_errors():
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:  # a home folder that doesn't exist, or isn't this user's
@@ -136,14 +138,14 @@ def _remove_leftovers(folder: Path) -> None:
         if key == folder.name:
             shutil.rmtree(left, ignore_errors=True)
             continue
-        # Who holds the lock of another entry is filling it right now.
+        # A process that holds the lock of another entry is filling it right now.
         with suppress(Timeout, OSError), FileLock(folder.with_name(f"{key}.lock"), timeout=0):
             shutil.rmtree(left, ignore_errors=True)
 
 
 @contextmanager
 def new_entry(folder: Path) -> Iterator[Path]:
-    """Under the entry's lock: an empty folder, which is sealed and becomes the entry when it was filled inside."""
+    """Yield an empty folder, which is sealed and becomes the entry at the end. Must be used under the entry's lock."""
     with atomic_folder(folder) as fresh:
         try:
             yield fresh
@@ -151,23 +153,22 @@ def new_entry(folder: Path) -> Iterator[Path]:
         except FileNotFoundError as error:
             if fresh.exists():
                 raise
-            raise UserError(f"{folder.parent} was deleted while it was written to: start again") from error
+            raise UserError(f"{folder.parent} was deleted while being written. Start again") from error
 
 
 def seal(folder: Path) -> None:
-    """Note the digest of every file in the filled folder."""
+    """Write the digest of every file in the filled folder to its manifest."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     write_json(folder / MANIFEST, {file.relative_to(folder).as_posix(): _digest(file).hex() for file in files})
 
 
 def is_whole(folder: Path, tell: bool = False) -> bool:
-    """Whether the entry is there and each of its files is what was written; with `tell`, a damaged one is warned of."""
+    """Whether the entry exists and all its files are unchanged; with `tell`, a damaged entry is logged as a warning."""
     if not folder.is_dir():
         return False
     damaged = _damaged_file(folder)
     if damaged is not None and tell:
-        what = f"{damaged} is not what was written, or gone"
-        warnings.warn(f"the cache entry {folder} is damaged and is made again: {what}", stacklevel=4)
+        logger.warning(f"the cache entry {folder} is damaged ({damaged} is changed or missing) and is rebuilt")
     return damaged is None
 
 
@@ -184,15 +185,15 @@ def _damaged_file(folder: Path) -> str | None:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """A full or closed disk is no mistake of the program's: one line, and what to do."""
+def _disk_errors() -> Iterator[None]:
+    """Turn the errors of a full or read-only disk into a UserError that says what to do."""
     try:
         yield
     except OSError as error:
         refusal = disk_refusal(error)
         if refusal is None:
             raise
-        told = in_words(refusal)
+        message = in_words(refusal)
         if refusal.filename is not None and cache_root() in Path(os.fsdecode(refusal.filename)).parents:
-            told = UNWRITABLE.format(told)
-        raise UserError(told) from error
+            message = UNWRITABLE.format(message)
+        raise UserError(message) from error

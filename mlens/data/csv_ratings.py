@@ -1,4 +1,4 @@
-"""Ratings of your own as a table of text with a header, the columns named by the config."""
+"""The CSV source: a delimited text file with a header, whose columns the config names."""
 
 from __future__ import annotations
 
@@ -19,13 +19,19 @@ from mlens.errors import UserError
 
 @dataclass(frozen=True)
 class CsvRatings:
-    """A file with one rating a line, which may be compressed by gzip.
+    """A file with one rating a line, optionally gzipped.
 
-    Titles and genres stand beside each rating, or in `movies_path`, a file with one movie a line, which has
-    `movie_column` too. Ids are numbers or text. Times are seconds or ISO 8601 (see `seconds`).
-    `timestamp_column=null`: the ratings are in order of time. `genres_column=null`: there are none. Genres are
-    separated by `|`, or printed as they are. `separator`: one character, or `\\t` for a tab. `escape`: null, or the
-    character that takes the next one as it is, as in `\\"`.
+    path: the file of ratings.
+    max_users: a seeded subset of that many users; None: all.
+    rating_scale: legal ratings, ascending; None: half stars.
+    movies_path: a file with one movie a line, which has `movie_column` too; None: the ratings' lines have titles and
+        genres.
+    separator: one character, or `\\t` for a tab.
+    encoding: of both files.
+    escape: the character that makes the next one literal, as in `\\"`; None: there is none.
+    user_column, movie_column: ids, as numbers or text.
+    timestamp_column: seconds or ISO 8601 (see `seconds`); None: the lines are in time order.
+    genres_column: genres separated by `|`, or printed unchanged; None: there are none.
     """
 
     path: str | None = None
@@ -46,56 +52,56 @@ class CsvRatings:
     def __post_init__(self) -> None:
         check_max_users(self.max_users)
         check_rating_scale(self.rating_scale)
-        separator, escape = self._form().separator, self._form().escape
-        if not _is_sign(separator):
+        separator, escape = self._format().separator, self._format().escape
+        if not _is_separator_like(separator):
             known = r"such as ',' or '\t'"
             raise UserError(f"data.separator must be one ASCII character, {known}, not {self.separator!r}")
-        if escape is not None and (not _is_sign(escape) or escape == separator):
+        if escape is not None and (not _is_separator_like(escape) or escape == separator):
             known = r"other than the separator, such as '\\'"
             raise UserError(f"data.escape must be null or one ASCII character {known}, not {self.escape!r}")
         check_encoding(self.encoding)
 
-    def _form(self) -> Format:
-        """On a command line a tab and a backslash are often given as the two characters that are their escapes."""
+    def _format(self) -> Format:
+        """Return the format; a tab and a backslash may be given as two-character escapes, as on a command line."""
         separator = "\t" if self.separator == r"\t" else self.separator
         escape = "\\" if self.escape == r"\\" else self.escape
         return Format(separator, escape=escape, encoding=self.encoding, settable=True)
 
     def files(self) -> list[Path]:
-        """The file of ratings and, where movies_path is set, that of movies. Raises UserError where one is missing."""
+        """Return the ratings file and, if movies_path is set, the movies file. Raises UserError where one is missing."""
         if self.path is None:
             raise UserError("data.path is not set: data=csv needs data.path=FILE.csv")
         paths = {"path": self.path, "movies_path": self.movies_path}
         return [given_file(f"data.{name}", path) for name, path in paths.items() if path is not None]
 
     def read(self, files: list[Path]) -> RawTables:
-        """Raises UserError naming file, line and rule."""
+        """Read and check the files. Raises UserError naming file, line and rule."""
         about_movie = {"title": self.title_column} | ({"genres": self.genres_column} if self.genres_column else {})
         about_rating = {"user": self.user_column, "movie": self.movie_column, "rating": self.rating_column}
         if self.timestamp_column is not None:
             about_rating["timestamp"] = self.timestamp_column
 
         ratings_file, movies_file = files[0], files[-1]
-        together = len(files) == 1
-        columns = about_rating | (about_movie if together else {})
+        one_file = len(files) == 1
+        columns = about_rating | (about_movie if one_file else {})
         types: Types = {"rating": pl.Float64, "timestamp": pl.Datetime}
         types = {name: dtype for name, dtype in types.items() if name in columns}
         movie_parts = []
 
         def rating_parts() -> Iterator[pl.DataFrame]:
-            for text in read_parts(ratings_file, columns, types, self._form()):
+            for text in read_parts(ratings_file, columns, types, self._format()):
                 part = with_ids(text, ratings_file, "user", "movie")
-                if together:
+                if one_file:
                     movie_parts.append(movies_of(part.select("movie", *about_movie, "line"), ratings_file))
                 yield part.select(*about_rating, "line")
 
         ratings = compact(rating_parts())
         if self.timestamp_column is None:
             ratings = ratings.with_columns(timestamp=pl.int_range(pl.len(), dtype=pl.Int64))
-        if together:
+        if one_file:
             movies = movies_of(compact(movie_parts), ratings_file)
         else:
-            movies = read_csv(movies_file, {"movie": self.movie_column} | about_movie, form=self._form())
+            movies = read_csv(movies_file, {"movie": self.movie_column} | about_movie, form=self._format())
             movies = with_ids(movies, movies_file, "movie")
         if self.genres_column is None:
             movies = movies.with_columns(genres=pl.lit(""))
@@ -110,14 +116,17 @@ class CsvRatings:
         )
 
 
-def _is_sign(text: str) -> bool:
-    """Whether it is one character that can stand between fields or before a character of one."""
+def _is_separator_like(text: str) -> bool:
+    """Whether `text` is one ASCII character that can serve as a separator or an escape."""
     return len(text) == 1 and text.isascii() and text not in '"\r\n\0'
 
 
 def with_ids(frame: pl.DataFrame, file: Path, *names: str) -> pl.DataFrame:
-    """Ids as numbers where all of a column are whole, else as text without outer blanks, none missing."""
-    frame = frame.with_columns(_whole(frame[name]) for name in names)
+    """Convert ids to integers where all of a column allows it, else to text without outer blanks.
+
+    Raises UserError where an id is missing.
+    """
+    frame = frame.with_columns(_as_integers(frame[name]) for name in names)
     for name in names:
         missing = frame.filter(pl.col(name) == "") if frame[name].dtype == pl.String else frame.clear()
         if not missing.is_empty():
@@ -125,18 +134,18 @@ def with_ids(frame: pl.DataFrame, file: Path, *names: str) -> pl.DataFrame:
     return frame
 
 
-def _whole(text: pl.Series) -> pl.Series:
-    """Numbers where all are whole numbers as a program would write them; 7 and 007 stay two different texts."""
+def _as_integers(text: pl.Series) -> pl.Series:
+    """Convert to integers where all are canonical decimal integers; 7 and 007 stay two different texts."""
     numbers = text.cast(pl.Int64, strict=False)
-    # Before "1" stand those that begin with a sign or a 0.
+    # Texts that begin with a sign or a 0 sort before "1".
     if not numbers.has_nulls() and not text.filter(text < "1").str.contains(r"^(\+|-0|0.)").any():
         return numbers
     stripped = text.str.strip_chars().fill_null("")
-    return stripped if stripped.equals(text) else _whole(stripped)
+    return stripped if stripped.equals(text) else _as_integers(stripped)
 
 
 def movies_of(ratings: pl.DataFrame, file: Path, place: str = PLACE) -> pl.DataFrame:
-    """One row a movie, from what stands beside its ratings. Raises UserError where two of them differ in it."""
+    """Return one row a movie, from the title and genres of its ratings. Raises UserError where two of them differ."""
     movies = ratings.unique(pl.exclude("line"), keep="first", maintain_order=True)
     other = movies.filter(~pl.col("movie").is_first_distinct())
     if not other.is_empty():

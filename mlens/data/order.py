@@ -1,4 +1,4 @@
-"""Columns of ratings in source order -> rows of their users and movies, and the order by user and time."""
+"""Index lookup of ids, and the sort of ratings by user and time."""
 
 from __future__ import annotations
 
@@ -9,25 +9,24 @@ from mlens.data.blocks import by_blocks, group_blocks, int_type
 
 
 def places(ids: pl.Series, among: pl.Series) -> np.ndarray:
-    """[n] int32: where each id stands in the distinct ids `among`, -1 where it doesn't."""
+    """Return the index of each id in the distinct ids `among`, or -1: [n] int32."""
     if among.dtype.is_integer() and len(among) and len(ids):
-        known, asked = among.to_numpy(), ids.to_numpy()
-        least, most = int(min(known.min(), asked.min())), int(max(known.max(), asked.max()))
-        if most - least < 16 * len(known) + 1000:  # a list by id is short enough
-            place = np.full(most - least + 1, -1, dtype=np.int32)
-            place[known - least] = np.arange(len(known))
-            return by_blocks(lambda ids: place[ids - least], asked)
+        known, wanted = among.to_numpy(), ids.to_numpy()
+        least, most = int(min(known.min(), wanted.min())), int(max(known.max(), wanted.max()))
+        if most - least < 16 * len(known) + 1000:  # small enough for a lookup table
+            index = np.full(most - least + 1, -1, dtype=np.int32)
+            index[known - least] = np.arange(len(known))
+            return by_blocks(lambda ids: index[ids - least], wanted)
     frame = pl.DataFrame({"id": ids.cast(among.dtype)})
-    numbered = pl.DataFrame({"id": among}).with_columns(place=pl.int_range(pl.len(), dtype=pl.Int32))
-    return frame.join(numbered, on="id", how="left", maintain_order="left")["place"].fill_null(-1).to_numpy()
+    numbered = pl.DataFrame({"id": among}).with_columns(index=pl.int_range(pl.len(), dtype=pl.Int32))
+    return frame.join(numbered, on="id", how="left", maintain_order="left")["index"].fill_null(-1).to_numpy()
 
 
 def time_order(user: np.ndarray, time: np.ndarray) -> np.ndarray:
-    """[n] the rows by (user, time), those of one user and time in the order that they have; each of the users
-    0, 1, … has one at least.
+    """Return the stable sort order of rows by (user, time): [n]. Each of the users 0, 1, … must have a row.
 
-    Much faster than a sort by several keys: files come grouped by user, and within a block of users, user, time and
-    row are one number of 64 bits, which needs no stable sort.
+    This is much faster than a sort by several keys: files are usually grouped by user, and within a block of users,
+    user, time and row are packed into one 64-bit number, which needs no stable sort.
     """
     order = np.empty(len(user), dtype=int_type(len(user)))
     rows_of = None if (user[1:] >= user[:-1]).all() else np.argsort(user, kind="stable")
@@ -53,7 +52,7 @@ def time_order(user: np.ndarray, time: np.ndarray) -> np.ndarray:
 
 
 def has_repeats(user_offsets: np.ndarray, movie: np.ndarray, time: np.ndarray) -> bool:
-    """Whether a user rated a movie twice at one time, in columns that are in the order of `time_order`."""
+    """Whether a user rated a movie twice at the same time; the columns must be sorted as by `time_order`."""
     movies = int(movie.max(initial=0)) + 1
     for users in group_blocks(np.diff(user_offsets)):
         block = slice(user_offsets[users.start], user_offsets[users.stop])

@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from mlens.data import archive
-from mlens.data.archive import Layout, downloaded, source_files
+from mlens.data.archive import FileSet, downloaded, source_files
 from mlens.data.load import load_table
 from mlens.data.movielens_csv import MovieLensCsv
 from mlens.errors import UserError
@@ -21,7 +21,7 @@ from mlens.errors import UserError
 RATINGS = "userId,movieId,rating,timestamp\n1,10,4.0,5\n"
 MOVIES = "movieId,title,genres\n10,Toy Story (1995),Drama\n"
 FILES = {"ratings.csv": RATINGS, "movies.csv": MOVIES}
-LAYOUTS = [Layout(("ratings.csv", "movies.csv"), ("tags.csv",)), Layout(("r.dat", "m.dat"))]
+LAYOUTS = [FileSet(("ratings.csv", "movies.csv"), ("tags.csv",)), FileSet(("r.dat", "m.dat"))]
 
 
 @pytest.fixture
@@ -160,19 +160,19 @@ def test_what_is_no_source(tmp_path, zipped, write):
     assert refused(f"{tmp_path}/no", "ml-25m", LAYOUTS) == f"data.path={tmp_path}/no: no such file or folder"
     text = tmp_path / "text.zip"
     text.write_text("not a zip")
-    said = "neither a folder nor a zip archive, or a damaged one. Download it again"
+    said = "is neither a folder nor a zip archive, or a damaged one. Download it again"
     assert refused(str(text), "ml-25m", LAYOUTS) == f"data.path={text}: {said}"
     needs = "needs ratings.csv, movies.csv (or r.dat, m.dat), and has"
     folder = write({"ratings.csv": RATINGS, "m.dat": ""})
     (folder / "ml-25m").mkdir()
     assert refused(str(folder), "ml-25m", LAYOUTS) == f"data.path={folder}: {needs} m.dat, ml-25m/, ratings.csv"
-    said = "one of several files. Give their folder"
+    said = "is one of several files. Give their folder"
     assert refused(f"{folder}/m.dat", "ml-25m", LAYOUTS) == f"data.path={folder}/m.dat: {said}"
     file = zipped({"a/ratings.csv": RATINGS, "b/movies.csv": MOVIES})
     assert refused(str(file), "ml-25m", LAYOUTS) == f"{file}: {needs} a/ratings.csv, b/movies.csv"
     file = zipped({f"{folder}/{name}": text for folder in "ab" for name, text in FILES.items()})
     assert refused(str(file), "ml-25m", LAYOUTS) == (
-        f"{file}: more than one folder in it holds ratings.csv; unpack the one that you mean"
+        f"{file}: more than one folder in it contains ratings.csv. Unpack the right one"
     )
 
 

@@ -144,7 +144,7 @@ def test_byte_order_mark_and_white_space(source, rows):
 def test_ratings_are_packed_in_chunks(source, rows, monkeypatch):
     records = [user(*(rated(f"M{m}", str(1 + m % 5)) for m in range(5)), user_hash=f"u{u}") for u in range(7)]
     whole = rows(load_table(source(records)))
-    monkeypatch.setattr(behaviour_json, "CHUNK", 3)
+    monkeypatch.setattr(behaviour_json, "CHUNK_ROWS", 3)
     monkeypatch.setenv("MLENS_CACHE", str(source(records).path) + "-cache")
     assert rows(load_table(source(records))) == whole
     assert len(whole) == 35
@@ -153,9 +153,9 @@ def test_ratings_are_packed_in_chunks(source, rows, monkeypatch):
 @pytest.mark.parametrize(
     ("records", "message"),
     [
-        ([], ": no users in it. It must be a JSON list of them, or have one on each line"),
+        ([], ": no users in it. It must be a JSON list of users, or have one user on each line"),
         ({"user_hash": "u"}, ": no ratings in it"),
-        ("", ": no users in it. It must be a JSON list of them, or have one on each line"),
+        ("", ": no users in it. It must be a JSON list of users, or have one user on each line"),
         ([user(A), 7], ": user 2: must be an object"),
         ([user(A, user_hash=None)], ": user 1: has neither user_hash nor user.profile.name"),
         ([user(A, user=[])], ": user 1: user must be an object"),
@@ -186,7 +186,7 @@ def test_ratings_are_packed_in_chunks(source, rows, monkeypatch):
         ),
         (
             [user(rated("A", "3", timestamp=1), rated("B", "3"))],
-            ": rating 2: has no timestamp, though others have",
+            ": rating 2: has no timestamp, but others have one",
         ),
         (
             [user(A, rated("B", "9"))],
@@ -257,8 +257,8 @@ def test_json_lines(write, rows, name):
             json.dumps(user(rated("A", "3", timestamp=-1), user_hash="v")),
             ":5: a timestamp must not be negative (user v, movie A, rating 3.0, timestamp -1)",
         ),
-        (json.dumps(user(A, user_hash="v")), ":5: has no timestamp, though others have"),
-        ('{"a": ' * 200, ": nested deeper than 100 levels: this is no list of users"),
+        (json.dumps(user(A, user_hash="v")), ":5: has no timestamp, but others have one"),
+        ('{"a": ' * 200, ": nested deeper than 100 levels: this is not a list of users"),
     ],
 )  # fmt: skip
 def test_bad_json_lines(source, refusal, added, message):

@@ -174,7 +174,7 @@ def test_a_rating_is_exactly_one_of_the_scale(source):
             ":1: there is no column 'user'; the header has user;movie;rating;timestamp;title;genres. "
             "Set data.separator=';'",
         ),
-        ("\n" + ONE_FILE, {}, ":1: there is no header. The first line must hold the names of the columns"),
+        ("\n" + ONE_FILE, {}, ":1: there is no header. The first line must contain the column names"),
         (
             'user,movie,rating,timestamp,title,genres\nu,m,3,5,"A \\"B\\" C",D\n',
             {},
@@ -184,7 +184,7 @@ def test_a_rating_is_exactly_one_of_the_scale(source):
         (
             ONE_FILE + "u,m3,3,5,A,B\ru,m4,3,5,A,B\n",
             {},
-            ":5: 11 fields, but the header has 6. It holds a CR alone: end all lines as the header ends",
+            ":5: 11 fields, but the header has 6. It contains a CR alone: end all lines as the header ends",
         ),
         (
             ONE_FILE + "u,m3,3,02/04/2005,A,B\n",

@@ -94,7 +94,7 @@ def test_official_files_are_preferred(write):
     [
         ({"u.data": "1\t2\t3\n"}, "/u.data:1: a line must read 'user\\tmovie\\trating\\ttimestamp', not '1\\t2\\t3'"),
         ({"u.item": item(242, "Kolya").replace("|0\n", "|2\n")}, "/u.item:1: a genre flag must be 0 or 1"),
-        ({"u.user": "x|1|M|writer|1\n"}, "/u.user:1: the user must be a whole number, not 'x'"),
+        ({"u.user": "x|1|M|writer|1\n"}, "/u.user:1: the user must be an integer, not 'x'"),
     ],
 )
 def test_bad_files(write, refusal, files, message):

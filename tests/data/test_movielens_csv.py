@@ -163,8 +163,8 @@ HEADER = "userId,movieId,rating,timestamp\n1,10,4.0,5\n"
 @pytest.mark.parametrize(
     ("ratings", "message"),
     [
-        ("", "1: there is no header. The first line must hold the names of the columns"),
-        ("\n1,10,4.0,5\n", "1: there is no header. The first line must hold the names of the columns"),
+        ("", "1: there is no header. The first line must contain the column names"),
+        ("\n1,10,4.0,5\n", "1: there is no header. The first line must contain the column names"),
         (
             "user,movieId,rating,timestamp\n1,10,4.0,5\n",
             "1: there is no column 'userId'; the header has user, movieId, rating, timestamp",
@@ -179,11 +179,11 @@ HEADER = "userId,movieId,rating,timestamp\n1,10,4.0,5\n"
         (HEADER + '2,10," ",5\n', "3: the rating is missing"),
         (HEADER + "\n\n,10,4.0,5\n", "5: the user is missing"),
         (HEADER + "2,10,good,5\n", "3: the rating must be a number, not 'good'"),
-        (HEADER + "2,10,4.0,soon\n", "3: the timestamp must be a whole number, not 'soon'"),
-        (HEADER + "2,10,4.0,5.5\n", "3: the timestamp must be a whole number, not '5.5'"),
-        (HEADER + "2,10,4.0,nan\n", "3: the timestamp must be a whole number, not 'nan'"),
-        (HEADER + "2,10,4.0,1e30\n", "3: the timestamp must be a whole number, not '1e30'"),
-        (HEADER + "x,10,4.0,5\n", "3: the user must be a whole number, not 'x'"),
+        (HEADER + "2,10,4.0,soon\n", "3: the timestamp must be an integer, not 'soon'"),
+        (HEADER + "2,10,4.0,5.5\n", "3: the timestamp must be an integer, not '5.5'"),
+        (HEADER + "2,10,4.0,nan\n", "3: the timestamp must be an integer, not 'nan'"),
+        (HEADER + "2,10,4.0,1e30\n", "3: the timestamp must be an integer, not '1e30'"),
+        (HEADER + "x,10,4.0,5\n", "3: the user must be an integer, not 'x'"),
         (HEADER + "2,10,nan,5\n", "3: a rating must be a number (user 2, movie 10, rating nan, timestamp 5)"),
         (
             HEADER + "2,10,inf,5\n",
@@ -242,7 +242,7 @@ def test_no_ratings(source, refusal):
         ("movieId,genres\n10,Drama\n", "movies.csv:1: there is no column 'title'; the header has movieId, genres"),
         ("movieId,title,genres\n10,,Drama\n", "movies.csv:2: the title is missing (movie 10)"),
         ("movieId,title,genres\n10,  ,Drama\n", "movies.csv:2: the title is missing (movie 10)"),
-        ("movieId,title,genres\nten,A,Drama\n", "movies.csv:2: the movie must be a whole number, not 'ten'"),
+        ("movieId,title,genres\nten,A,Drama\n", "movies.csv:2: the movie must be an integer, not 'ten'"),
         (
             'movieId,title,genres\n10,"A\nB",Drama\n10,C,Drama\n',
             "movies.csv:4: the movie is listed on an earlier line too (movie 10, title C)",
@@ -264,7 +264,7 @@ def test_bad_movies(source, refusal, movies, message):
 
 def test_bad_tags(source, refusal):
     bad = source(tags="userId,movieId,tag,timestamp\n7,20,funny,then\n")
-    assert refusal(bad) == f"{bad.path}/tags.csv:2: the timestamp must be a whole number, not 'then'"
+    assert refusal(bad) == f"{bad.path}/tags.csv:2: the timestamp must be an integer, not 'then'"
 
 
 @pytest.mark.parametrize("missing", ["ratings", "movies"])

@@ -5,13 +5,13 @@ import json
 import multiprocessing
 import os
 import pickle
+import re
 import resource
 import shutil
 import subprocess
 import sys
 import threading
 import time
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -447,8 +447,8 @@ DAMAGES = [value for name, value in sorted(globals().items()) if name.startswith
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("large", [1, 1 << 24], ids=["large", "small"])
-def test_a_damaged_table_is_told_and_made_again(source, monkeypatch, damage, large):
-    """Large files' digests are remembered, so their times tell."""
+def test_a_damaged_table_is_reported_and_rebuilt(source, monkeypatch, caplog, damage, large):
+    """Large files' digests are cached, so their times must show a change."""
     monkeypatch.setattr(cache_module, "LARGE", large)
     monkeypatch.setattr(cache_module, "SETTLED_NS", -(10**9))
     first = load_table(source)
@@ -457,8 +457,8 @@ def test_a_damaged_table_is_told_and_made_again(source, monkeypatch, damage, lar
     load_table(source)
     time.sleep(0.02)  # more than the resolution of a file's times
     damage(first.path)
-    with pytest.warns(UserWarning, match="is damaged and is made again"):
-        again = load_table(source)
+    again = load_table(source)
+    assert re.search(r"is damaged \(\S+ is changed or missing\) and is rebuilt$", caplog.text.strip())
     assert again.path == first.path and again.tags.equals(tags)
     for name in COLUMNS:
         assert np.array_equal(getattr(again, name), running[name])
@@ -466,17 +466,15 @@ def test_a_damaged_table_is_told_and_made_again(source, monkeypatch, damage, lar
         file.name: file.read_bytes() for file in kept.iterdir()
     }
     assert entries() == [again.path.name]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        load_table(source)
+    caplog.clear()
+    load_table(source)
+    assert not caplog.records
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_no_damage_of_any_file_goes_unseen(source, data):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        folder = load_table(source).path
+    folder = load_table(source).path
     file = data.draw(st.sampled_from(sorted(folder.iterdir())))
     content = file.read_bytes()
     if data.draw(st.booleans()):
@@ -492,11 +490,11 @@ def test_no_damage_of_any_file_goes_unseen(source, data):
     assert is_whole(folder)
 
 
-def test_a_job_that_has_mapped_an_entry_keeps_it_when_another_makes_it_again(source):
+def test_a_job_that_has_mapped_an_entry_keeps_it_when_another_rebuilds_it(source, caplog):
     running = load_table(source)
     damage_missing(running.path)
-    with pytest.warns(UserWarning, match="damaged"):
-        load_table(source)
+    load_table(source)
+    assert "is damaged" in caplog.text
     assert set(running.rating.tolist()) == {4.0}
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from mlens.data.archive import Layout, source_files
-from mlens.data.behaviour_json import _Shallow
+from mlens.data.archive import FileSet, source_files
+from mlens.data.behaviour_json import _DepthLimited
 from mlens.data.load import load_table
 from mlens.errors import UserError
 from tests.helpers.outcomes import is_clear, read
@@ -62,7 +62,7 @@ def test_json_nested_a_hundred_thousand_deep(tmp_path, text):
         timeout=120,
     )
     assert done.returncode == 2
-    assert done.stderr == f"error: {file}: nested deeper than 100 levels: this is no list of users\n"
+    assert done.stderr == f"error: {file}: nested deeper than 100 levels: this is not a list of users\n"
 
 
 def test_brackets_in_texts_and_escapes_are_no_nesting(tmp_path):
@@ -81,10 +81,10 @@ def test_the_depth_is_the_records_own(tmp_path, levels, fits):
 @pytest.mark.parametrize("size", [1, 3, 1 << 16])
 def test_the_depth_is_told_wherever_the_stream_is_cut(size, tmp_path):
     text = b'["a\\\\", "\\"[", {"b\\\\\\"": [[]]}]' * 3 + b"[" * 101
-    stream = _Shallow(BytesIO(text[:-1]), tmp_path)
+    stream = _DepthLimited(BytesIO(text[:-1]), tmp_path)
     while stream.read(size):
         pass
-    stream = _Shallow(BytesIO(text), tmp_path)
+    stream = _DepthLimited(BytesIO(text), tmp_path)
     with pytest.raises(UserError, match="nested deeper"):
         while stream.read(size):
             pass
@@ -158,7 +158,7 @@ def test_a_name_that_is_too_long(tmp_path):
         load_table(SMALL["csv"].source(tmp_path / ("x" * 300)))
 
 
-LAYOUT = [Layout(("ratings.csv", "movies.csv"), ("tags.csv",))]
+LAYOUT = [FileSet(("ratings.csv", "movies.csv"), ("tags.csv",))]
 
 
 def refusal(tmp_path, *members):
@@ -175,7 +175,7 @@ def refusal(tmp_path, *members):
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_a_member_twice(tmp_path):
     said = refusal(tmp_path, ("a/ratings.csv", "x"), ("a/movies.csv", "x"), ("a/ratings.csv", "other"))
-    assert said == "refused, since 'a/ratings.csv' is in it twice"
+    assert said == "refused, since it contains 'a/ratings.csv' twice"
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFSOCK])
