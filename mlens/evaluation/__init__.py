@@ -1,1 +1,1 @@
-"""Engine + rows -> the probability of every legal rating -> metrics, predictions, baselines."""
+"""Probabilities of all legal ratings, metrics and predictions computed from them, and baselines."""

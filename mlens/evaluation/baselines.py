@@ -1,4 +1,4 @@
-"""What needs no language model, on the same targets: fitted on training ratings, told of the user what is shown."""
+"""Baselines without a language model: fitted on the training ratings, given the ratings shown for each target."""
 
 from __future__ import annotations
 
@@ -26,19 +26,25 @@ from mlens.evaluation.lenskit_models import (
     neighbour_predictions,
 )
 from mlens.evaluation.metrics import mae, rmse
-from mlens.evaluation.shown import Histories, Shown, full_history, own_history, shown_blocks
+from mlens.evaluation.shown import HistoryReader, ShownRatings, full_history, shown_blocks, strategy_history
 from mlens.files import write_json
 from mlens.packing.dataset import RatingDataset
 
-# Of what is cached; a change of any baseline's predictions raises it.
+# Version of the cached errors; increase it when the predictions of any baseline change.
 VERSION = 2
-# Those that are told nothing of the user.
+# Baselines that see nothing of the user.
 WITHOUT_HISTORY = ("global_mean", "movie_mean")
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """All baselines, fitted; factors, neighbours: None without LensKit. scale: the legal ratings, ascending."""
+    """All fitted baselines.
+
+    scale: legal ratings, ascending.
+    biases: global mean and biases of movies.
+    factors: matrix factorisation (None: LensKit isn't installed).
+    neighbours: item kNN (None: LensKit isn't installed).
+    """
 
     scale: tuple[float, ...]
     biases: Biases
@@ -47,7 +53,7 @@ class Fitted:
 
 
 def fit(table: RatingTable, roles: np.ndarray) -> Fitted:
-    """Fit on the training ratings under `roles` [n] (at least one), and on nothing else."""
+    """Fit all baselines on the training ratings under `roles` [n] (at least one), and on nothing else."""
     trained = roles == TRAIN
     biases = fit_biases(table, trained)
     if lenskit_version() is None:
@@ -55,8 +61,8 @@ def fit(table: RatingTable, roles: np.ndarray) -> Fitted:
     return Fitted(table.scale, biases, fit_factors(table, trained), fit_neighbours(table, trained))
 
 
-def predictions(fitted: Fitted, shown: Shown) -> dict[str, np.ndarray]:
-    """[t] each baseline's predictions, clipped to the scale."""
+def predictions(fitted: Fitted, shown: ShownRatings) -> dict[str, np.ndarray]:
+    """Return the predictions [t] of each baseline by name, clipped to the scale."""
     biases = fitted.biases
     movie = biases.overall + biases.movie[shown.target_movie]
     static = movie + user_bias(biases, shown)
@@ -77,38 +83,40 @@ def predictions(fitted: Fitted, shown: Shown) -> dict[str, np.ndarray]:
 def measure_baselines(
     table: RatingTable, roles: np.ndarray, datasets: dict[str, RatingDataset], draws: int = 1
 ) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-    """stage -> column -> baseline -> `rmse` and `mae`, on all targets of each dataset.
+    """Measure `rmse` and `mae` on all targets of each dataset: stage -> column -> baseline -> metric -> value.
 
-    In the column `full_history` each target is shown all that it may see; in `own_history`, what the dataset's strategy
-    chose of it and its budget left: the mean over `draws` draws, of which the datasets' histories are the first. What
-    was measured before with the same training ratings, targets and histories is taken from the cache, so the first
-    column is computed once for all jobs of a sweep.
+    The column `full_history` gives each target all of its visible ratings. The column `own_history` gives it what the
+    dataset's strategy chose and the budget left, as the mean over `draws` draws; the datasets' histories are the first
+    draw. Errors measured before with the same training ratings, targets and histories are read from the cache, so the
+    first column is computed once for all jobs of a sweep.
     """
     fitted = functools.cache(lambda: fit(table, roles))
     measured = {}
     for name, dataset in datasets.items():
         drawn = [dataset, *(dataset.at(draw) for draw in range(1, draws))]
-        columns = {"full_history": [full_history(dataset.stage)], "own_history": [own_history(own) for own in drawn]}
+        columns = {"full_history": [full_history(dataset.stage)], "own_history": [*map(strategy_history, drawn)]}
         measured[name] = {
-            column: _mean([_measured(table, roles, dataset.stage, own, fitted) for own in histories])
-            for column, histories in columns.items()
+            column: _mean([_measured(table, roles, dataset.stage, read, fitted) for read in readers])
+            for column, readers in columns.items()
         }
     return measured
 
 
 def _mean(errors: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
-    """The mean over draws of each figure of each baseline."""
-    if all(draw == errors[0] for draw in errors):  # histories that aren't drawn: no rounding of a sum
+    """Return the mean over draws of each metric of each baseline."""
+    if all(draw == errors[0] for draw in errors):  # deterministic histories: avoid the rounding of a sum
         return errors[0]
     return {
-        name: {metric: float(np.mean([draw[name][metric] for draw in errors])) for metric in own}
-        for name, own in errors[0].items()
+        name: {metric: float(np.mean([draw[name][metric] for draw in errors])) for metric in metrics}
+        for name, metrics in errors[0].items()
     }
 
 
 def _measured(
-    table: RatingTable, roles: np.ndarray, stage: Stage, histories: Histories, fitted: Callable[[], Fitted]
+    table: RatingTable, roles: np.ndarray, stage: Stage, histories: HistoryReader, fitted: Callable[[], Fitted]
 ) -> dict[str, dict[str, float]]:
+    """Return `rmse` and `mae` of each baseline, from the cache if they are there."""
+
     def write(folder: Path) -> None:
         blocks = [predictions(fitted(), shown) for shown in shown_blocks(table, stage, histories)]
         rating = np.asarray(table.rating)[stage.targets]
@@ -120,8 +128,8 @@ def _measured(
     return json.loads((folder / "errors.json").read_text(encoding="utf-8"))
 
 
-def _key(table: RatingTable, roles: np.ndarray, stage: Stage, histories: Histories) -> str:
-    """Names all that the errors of baselines depend on."""
+def _key(table: RatingTable, roles: np.ndarray, stage: Stage, histories: HistoryReader) -> str:
+    """Return the cache key: a digest of all that the baselines' errors depend on."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(np.packbits(roles == TRAIN).tobytes())
     digest.update(stage.targets.astype("<i8").tobytes())

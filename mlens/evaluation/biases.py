@@ -1,4 +1,4 @@
-"""Baselines of means and biases: of movies from training ratings, of the user from the ratings shown."""
+"""Baselines of means and biases: the movies' from training ratings, the user's from the ratings shown."""
 
 from __future__ import annotations
 
@@ -7,26 +7,30 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlens.data.table import RatingTable
-from mlens.evaluation.shown import Shown
+from mlens.evaluation.shown import ShownRatings
 
-# A mean counts as if so many ratings of the global mean had been added: few ratings say little.
+# Pseudo-count of global-mean ratings added to each mean: few ratings say little.
 DAMPING = 5.0
-# lambda of a movie's bias, of a user's, and of a user's from recent ratings, whose weights add up to about 10 at most.
-# Best on the validation of ml-latest-small (temporal split) among 1 to 10, 1 to 15 and 0.5 to 3; RMSE is flat around
-# them.
+# L2 regularisation (lambda) of a movie's bias, of a user's bias, and of a user's bias from recent ratings, whose
+# weights sum to at most about 10. Chosen on validation of ml-latest-small (temporal split) from 1 to 10, 1 to 15 and
+# 0.5 to 3; RMSE is flat around them.
 MOVIE_REGULARISATION = 4.0
 USER_REGULARISATION = 3.0
 RECENT_REGULARISATION = 1.0
 # The age, in ratings, at which a shown rating's weight is 1/e.
 RECENCY = 10.0
-# The fit ends when no movie's bias moves by more: far below what a fourth decimal of RMSE shows.
+# The fit ends when no movie's bias moves by more than this: far below the fourth decimal of RMSE.
 TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
 class Biases:
-    """overall: mu, the mean training rating; movie_mean [movies]: of each movie's training ratings, damped towards mu;
-    movie [movies]: each movie's bias b_i; without training ratings the mean is mu, and the bias 0."""
+    """The global mean, and means and biases of movies. A movie without training ratings has mean mu and bias 0.
+
+    overall: mu, the mean training rating.
+    movie_mean: [movies] mean of each movie's training ratings, damped towards mu.
+    movie: [movies] bias b_i of each movie.
+    """
 
     overall: float
     movie_mean: np.ndarray
@@ -40,7 +44,7 @@ def fit_biases(table: RatingTable, trained: np.ndarray) -> Biases:
     sum (r_ui - mu - b_i - b_u)^2 + MOVIE_REGULARISATION sum b_i^2 + USER_REGULARISATION sum b_u^2
     (Koren, "Factorization Meets the Neighborhood", KDD 2008, section 2.1; Koren, Bell and Volinsky, "Matrix
     Factorization Techniques for Recommender Systems", IEEE Computer 42(8), 2009), found by solving for all users and
-    for all movies in turn. The training users' own biases serve for that alone.
+    for all movies in turn. The training users' biases are used in the fit only.
     """
     movie, user = np.asarray(table.movie)[trained], np.asarray(table.user)[trained]
     rating = np.asarray(table.rating)[trained].astype(np.float64)
@@ -57,27 +61,29 @@ def fit_biases(table: RatingTable, trained: np.ndarray) -> Biases:
     return Biases(overall, movie_mean, bias)
 
 
-def user_mean(model: Biases, shown: Shown) -> np.ndarray:
-    """[t] the mean of the ratings shown, damped towards the global one."""
+def user_mean(model: Biases, shown: ShownRatings) -> np.ndarray:
+    """Return the mean [t] of the ratings shown, damped towards the global mean."""
     return (shown.sums(shown.rating) + DAMPING * model.overall) / (shown.count + DAMPING)
 
 
-def user_bias(model: Biases, shown: Shown) -> np.ndarray:
-    """[t] the user's bias b_u, fitted on the ratings shown: sum (r_ui - mu - b_i) / (their number + lambda), the
-    minimum of `fit_biases` with the movies' biases held. A prediction is mu + b_i + b_u."""
+def user_bias(model: Biases, shown: ShownRatings) -> np.ndarray:
+    """Return the user's bias b_u [t], fitted on the ratings shown: sum (r_ui - mu - b_i) / (their number + lambda).
+
+    It minimises the objective of `fit_biases` with the movies' biases fixed. A prediction is mu + b_i + b_u.
+    """
     return shown.sums(_residual(model, shown)) / (shown.count + USER_REGULARISATION)
 
 
-def recent_user_bias(model: Biases, shown: Shown) -> np.ndarray:
-    """[t] the user's bias, where each shown rating counts w = exp(-age / RECENCY), age being how many of those shown
-    came after it: sum w (r_ui - mu - b_i) / (sum w + lambda).
+def recent_user_bias(model: Biases, shown: ShownRatings) -> np.ndarray:
+    """Return the user's recency-weighted bias [t]: sum w (r_ui - mu - b_i) / (sum w + lambda), w = exp(-age / RECENCY).
 
-    The weight is that of Ding and Li, "Time Weight Collaborative Filtering", CIKM 2005, with age counted in ratings.
+    A rating's age is the number of shown ratings after it. The weight is that of Ding and Li, "Time Weight
+    Collaborative Filtering", CIKM 2005, with age counted in ratings.
     """
     weight = np.exp(-shown.age / RECENCY)
     return shown.sums(weight * _residual(model, shown)) / (shown.sums(weight) + RECENT_REGULARISATION)
 
 
-def _residual(model: Biases, shown: Shown) -> np.ndarray:
-    """[s] what a shown rating has beyond mu + b_i."""
+def _residual(model: Biases, shown: ShownRatings) -> np.ndarray:
+    """Return the residual r_ui - mu - b_i [s] of each shown rating."""
     return shown.rating - model.overall - model.movie[shown.movie]

@@ -1,4 +1,4 @@
-"""A stage's evaluation as it is reported: metrics over draws, groups, and a row of predictions for each target."""
+"""Evaluation of a stage: metrics over draws and groups, and a table of predictions with a row a target."""
 
 from __future__ import annotations
 
@@ -21,17 +21,21 @@ POPULARITY_EDGES = (0, 1, 5, 20, 100)
 
 @dataclass(frozen=True)
 class Evaluated:
-    """metrics: as summary.json holds them; frames: of each draw of histories, with one row a target."""
+    """The result of evaluating a stage.
+
+    metrics: as in summary.json.
+    frames: predictions of each draw of histories, one row a target.
+    """
 
     metrics: dict
     frames: tuple[pl.DataFrame, ...]
 
     @property
     def frame(self) -> pl.DataFrame:
-        """As predictions/*.parquet holds them: of several draws one after the other, `draw` counting them from 0."""
+        """The table of predictions/*.parquet: several draws are concatenated, with their number (from 0) in `draw`."""
         if len(self.frames) == 1:
             return self.frames[0]
-        return pl.concat([own.with_columns(draw=pl.lit(draw, pl.Int64)) for draw, own in enumerate(self.frames)])
+        return pl.concat([frame.with_columns(draw=pl.lit(draw, pl.Int64)) for draw, frame in enumerate(self.frames)])
 
 
 def evaluate(
@@ -41,22 +45,24 @@ def evaluate(
     draws: int = 1,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Evaluated:
-    """Score the dataset, whose histories are the first draw, `draws` times, each with its own drawn histories.
+    """Score the dataset `draws` times, each time with histories drawn anew; the dataset's histories are the first draw.
 
-    The metrics, those of groups too, are the mean over draws: what a prediction from one drawn history costs. With
-    several, `spread` holds their standard deviation, and `averaged` the metrics of the averaged prediction, which takes
-    as many times the work.
+    All metrics, including those of groups, are means over draws: the expected error of a prediction from one drawn
+    history. With several draws, `spread` holds their standard deviation, and `averaged` the metrics of the averaged
+    prediction, which takes `draws` times the work.
+
+    progress: called after each row with its number of targets.
     """
     table, stage = dataset.table, dataset.stage
     rating_index = table.rating_index[stage.targets]
     datasets = [dataset, *(dataset.at(draw) for draw in range(1, draws))]
-    drawn = [predict(scorer, own, collator, progress) for own in datasets]
+    drawn = [predict(scorer, one, collator, progress) for one in datasets]
     measured = [measure(one, rating_index, stage.user, table.scale) for one in drawn]
     metrics: dict = {name: float(np.mean([one[name] for one in measured])) for name in measured[0]}
     if draws > 1:
         metrics["spread"] = {name: float(np.std([one[name] for one in measured], ddof=1)) for name in measured[0]}
         metrics["averaged"] = measure(Predictions.averaged(drawn), rating_index, stage.user, table.scale)
-    frames = tuple(_frame(own, one) for own, one in zip(datasets, drawn, strict=True))
+    frames = tuple(_frame(shown, predictions) for shown, predictions in zip(datasets, drawn, strict=True))
     used = np.mean([frame["history_used"].to_numpy() for frame in frames], axis=0)
     metrics["by_history_length"] = by_group(*_errors(frames), used, HISTORY_EDGES)
     metrics["targets"] = len(stage)
@@ -64,8 +70,11 @@ def evaluate(
 
 
 def by_activity(dataset: RatingDataset, roles: np.ndarray, frames: Sequence[pl.DataFrame]) -> dict[str, dict]:
-    """RMSE and MAE of the targets in `frames`, one for each draw, by how many training ratings their users and their
-    movies have: the mean over draws."""
+    """Return RMSE and MAE, as means over draws, of groups of targets by the number of training ratings of their user
+    and of their movie.
+
+    frames: predictions of each draw, one row a target.
+    """
     table, stage, trained = dataset.table, dataset.stage, roles == TRAIN
     user_n = np.bincount(table.user[trained], minlength=len(table.users))[stage.user]
     movie_n = np.bincount(table.movie[trained], minlength=len(table.movies))[table.movie[stage.targets]]
@@ -76,11 +85,12 @@ def by_activity(dataset: RatingDataset, roles: np.ndarray, frames: Sequence[pl.D
 
 
 def _errors(frames: Sequence[pl.DataFrame]) -> tuple[np.ndarray, np.ndarray]:
-    """[draws, t] the expected ratings, and [t] the true ones."""
+    """Return the expected ratings [draws, t] and the true ratings [t]."""
     return np.stack([frame["expected"].to_numpy() for frame in frames]), frames[0]["rating"].to_numpy()
 
 
 def _frame(dataset: RatingDataset, predictions: Predictions) -> pl.DataFrame:
+    """Return the table of predictions of one draw, one row a target."""
     table, stage = dataset.table, dataset.stage
     histories = [dataset.history(i) for i in range(len(stage))]
     used = np.array([len(history) for history in histories], dtype=np.int64)

@@ -1,8 +1,9 @@
 """Baselines that LensKit fits on training ratings: biased matrix factorisation and item kNN (Ekstrand, "LensKit for
 Python", CIKM 2020; the extra `lenskit`).
 
-LensKit's fitted parameters are read, and the user is folded in on the ratings shown as LensKit would: its own scorers
-take one user at a time, and don't bear films that were never trained on, which histories after training hold.
+LensKit's fitted parameters are read, and the user is folded in on the ratings shown as LensKit would do it. LensKit's
+scorers aren't used for this: they take one user at a time, and fail on movies without training ratings, which occur in
+the histories of held-out targets.
 """
 
 from __future__ import annotations
@@ -20,34 +21,39 @@ import scipy.sparse as sp
 import torch
 
 from mlens.data.table import RatingTable
-from mlens.evaluation.shown import Shown
+from mlens.evaluation.shown import ShownRatings
 
-# Size and epochs are LensKit's own. Regularisation, neighbours and the least number of them were chosen on the
-# validation of ml-latest-small (temporal split), among 0.05 to 0.4, 20 to 80 and 1 to 8, with the whole history and
-# with ten ratings.
+# FACTORS and EPOCHS are LensKit's defaults. Regularisation, number of neighbours and their minimum were chosen on
+# validation of ml-latest-small (temporal split), from 0.05 to 0.4, 20 to 80 and 1 to 8, with the full history and with
+# ten ratings.
 FACTORS = 50
 EPOCHS = 10
 FACTOR_REGULARISATION = 0.15
 BIAS_DAMPING = 5.0
 NEIGHBOURS = 40
 LEAST_NEIGHBOURS = 5
-# So many pairs of similar movies are kept, each movie's most similar ones: all of them in ml-latest-small, 588 for each
-# of 85,000 movies. They are 0.4 GB, and there are several copies of them on the way.
+# Maximum number of pairs of similar movies, divided equally among movies: no limit for ml-latest-small, 588 for each of
+# 85,000 movies. They take 0.4 GB, and the fit makes several copies.
 MOST_PAIRS = 50_000_000
 SEED = 42
-# The equations of so many targets are solved at once: 20 MB of them.
+# Batch size of the linear solver, in targets: 20 MB.
 TARGETS_AT_ONCE = 1024
 
 
 def lenskit_version() -> str | None:
-    """None where LensKit is not installed."""
+    """Return LensKit's version; None if it isn't installed."""
     return version("lenskit") if find_spec("lenskit") else None
 
 
 @dataclass(frozen=True)
 class Factors:
-    """Biased matrix factorisation. overall: mu; bias [movies]: b_i; vectors [movies, FACTORS]: q_i; trained [movies]
-    bool: which movies have training ratings (the others' bias and vector are 0)."""
+    """Biased matrix factorisation.
+
+    overall: mu.
+    bias: [movies] b_i, 0 for movies without training ratings.
+    vectors: [movies, FACTORS] q_i, 0 for movies without training ratings.
+    trained: [movies] bool, whether a movie has training ratings.
+    """
 
     overall: float
     bias: np.ndarray
@@ -57,17 +63,24 @@ class Factors:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Item kNN. mean [movies]: of the training ratings; similarity [movies, movies] CSR, positive: in the row of a
-    movie the others that count it among their most similar ones (none without training ratings)."""
+    """Item kNN.
+
+    mean: [movies] mean of each movie's training ratings.
+    similarity: [movies, movies] CSR, positive. The row of a movie holds the movies that have it among their most
+        similar ones; it is empty for a movie without training ratings.
+    """
 
     mean: np.ndarray
     similarity: sp.csr_array
 
 
 def fit_factors(table: RatingTable, trained: np.ndarray) -> Factors:
-    """Fit on the ratings of `table` where `trained` [n] bool, by alternating least squares with lambda times the number
-    of a user's or movie's ratings (Zhou et al., "Large-scale Parallel Collaborative Filtering for the Netflix Prize",
-    AAIM 2008) on what the ratings have beyond damped biases. Raises ImportError without LensKit."""
+    """Fit the factorisation on the ratings of `table` where `trained` [n] bool.
+
+    It is alternating least squares on the residuals of damped biases, with lambda multiplied by the number of a user's
+    or movie's ratings (Zhou et al., "Large-scale Parallel Collaborative Filtering for the Netflix Prize", AAIM 2008).
+    Raises ImportError without LensKit.
+    """
     from lenskit.als import BiasedMFScorer
 
     scorer = BiasedMFScorer(
@@ -81,10 +94,12 @@ def fit_factors(table: RatingTable, trained: np.ndarray) -> Factors:
 
 
 def fit_neighbours(table: RatingTable, trained: np.ndarray) -> Neighbours:
-    """Fit on the ratings of `table` where `trained` [n] bool: similarity is the cosine of two movies' training ratings,
-    less each movie's mean (Sarwar et al., "Item-based Collaborative Filtering Recommendation Algorithms", WWW 2001;
-    Deshpande and Karypis, "Item-based Top-N Recommendation Algorithms", TOIS 22(1), 2004). Raises ImportError without
-    LensKit."""
+    """Fit item kNN on the ratings of `table` where `trained` [n] bool.
+
+    Similarity is the cosine of two movies' training ratings, centred on each movie's mean (Sarwar et al., "Item-based
+    Collaborative Filtering Recommendation Algorithms", WWW 2001; Deshpande and Karypis, "Item-based Top-N
+    Recommendation Algorithms", TOIS 22(1), 2004). Raises ImportError without LensKit.
+    """
     from lenskit.knn import ItemKNNScorer
 
     movies = len(table.movies)
@@ -96,15 +111,17 @@ def fit_neighbours(table: RatingTable, trained: np.ndarray) -> Neighbours:
     mean[known], size[known] = scorer.item_means, np.diff(similar.indptr)
     starts = np.concatenate([[0], np.cumsum(size)])
     kept = sp.csr_array((similar.data, known[similar.indices], starts), shape=(movies, movies))
-    # LensKit keeps with each movie those similar to it, and looks from the movies shown to the target.
+    # LensKit's row of a movie holds the movies similar to it, and it goes from the movies shown to the target.
     return Neighbours(mean, kept.T.tocsr())
 
 
-def factor_predictions(model: Factors, shown: Shown) -> np.ndarray:
-    """[t] mu + b_i + b_u + q_i . p_u, with b_u and p_u from the ratings shown, the movies' parameters held.
+def factor_predictions(model: Factors, shown: ShownRatings) -> np.ndarray:
+    """Return the predictions mu + b_i + b_u + q_i . p_u [t], with b_u and p_u fitted on the ratings shown while the
+    movies' parameters are fixed.
 
-    b_u is the damped mean of r - mu - b_i, and p_u the ridge regression of what is left on the q_i of the movies shown
-    that have training ratings, with lambda times their number: half a step of the fit. 0 where none is shown.
+    b_u is the damped mean of r - mu - b_i. p_u is the ridge regression of the remaining residual on the q_i of those
+    movies shown that have training ratings, with lambda multiplied by their number: half a step of the fit. Both are 0
+    for a target without ratings shown.
     """
     from threadpoolctl import threadpool_limits
 
@@ -113,7 +130,7 @@ def factor_predictions(model: Factors, shown: Shown) -> np.ndarray:
     rest -= np.repeat(user_bias, shown.count)
     ridge = FACTOR_REGULARISATION * np.maximum(shown.sums(model.trained[shown.movie]), 1)
     predicted = model.overall + model.bias[shown.target_movie] + user_bias
-    # Many threads get in each other's way at products as small as these.
+    # Multithreading slows down products as small as these.
     with threadpool_limits(1, user_api="blas"):
         for start in range(0, len(shown), TARGETS_AT_ONCE):
             targets = np.arange(start, min(start + TARGETS_AT_ONCE, len(shown)))
@@ -128,9 +145,12 @@ def factor_predictions(model: Factors, shown: Shown) -> np.ndarray:
     return predicted
 
 
-def neighbour_predictions(model: Neighbours, shown: Shown, otherwise: np.ndarray) -> np.ndarray:
-    """[t] the target movie's mean, plus the mean of r - mean over the NEIGHBOURS movies shown that are most similar to
-    it, weighted by similarity. `otherwise` [t] where less than LEAST_NEIGHBOURS of those shown are similar at all."""
+def neighbour_predictions(model: Neighbours, shown: ShownRatings, otherwise: np.ndarray) -> np.ndarray:
+    """Return the predictions [t]: the target movie's mean plus the similarity-weighted mean of r - mean over the
+    NEIGHBOURS most similar movies shown.
+
+    otherwise: [t] the prediction where fewer than LEAST_NEIGHBOURS of the movies shown are similar to the target's.
+    """
     similarity, predicted = model.similarity, otherwise.copy()
     rest = shown.rating - model.mean[shown.movie]
     to_target = np.zeros(len(model.mean), dtype=similarity.dtype)
@@ -150,8 +170,10 @@ def neighbour_predictions(model: Neighbours, shown: Shown, otherwise: np.ndarray
 
 
 def _train(scorer: Any, table: RatingTable, trained: np.ndarray) -> None:
-    """Train a LensKit scorer; its users and items are the table's indices. Where a user rated a movie twice, the later
-    rating counts: LensKit knows one."""
+    """Train a LensKit scorer on the table's user and movie indices.
+
+    LensKit takes one rating for each pair of user and movie, so of several ratings the latest is kept.
+    """
     import pandas as pd
     from lenskit.data import from_interactions_df
     from lenskit.training import TrainingOptions
@@ -165,8 +187,10 @@ def _train(scorer: Any, table: RatingTable, trained: np.ndarray) -> None:
 
 @contextmanager
 def _threads_as_before() -> Iterator[None]:
-    """LensKit's first training sets the process's numbers of threads, PyTorch's too: undo it, but for the number of
-    inter-op threads, which can be set once only (and LensKit warns where it is too late for it)."""
+    """Restore the numbers of threads that LensKit's first training sets for the process, including PyTorch's.
+
+    The number of inter-op threads can be set only once, so it stays; LensKit's warning that it is too late is hidden.
+    """
     from threadpoolctl import threadpool_limits
 
     threads, sharing = torch.get_num_threads(), torch.multiprocessing.get_sharing_strategy()

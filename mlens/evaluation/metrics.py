@@ -14,7 +14,7 @@ CUT_OFF = 10
 
 
 def rmse(predicted: np.ndarray, rating: np.ndarray) -> float:
-    """Root of the mean squared error."""
+    """Root mean squared error."""
     return float(np.sqrt(np.mean((predicted - rating) ** 2)))
 
 
@@ -24,19 +24,19 @@ def mae(predicted: np.ndarray, rating: np.ndarray) -> float:
 
 
 def expected(predictions: Predictions, scale: tuple[float, ...]) -> np.ndarray:
-    """[t] the expected rating: the prediction that RMSE is about."""
+    """Return the expected ratings [t], which RMSE and MAE are computed from."""
     return predictions.probability @ np.array(scale)
 
 
 def rating_columns(predictions: Predictions, scale: tuple[float, ...]) -> dict[str, np.ndarray]:
-    """What every table of predictions has: [t] `expected` and `argmax`, and `p_0.5`, … of each legal rating."""
+    """Return the columns [t] of a table of predictions: `expected`, `argmax`, and `p_0.5`, … of each legal rating."""
     most = np.array(scale)[predictions.probability.argmax(axis=1)]
     columns = {"expected": expected(predictions, scale), "argmax": most}
     return columns | {f"p_{value}": predictions.probability[:, i] for i, value in enumerate(scale)}
 
 
 def calibration_error(probability: np.ndarray, correct: np.ndarray) -> float:
-    """Expected calibration error of the most probable rating, over ten equal bins of its probability
+    """Expected calibration error of the most probable rating, over ten equal-width bins of its probability
     (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017)."""
     confidence = probability.max(axis=1)
     bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
@@ -45,18 +45,20 @@ def calibration_error(probability: np.ndarray, correct: np.ndarray) -> float:
 
 
 def user_rmse(predicted: np.ndarray, rating: np.ndarray, user: np.ndarray) -> float:
-    """The mean over users of each user's own RMSE."""
+    """RMSE of each user's targets, averaged over users."""
     _, index = np.unique(user, return_inverse=True)
     squares = np.bincount(index, (predicted - rating) ** 2) / np.bincount(index)
     return float(np.sqrt(squares).mean())
 
 
 def auc(predicted: np.ndarray, rating: np.ndarray, user: np.ndarray) -> float:
-    """Of all pairs of a user's targets whose ratings differ, the share that `predicted` orders right, equal predictions
-    counting half; the mean over users. With ratings of two values it is the area under the ROC curve, with more the
-    concordance index (Harrell et al., "Evaluating the Yield of Medical Tests", JAMA 247(18), 1982).
+    """Share of pairs of a user's targets with different ratings that `predicted` orders correctly, averaged over users.
 
-    predicted, rating, user: [t]. Users without such a pair don't count; NaN where no user has one.
+    Equal predictions count half. For ratings of two values this is the area under the ROC curve, for more the
+    concordance index (Harrell et al., "Evaluating the Yield of Medical Tests", JAMA 247(18), 1982). Users without such
+    a pair are left out; NaN if there is no such user.
+
+    predicted, rating, user: [t].
     """
     _, index = np.unique(user, return_inverse=True)
     levels, level = np.unique(rating, return_inverse=True)
@@ -68,7 +70,7 @@ def auc(predicted: np.ndarray, rating: np.ndarray, user: np.ndarray) -> float:
     n = np.diff(users).astype(np.float64)
     right, pairs = np.zeros(len(n)), n**2
     for one in range(len(levels)):
-        # before[i]: how many targets of this rating stand before place i.
+        # before[i]: number of targets with this rating before position i.
         before = np.concatenate([[0], np.cumsum(level == one)])
         lower = before[first_tied] - before[first] + (before[behind_tied] - before[first_tied]) / 2
         right += np.bincount(index, np.where(level > one, lower, 0), minlength=len(n))
@@ -78,14 +80,16 @@ def auc(predicted: np.ndarray, rating: np.ndarray, user: np.ndarray) -> float:
 
 
 def ndcg(predicted: np.ndarray, rating: np.ndarray, user: np.ndarray, cut_off: int = CUT_OFF) -> float:
-    """Normalised discounted cumulative gain of a user's targets, ordered by `predicted`, down to rank `cut_off`: the
-    sum of rating / log2(1 + rank), over that of the best order (Järvelin and Kekäläinen, "Cumulated Gain-based
-    Evaluation of IR Techniques", TOIS 20(4), 2002; the gain is the rating itself). The mean over users.
+    """Normalised discounted cumulative gain at rank `cut_off` of a user's targets ordered by `predicted`, averaged over
+    users.
 
-    predicted, rating, user: [t]. Targets with equal predictions get the mean of what all their orders would, so the
-    order of the targets doesn't matter (McSherry and Najork, "Computing Information Retrieval Performance Measures
-    Efficiently in the Presence of Tied Scores", ECIR 2008). Users with one target don't count, nor those whose best
-    order gains nothing (all ratings 0); NaN where no user counts. Ratings should not be negative.
+    It is the sum of rating / log2(1 + rank), divided by that of the ideal order (Järvelin and Kekäläinen, "Cumulated
+    Gain-based Evaluation of IR Techniques", TOIS 20(4), 2002; the gain is the rating itself). Tied predictions get the
+    mean over all their orders, so the order of the targets doesn't matter (McSherry and Najork, "Computing Information
+    Retrieval Performance Measures Efficiently in the Presence of Tied Scores", ECIR 2008). Users with one target are
+    left out, and so are those whose ideal order gains nothing (all ratings 0); NaN if no user is left.
+
+    predicted, rating, user: [t]; ratings should not be negative.
     """
     _, index = np.unique(user, return_inverse=True)
     users = _starts(np.sort(index))
@@ -103,7 +107,7 @@ def ndcg(predicted: np.ndarray, rating: np.ndarray, user: np.ndarray, cut_off: i
 
 
 def _starts(*columns: np.ndarray) -> np.ndarray:
-    """[stretches + 1] where stretches of equal values in all columns [n] begin, and n."""
+    """Return the starts of runs of equal values in all columns [n], followed by n: [runs + 1]."""
     new = np.any([column[1:] != column[:-1] for column in columns], axis=0)
     return np.concatenate([[0], np.flatnonzero(new) + 1, [len(columns[0])]])
 
@@ -111,12 +115,19 @@ def _starts(*columns: np.ndarray) -> np.ndarray:
 def measure(
     predictions: Predictions, rating_index: np.ndarray, user: np.ndarray, scale: tuple[float, ...]
 ) -> dict[str, float]:
-    """All headline metrics. rating_index [t]: the true rating's place in `scale`; user [t].
+    """Compute all headline metrics.
 
-    rmse, mae, user_rmse, auc and ndcg_10 are of the expected rating; accuracy, argmax_rmse of the most probable one;
-    nll (nats) of the true rating among the legal ones; expected_std is the standard deviation of the expected ratings
-    over targets; illegal_mass is what the model gives to anything that isn't a legal rating. auc and ndcg_10 are NaN
-    where no user has held-out ratings to order, expected_std where there is one target (summary.json then holds null).
+    rating_index: [t] index of the true rating in `scale`.
+    user: [t] the target's user.
+
+    Returned, by name (NaN is null in summary.json):
+    rmse, mae, user_rmse: errors of the expected rating.
+    auc, ndcg_10: ranking by the expected rating; NaN if no user has held-out ratings to order.
+    accuracy, argmax_rmse: of the most probable rating.
+    calibration_error: of the most probable rating's probability.
+    nll: negative log-likelihood of the true rating among the legal ones, in nats.
+    expected_std: standard deviation over targets of the expected rating; NaN for a single target.
+    illegal_mass: mean probability of everything that isn't a legal rating.
     """
     values = np.array(scale)
     rating, predicted = values[rating_index], expected(predictions, scale)
@@ -140,8 +151,12 @@ def measure(
 def by_group(
     predicted: np.ndarray, rating: np.ndarray, value: np.ndarray, edges: tuple[int, ...]
 ) -> dict[str, dict[str, float]]:
-    """RMSE and MAE of the targets whose `value` [t] lies from one edge up to below the next, each the mean over draws
-    of predicted [draws, t]; empty groups are left out.
+    """Return RMSE and MAE, as means over draws, of the targets in each group; empty groups are left out.
+
+    predicted: [draws, t] expected ratings.
+    rating: [t] true ratings.
+    value: [t] the number that a target is grouped by.
+    edges: lower edges of the groups; a group ends below the next edge.
 
     >>> by_group(np.array([[3.0, 4.0]]), np.array([3.0, 3.0]), np.array([0, 7]), (0, 1, 5))
     {'0': {'targets': 1, 'rmse': 0.0, 'mae': 0.0}, '5+': {'targets': 1, 'rmse': 1.0, 'mae': 1.0}}

@@ -1,4 +1,4 @@
-"""predictions/prompts.json: some test prompts as the model read them, for the eye of whoever reads the comparison."""
+"""predictions/prompts.json: some test prompts as the model read them, for readers of the comparison."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ import polars as pl
 from mlens.data import draws
 from mlens.packing.dataset import RatingDataset
 
-# Of each kind: targets that every run with this split and evaluation seed keeps, and the run's own worst predictions.
+# Number of prompts of each kind: targets that every run with this split and evaluation seed keeps, and the targets that
+# this run predicted worst.
 EXAMPLES, WORST = 3, 5
-# An example has so many earlier ratings where there are such targets, so that strategies can differ in what they show.
+# Targets with at least this many earlier ratings are preferred as examples, so that strategies can differ in them.
 EARLIER = 10
 
 
 def kept_prompts(dataset: RatingDataset, frame: pl.DataFrame) -> list[dict]:
-    """Prompts of `dataset` with what was predicted from them (`frame`, one row a target; of several draws the first):
-    which target, its movie's title, how many ratings are shown, and the text. kind: `example` or `worst`."""
+    """Return some prompts of `dataset` with their predictions, as dicts of the kind (`example` or `worst`), the target,
+    its movie's title, the number of ratings shown, the prediction and the text.
+
+    frame: predictions, one row a target; of several draws, the first.
+    """
     stage, table = dataset.stage, dataset.table
     users, targets = np.unique(stage.user, return_counts=True)
     words = draws.items(targets, draws.EXAMPLES, dataset.seed, table.user_keys[users])

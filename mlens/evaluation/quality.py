@@ -1,13 +1,13 @@
-"""Signs that a model has learned nothing, in words: for the tables and reports that show its metrics."""
+"""Warnings for a model that has learned nothing, shown next to its metrics in tables and reports."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-# From this share of probability outside of the legal ratings on, the answer format isn't learned.
+# Above this probability of everything but legal ratings, the answer format hasn't been learned.
 MOST_ILLEGAL = 0.5
-# Predictions with a smaller standard deviation are one prediction.
+# Below this standard deviation, all predictions count as equal.
 LEAST_SPREAD = 0.01
 
 
@@ -16,10 +16,10 @@ def warnings_of(
 ) -> list[str]:
     """Return a sentence for each sign that the model's predictions mean little; none for a model that works.
 
-    metrics: of one stage, as `measure` returns them and summary.json holds them; a sign whose metric is missing or null
-        is not looked for
-    global_rmse: RMSE of the global mean on the same targets (None: not compared)
-    best_baseline: name and RMSE of the best baseline on the same targets, named beside the global mean
+    metrics: metrics of one stage, as `measure` returns them and summary.json holds them. A check whose metric is
+        missing or null is skipped.
+    global_rmse: RMSE of the global mean on the same targets (None: not compared).
+    best_baseline: name and RMSE of the best baseline on the same targets, quoted along with the global mean.
     """
     illegal, spread, rmse = (metrics.get(name) for name in ("illegal_mass", "expected_std", "rmse"))
     found = []

@@ -1,4 +1,4 @@
-"""The probability of every legal rating, for every target of a dataset, by all ranks together."""
+"""Distributed scoring: the probability of every legal rating, for every target of a dataset."""
 
 from __future__ import annotations
 
@@ -16,33 +16,39 @@ from mlens.packing.row import Row
 
 
 class Scorer(Protocol):
-    """What scores rows: the engine, or a model alone."""
+    """Interface of what scores rows: the engine, or a model without one."""
 
     @property
     def ranks(self) -> Ranks: ...
     def train(self, training: bool = True) -> None: ...
     def score(self, row: Row) -> torch.Tensor:
-        """[row.scores] float32 on the CPU: the log-probabilities that the row asks for."""
+        """Return the row's log-probabilities: [row.scores], float32, on the CPU."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """For each target of a stage: probability [t, scale] of each legal rating, normalised over them, and legal [t],
-    the mass that the model gives them together."""
+    """Predicted distributions of the targets of a stage.
+
+    probability: [t, scale] probability of each legal rating, normalised over the legal ratings.
+    legal: [t] total probability that the model gives to the legal ratings.
+    """
 
     probability: np.ndarray
     legal: np.ndarray
 
     @classmethod
     def averaged(cls, drawn: Sequence[Predictions]) -> Predictions:
-        """The mean of several draws' predictions."""
+        """Return the mean of the predictions of several draws."""
         return cls(np.mean([one.probability for one in drawn], axis=0), np.mean([one.legal for one in drawn], axis=0))
 
 
 def predict(
     scorer: Scorer, dataset: RatingDataset, collator: Collator, progress: Callable[[int], None] = lambda _: None
 ) -> Predictions:
-    """Score the dataset; every rank gets the whole result. `progress` is told of each row's targets."""
+    """Score all targets of the dataset; every rank gets the full result.
+
+    progress: called after each row with its number of targets.
+    """
     ranks, answers = scorer.ranks, dataset.renderer.answers
     scores = torch.zeros(len(dataset), len(answers), dtype=torch.float64)
     scorer.train(False)
@@ -52,6 +58,6 @@ def predict(
         scores[torch.from_numpy(targets)] = scorer.score(row).double().view(len(targets), len(answers))
         progress(len(targets))
     scorer.train(True)
-    # Every target was scored by one rank; the others hold zeros.
+    # Each target was scored by one rank; the other ranks have zeros.
     scores = ranks.sum(scores.to(ranks.device)).cpu()
     return Predictions(scores.softmax(dim=1).numpy(), scores.logsumexp(dim=1).exp().numpy())

@@ -9,9 +9,14 @@ from mlens.errors import UserError
 
 @dataclass(frozen=True)
 class Evaluation:
-    """seed: of the histories drawn in validation and test; draws: how many times a random history is drawn (all
-    figures are their mean; their spread and the metrics of the averaged prediction are reported too); max_users:
-    validate and test on the targets of so many users, drawn by `seed` over all degrees of activity (null: all)."""
+    """How validation and test are evaluated.
+
+    seed: seed of the histories drawn in validation and test.
+    draws: number of draws of a random history. Metrics are means over draws; their standard deviation and the metrics
+        of the averaged prediction are reported too.
+    max_users: number of users whose targets are evaluated, drawn by `seed` in proportion from all degrees of activity
+        (null: all users).
+    """
 
     seed: int = 1234
     draws: int = 1

@@ -1,4 +1,4 @@
-"""What a baseline is told of each target: its movie, and the ratings that are shown for it."""
+"""Input of the baselines: the movie of each target and the ratings shown for it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ from mlens.data.stage import Stage
 from mlens.data.table import RatingTable
 from mlens.packing.dataset import RatingDataset
 
-# Of a stretch of t targets: index [s], the ratings shown as indices into the table, one target after the other, each
-# target's in time order; and offsets [t + 1] int64, where each target's begin.
-Histories = Callable[[slice], tuple[np.ndarray, np.ndarray]]
+# Takes a slice of t targets and returns the ratings shown for them:
+# index [s]: rows of the table, concatenated over targets, each target's in time order.
+# offsets [t + 1] int64: target i is shown index[offsets[i] : offsets[i + 1]].
+HistoryReader = Callable[[slice], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
-class Shown:
-    """t targets and the ratings that are shown for them; the targets' own ratings are not here.
+class ShownRatings:
+    """t targets and the s ratings shown for them; the targets' true ratings are not included.
 
-    target_movie [t]: the movie of each target; movie [s], rating [s] float64: of the ratings shown, one target after
-    the other, each target's in time order; offsets [t + 1] int64: target i is shown offsets[i]:offsets[i + 1].
+    target_movie: [t] movie of each target.
+    movie: [s] movies of the ratings shown, concatenated over targets, each target's in time order.
+    rating: [s] float64, the ratings shown, in the same order.
+    offsets: [t + 1] int64; target i is shown the ratings offsets[i]:offsets[i + 1].
     """
 
     target_movie: np.ndarray
@@ -36,16 +39,16 @@ class Shown:
 
     @cached_property
     def count(self) -> np.ndarray:
-        """[t] how many ratings each target is shown."""
+        """[t] number of ratings shown for each target."""
         return np.diff(self.offsets)
 
     @cached_property
     def age(self) -> np.ndarray:
-        """[s] how many ratings shown for the same target came after this one."""
+        """[s] number of later ratings shown for the same target."""
         return np.repeat(self.offsets[1:], self.count) - 1 - np.arange(len(self.movie))
 
     def sums(self, of_rating: np.ndarray) -> np.ndarray:
-        """[t] float64: the sum of these values [s] over the ratings shown for each target, 0 where there are none."""
+        """Sum the values [s] over the ratings shown for each target: [t] float64, 0 for a target without ratings."""
         total = np.zeros(len(self))
         some = self.count > 0
         if some.any():
@@ -53,8 +56,8 @@ class Shown:
         return total
 
 
-def full_history(stage: Stage) -> Histories:
-    """All that each target of `stage` may see."""
+def full_history(stage: Stage) -> HistoryReader:
+    """Show each target of `stage` all of its visible ratings."""
 
     def of(block: slice) -> tuple[np.ndarray, np.ndarray]:
         count = stage.count[block]
@@ -65,8 +68,8 @@ def full_history(stage: Stage) -> Histories:
     return of
 
 
-def own_history(dataset: RatingDataset) -> Histories:
-    """What the dataset's strategy chose for each of its targets and its budget left of that."""
+def strategy_history(dataset: RatingDataset) -> HistoryReader:
+    """Show each target the ratings that the dataset's strategy chose for it and the budget left."""
 
     def of(block: slice) -> tuple[np.ndarray, np.ndarray]:
         chosen = [dataset.history(i) for i in range(block.start, block.stop)]
@@ -76,10 +79,12 @@ def own_history(dataset: RatingDataset) -> Histories:
     return of
 
 
-def shown_blocks(table: RatingTable, stage: Stage, histories: Histories) -> Iterator[Shown]:
-    """All targets of `stage` in order, in stretches whose visible ratings are of bounded number: in full, they are many
-    times the table."""
+def shown_blocks(table: RatingTable, stage: Stage, histories: HistoryReader) -> Iterator[ShownRatings]:
+    """Yield all targets of `stage` in order, in blocks with a bounded number of visible ratings.
+
+    The visible ratings of all targets together are many times the table.
+    """
     for block in group_blocks(stage.count.astype(np.int64)):
         index, offsets = histories(block)
         rating = table.rating[index].astype(np.float64)
-        yield Shown(table.movie[stage.targets[block]], table.movie[index], rating, offsets)
+        yield ShownRatings(table.movie[stage.targets[block]], table.movie[index], rating, offsets)

@@ -13,7 +13,7 @@ from mlens.data.split import TEST, TRAIN, VAL, Split, assign_roles
 from mlens.data.stage import make_stage
 from mlens.evaluation import baselines, lenskit_models
 from mlens.evaluation.baselines import fit, measure_baselines, predictions
-from mlens.evaluation.shown import full_history, own_history, shown_blocks
+from mlens.evaluation.shown import full_history, shown_blocks, strategy_history
 from mlens.history.fixed_count import FixedCount
 from mlens.history.random import Random
 from tests.helpers.cases import make_case
@@ -94,7 +94,7 @@ def test_baselines_equal_loops(table, method, ties, count):
         stage = make_stage(table, roles, split, name)
         # All that is visible, or the last ones.
         chosen = last(stage, count) if count else None
-        blocks = list(shown_blocks(table, stage, own_history(chosen) if chosen else full_history(stage)))
+        blocks = list(shown_blocks(table, stage, strategy_history(chosen) if chosen else full_history(stage)))
         assert sum(map(len, blocks)) == len(stage) == int((roles == role).sum())
         if not blocks:
             continue
@@ -147,21 +147,21 @@ def test_no_held_out_rating_tells_but_through_visible_histories(table, method, s
             seen = stage.visible_to(t)
             hidden.rating[seen] = table.rating[seen]
             one = stage.keep(np.array([t]))
-            (shown,), (told,) = (list(shown_blocks(of, one, full_history(one))) for of in (table, hidden))
-            predicted, again = predictions(fit(table, roles), shown), predictions(fit(hidden, roles), told)
+            (shown,), (expected,) = (list(shown_blocks(of, one, full_history(one))) for of in (table, hidden))
+            predicted, again = predictions(fit(table, roles), shown), predictions(fit(hidden, roles), expected)
             for key in predicted:
                 assert predicted[key].tolist() == again[key].tolist()
     stage = make_stage(table, roles, Split("temporal", eval_history="train"), "test")
-    for shown, told in zip(*(shown_blocks(t, stage, full_history(stage)) for t in (table, other)), strict=True):
-        assert (shown.rating == told.rating).all()
+    for shown, expected in zip(*(shown_blocks(t, stage, full_history(stage)) for t in (table, other)), strict=True):
+        assert (shown.rating == expected.rating).all()
 
 
 @pytest.mark.parametrize("strategy", [FixedCount(3), Random(0.5)], ids=["fixed_count", "random"])
-def test_the_own_history_is_the_datasets(strategy):
+def test_strategy_history_is_the_datasets(strategy):
     rows = [[(m, 3.0 + m % 3, m) for m in range(n)] for n in (30, 20, 4)]
     case = make_case(make_table(rows), strategy, split=Split("temporal", 0.2, 0.3), room=60)
     dataset = case.datasets["test"]
-    index, offsets = own_history(dataset)(slice(2, len(dataset)))
+    index, offsets = strategy_history(dataset)(slice(2, len(dataset)))
     for place, i in enumerate(range(2, len(dataset))):
         assert index[offsets[place] : offsets[place + 1]].tolist() == dataset.history(i).tolist()
     assert len(index) == offsets[-1] < dataset.stage.count[2:].sum()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlens.data.stage import Stage
-from mlens.evaluation.shown import Shown
+from mlens.evaluation.shown import ShownRatings
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ def last(stage: Stage, count: int) -> Listed:
     return Listed(stage, [stage.visible_to(i)[-count:].tolist() for i in range(len(stage))])
 
 
-def shown_to(table, targets, histories) -> Shown:
+def shown_to(table, targets, histories) -> ShownRatings:
     """targets [t]; histories: for each of them, its ratings shown. Indices into the table."""
     flat = [i for history in histories for i in history]
-    return Shown(
+    return ShownRatings(
         np.asarray(table.movie)[targets],
         np.asarray(table.movie)[flat],
         np.asarray(table.rating)[flat].astype(np.float64),
