@@ -1,1 +1,1 @@
-"""What a run will take, before it takes it: prompts, tokens, steps, memory, time and disk."""
+"""Estimates of a run before it starts: prompt lengths, tokens, steps, memory, time and disk."""

@@ -1,5 +1,5 @@
-"""What to change where a run doesn't fit: settings tried one after the other, the cheapest first, through the plan's
-own count of memory."""
+"""Advice for a run that doesn't fit: settings are tried in order, the cheapest first, and their memory is estimated in
+the same way as the plan's."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from mlens.config import Settings, check
 from mlens.packing.packed import PackedRows
 from mlens.plan.hardware import Machine
 from mlens.plan.memory import GIB
-from mlens.plan.plan import Job, Plan, memory, rows, works
+from mlens.plan.plan import Plan, PlannedJob, count_work, heaviest_rows, rank_memory
 
 MOST_GPUS = 64
 
 
 @dataclass(frozen=True)
 class Change:
-    """text: as an override; apply: what it makes of a job's settings."""
+    """A change of one setting.
+
+    text: the override.
+    apply: returns the changed settings.
+    """
 
     text: str
     apply: Callable[[Settings], Settings]
@@ -28,47 +32,50 @@ class Change:
         return self.text.split("=")[0]
 
 
-def advise(job: Job, plan: Plan, machine: Machine, process: int) -> str:
-    """The first change under which the job fits, else the first ones that do so together, else more GPUs."""
+def advise(job: PlannedJob, plan: Plan, machine: Machine, process: int) -> str:
+    """Return the first change under which the job fits, else the first combination of changes, else more GPUs.
 
-    # What was counted already: the same model reads the same rows.
+    process: bytes of the program itself, on a CPU.
+    """
+
+    # Estimates made so far; they are the same for the same model and rows.
     known = [(job.sketch, job.settings.packing, plan.counted, plan.rows)]
 
-    def needs(changes: tuple[Change, ...], own: Machine) -> int:
+    def needs(changes: tuple[Change, ...], on: Machine) -> int:
         settings = job.settings
         for change in changes:
             settings = change.apply(settings)
         changed = replace(job, settings=settings)
-        for sketch, packing, counted, found in known:
+        for sketch, packing, counted, rows in known:
             if (sketch, packing) == (changed.sketch, settings.packing):
-                return memory(changed, counted, found, own, process).total
+                return rank_memory(changed, counted, rows, on, process).total
         repacked = settings.packing != job.settings.packing
-        reads = works(changed, machine.ranks) if repacked else (plan.training, plan.evaluations)
-        known.append((changed.sketch, settings.packing, changed.sketch.count(), rows(changed, *reads)))
-        return needs(changes, own)
+        work = count_work(changed, machine.ranks) if repacked else (plan.training, plan.evaluations)
+        known.append((changed.sketch, settings.packing, changed.sketch.count(), heaviest_rows(changed, *work)))
+        return needs(changes, on)
 
     least, fewest = plan.memory.total, tuple[Change, ...]()
-    for changes in _in_turn(job.settings):
+    for changes in _combinations(job.settings):
         taken = needs(changes, machine)
         if taken <= plan.room:
-            return f"with {_told(changes)} it takes {taken / GIB:,.1f} GiB, and fits"
+            return f"with {_overrides(changes)} it takes {taken / GIB:,.1f} GiB, and fits"
         if taken < least:
             least, fewest = taken, changes
     ranks = 2 * machine.ranks
     while machine.cuda and ranks <= MOST_GPUS:
         taken = needs(fewest, replace(machine, ranks=ranks))
         if taken <= plan.room:
-            return f"with {_told(fewest)} on {ranks} GPUs it takes {taken / GIB:,.1f} GiB on each, and fits"
+            return f"with {_overrides(fewest)} on {ranks} GPUs it takes {taken / GIB:,.1f} GiB on each, and fits"
         ranks *= 2
     return f"no setting was found under which it fits (at least {least / GIB:,.1f} GiB): choose a smaller model"
 
 
-def _told(changes: tuple[Change, ...]) -> str:
+def _overrides(changes: tuple[Change, ...]) -> str:
     return " ".join(change.text for change in changes)
 
 
-def _in_turn(settings: Settings) -> Iterator[tuple[Change, ...]]:
-    """Single changes from the cheapest to the dearest, then the first ones together: of a key the last value."""
+def _combinations(settings: Settings) -> Iterator[tuple[Change, ...]]:
+    """Yield each change alone, the cheapest first, then the first 2, 3, … together; the last value of a key wins."""
     singles = list(changes(settings))
     yield from ((change,) for change in singles)
     for n in range(2, len(singles) + 1):
@@ -78,7 +85,7 @@ def _in_turn(settings: Settings) -> Iterator[tuple[Change, ...]]:
 
 
 def changes(settings: Settings) -> Iterator[Change]:
-    """Each setting that takes memory off the run, the cheapest first."""
+    """Yield each change that lowers the run's memory, the cheapest first."""
     zero, packing = settings.deepspeed.zero_optimization, settings.packing
     if not settings.model.gradient_checkpointing:
         yield Change("model.gradient_checkpointing=true", _with_checkpointing)
@@ -92,7 +99,7 @@ def changes(settings: Settings) -> Iterator[Change]:
     names += [f"zero{stage}_offload" for stage in (2, 3) if stage >= zero.stage + offloaded]
     for name in names:
         yield Change(f"deepspeed={name}", _with_choice("deepspeed", name))
-    # The trainer changes no memory, but an adapter learns little at the rates of full fine-tuning.
+    # The trainer doesn't affect memory, but an adapter learns little at the learning rates of full fine-tuning.
     yield Change("peft=lora trainer=lora", _with_choice("peft", "lora"))
 
 

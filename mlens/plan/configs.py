@@ -1,4 +1,4 @@
-"""A model's sizes without its weights: from its own config.json, or as they are published."""
+"""Model configs without weights: from the model's config.json, or as published on the hub."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _sizes(hidden: int, layers: int, heads: int, kv_heads: int, intermediate: in
 
 
 _EXPERTS = {"num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768, "norm_topk_prob": True}
-# The models of conf/model, as their config.json on the hub has them.
+# The models of conf/model, with the values of their config.json on the hub.
 PUBLISHED: dict[str, dict[str, Any]] = {
     "Qwen/Qwen3-0.6B": {"model_type": "qwen3", **_sizes(1024, 28, 16, 8, 3072, tied=True)},
     "Qwen/Qwen3-1.7B": {"model_type": "qwen3", **_sizes(2048, 28, 16, 8, 6144, tied=True)},
@@ -42,7 +42,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 def model_config(
     settings: TinyModel | PretrainedModel, tokenizer: PreTrainedTokenizerBase, longest: int
 ) -> tuple[PretrainedConfig, str]:
-    """The config, and where it is from, in words. Raises UserError where there is none."""
+    """Return the model's config and where it is from, in words. Raises UserError if there is none."""
     if isinstance(settings, TinyModel):
         return tiny_config(settings, len(tokenizer), tokenizer.eos_token_id, longest), "as model.* says"
     if settings.path is not None:
@@ -56,6 +56,7 @@ def model_config(
         config = AutoConfig.from_pretrained(where, trust_remote_code=settings.trust_remote_code, **options)
     except BROKEN as error:
         raise UserError(
-            f"can't read the sizes of {where}: {first_line(error)} (model.path=FOLDER takes one with a config.json)"
+            f"can't read the model's config: {where}: {first_line(error)}. "
+            "Give a folder with a config.json as model.path=FOLDER"
         ) from error
     return config, f"from {where}/config.json"

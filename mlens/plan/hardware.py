@@ -1,5 +1,5 @@
-"""The config node `hardware`: what a run is planned for. Nothing is taken on it but, where this machine's own rate
-isn't given, a second of its processor or first GPU."""
+"""The config node `hardware`: the machine that a run is planned for. Planning takes no time on it, except for a second
+of this machine's processor or first GPU if its rate has to be measured."""
 
 from __future__ import annotations
 
@@ -11,15 +11,20 @@ import psutil
 
 from mlens.errors import UserError
 
-# The part of a memory that a plan leaves free: for CUDA's context, NCCL's buffers, and what the allocator can't use.
+# Fraction of the memory that a plan leaves free for CUDA's context, NCCL's buffers and fragmentation.
 RESERVE = 0.08
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """device: `cuda` or `cpu`; ranks: processes, one for each GPU; memory_gib, tflops: of each GPU, or of the whole
-    machine on a CPU (GiB, 10¹² operations a second at best); utilisation: the part of tflops that training reaches.
-    null: looked up on this machine (`found`)."""
+    """The hardware as configured; null means: detect it on this machine (`found`).
+
+    device: `cuda` or `cpu`.
+    ranks: number of processes, one for each GPU.
+    memory_gib: GiB of each GPU, or of the machine on a CPU.
+    tflops: peak rate of each GPU, or of the machine on a CPU, in 10¹² operations a second.
+    utilisation: fraction of tflops that training reaches.
+    """
 
     device: str | None = None
     ranks: int | None = None
@@ -42,14 +47,20 @@ class Hardware:
 
 @dataclass(frozen=True)
 class Machine:
-    """Hardware without anything left open. memory: bytes that a run may use of each GPU, or of the whole machine; rate:
-    operations a second that training reaches on all of it together; told: where memory and rate are from, in words."""
+    """Hardware with every value known.
+
+    device: `cuda` or `cpu`.
+    ranks: number of processes.
+    memory: bytes that a run may use of each GPU, or of the machine on a CPU.
+    rate: operations a second that training reaches on all GPUs, or on the machine.
+    description: memory and rate in words, and where they are from.
+    """
 
     device: str
     ranks: int
     memory: int
     rate: float
-    told: str
+    description: str
 
     @property
     def cuda(self) -> bool:
@@ -57,13 +68,16 @@ class Machine:
 
 
 def found(hardware: Hardware, dtype: str) -> Machine:
-    """What is left open looked up on this machine; the rate is measured in `dtype`."""
+    """Detect on this machine what `hardware` leaves open; the rate is measured in `dtype`."""
     import torch
 
     device = hardware.device or ("cuda" if torch.cuda.is_available() else "cpu")
     here = device == "cpu" or torch.cuda.is_available()
     if not here and None in (hardware.ranks, hardware.memory_gib, hardware.tflops):
-        raise UserError("hardware.device=cuda without a GPU here needs hardware.ranks, memory_gib and tflops")
+        raise UserError(
+            "hardware.device=cuda can't be detected: this machine has no GPU. "
+            "Give hardware.ranks, hardware.memory_gib and hardware.tflops"
+        )
     measured = hardware.tflops is None
     ranks = hardware.ranks or (torch.cuda.device_count() if device == "cuda" else 1)
     memory = hardware.memory_gib or _memory(device) / 2**30
@@ -75,11 +89,12 @@ def found(hardware: Hardware, dtype: str) -> Machine:
         ranks=ranks,
         memory=int(memory * 2**30 * (1 - RESERVE)),
         rate=tflops * 1e12 * hardware.utilisation * (ranks if device == "cuda" else 1),
-        told=f"{units}; {rate}",
+        description=f"{units}; {rate}",
     )
 
 
 def _memory(device: str) -> int:
+    """Return the bytes of the smallest GPU, or of the machine."""
     import torch
 
     if device == "cuda":
@@ -88,7 +103,7 @@ def _memory(device: str) -> int:
 
 
 def measured_flops(device: str, dtype: str, seconds: float = 0.5) -> float:
-    """Operations a second of a large matrix product in `dtype`, the best of those that fit into some `seconds`."""
+    """Measure the operations a second of a large matrix product in `dtype`: the best of repeated runs in `seconds`."""
     import torch
 
     n = 8192 if device == "cuda" else 1024

@@ -1,4 +1,4 @@
-"""Which jobs a command line stands for, split as Hydra's own sweeper splits them; nothing is started."""
+"""The jobs of a command line, split as by Hydra's sweeper, without starting them."""
 
 from __future__ import annotations
 
@@ -24,45 +24,52 @@ DEFAULT = "this_machine"
 
 @dataclass(frozen=True)
 class Asked:
-    """hardware: what to plan for; jobs: for each its name and the overrides that train.py would get."""
+    """The jobs to plan, and the hardware to plan them for.
+
+    hardware: the machine.
+    jobs: name and overrides for train.py of each job.
+    """
 
     hardware: Hardware
     jobs: list[tuple[str, list[str]]]
 
 
 def asked(overrides: Sequence[str], multirun: bool) -> Asked:
-    """Raises UserError for what Hydra or the node `hardware` refuses, and for a sweep without --multirun."""
+    """Parse a command line.
+
+    Raises UserError for what Hydra or the node `hardware` rejects, and for a sweep without --multirun.
+    """
     register_resolvers()
     with hydras_refusals(overrides):
         parsed = OverridesParser.create().parse_overrides(list(overrides))
-    own = [o for o in parsed if o.key_or_group.split(".")[0] == GROUP]
-    others = [o for o in parsed if o not in own]
+    of_hardware = [o for o in parsed if o.key_or_group.split(".")[0] == GROUP]
+    others = [o for o in parsed if o not in of_hardware]
     swept = [o for o in others if o.is_sweep_override()]
     sweep = _hydra_of([str(o.input_line) for o in others if o not in swept])
     if swept and not (multirun or sweep.mode == RunMode.MULTIRUN):
-        raise UserError(f"{swept[0].input_line} is a sweep: add --multirun")
+        raise UserError(f"an override is a sweep: {swept[0].input_line}. Add --multirun")
     if multirun or sweep.mode == RunMode.MULTIRUN:
         params = [f"{key}={value}" for key, value in (sweep.sweeper.params or {}).items()]
         with hydras_refusals(overrides):
             others = OverridesParser.create().parse_overrides([*params, *(str(o.input_line) for o in others)])
     (batch,) = BasicSweeper.split_arguments(others, None)
-    # The sweep's own settings say where and how its jobs run.
+    # hydra.* says where and how the sweep's jobs run; it isn't an override of a job.
     jobs = [[text for text in job if not text.startswith("hydra.")] for job in batch]
-    return Asked(_hardware([str(o.input_line) for o in own]), list(zip(job_names(jobs, 0), jobs, strict=True)))
+    return Asked(_hardware([str(o.input_line) for o in of_hardware]), list(zip(job_names(jobs, 0), jobs, strict=True)))
 
 
 def _hydra_of(overrides: list[str]) -> DictConfig:
-    """Hydra's own node, in which an experiment may ask for a sweep."""
+    """Compose the node `hydra`, in which an experiment may turn on a sweep."""
     with hydras_refusals(overrides), initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("config", overrides, return_hydra_config=True).hydra
 
 
 def _hardware(overrides: list[str]) -> Hardware:
-    # It is no node of a run's config, so it is added, and taken out again.
+    """Compose and check the node `hardware`; it isn't part of a run's config, so it is added for this."""
     if not any(text.startswith(f"{GROUP}=") for text in overrides):
         overrides = [f"{GROUP}={DEFAULT}", *overrides]
     config = compose_config([f"+{text}" if text.startswith(f"{GROUP}=") else text for text in overrides])
     node = OmegaConf.to_container(config[GROUP], resolve=True)
     if not isinstance(node, dict):
-        raise UserError(f"hardware must be a choice of conf/hardware/, not {node!r}")
+        raise UserError(f"hardware must be an option of conf/hardware/, not {node!r}")
     return strictly(GROUP, Hardware, {str(key): value for key, value in node.items()})

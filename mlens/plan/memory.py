@@ -1,8 +1,9 @@
-"""What a rank holds in memory, part by part, as DeepSpeed keeps it at each ZeRO stage.
+"""Memory of a rank by part, as DeepSpeed allocates it at each ZeRO stage.
 
-Stages 1, 2 and 3 spread the optimizer's states over the ranks, then the gradients, then the parameters too (Rajbhandari
-et al., "ZeRO: memory optimizations toward training trillion parameter models", 2020, section 3). What the paper leaves
-out stands here as DeepSpeed 0.19 does it: buckets, parameters that stage 3 has gathered, and what an update makes.
+Stages 1, 2 and 3 partition the optimizer's states across ranks, then the gradients, then the parameters too
+(Rajbhandari et al., "ZeRO: memory optimizations toward training trillion parameter models", 2020, section 3). What the
+paper leaves out follows DeepSpeed 0.19: buckets, the parameters that stage 3 has gathered, and temporary tensors of an
+update.
 """
 
 from __future__ import annotations
@@ -11,27 +12,36 @@ from dataclasses import dataclass
 
 from mlens.engine.engine import uses_bf16_parameters
 from mlens.engine.settings import DeepSpeed
-from mlens.plan.sketch import Counted
+from mlens.plan.sketch import ModelCounts
 
 GIB = 2**30
 FLOAT = 4
-# DeepSpeed's defaults (runtime/zero/config.py), in numbers.
+# DeepSpeed's defaults (runtime/zero/config.py), in elements.
 BUCKET = 500_000_000
 LIVE = 1_000_000_000
 PREFETCHED = 50_000_000
 SUBGROUP = 1_000_000_000
-# On a CPU, glibc's heap: small blocks don't fit into the holes that others left, so that they take more than their
-# size; and what was freed in small blocks stays the process's. tests/plan/test_plan_measured.py compares.
+# Fragmentation of glibc's heap, on a CPU: small blocks take more than their size, since they don't fit into the holes
+# of freed ones, and freed small blocks aren't returned to the system. tests/plan/test_plan_measured.py compares.
 HEAP = 1.25
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of a rank. weights: with those that ZeRO-3 has gathered; gradients: with DeepSpeed's buckets, while rows
-    are computed; optimizer: states and float32 masters; update: what there is beside weights and optimizer in an
-    update; host: in the computer's memory, by offloading; activations, logits: of a training row; scoring: of an
-    evaluation's row, both; process: of the program itself, on a CPU. heap: on a CPU, where nothing that rows take is
-    given back; scattered: there, weights and all else are in small blocks too."""
+    """Bytes of a rank.
+
+    weights: parameters, including those that ZeRO-3 has gathered.
+    gradients: gradients and DeepSpeed's buckets, during forward and backward passes.
+    optimizer: optimizer states and float32 master weights.
+    update: peak of an optimizer update on top of weights and optimizer.
+    host: CPU memory used by offloading.
+    heap: whether memory is the CPU's heap, which doesn't return what rows have taken.
+    scattered: whether weights and all else are in small blocks of that heap too.
+    activations: activations of a training row.
+    logits: logits of a training row.
+    scoring: activations and logits of an evaluation's row.
+    process: the program itself, on a CPU.
+    """
 
     weights: int
     gradients: int
@@ -47,26 +57,28 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """At most, at once."""
-        held, row = self.weights + self.optimizer, self.activations + self.logits
+        """Peak bytes."""
+        static, row = self.weights + self.optimizer, self.activations + self.logits
         if not self.heap:
-            return held + max(self.gradients + row, self.update, self.scoring)
-        large, small = held + max(self.gradients, self.update), max(row, self.scoring)
+            return static + max(self.gradients + row, self.update, self.scoring)
+        large, small = static + max(self.gradients, self.update), max(row, self.scoring)
         if self.scattered:
             large, small = 0, large + small
         return self.process + large + round(HEAP * small)
 
 
-def without_rows(model: Counted, deepspeed: DeepSpeed, dtype: str, optimizer: str, ranks: int, cuda: bool) -> Memory:
-    """What is held whatever the rows are."""
+def static_memory(
+    model: ModelCounts, deepspeed: DeepSpeed, dtype: str, optimizer: str, ranks: int, cuda: bool
+) -> Memory:
+    """Return the memory of a rank without rows: weights, gradients, optimizer and update."""
     zero = deepspeed.zero_optimization
     stage, trained, everything = zero.stage, model.trained, model.parameters
     b = 2 if uses_bf16_parameters(dtype, stage) else FLOAT
     states = 2.0 * FLOAT
-    if optimizer == "muon":  # which keeps one state of a matrix
+    if optimizer == "muon":  # one state instead of two for a matrix
         states -= FLOAT * model.sizes.trained / max(1, trained)
-    # torch's AdamW makes one float32 of each number that it updates at once on a GPU, two on a CPU: there of one
-    # parameter after the other, but ZeRO makes all of a rank's parameters one.
+    # torch's AdamW makes one float32 temporary an element on a GPU, for all elements at once, and two on a CPU, for one
+    # parameter at a time; ZeRO flattens all of a rank's parameters into one.
     temporary = FLOAT if cuda else 2 * FLOAT
     if stage == 0:
         bucket = FLOAT * min(trained, BUCKET) if ranks > 1 else 0
@@ -79,26 +91,26 @@ def without_rows(model: Counted, deepspeed: DeepSpeed, dtype: str, optimizer: st
             scattered=not cuda,
         )
     share = trained / ranks
-    # A bucket is taken whole on a GPU; on a CPU, what is written of it.
+    # A GPU allocates the full bucket; on a CPU only the pages that are written take memory.
     size = zero.reduce_bucket_size or BUCKET
     buckets = b * (size if cuda else min(size, trained)) * (2 if zero.overlap_comm else 1)
     weights, gradients, masters = float(b * everything), b * share + buckets, (FLOAT + states) * share
     if stage == 1:
         gradients += b * trained
-    # Before it is used, a gradient becomes float32.
+    # Gradients are cast to float32 for the update.
     update = (temporary + FLOAT) * share
     if stage == 3:
         live = (zero.stage3_max_live_parameters or LIVE) + (zero.stage3_prefetch_bucket_size or PREFETCHED)
         weights = b * (everything / ranks + min(everything, live))
         update = gradients + (temporary + FLOAT) * min(share, zero.sub_group_size or SUBGROUP)
     elif not cuda:
-        update += b * share  # the gradients that it was made of: freed, in small blocks
+        update += b * share  # the gradients before the cast: freed, but in small blocks
     host = 0.0
-    if zero.offload_optimizer.device == "cpu":  # with a float32 gradient, and a copy in the parameters' type
+    if zero.offload_optimizer.device == "cpu":  # plus a float32 gradient and a copy in the parameters' dtype
         host = masters + (FLOAT + b) * share
         gradients, masters, update = gradients - b * share, 0.0, 0.0
     if zero.offload_param.device == "cpu":
         host, weights = host + b * everything / ranks, weights - b * everything / ranks
-    if not cuda:  # one memory
+    if not cuda:  # device memory is host memory
         masters, host = masters + host, 0.0
     return Memory(round(weights), round(gradients), round(masters), round(update), round(host), heap=not cuda)

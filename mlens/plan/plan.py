@@ -1,4 +1,4 @@
-"""The plan of one job: all that train.py would do before its first step, without a model's numbers."""
+"""The plan of one job: what train.py would do before its first step, without the model's weights."""
 
 from __future__ import annotations
 
@@ -24,15 +24,21 @@ from mlens.packing.row import Row
 from mlens.pipeline import open_inputs
 from mlens.plan.configs import model_config
 from mlens.plan.hardware import Machine
-from mlens.plan.memory import Memory, without_rows
-from mlens.plan.sketch import Counted, RowBytes, Sketch, largest
+from mlens.plan.memory import Memory, static_memory
+from mlens.plan.sketch import ModelCounts, RowBytes, Sketch, largest
 from mlens.plan.work import Work, scoring_work, training_work
 from mlens.training.loop import total_steps
 
 
 @dataclass(frozen=True)
-class Job:
-    """A job's checked config and what train.py would make of it. sizes_from: where the model's sizes are from."""
+class PlannedJob:
+    """A job's checked settings and what train.py would build from them.
+
+    settings: the checked config.
+    datasets: the dataset of each stage.
+    config: the model's config (transformers).
+    sizes_from: where the model's sizes are from, in words.
+    """
 
     settings: Settings
     datasets: dict[str, RatingDataset]
@@ -41,15 +47,17 @@ class Job:
 
     @property
     def steps(self) -> int:
-        """Of the whole run, should nothing stop it early."""
+        """Steps of the run without early stopping."""
         return total_steps(self.settings.trainer, len(self.datasets["train"]))
 
     @property
     def epoch_steps(self) -> int:
+        """Steps of an epoch."""
         return steps_per_epoch(len(self.datasets["train"]), self.settings.trainer.targets_per_step)
 
     @property
     def sketch(self) -> Sketch:
+        """The model in training form, without weights."""
         settings = self.settings
         bf16 = uses_bf16_parameters(settings.model.dtype, settings.deepspeed.zero_optimization.stage)
         autocast = settings.model.dtype == "bfloat16" and not bf16
@@ -58,8 +66,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Disk:
-    """Bytes: checkpoint: of one; checkpoints: of all that are there at once; model: of the exported one; free: on the
-    disk of the run's folder."""
+    """Disk space in bytes.
+
+    checkpoint: one checkpoint.
+    checkpoints: all checkpoints that exist at once.
+    model: the exported model.
+    free: free space on the disk of the run's folder.
+    """
 
     checkpoint: int
     checkpoints: int
@@ -76,9 +89,12 @@ class Disk:
 
 
 @dataclass(frozen=True)
-class Rows:
-    """What the rows that take the most take: training: in training (nothing without a step); scoring: in an
-    evaluation."""
+class RowPeaks:
+    """Peak memory of rows.
+
+    training: the heaviest training rows (0 without a training step).
+    scoring: the heaviest rows of an evaluation.
+    """
 
     training: RowBytes
     scoring: RowBytes
@@ -86,12 +102,27 @@ class Rows:
 
 @dataclass(frozen=True)
 class Plan:
-    """lengths: by stage; counted: the model; training: one epoch; evaluations: by stage; validations: of the whole run;
-    steps, epoch_steps: updates of the run and of an epoch; epoch_seconds, run_seconds: all of it; room: bytes that
-    `memory` may take."""
+    """What a job will take.
+
+    lengths: prompt lengths by stage.
+    counted: sizes of the model.
+    sizes_from: where these are from, in words.
+    training: work of one epoch.
+    evaluations: work of one evaluation, by stage.
+    validations: number of validations of the run.
+    steps: updates of the run.
+    epoch_steps: updates of an epoch.
+    epoch_seconds: seconds of an epoch.
+    validation_seconds: seconds of one validation.
+    run_seconds: seconds of the run.
+    rows: peak memory of rows.
+    memory: memory of a rank.
+    room: bytes that `memory` may take.
+    disk: disk space.
+    """
 
     lengths: dict[str, Lengths]
-    counted: Counted
+    counted: ModelCounts
     sizes_from: str
     training: Work
     evaluations: dict[str, Work]
@@ -101,7 +132,7 @@ class Plan:
     epoch_seconds: float
     validation_seconds: float
     run_seconds: float
-    rows: Rows
+    rows: RowPeaks
     memory: Memory
     room: int
     disk: Disk
@@ -111,8 +142,11 @@ class Plan:
         return self.memory.total <= self.room
 
 
-def prepare(overrides: Sequence[str]) -> Job:
-    """Raises UserError where train.py would refuse these overrides, but for a model's folder without weights."""
+def prepare(overrides: Sequence[str]) -> PlannedJob:
+    """Build a job from overrides of train.py.
+
+    Raises UserError where train.py would, except for a model's folder without weights.
+    """
     settings = check(compose_config(overrides))
     tokenizer_folder = _folder_of_tokenizer_alone(settings.model)
     if tokenizer_folder is not None:
@@ -120,11 +154,11 @@ def prepare(overrides: Sequence[str]) -> Job:
     inputs = open_inputs(settings, tokenizer_folder=tokenizer_folder)
     datasets = {name: inputs.dataset(name) for name in inputs.stages}
     sizes, sizes_from = model_config(settings.model, inputs.tokenizer, settings.prompt.max_tokens)
-    return Job(settings, datasets, sizes, sizes_from)
+    return PlannedJob(settings, datasets, sizes, sizes_from)
 
 
 def _folder_of_tokenizer_alone(model: TinyModel | PretrainedModel) -> Path | None:
-    """model.path where it holds a tokenizer and no model, for a model whose sizes are known by its name."""
+    """Return model.path if it holds a tokenizer and no model, while the model's name says its sizes."""
     if not isinstance(model, PretrainedModel) or model.path is None or model.name is None:
         return None
     folder = Path(model.path).expanduser()
@@ -133,12 +167,15 @@ def _folder_of_tokenizer_alone(model: TinyModel | PretrainedModel) -> Path | Non
     return folder
 
 
-def plan(job: Job, machine: Machine, process: int) -> Plan:
-    """process: bytes of the program itself, on a CPU."""
+def plan(job: PlannedJob, machine: Machine, process: int) -> Plan:
+    """Plan the job on the machine.
+
+    process: bytes of the program itself, on a CPU.
+    """
     settings, trainer = job.settings, job.settings.trainer
     counted = job.sketch.count()
-    training, evaluations = works(job, machine.ranks)
-    own = rows(job, training, evaluations)
+    training, evaluations = count_work(job, machine.ranks)
+    rows = heaviest_rows(job, training, evaluations)
     rate, sizes = machine.rate, counted.sizes
     epoch = training_flops(sizes, training.passes, settings.model.gradient_checkpointing) / rate
     seconds = {
@@ -161,26 +198,26 @@ def plan(job: Job, machine: Machine, process: int) -> Plan:
         epoch_seconds=epoch,
         validation_seconds=once,
         run_seconds=trained + validations * once + seconds["test"],
-        rows=own,
-        memory=memory(job, counted, own, machine, process),
+        rows=rows,
+        memory=rank_memory(job, counted, rows, machine, process),
         room=machine.memory if machine.cuda else machine.memory // machine.ranks,
         disk=_disk(job, counted),
     )
 
 
-def works(job: Job, ranks: int) -> tuple[Work, dict[str, Work]]:
-    """One epoch of training, and each evaluation."""
+def count_work(job: PlannedJob, ranks: int) -> tuple[Work, dict[str, Work]]:
+    """Count the work of one epoch of training, and of each evaluation by stage."""
     steps, datasets = job.settings.trainer.steps(), job.datasets
     training = training_work(datasets["train"], job.settings.packing, steps, ranks, job.steps)
     others = {name: dataset for name, dataset in datasets.items() if name != "train"}
     return training, {name: scoring_work(dataset, job.settings.packing, ranks) for name, dataset in others.items()}
 
 
-def rows(job: Job, training: Work, evaluations: dict[str, Work]) -> Rows:
-    """Each part of the heaviest rows at its most."""
+def heaviest_rows(job: PlannedJob, training: Work, evaluations: dict[str, Work]) -> RowPeaks:
+    """Measure the heaviest rows; each part is the maximum over these rows."""
     scored = [row for work in evaluations.values() for row in work.heaviest]
     most = {id(row): row for row in (max(scored, key=_tokens), max(scored, key=_logits))}
-    return Rows(
+    return RowPeaks(
         largest([job.sketch.training(row) for row in training.heaviest] if job.steps else []),
         largest([job.sketch.scoring(row) for row in most.values()]),
     )
@@ -194,10 +231,13 @@ def _logits(row: Row) -> int:
     return len(row.input_ids) * len(row.keep)
 
 
-def memory(job: Job, counted: Counted, own: Rows, machine: Machine, process: int) -> Memory:
-    """Of a rank. process: bytes of the program itself, on a CPU."""
+def rank_memory(job: PlannedJob, counted: ModelCounts, rows: RowPeaks, machine: Machine, process: int) -> Memory:
+    """Estimate the memory of a rank.
+
+    process: bytes of the program itself, on a CPU.
+    """
     settings = job.settings
-    held = without_rows(
+    static = static_memory(
         counted,
         settings.deepspeed,
         settings.model.dtype,
@@ -206,24 +246,24 @@ def memory(job: Job, counted: Counted, own: Rows, machine: Machine, process: int
         machine.cuda,
     )
     return replace(
-        held,
-        activations=own.training.activations,
-        logits=own.training.logits,
-        scoring=own.scoring.total,
+        static,
+        activations=rows.training.activations,
+        logits=rows.training.logits,
+        scoring=rows.scoring.total,
         process=process,
     )
 
 
-def _validations(job: Job) -> int:
+def _validations(job: PlannedJob) -> int:
     every = job.settings.trainer.validate_every_steps or job.epoch_steps
     return max(1, math.ceil(job.steps / every))
 
 
-def _disk(job: Job, counted: Counted) -> Disk:
+def _disk(job: PlannedJob, counted: ModelCounts) -> Disk:
     settings = job.settings
     size = 2 if uses_bf16_parameters(settings.model.dtype, settings.deepspeed.zero_optimization.stage) else 4
     one = checkpoint_bytes(counted.parameters, counted.trained, size)
-    # The newest ones, the best model's, and the one that is being written beside them.
+    # The newest ones, the best model's, and the one that is being written.
     at_once = min(settings.trainer.checkpoint.keep + 2, _validations(job) + 1)
     exported = counted.trained if isinstance(settings.peft, Lora) else counted.parameters
     folder = Path(settings.output_dir or "outputs").absolute()
@@ -232,7 +272,7 @@ def _disk(job: Job, counted: Counted) -> Disk:
 
 
 def process_bytes() -> int:
-    """What the program itself takes: this process, which has loaded what a run loads, its data too."""
+    """Return the resident memory of this process, which has loaded the modules and data that a run loads."""
     import deepspeed  # noqa: F401
     import wandb  # noqa: F401
 

@@ -1,9 +1,10 @@
-"""What a row takes in memory, found by passing it through a model of shapes without numbers.
+"""Memory of a row, measured by running the model on tensors without data.
 
-The model's own code runs on fake tensors (torch's FakeTensorMode), which have sizes and take no memory; every tensor
-that it makes is counted while it lives. So activations are counted for any architecture, with or without checkpointing,
-adapters and autocast, where formulas (Korthikanti et al., "Reducing activation recomputation in large transformer
-models", 2022) hold for one kind of layer alone. Layers are alike: two models of few layers tell what one more adds.
+The model's code runs on fake tensors (torch's FakeTensorMode), which have shapes and take no memory; every tensor that
+it allocates is counted while it is alive. So activations are counted for any architecture, with or without
+checkpointing, adapters and autocast, while formulas (Korthikanti et al., "Reducing activation recomputation in large
+transformer models", 2022) hold for one kind of layer. All layers are alike, so the cost of a layer is extrapolated from
+two models of few layers.
 """
 
 from __future__ import annotations
@@ -29,14 +30,17 @@ from mlens.model.settings import ROWS, Lora, NoPeft, PretrainedModel, TinyModel
 from mlens.packing.row import Row
 
 SKETCHED_ATTENTION = "mlens_sketched"
-# So many layers are gone through, where the model has more: from the second on each adds the same.
+# Numbers of layers to extrapolate from, for a model with more: from the second on, each layer adds the same.
 FEW = (2, 3)
 
 
 @dataclass(frozen=True)
 class RowBytes:
-    """What a row takes at its worst moment beside weights, gradients and optimizer. activations: of the layers; logits:
-    those of its labels with what the loss makes of them."""
+    """Peak bytes of a row, on top of weights, gradients and optimizer.
+
+    activations: of the layers.
+    logits: of the labels' logits and the loss.
+    """
 
     activations: int
     logits: int
@@ -47,14 +51,19 @@ class RowBytes:
 
 
 def largest(rows: Sequence[RowBytes]) -> RowBytes:
-    """Each part at its most; nothing of no rows."""
+    """Return the maximum over rows of each part; 0 without rows."""
     return RowBytes(max((row.activations for row in rows), default=0), max((row.logits for row in rows), default=0))
 
 
 @dataclass(frozen=True)
-class Counted:
-    """parameters, trained: how many numbers; largest: of one parameter; sizes: what floating-point operations depend
-    on."""
+class ModelCounts:
+    """Sizes of a model.
+
+    parameters: number of elements of all parameters.
+    trained: number of elements of trained parameters.
+    largest: number of elements of the largest parameter.
+    sizes: the sizes that floating-point operations depend on.
+    """
 
     parameters: int
     trained: int
@@ -64,8 +73,14 @@ class Counted:
 
 @dataclass(frozen=True)
 class Sketch:
-    """A model as `config` says, in training form as `settings` and `peft` say. bf16: its parameters are in bfloat16;
-    autocast: it computes in bfloat16 over float32 parameters."""
+    """A model in training form, without weights.
+
+    config: the model's config.
+    settings: the config node `model`.
+    peft: the config node `peft`.
+    bf16: whether parameters are in bfloat16.
+    autocast: whether it computes in bfloat16 over float32 parameters.
+    """
 
     config: PretrainedConfig
     settings: TinyModel | PretrainedModel
@@ -73,10 +88,11 @@ class Sketch:
     bf16: bool
     autocast: bool
 
-    def count(self) -> Counted:
+    def count(self) -> ModelCounts:
+        """Count the model's parameters."""
         with torch.device("meta"):
             model = self._model(self.config)
-            named = dict(model.named_parameters())  # a tied one once
+            named = dict(model.named_parameters())  # tied parameters once
             embedding, output = model.get_input_embeddings(), model.get_output_embeddings()
             layers = int(self.config.num_hidden_layers)
             body = trained = 0
@@ -88,7 +104,7 @@ class Sketch:
                 trained += numbers if parameter.requires_grad else 0
             heads = self.config.num_attention_heads
             width = getattr(self.config, "head_dim", None) or self.config.hidden_size // heads
-            return Counted(
+            return ModelCounts(
                 parameters=sum(p.numel() for p in named.values()),
                 trained=sum(p.numel() for p in named.values() if p.requires_grad),
                 largest=max(p.numel() for p in named.values()),
@@ -96,38 +112,38 @@ class Sketch:
             )
 
     def training(self, row: Row) -> RowBytes:
-        """Of a forward and a backward pass."""
+        """Measure a forward and a backward pass."""
         return self._over_layers(row, training=True)
 
     def scoring(self, row: Row) -> RowBytes:
-        """Of a forward pass without gradients."""
+        """Measure a forward pass without gradients."""
         return self._over_layers(row, training=False)
 
     def _over_layers(self, row: Row, training: bool) -> RowBytes:
+        """Measure the model, or extrapolate linearly from models of few layers."""
         layers = int(self.config.num_hidden_layers)
         if layers <= FEW[1]:
-            return RowBytes(*self._passed(self.config, row, training))
-        few, more = (self._passed(_with_layers(self.config, n), row, training) for n in FEW)
+            return RowBytes(*self._measure(self.config, row, training))
+        few, more = (self._measure(_with_layers(self.config, n), row, training) for n in FEW)
         values = [a + (b - a) * (layers - FEW[0]) // (FEW[1] - FEW[0]) for a, b in zip(few, more, strict=True)]
         return RowBytes(*values)
 
-    def _passed(self, config: PretrainedConfig, row: Row, training: bool) -> tuple[int, int]:
-        """Bytes of activations and of logits at the row's worst moment."""
-        with torch.device("meta"):  # which has the sizes too, but no autocast
+    def _measure(self, config: PretrainedConfig, row: Row, training: bool) -> tuple[int, int]:
+        """Return the peak bytes of activations and of logits."""
+        with torch.device("meta"):  # for construction only: meta tensors don't support autocast
             model = self._model(config).train(training)
         with FakeTensorMode(allow_non_fake_inputs=True), torch.set_grad_enabled(training):
             model.to_empty(device="cpu").tie_weights()
             for parameter in model.parameters():
                 if parameter.requires_grad:
-                    parameter.register_post_accumulate_grad_hook(_forget)  # gradients are counted by ZeRO's rules
+                    parameter.register_post_accumulate_grad_hook(_drop_gradient)  # counted in memory.py
             with Live([*model.parameters(), *model.buffers()]) as live:
                 output = OutputLayer(model, live)
                 scores = row_scores(model, row, self.autocast)
                 if training:
                     (scores * row.weight if row.scores else scores).sum().backward()
                 output.leave()
-            # Where the worst moment is in a layer's backward pass, the logits are gone again, and what is over is that
-            # layer's.
+            # If the peak is in a layer's backward pass, the logits are freed by then, and the rest is that layer's.
             return live.peak - output.bytes, output.bytes
 
     def _model(self, config: PretrainedConfig) -> Any:
@@ -143,10 +159,14 @@ class Sketch:
 
 
 class Live(TorchDispatchMode):
-    """Counts the bytes of the tensors that are made inside, while they live. live: now; peak: at most so far."""
+    """Counts the bytes of the tensors that are allocated in the context, while they are alive.
+
+    live: bytes alive now.
+    peak: maximum of `live` so far.
+    """
 
     def __init__(self, known: list[torch.Tensor]) -> None:
-        """known: tensors that don't count."""
+        """Start at 0 bytes; the tensors in `known` aren't counted."""
         super().__init__()
         self.live = self.peak = 0
         self._bytes = {tensor.untyped_storage()._cdata: 0 for tensor in known}
@@ -170,7 +190,10 @@ class Live(TorchDispatchMode):
 
 
 class OutputLayer:
-    """bytes: what comes on top from the output layer's entrance to when its gradient has come back."""
+    """Measures the output layer and the loss.
+
+    bytes: peak on top of the bytes alive when the output layer is entered, until its input's gradient is computed.
+    """
 
     def __init__(self, model: PreTrainedModel, live: Live) -> None:
         self.bytes, self._live, self._start, self._earlier = 0, live, 0, 0
@@ -189,8 +212,8 @@ class OutputLayer:
 
 
 class _Attention(torch.autograd.Function):
-    """What a fused attention makes and keeps (Dao et al., "FlashAttention", NeurIPS 2022), without its numbers: its
-    result, and one float32 a query."""
+    """The tensors that a fused attention allocates and saves (Dao et al., "FlashAttention", NeurIPS 2022): its result
+    and one float32 a query. Nothing is computed."""
 
     @staticmethod
     def forward(ctx, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -213,12 +236,12 @@ def _sketched_attention(module, query, key, value, attention_mask, scaling, drop
 AttentionInterface.register(SKETCHED_ATTENTION, _sketched_attention)
 
 
-def _forget(parameter: torch.Tensor) -> None:
+def _drop_gradient(parameter: torch.Tensor) -> None:
     parameter.grad = None
 
 
 def _with_layers(config: PretrainedConfig, layers: int) -> PretrainedConfig:
-    """The same model with so many layers."""
+    """Return the config of the same model with this number of layers."""
     config = copy.deepcopy(config)
     config.num_hidden_layers = layers
     if getattr(config, "layer_types", None):
@@ -227,7 +250,7 @@ def _with_layers(config: PretrainedConfig, layers: int) -> PretrainedConfig:
 
 
 def _active(config: PretrainedConfig, parameter: torch.Tensor) -> int:
-    """How many numbers of a matrix a token goes through: of experts, which transformers stacks, only its own."""
+    """Return the number of elements of a matrix that a token uses: of stacked experts, only those it is routed to."""
     experts = getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None)
     if experts and parameter.ndim == 3 and parameter.shape[0] == experts:
         return parameter.numel() * int(config.num_experts_per_tok) // int(experts)

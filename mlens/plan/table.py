@@ -1,4 +1,4 @@
-"""Plans as one table: a column for each job."""
+"""The table of plans: a column for each job."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ CAPTION = (
 
 
 def print_plans(console: Console, plans: dict[str, Plan], machine: Machine) -> None:
-    """Names are text, whatever signs they hold."""
-    table = Table(title=Text(machine.told), title_justify="left", title_style="none")
+    """Print the plans, then a line for each job whose files don't fit on the disk. Names aren't parsed as markup."""
+    table = Table(title=Text(machine.description), title_justify="left", title_style="none")
     table.add_column("")
     sections = [list(_sections(plan, machine)) for plan in plans.values()]
     for name in plans:
         table.add_column(Text(name), justify="right", overflow="fold")
-    for own in zip(*sections, strict=True):
-        labels = list(dict.fromkeys(label for lines in own for label, _ in lines))
+    for section in zip(*sections, strict=True):
+        labels = list(dict.fromkeys(label for lines in section for label, _ in lines))
         for label in labels:
-            table.add_row(Text(label), *(Text(dict(lines).get(label, "")) for lines in own))
+            table.add_row(Text(label), *(Text(dict(lines).get(label, "")) for lines in section))
         table.add_section()
     console.print(table)
     console.print(CAPTION, markup=False, highlight=False, soft_wrap=True)
@@ -55,10 +55,10 @@ def _lengths(stage: str, lengths) -> Iterator[Line]:
 
 def _work(plan: Plan) -> Iterator[Line]:
     training, tokens = plan.training, plan.training.passes.tokens
-    yield "tokens an epoch without sharing", _millions(training.whole)
+    yield "tokens an epoch without sharing", _millions(training.unshared_tokens)
     yield (
         "tokens an epoch as read",
-        f"{_millions(tokens)}, {training.whole / tokens:.1f} times fewer",
+        f"{_millions(tokens)}, {training.unshared_tokens / tokens:.1f} times fewer",
     )
     if training.share < 1:
         yield "counted on", f"{training.share:.2%} of the targets"
@@ -118,7 +118,7 @@ def _millions(number: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """About: the rate is a guess.
+    """Format seconds roughly, since the rate is an estimate.
 
     >>> [_duration(seconds) for seconds in (3, 100, 7200, 400_000)]
     ['about 3 s', 'about 1.7 min', 'about 2.0 h', 'about 111 h']

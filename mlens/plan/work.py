@@ -1,4 +1,4 @@
-"""What a run reads: its rows planned as training and evaluation will plan them, and counted."""
+"""Tokens that a run reads: its rows are planned as in training and evaluation, and counted."""
 
 from __future__ import annotations
 
@@ -28,65 +28,75 @@ Trees = tuple[np.ndarray, ...]
 
 @dataclass(frozen=True)
 class Work:
-    """One epoch, or one evaluation, over all ranks. passes: what is read; whole: tokens that would be read if nothing
-    were shared; rows: of each rank in a step (in an evaluation: in all); heaviest: those of the rows that may take the
-    most memory; share: the part of the targets that all this was counted on."""
+    """Work of one epoch or one evaluation, over all ranks.
+
+    passes: tokens, attended pairs and logits that are computed.
+    unshared_tokens: tokens that would be read without sharing prefixes.
+    rows: maximum number of rows of a rank in a step (in an evaluation: in total).
+    heaviest: the rows that may take the most memory.
+    share: fraction of the targets that were counted.
+    """
 
     passes: Passes
-    whole: float
+    unshared_tokens: float
     rows: int
     heaviest: tuple[Row, ...]
     share: float
 
 
 def training_work(dataset: RatingDataset, collator: Collator, steps: Steps, world: int, most: int) -> Work:
-    """The first epoch, or its first `most` steps; of many, evenly spaced ones that hold some 20,000 targets."""
+    """Count the first epoch, or its first `most` steps; of many steps, evenly spaced ones with about 20,000 targets."""
     order = epoch_order(dataset, steps, dataset.seed, epoch=0)
     number = max(1, min(most, steps_per_epoch(len(order), steps.targets)))
     chosen = np.unique(np.linspace(0, number - 1, min(number, max(1, MOST // steps.targets))).astype(np.int64))
-    counted = _Counted()
+    counter = _WorkCounter()
     for step in chosen:
         targets = step_targets(order, steps, int(step))
         shapes, labels = dataset.shapes(targets), answers_of(dataset, targets)
         answer = labels - 1
-        dealt = collator.deal(shapes.longer_by(answer), world)
+        by_rank = collator.deal(shapes.longer_by(answer), world)
         if steps.history_loss_weight:
             labels = labels + [dataset.history_labels(targets[[i]]) for i in range(len(targets))]
-        counted.add(dealt, targets, _Shaped(shapes, answer, answer * (answer + 1) / 2, labels))
+        counter.add(by_rank, targets, _TargetShapes(shapes, answer, answer * (answer + 1) / 2, labels))
 
     def row(trees: Trees) -> Row:
         return collator.train_row([dataset.tree(tree) for tree in trees], steps.history_loss_weight)
 
-    return counted.work(len(order), row)
+    return counter.work(len(order), row)
 
 
 def scoring_work(dataset: RatingDataset, collator: Collator, world: int) -> Work:
-    """One evaluation; of long stages, one of evenly spaced users that have some 20,000 targets."""
-    whole = len(dataset)
+    """Count one evaluation; of a long stage, only evenly spaced users with about 20,000 targets."""
+    total = len(dataset)
     users = np.unique(dataset.stage.user)
-    if whole > MOST:
-        kept = np.flatnonzero(np.isin(dataset.stage.user, users[:: -(-whole // MOST)]))
+    if total > MOST:
+        kept = np.flatnonzero(np.isin(dataset.stage.user, users[:: -(-total // MOST)]))
         stage = dataset.stage.keep(kept)
         dataset = RatingDataset(dataset.table, stage, dataset.strategy, dataset.renderer, dataset.seed)
     targets, chains, answers = np.arange(len(dataset)), answer_lengths(dataset) - 1, dataset.renderer.answers
-    # Reference rows read the whole prompt for each answer.
+    # Reference rows read the full prompt for each answer.
     readings = [np.array([n]) for n in chains] if isinstance(collator, ReferenceRows) else [chains]
-    shapes, ones, counted = dataset.shapes(targets), np.ones(len(targets)), _Counted()
-    dealt = collator.deal(shapes.longer_by(int(chains.sum())), world)
-    for own in readings:
-        pairs = float((own * (own + 1)).sum() / 2)
-        counted.add(dealt, targets, _Shaped(shapes, ones * own.sum(), ones * pairs, ones * (1 + own.sum())))
+    shapes, ones, counter = dataset.shapes(targets), np.ones(len(targets)), _WorkCounter()
+    by_rank = collator.deal(shapes.longer_by(int(chains.sum())), world)
+    for read in readings:
+        pairs, tokens = float((read * (read + 1)).sum() / 2), read.sum()
+        counter.add(by_rank, targets, _TargetShapes(shapes, ones * tokens, ones * pairs, ones * (1 + tokens)))
 
     def row(trees: Trees) -> Row:
         return collator.score_row([dataset.tree(tree) for tree in trees], answers)
 
-    return counted.work(whole * len(readings), row)
+    return counter.work(total * len(readings), row)
 
 
 @dataclass(frozen=True)
-class _Shaped:
-    """Targets as they are read: their prompts' shapes, and of each [n]: the tokens of the chains of answers behind it,
-    the pairs within these, and how many logits it needs."""
+class _TargetShapes:
+    """Sizes of n targets.
+
+    shapes: sizes of their prompts.
+    chains: [n] tokens of the answer chains after the prompt.
+    pairs: [n] pairs of tokens within the chains of which one attends to the other.
+    logits: [n] number of logit vectors.
+    """
 
     shapes: Shapes
     chains: np.ndarray
@@ -94,7 +104,7 @@ class _Shaped:
     logits: np.ndarray
 
     def passes(self, trees: Iterable[np.ndarray]) -> Passes:
-        """Of a row of these trees: a trunk once, and behind it every rest and its chains."""
+        """Return the passes of a row of these trees: each prefix once, then every suffix with its chains."""
         tokens = pairs = logits = 0.0
         for tree in trees:
             trunk, rest, chains = self.shapes.trunk[tree], self.shapes.rest[tree], self.chains[tree]
@@ -107,21 +117,29 @@ class _Shaped:
 
 
 @dataclass
-class _Counted:
-    """Sums over the rows looked at, and which of them had the most tokens, and the most logits."""
+class _WorkCounter:
+    """Sums over the counted rows.
+
+    passes: tokens, pairs and logits.
+    unshared_tokens: tokens without sharing.
+    rows: maximum number of rows of the first rank in a step.
+    targets: number of counted targets.
+    most: the row with the most tokens and the one with the most logits: that number and its targets.
+    """
 
     passes: Passes = field(default_factory=Passes)
-    whole: float = 0.0
+    unshared_tokens: float = 0.0
     rows: int = 0
     targets: int = 0
     most: dict[str, tuple[float, Trees]] = field(default_factory=dict)
 
-    def add(self, dealt: Sequence[Sequence[Trees]], targets: np.ndarray, shaped: _Shaped) -> None:
-        self.rows = max(self.rows, len(dealt[0]))
+    def add(self, by_rank: Sequence[Sequence[Trees]], targets: np.ndarray, sizes: _TargetShapes) -> None:
+        """Add the rows of one step, or of an evaluation."""
+        self.rows = max(self.rows, len(by_rank[0]))
         self.targets += len(targets)
-        self.whole += float((shaped.shapes.prompts + shaped.chains).sum())
-        for trees in (trees for rank in dealt for trees in rank if trees):
-            passes = shaped.passes(trees)
+        self.unshared_tokens += float((sizes.shapes.prompts + sizes.chains).sum())
+        for trees in (trees for rank in by_rank for trees in rank if trees):
+            passes = sizes.passes(trees)
             self.passes += passes
             for name in ("tokens", "logits"):
                 size = getattr(passes, name)
@@ -129,10 +147,13 @@ class _Counted:
                     self.most[name] = size, tuple(targets[tree] for tree in trees)
 
     def work(self, targets: int, make: Callable[[Trees], Row]) -> Work:
-        """Scaled to so many targets; make: a row of trees of targets."""
+        """Return the work, scaled to this number of targets.
+
+        make: builds the row of these trees of targets.
+        """
         scale, seen = targets / self.targets, list[Trees]()
         for _, trees in self.most.values():
             if not any(trees is other for other in seen):
                 seen.append(trees)
         rows = tuple(make(trees) for trees in seen)
-        return Work(self.passes.times(scale), self.whole * scale, self.rows, rows, 1 / scale)
+        return Work(self.passes.times(scale), self.unshared_tokens * scale, self.rows, rows, 1 / scale)

@@ -85,7 +85,7 @@ def test_stated_hardware_is_taken_at_its_word():
 
 def test_the_rate_of_this_machine_is_measured():
     machine = found(Hardware("cpu", ranks=2, utilisation=1.0), "float32")
-    assert 1e8 < machine.rate < 1e14 and "measured here" in machine.told
+    assert 1e8 < machine.rate < 1e14 and "measured here" in machine.description
 
 
 @pytest.fixture(scope="module")
@@ -142,21 +142,21 @@ def test_where_nothing_helps_it_says_so(job):
 
 def test_the_table_has_a_column_a_job_and_names_what_does_not_fit(capsys):
     print_plan([*FAST, "history=none,fixed_count", "data.max_users=10", *GPU], multirun=True)
-    told = capsys.readouterr().out
-    header = next(line for line in told.splitlines() if "history-none" in line)
+    printed = capsys.readouterr().out
+    header = next(line for line in printed.splitlines() if "history-none" in line)
     assert "history-fixed_count" in header
     for part in ("weights", "gradients", "optimizer", "activations", "logits"):
-        assert f"GiB a rank: {part}" in told
-    assert "median, 90%, 99%, max" in told and "as stated" in told and "DOES NOT FIT  " not in told
+        assert f"GiB a rank: {part}" in printed
+    assert "median, 90%, 99%, max" in printed and "as stated" in printed and "DOES NOT FIT  " not in printed
 
 
-def test_a_full_disk_is_told_before(job, capsys):
+def test_a_full_disk_is_reported_before(job, capsys):
     planned = plan(job, machine_of(10), 0)
     tight = replace(planned, disk=replace(planned.disk, free=planned.disk.total - 1))
     print_plans(Console(width=200), {"[bold]one": planned, "other": tight}, machine_of(10))
-    told = capsys.readouterr().out
-    assert "[bold]one" in told  # text, not markup
-    assert "DOES NOT FIT  other: checkpoints" in told and "DOES NOT FIT  [bold]one" not in told
+    printed = capsys.readouterr().out
+    assert "[bold]one" in printed  # text, not markup
+    assert "DOES NOT FIT  other: checkpoints" in printed and "DOES NOT FIT  [bold]one" not in printed
 
 
 def test_a_tokenizer_alone_is_enough_for_a_published_model():

@@ -12,15 +12,15 @@ from mlens.model.settings import NoPeft, PretrainedModel, TinyModel
 from mlens.packing.packed import PackedRows
 from mlens.plan import sketch
 from mlens.plan.configs import PUBLISHED
-from mlens.plan.memory import without_rows
-from mlens.plan.sketch import Counted, Live, Sketch
+from mlens.plan.memory import static_memory
+from mlens.plan.sketch import Live, ModelCounts, Sketch
 from tests.helpers.small_model import make_model
 from tests.helpers.trees import make_tree
 
 # The paper's example: 7.5 billion parameters on 64 GPUs, in GB (10⁹ bytes).
 PAPER = {0: 120.0, 1: 31.4, 2: 16.6, 3: 1.9}
 BILLIONS = 7_500_000_000
-MODEL = Counted(BILLIONS, BILLIONS, 10**8, Sizes(32, 4096, 7 * 10**9, 7 * 10**9, 10**8))
+MODEL = ModelCounts(BILLIONS, BILLIONS, 10**8, Sizes(32, 4096, 7 * 10**9, 7 * 10**9, 10**8))
 
 
 def zero(stage: int, **more) -> DeepSpeed:
@@ -31,35 +31,35 @@ def zero(stage: int, **more) -> DeepSpeed:
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_the_states_of_the_papers_example(stage):
-    memory = without_rows(MODEL, zero(stage), "bfloat16", "adamw", ranks=64, cuda=True)
+    memory = static_memory(MODEL, zero(stage), "bfloat16", "adamw", ranks=64, cuda=True)
     assert (memory.weights + memory.gradients + memory.optimizer) / 1e9 == pytest.approx(PAPER[stage], rel=0.02)
 
 
 def test_stage_0_holds_sixteen_bytes_a_parameter():
-    memory = without_rows(MODEL, zero(0), "bfloat16", "adamw", ranks=1, cuda=True)
+    memory = static_memory(MODEL, zero(0), "bfloat16", "adamw", ranks=1, cuda=True)
     parts = (memory.weights, memory.gradients, memory.optimizer)
     assert parts == (4 * BILLIONS, 4 * BILLIONS, 8 * BILLIONS) and sum(parts) / 1e9 == PAPER[0]
 
 
 def test_muon_keeps_one_state_of_a_matrix():
-    adamw, muon = (without_rows(MODEL, zero(0), "float32", name, 1, True).optimizer for name in ("adamw", "muon"))
+    adamw, muon = (static_memory(MODEL, zero(0), "float32", name, 1, True).optimizer for name in ("adamw", "muon"))
     assert adamw - muon == 4 * MODEL.sizes.trained
 
 
 def test_an_offloaded_optimizer_is_in_the_computers_memory():
-    on_gpu = without_rows(MODEL, zero(2), "bfloat16", "adamw", 8, True)
-    offloaded = without_rows(MODEL, zero(2, offload_optimizer=Offload("cpu")), "bfloat16", "adamw", 8, True)
+    on_gpu = static_memory(MODEL, zero(2), "bfloat16", "adamw", 8, True)
+    offloaded = static_memory(MODEL, zero(2, offload_optimizer=Offload("cpu")), "bfloat16", "adamw", 8, True)
     assert offloaded.optimizer == 0 and offloaded.host >= on_gpu.optimizer
     assert offloaded.weights == on_gpu.weights
-    in_one = without_rows(MODEL, zero(2, offload_optimizer=Offload("cpu")), "bfloat16", "adamw", 8, False)
+    in_one = static_memory(MODEL, zero(2, offload_optimizer=Offload("cpu")), "bfloat16", "adamw", 8, False)
     assert in_one.host == 0 and in_one.optimizer == offloaded.host
 
 
-def test_a_bucket_is_taken_whole_on_a_gpu_alone():
+def test_only_a_gpu_allocates_the_full_bucket():
     small = replace(MODEL, parameters=1000, trained=1000)
     settings = zero(2, reduce_bucket_size=10**6)
-    assert without_rows(small, settings, "float32", "adamw", 1, cuda=True).gradients == 4 * (1000 + 10**6)
-    assert without_rows(small, settings, "float32", "adamw", 1, cuda=False).gradients == 4 * (1000 + 1000)
+    assert static_memory(small, settings, "float32", "adamw", 1, cuda=True).gradients == 4 * (1000 + 10**6)
+    assert static_memory(small, settings, "float32", "adamw", 1, cuda=False).gradients == 4 * (1000 + 1000)
 
 
 @pytest.mark.parametrize(
@@ -112,9 +112,9 @@ def sketch_of(layers: int, checkpointing: bool = False, **more) -> Sketch:
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_few_layers_tell_what_all_of_them_take(checkpointing, monkeypatch):
     deep, row = sketch_of(4, checkpointing), row_of()
-    told = deep.training(row)
+    measured = deep.training(row)
     monkeypatch.setattr(sketch, "FEW", (3, 4))
-    assert deep.training(row) == told
+    assert deep.training(row) == measured
 
 
 def test_a_row_takes_less_where_it_is_computed_again_or_has_no_gradients():
@@ -129,7 +129,7 @@ def test_half_the_bytes_take_about_half():
 
 def test_a_sketch_counts_what_a_real_row_makes():
     """The same row through a model with numbers, counted alike."""
-    row, own = row_of(), sketch_of(2)
+    row, sketch = row_of(), sketch_of(2)
     model = make_model("mlens_rows", torch.float32, vocabulary=60)
     from mlens.model.attention.cpu_layout import with_cpu_layout
     from mlens.model.scores import row_scores
@@ -138,4 +138,4 @@ def test_a_sketch_counts_what_a_real_row_makes():
         parameter.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
     with Live([*model.parameters(), *model.buffers()]) as live:
         (row_scores(model, with_cpu_layout(row), False) * row.weight).sum().backward()
-    assert own.training(row).total == pytest.approx(live.peak, rel=0.1)  # but for how attention cuts its products
+    assert sketch.training(row).total == pytest.approx(live.peak, rel=0.1)  # but for how attention cuts its products

@@ -50,12 +50,12 @@ def as_tuple(passes):
 @settings(max_examples=10)
 @given(cases())
 def test_training_and_scoring_read_what_is_planned(case):
-    whole = steps_per_epoch(len(case.train), case.steps.targets)
-    planned = training_work(case.train.at(0), case.collator, case.steps, case.world, most=whole)
+    full = steps_per_epoch(len(case.train), case.steps.targets)
+    planned = training_work(case.train.at(0), case.collator, case.steps, case.world, most=full)
     assert sums(training_rows(case)) == as_tuple(planned.passes)
     assert planned.share == 1
     alone = [case.train.at(0)[i] for i in range(len(case.train))]
-    assert planned.whole == sum(len(sample.prompt) + len(sample.answer) - 1 for sample in alone)
+    assert planned.unshared_tokens == sum(len(sample.prompt) + len(sample.answer) - 1 for sample in alone)
     for name in set(case.datasets) - {"train"}:
         dataset = case.datasets[name]
         assert sums(scoring_rows(case, dataset)) == as_tuple(scoring_work(dataset, case.collator, case.world).passes)
@@ -65,8 +65,8 @@ def test_shared_histories_are_read_once():
     case = make_case(small_table(seed=0, ratings=100), AllPrevious(), room=10_000)
     planned = training_work(case.train, PackedRows(), case.steps, 1, most=10)
     unshared = training_work(case.train, PackedRows(share="never"), case.steps, 1, most=10)
-    assert planned.whole == unshared.whole == unshared.passes.tokens
-    assert planned.passes.tokens < planned.whole / 10
+    assert planned.unshared_tokens == unshared.unshared_tokens == unshared.passes.tokens
+    assert planned.passes.tokens < planned.unshared_tokens / 10
 
 
 def test_the_heaviest_rows_are_among_those_that_are_made():
@@ -87,11 +87,11 @@ def test_reference_rows_read_a_prompt_for_every_answer():
 def test_a_long_epoch_is_counted_on_some_of_its_steps(monkeypatch):
     case = make_case(small_table(seed=3, ratings=200), AllPrevious(), room=500)
     steps = type(case.steps)(targets=4, pieces=1)
-    whole = training_work(case.train, case.collator, steps, 1, most=10**6)
+    full = training_work(case.train, case.collator, steps, 1, most=10**6)
     monkeypatch.setattr(work, "MOST", 40)
     part = training_work(case.train, case.collator, steps, 1, most=10**6)
     assert part.share == pytest.approx(10 * 4 / len(case.train), rel=0.1)
-    assert part.passes.tokens == pytest.approx(whole.passes.tokens, rel=0.3)
+    assert part.passes.tokens == pytest.approx(full.passes.tokens, rel=0.3)
     scored = scoring_work(case.datasets["test"], case.collator, 1)
     monkeypatch.setattr(work, "MOST", len(case.datasets["test"]) - 1)
     assert scoring_work(case.datasets["test"], case.collator, 1).share < 1 == scored.share
