@@ -105,7 +105,7 @@ def with_cuda_layout(row: Row) -> Row:
 
 
 def _table(chosen: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of each line of `chosen` [n, n] bool: how many are chosen [1, 1, n], and which, before the others [1, 1, n, n]."""
+    """Of each line of `chosen` [n, n]: how many are chosen [1, 1, n], and which, before the others [1, 1, n, n]."""
     indices = np.argsort(~chosen, axis=1, kind="stable").astype(np.int32)
     return torch.from_numpy(chosen.sum(axis=1, dtype=np.int32))[None, None], torch.from_numpy(indices)[None, None]
 

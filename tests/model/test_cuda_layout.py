@@ -1,4 +1,4 @@
-"""Blocks of a row: what FlexAttention's kernels would look at is what the row's tokens see."""
+"""The CUDA layout of a row: what FlexAttention's kernels would look at is what the row's tokens see."""
 
 import pickle
 import tracemalloc
