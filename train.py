@@ -40,17 +40,17 @@ def run(config: DictConfig, stop: StopRequest) -> float | None:
 
     ranks = join_ranks()
     folder = find_folder(ranks, settings)
-    ranks.alone(lambda: preflight(settings))
+    ranks.on_main(lambda: preflight(settings))
     inputs = build_inputs(settings, ranks, folder.continued)
     if folder.finished:
-        return ranks.alone(lambda: finished(folder, inputs))
+        return ranks.on_main(lambda: finished(folder, inputs))
     table, strategy, renderer = inputs.table, settings.history, inputs.renderer
     datasets = {
         name: instantiate(config.dataset, table, stage, strategy, renderer, settings.seed_of(name))
         for name, stage in inputs.stages.items()
     }
     collator = instantiate(config.packing)
-    audited = ranks.alone(lambda: audit(datasets, inputs.roles, settings.split))
+    audited = ranks.on_main(lambda: audit(datasets, inputs.roles, settings.split))
     model = inputs.model(ranks, base_weights(inputs, ranks))
     rule = settings.trainer.update_rule()
     engine = instantiate(config.deepspeed, model, ranks, rule, settings.model.dtype, _convert_="all")

@@ -89,7 +89,7 @@ def open_inputs(
 
     Raises UserError where the data, the split or the tokenizer can't be used.
     """
-    main_first = (lambda make: make()) if ranks is None else ranks.first
+    main_first = (lambda make: make()) if ranks is None else ranks.main_first
     table = main_first(lambda: load_table(settings.data))
     roles = assign_roles(table, settings.split)
     stages = make_stages(table, roles, settings.split, settings.evaluation.max_users, settings.evaluation.seed)
@@ -109,5 +109,5 @@ def build_inputs(settings: Settings, ranks: Ranks, resumed: Path | None = None) 
     """
     inputs = open_inputs(settings, ranks)
     data = inputs.table.content_hash()
-    identity = ranks.alone(lambda: identify(settings, data, lambda: inputs.tokenizer, resumed))
+    identity = ranks.on_main(lambda: identify(settings, data, lambda: inputs.tokenizer, resumed))
     return replace(inputs, identity=identity)

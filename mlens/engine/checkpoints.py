@@ -39,7 +39,7 @@ class Checkpoints:
         """
         ranks, name = self.engine.ranks, checkpoint_name(step)
         # DeepSpeed leaves a program in the folder around the checkpoint's.
-        fresh = ranks.alone(lambda: self._make_room(step))
+        fresh = ranks.on_main(lambda: self._make_room(step))
         try:
             self.engine.save(fresh, name)
             found = ranks.gather(_digests(self._share(fresh / name)))
@@ -49,7 +49,7 @@ class Checkpoints:
             if ranks.main:
                 shutil.rmtree(fresh, ignore_errors=True)
             raise RunFailed(self._cannot(step, first_line(error))) from error
-        ranks.alone(lambda: self._put(fresh / name, Saved(step, needs, ranks.world, state, _merged(found))))
+        ranks.on_main(lambda: self._put(fresh / name, Saved(step, needs, ranks.world, state, _merged(found))))
 
     def load_newest(self) -> dict | None:
         """Load the newest checkpoint that is whole, and whose needed one is; returns its state, None without any.
@@ -57,11 +57,11 @@ class Checkpoints:
         Warns of those that are damaged; what is newer than the loaded one is removed, since it is made again.
         """
         ranks = self.engine.ranks
-        for step in reversed(ranks.alone(lambda: saved_steps(self.folder))):
+        for step in reversed(ranks.on_main(lambda: saved_steps(self.folder))):
             saved = self._whole(step)
             if saved is not None and (saved.needs in (None, step) or self._whole(saved.needs)):
                 self.engine.load(self.folder, checkpoint_name(step), saved.ranks)
-                ranks.alone(partial(self._drop_after, saved.step))
+                ranks.on_main(partial(self._drop_after, saved.step))
                 return saved.state
         return None
 
@@ -76,7 +76,7 @@ class Checkpoints:
         """The checkpoint's manifest where every file is what it says, else None and a warning; each rank reads a part
         of the files."""
         path, ranks = self.folder / checkpoint_name(step), self.engine.ranks
-        saved, problem = ranks.alone(lambda: read_manifest(path))
+        saved, problem = ranks.on_main(lambda: read_manifest(path))
         if saved is not None:
             found = _merged(ranks.gather(_digests(self._share(path))))
             wrong = sorted(name for name in saved.files if found.get(name) != saved.files[name])

@@ -123,8 +123,8 @@ class Engine:
         checkpoint = folder / tag
         with tensors_only():
             if convert:
-                folder, tag = self.ranks.alone(lambda: fresh_folder(checkpoint)), "universal"
-                self.ranks.alone(lambda: make_universal(checkpoint, folder / tag))
+                folder, tag = self.ranks.on_main(lambda: fresh_folder(checkpoint)), "universal"
+                self.ranks.on_main(lambda: make_universal(checkpoint, folder / tag))
             engine._config.load_universal_checkpoint = convert
             try:
                 loaded, _ = engine.load_checkpoint(str(folder), tag=tag)
@@ -132,7 +132,7 @@ class Engine:
                 raise RunFailed(f"{checkpoint} can't be loaded: {first_line(error)}") from error
             finally:
                 engine._config.load_universal_checkpoint = False
-        self.ranks.wait()
+        self.ranks.barrier()
         if convert and self.ranks.main:
             shutil.rmtree(folder)
         if loaded is None:
@@ -152,7 +152,7 @@ class Engine:
             with atomic_folder(folder) as fresh:
                 model.save_pretrained(fresh, state_dict=state)
                 tokenizer.save_pretrained(fresh)
-        self.ranks.wait()
+        self.ranks.barrier()
 
 
 def check_on_all(forward: Any, model: Any, longest: int, autocast: bool, ranks: Ranks) -> ModelCheck:

@@ -41,14 +41,14 @@ class Ranks:
         """Whether this is rank 0, the one that writes and speaks."""
         return self.rank == 0
 
-    def tell(self, value: Value) -> Value:
+    def broadcast(self, value: Value) -> Value:
         """What rank 0 gave as `value`, on every rank; what the others give doesn't matter."""
         box = [value]
         if self.world > 1:
             dist.broadcast_object_list(box, src=0)
         return box[0]
 
-    def alone(self, act: Callable[[], Value]) -> Value:
+    def on_main(self, act: Callable[[], Value]) -> Value:
         """`act()` on rank 0; every rank gets its value, or raises the UserError or RunFailed that it raised there, or
         the OSError of a full or closed disk."""
         value: Value | None = None
@@ -62,16 +62,16 @@ class Ranks:
                 error = disk_refusal(raised)
                 if error is None:
                     raise
-        value, error = self.tell((value, error))
+        value, error = self.broadcast((value, error))
         if error is not None:
             raise error
         return cast(Value, value)
 
-    def first(self, act: Callable[[], Value]) -> Value:
-        """`act()` on every rank, but on rank 0 before the others (it fills caches). What `alone` would
+    def main_first(self, act: Callable[[], Value]) -> Value:
+        """`act()` on every rank, but on rank 0 before the others (it fills caches). What `on_main` would
         raise on all of them is raised on all of them."""
         values: list[Value] = []
-        self.alone(lambda: values.append(act()))
+        self.on_main(lambda: values.append(act()))
         return values[0] if values else act()
 
     def gather(self, value: Value) -> list[Value]:
@@ -91,7 +91,7 @@ class Ranks:
         """Whether `flag` is true on any rank; every rank gets the same answer."""
         return bool(self.sum(torch.tensor(float(flag), device=self.device)))
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until every rank is here."""
         if self.world > 1:
             dist.barrier()

@@ -33,12 +33,12 @@ def reevaluate(run: Path, overrides: list[str], trust: bool = False) -> Path:
     ranks = join_ranks()
     folder = run / "evaluations" / ",".join(overrides).replace("/", "_")
     refuse_links(folder.parent, folder, folder / "predictions")
-    if ranks.first(lambda: (folder / "summary.json").exists()):
+    if ranks.main_first(lambda: (folder / "summary.json").exists()):
         raise UserError(f"{folder} holds this evaluation already: remove it to do it again")
-    identity = ranks.alone(lambda: read_identity(run))
+    identity = ranks.on_main(lambda: read_identity(run))
     inputs = open_inputs(settings, ranks, run / "model", identity)
     datasets = {name: inputs.dataset(name) for name in inputs.stages if name != "train"}
-    audited = ranks.alone(lambda: audit(datasets, inputs.roles, settings.split))
+    audited = ranks.on_main(lambda: audit(datasets, inputs.roles, settings.split))
     dtype = settings.model.dtype
     bf16 = uses_bf16_parameters(dtype, settings.deepspeed.zero_optimization.stage)
     base_digest = None if identity is None else identity.model

@@ -133,11 +133,11 @@ def base_weights(inputs: RunInputs, ranks: Ranks) -> Path | None:
     key = content_key("base", VERSION, inputs.table.content_hash(), stage.visible.tobytes(), form)
     folder = cache_root() / "bases" / key
     # Without the lock where it is there: a cache that can't be written to serves too.
-    if ranks.tell(ranks.main and is_whole(folder)):
+    if ranks.broadcast(ranks.main and is_whole(folder)):
         return folder
     # Of several runs that want the same model at once, one trains it and the others wait.
     with lock(folder) if ranks.main else nullcontext():
-        if not ranks.tell(ranks.main and is_whole(folder, tell=True)):
+        if not ranks.broadcast(ranks.main and is_whole(folder, tell=True)):
             _train(inputs, model.base, ranks, folder)
     return folder
 
@@ -168,8 +168,8 @@ def _train(inputs: RunInputs, base: Base, ranks: Ranks, folder: Path) -> None:
                 minutes = (time.perf_counter() - started) / 60
                 console.print(f"base model  step {done + 1:,}  {minutes:.1f} minutes  loss {loss:.4f} nats a token")
     with new_entry(folder) if ranks.main else nullcontext(folder) as entry:
-        engine.export(ranks.tell(entry), tokenizer)
-    ranks.wait()  # the others would open it before it has its name
+        engine.export(ranks.broadcast(entry), tokenizer)
+    ranks.barrier()  # the others would open it before it has its name
 
 
 def _steps(base: Base, renderer: Renderer, stage: Stage, collator: PackedRows, ranks: Ranks) -> Iterator[list]:

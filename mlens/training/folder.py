@@ -108,7 +108,7 @@ def find_folder(ranks: Ranks, settings: Settings) -> RunFolder:
     Raises UserError where it holds a finished run (but with resume=auto), an unfinished one without `resume`, other
     files, or a run whose config differs in more than a resume may change; warns where the schedule's horizon changes.
     """
-    return ranks.alone(lambda: _check(Path(settings.output_dir or _unused_folder()).expanduser(), settings))
+    return ranks.on_main(lambda: _check(Path(settings.output_dir or _unused_folder()).expanduser(), settings))
 
 
 def _unused_folder() -> Path:
@@ -154,7 +154,7 @@ def make_folder(ranks: Ranks, folder: RunFolder, inputs: RunInputs, hydra_config
     Raises UserError where another run has it, or has had it since it was checked.
     """
     with ExitStack() as held:
-        ranks.alone(lambda: _write(folder, held, inputs, hydra_config))
+        ranks.on_main(lambda: _write(folder, held, inputs, hydra_config))
         yield
 
 

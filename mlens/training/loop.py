@@ -186,7 +186,7 @@ class Training:
     def _spent(self) -> float:
         """The part of trainer.max_minutes that rank 0 has trained for: 1 or more ends the run on all ranks alike."""
         limit = self.settings.trainer.max_minutes
-        return 0.0 if limit is None else self.engine.ranks.tell(self.progress.seconds) / (60 * limit)
+        return 0.0 if limit is None else self.engine.ranks.broadcast(self.progress.seconds) / (60 * limit)
 
     def _rate_factor(self, total: int) -> float:
         """Against the clock, the steps to come are guessed from those done."""
@@ -209,7 +209,7 @@ class Training:
     def _minutes_are_over(self) -> bool:
         """Whether trainer.checkpoint.every_minutes have passed since the last checkpoint, by rank 0's clock."""
         minutes = self.settings.trainer.checkpoint.every_minutes
-        return minutes is not None and self.engine.ranks.tell(time.monotonic() - self._saved_at >= 60 * minutes)
+        return minutes is not None and self.engine.ranks.broadcast(time.monotonic() - self._saved_at >= 60 * minutes)
 
     def _validate(self) -> None:
         """Validate where there is something to validate on, and save."""

@@ -112,7 +112,7 @@ def load(folder: Path) -> None:
         config = AutoConfig.for_model(
             "qwen3", vocab_size=8000, num_hidden_layers=layers, tie_word_embeddings=True, **widths
         )
-        made.ranks.alone(lambda: save(config, folder / name, made))  # noqa: B023
+        made.ranks.on_main(lambda: save(config, folder / name, made))  # noqa: B023
         before, peak, done = anonymous_bytes(), [0], threading.Event()
 
         def watch(peak=peak, done=done) -> None:
