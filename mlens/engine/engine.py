@@ -19,7 +19,7 @@ from mlens.files import atomic_folder, fresh_folder
 from mlens.model.adapters import without_adapters
 from mlens.model.check import ModelCheck, check_model, require_passed, worst
 from mlens.model.fused import label_head
-from mlens.model.load import Holding
+from mlens.model.load import ParamPlacement
 from mlens.model.scores import explain_out_of_memory, prepare_row, row_scores
 from mlens.packing.row import Row
 from mlens.text import first_line
@@ -169,10 +169,10 @@ def uses_bf16_parameters(dtype: str, stage: int) -> bool:
     return dtype == "bfloat16" and stage > 0
 
 
-def holding(settings: DeepSpeed, dtype: str, ranks: Ranks) -> Holding:
+def param_placement(settings: DeepSpeed, dtype: str, ranks: Ranks) -> ParamPlacement:
     """How the model's parameters are best held from the first for an engine of these settings."""
     config, stage = _as_config(settings, dtype), settings.zero_optimization.stage
-    return Holding(config["bf16"]["enabled"], ranks.device.type, config if stage == 3 else None)
+    return ParamPlacement(config["bf16"]["enabled"], ranks.device.type, config if stage == 3 else None)
 
 
 def make_engine(model: PreTrainedModel, ranks: Ranks, optimizer: Optimizer, dtype: str, **node: Any) -> Engine:

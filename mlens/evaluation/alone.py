@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from mlens.engine.engine import check_on_all
 from mlens.engine.ranks import Ranks
 from mlens.model.attention.prefix_cache import CachedPrefix, reuse_prefix
-from mlens.model.load import Holding, Trained, load_trained
+from mlens.model.load import ParamPlacement, Trained, load_trained
 from mlens.model.scores import explain_out_of_memory, prepare_row, row_scores
 from mlens.packing.row import Row
 
@@ -59,8 +59,8 @@ def load_alone(
     """The model that was exported to `folder`, whole on each rank's device, computing in `dtype` as it was trained
     (`bf16_parameters`: with parameters in bfloat16; `base_digest`: of the model that an adapter was trained on). Raises
     UserError where it can't be loaded, or computes something else than it should on this machine."""
-    holding = Holding(bf16_parameters, ranks.device.type)
-    model: torch.nn.Module = load_trained(trained, folder, tokenizer, holding, base_digest)
+    placement = ParamPlacement(bf16_parameters, ranks.device.type)
+    model: torch.nn.Module = load_trained(trained, folder, tokenizer, placement, base_digest)
     model, autocast = model.to(ranks.device), dtype == "bfloat16" and not bf16_parameters
     check_on_all(model, model, trained.prompt.max_tokens, autocast, ranks)
     return Alone(model, ranks, autocast)

@@ -46,7 +46,7 @@ BROKEN = Exception
 
 
 @dataclass(frozen=True)
-class Holding:
+class ParamPlacement:
     """How a model's parameters are held: in bfloat16 or else in float32; for which kind of device; and whole on every
     rank, or, with DeepSpeed's config of ZeRO-3 as `spread`, from the first in parts, of which each rank has its own."""
 
@@ -120,17 +120,17 @@ def build_model(
     tokenizer: PreTrainedTokenizerBase,
     longest: int,
     seed: int,
-    holding: Holding = Holding(),
+    placement: ParamPlacement = ParamPlacement(),
     weights: Path | None = None,
 ) -> PreTrainedModel | PeftModel:
     """The model in training form: no cache, the chosen attention, adapters where `peft` asks for them.
 
-    longest: the most tokens of a sequence; seed: of random weights, the tiny model's and the adapters'; holding: how
+    longest: the most tokens of a sequence; seed: of random weights, the tiny model's and the adapters'; placement: how
     parameters are held (a tiny model's are whole until the engine is made); weights: the folder of a saved tiny model
     of the same sizes, to take its weights. Raises UserError where it can't be loaded or its attention can't be used.
     """
-    dtype = torch.bfloat16 if holding.bf16 else torch.float32
-    rows = FLEX_ATTENTION if holding.device == "cuda" else ROW_ATTENTION
+    dtype = torch.bfloat16 if placement.bf16 else torch.float32
+    rows = FLEX_ATTENTION if placement.device == "cuda" else ROW_ATTENTION
     attention = rows if settings.attention == ROWS else settings.attention
     if isinstance(settings, TinyModel):
         config = tiny_config(settings, len(tokenizer), tokenizer.eos_token_id, longest)
@@ -145,7 +145,7 @@ def build_model(
         where, options = _source(settings)
         _require_safetensors(settings)
         try:
-            with _spread(holding.spread), _without_report():
+            with _spread(placement.spread), _without_report():
                 pair: Any = AutoModelForCausalLM.from_pretrained(
                     where,
                     dtype=dtype,
@@ -163,7 +163,7 @@ def build_model(
         _require_fit(model, where, settings, longest)
     if attention == FLEX_ATTENTION and getattr(model.config, "head_dim", 16) < 16:
         raise UserError(f"FlexAttention needs heads of at least 16: this model's have {model.config.head_dim}")
-    if holding.device == "cuda" and liger_is_here():
+    if placement.device == "cuda" and liger_is_here():
         fuse(model)
     model = in_training_form(model, settings.gradient_checkpointing)
     if settings.compile:
@@ -208,7 +208,11 @@ class Trained(Protocol):
 
 
 def load_trained(
-    settings: Trained, folder: Path, tokenizer: PreTrainedTokenizerBase, holding: Holding, base_digest: str | None
+    settings: Trained,
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    placement: ParamPlacement,
+    base_digest: str | None,
 ) -> PreTrainedModel | PeftModel:
     """The model that a run with these `settings` exported to `folder` beside its `tokenizer`, for evaluation: nothing
     is compiled, and nothing recomputed.
@@ -232,10 +236,10 @@ def load_trained(
                 "peft.merge=true"
             )
         weights = None if adapter_alone else folder
-        built = build_model(model, NoPeft(), tokenizer, longest, settings.seed, holding, weights)
+        built = build_model(model, NoPeft(), tokenizer, longest, settings.seed, placement, weights)
     else:
         own = model if adapter_alone else replace(model, path=str(folder))
-        built = build_model(own, NoPeft(), tokenizer, longest, settings.seed, holding)
+        built = build_model(own, NoPeft(), tokenizer, longest, settings.seed, placement)
     return _with_saved_adapter(built, folder) if adapter_alone else built
 
 

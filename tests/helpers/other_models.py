@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from mlens.engine.engine import holding
+from mlens.engine.engine import param_placement
 from mlens.model.load import build_model
 from mlens.model.settings import Lora, NoPeft, PretrainedModel
 from tests.helpers.steps import Parts, engine_steps, parts
@@ -83,7 +83,7 @@ def with_model(folder: Path, *overrides: str, peft: Lora | NoPeft = NoPeft(), **
     """What train.py would make before it trains the model in `folder`, in float32."""
     made = parts(*overrides)
     settings = PretrainedModel(name=None, path=str(folder), dtype="float32", **fields)
-    held = holding(made.settings.deepspeed, "float32", made.ranks)
+    held = param_placement(made.settings.deepspeed, "float32", made.ranks)
     return replace(made, model=build_model(settings, peft, made.tokenizer, 256, 0, held))
 
 
@@ -100,7 +100,7 @@ def load(folder: Path) -> None:
     """Prints `rank R WHOLE OWN PEAK`: bytes of the model, of this rank's part, and of this process's memory (without
     mapped files) beyond what it took before."""
     made = parts("deepspeed=zero3")
-    held = holding(made.settings.deepspeed, "bfloat16", made.ranks)
+    held = param_placement(made.settings.deepspeed, "bfloat16", made.ranks)
     widths = {
         "hidden_size": 512,
         "intermediate_size": 2048,

@@ -11,7 +11,7 @@ from mlens.model import scores
 from mlens.model.attention.cpu import ROW_ATTENTION
 from mlens.model.attention.cpu_layout import CpuLayout, with_cpu_layout
 from mlens.model.check import ModelCheck, check_model, require_passed, worst
-from mlens.model.load import Holding, build_model
+from mlens.model.load import ParamPlacement, build_model
 from mlens.model.settings import Lora, NoPeft, PretrainedModel
 
 LONGEST = 256
@@ -19,7 +19,7 @@ LONGEST = 256
 
 def checked(folder, made, longest=LONGEST, bf16=False, autocast=False, peft=None, **fields):
     settings = PretrainedModel(name=None, path=str(folder), **fields)
-    model = build_model(settings, peft or NoPeft(), made.tokenizer, longest, seed=0, holding=Holding(bf16))
+    model = build_model(settings, peft or NoPeft(), made.tokenizer, longest, seed=0, placement=ParamPlacement(bf16))
     plain = model.get_base_model() if peft else model
     before = plain.config._attn_implementation, plain.training, torch.get_rng_state()
     found = check_model(model, plain, longest, autocast, torch.device("cpu"))

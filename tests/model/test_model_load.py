@@ -12,7 +12,7 @@ from transformers import Qwen3ForCausalLM
 from mlens.errors import UserError
 from mlens.model.attention.cpu import ROW_ATTENTION
 from mlens.model.digest import model_digest
-from mlens.model.load import Holding, build_model, load_tokenizer, load_trained
+from mlens.model.load import ParamPlacement, build_model, load_tokenizer, load_trained
 from mlens.model.settings import Lora, NoPeft, PretrainedModel, TinyModel
 from mlens.prompt.settings import Style
 from tests.helpers.steps import parts
@@ -61,7 +61,7 @@ def saved(tmp_path_factory):
 
 
 def build(settings, made, bf16=False, peft=None):
-    return build_model(settings, peft or NoPeft(), made.tokenizer, longest=256, seed=0, holding=Holding(bf16))
+    return build_model(settings, peft or NoPeft(), made.tokenizer, longest=256, seed=0, placement=ParamPlacement(bf16))
 
 
 def test_a_saved_model_is_loaded_with_row_attention(saved):
@@ -204,7 +204,7 @@ def adapter(saved, tmp_path):
     trained = Trained(settings, Lora(r=2), made.settings.prompt)
 
     def load(digest=None):
-        return load_trained(trained, tmp_path / "adapter", made.tokenizer, Holding(), digest)
+        return load_trained(trained, tmp_path / "adapter", made.tokenizer, ParamPlacement(), digest)
 
     return load, tmp_path / "adapter" / "adapter_model.safetensors", settings
 
