@@ -52,7 +52,7 @@ def run(config: DictConfig, stop: StopRequest) -> float | None:
     collator = instantiate(config.packing)
     audited = ranks.on_main(lambda: audit(datasets, inputs.roles, settings.split))
     model = inputs.model(ranks, base_weights(inputs, ranks))
-    rule = settings.trainer.update_rule()
+    rule = settings.trainer.optimizer_settings()
     engine = instantiate(config.deepspeed, model, ranks, rule, settings.model.dtype, _convert_="all")
     engine.check(settings.prompt.max_tokens)
     made = make_folder(ranks, folder, inputs, HydraConfig.get())

@@ -37,7 +37,7 @@ from setting import compose_setting
 
 from mlens.engine.engine import Engine
 from mlens.engine.ranks import join_ranks
-from mlens.engine.settings import Optimizer
+from mlens.engine.settings import OptimizerSettings
 from mlens.evaluation.evaluate import evaluate
 from mlens.packing.dataset import RatingDataset
 from mlens.packing.plan import plan_epoch
@@ -96,7 +96,7 @@ def run_arm(
     weights = base_weights(setting.inputs, ranks)
     model = setting.model("rows", weights)
     rates = BASE_RATES if arm.model == "tiny_base" else RATES[arm.optimizer]
-    rule = Optimizer(arm.optimizer, *rates, weight_decay=0.0, gradient_clipping=0.0)
+    rule = OptimizerSettings(arm.optimizer, *rates, weight_decay=0.0, gradient_clipping=0.0)
     engine = instantiate(settings.config["deepspeed"], model, ranks, rule, settings.model.dtype, _convert_="all")
 
     spent, seen = 0.0, 0

@@ -35,7 +35,7 @@ def make_engine(setting: Setting) -> Engine:
         setting.inputs.settings.config["deepspeed"],
         setting.model("rows"),
         join_ranks(),
-        settings.trainer.update_rule(),
+        settings.trainer.optimizer_settings(),
         settings.model.dtype,
         _convert_="all",
     )

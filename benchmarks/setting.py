@@ -19,7 +19,7 @@ from mlens.compose import compose_config
 from mlens.config import check
 from mlens.engine.engine import uses_bf16_parameters
 from mlens.errors import UserError, exit_on_user_error
-from mlens.model.load import Holding, build_model
+from mlens.model.load import ParamPlacement, build_model
 from mlens.packing.dataset import RatingDataset, Sample
 from mlens.packing.plan import Collator
 from mlens.pipeline import RunInputs, open_inputs
@@ -50,7 +50,7 @@ class Setting:
             self.inputs.tokenizer,
             longest=settings.prompt.max_tokens,
             seed=settings.seed,
-            holding=Holding(
+            placement=ParamPlacement(
                 uses_bf16_parameters(settings.model.dtype, settings.deepspeed.zero_optimization.stage),
                 "cuda" if torch.cuda.is_available() else "cpu",
             ),

@@ -15,7 +15,7 @@ from mlens.data.load import load_table
 from mlens.data.split import assign_roles
 from mlens.data.stage import Stage, make_stages
 from mlens.data.table import RatingTable
-from mlens.engine.engine import holding
+from mlens.engine.engine import param_placement
 from mlens.engine.ranks import Ranks
 from mlens.identity import Identity, identify
 from mlens.model.load import build_model, load_exported_tokenizer, load_tokenizer
@@ -64,7 +64,7 @@ class RunInputs:
         weights: the folder of the weights it starts from; None: those that the settings say.
         """
         settings = self.settings
-        held = holding(settings.deepspeed, settings.model.dtype, ranks)
+        held = param_placement(settings.deepspeed, settings.model.dtype, ranks)
         longest, seed = settings.prompt.max_tokens, settings.seed
         return build_model(settings.model, settings.peft, self.tokenizer, longest, seed, held, weights)
 

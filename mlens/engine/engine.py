@@ -13,7 +13,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from mlens.engine.checkpoint_files import make_universal, tensors_only
 from mlens.engine.ranks import Ranks
-from mlens.engine.settings import DeepSpeed, Optimizer, checkpoint_bytes
+from mlens.engine.settings import DeepSpeed, OptimizerSettings, checkpoint_bytes
 from mlens.errors import RunFailed, UserError
 from mlens.files import atomic_folder, fresh_folder
 from mlens.model.adapters import without_adapters
@@ -175,7 +175,7 @@ def param_placement(settings: DeepSpeed, dtype: str, ranks: Ranks) -> ParamPlace
     return ParamPlacement(config["bf16"]["enabled"], ranks.device.type, config if stage == 3 else None)
 
 
-def make_engine(model: PreTrainedModel, ranks: Ranks, optimizer: Optimizer, dtype: str, **node: Any) -> Engine:
+def make_engine(model: PreTrainedModel, ranks: Ranks, optimizer: OptimizerSettings, dtype: str, **node: Any) -> Engine:
     """Hand `model` and the config node `deepspeed` (`node`) to `deepspeed.initialize`, with the optimizer and
     precision that trainer and model say."""
     import deepspeed
@@ -216,7 +216,7 @@ def _as_config(settings: DeepSpeed, dtype: str) -> dict:
     }
 
 
-def _optimizer_node(optimizer: Optimizer, offloaded: bool) -> dict:
+def _optimizer_node(optimizer: OptimizerSettings, offloaded: bool) -> dict:
     # torch's AdamW needs no compiler; with an offloaded optimizer DeepSpeed's CPU Adam is worth its build.
     adam = {"betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": optimizer.weight_decay, "lr": optimizer.learning_rate}
     if not offloaded:

@@ -78,7 +78,7 @@ def _without_nulls(node: dict) -> dict:
 
 
 @dataclass(frozen=True)
-class Optimizer:
+class OptimizerSettings:
     """How parameters are updated: `adamw`, or `muon` on matrices with AdamW at `adam_learning_rate` on the rest."""
 
     name: str

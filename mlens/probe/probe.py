@@ -11,7 +11,7 @@ from mlens.config import Settings
 from mlens.data.load import load_table
 from mlens.errors import UserError
 from mlens.model.check import check_model, require_passed
-from mlens.model.load import Holding, build_model, load_tokenizer
+from mlens.model.load import ParamPlacement, build_model, load_tokenizer
 from mlens.model.settings import NoPeft, PretrainedModel
 from mlens.packing.packed import PackedRows
 from mlens.probe.questions import CHOICES, CSV, FORMS, rating_questions, title_questions
@@ -43,8 +43,8 @@ def probe_model(settings: Settings, count: int, seed: int, progress: Progress) -
             raise UserError(f"the data hold too few movies or users to ask for a {questions.kind}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = load_tokenizer(settings.model, table, settings.prompt, settings.ablation)
-    holding = Holding(bf16=settings.model.dtype == "bfloat16", device=device.type)
-    model = build_model(settings.model, NoPeft(), tokenizer, LONGEST, settings.seed, holding).eval()
+    placement = ParamPlacement(bf16=settings.model.dtype == "bfloat16", device=device.type)
+    model = build_model(settings.model, NoPeft(), tokenizer, LONGEST, settings.seed, placement).eval()
     model.to(device)
     require_passed(check_model(model, model, LONGEST, False, device), type(model).__name__)
     found = []

@@ -23,9 +23,9 @@ from rich.progress import Progress
 from mlens.data import draws
 from mlens.data.cache import cache_root, content_key, is_whole, lock, new_entry
 from mlens.data.stage import Stage
-from mlens.engine.engine import holding
+from mlens.engine.engine import param_placement
 from mlens.engine.ranks import Ranks
-from mlens.engine.settings import Optimizer
+from mlens.engine.settings import OptimizerSettings
 from mlens.model.load import build_model
 from mlens.model.settings import Base, NoPeft, TinyModel
 from mlens.packing.packed import PackedRows
@@ -144,9 +144,11 @@ def base_weights(inputs: RunInputs, ranks: Ranks) -> Path | None:
 
 def _train(inputs: RunInputs, base: Base, ranks: Ranks, folder: Path) -> None:
     settings, tokenizer = inputs.settings, inputs.tokenizer
-    longest, held = settings.prompt.max_tokens, holding(settings.deepspeed, settings.model.dtype, ranks)
+    longest, held = settings.prompt.max_tokens, param_placement(settings.deepspeed, settings.model.dtype, ranks)
     fresh = build_model(settings.model, NoPeft(), tokenizer, longest, base.seed, held)
-    rule = Optimizer("muon", base.learning_rate, base.adam_learning_rate, base.weight_decay, gradient_clipping=0.0)
+    rule = OptimizerSettings(
+        "muon", base.learning_rate, base.adam_learning_rate, base.weight_decay, gradient_clipping=0.0
+    )
     node = settings.config["deepspeed"]
     engine = instantiate(node, fresh, ranks, rule, settings.model.dtype, _convert_="all")
     total = base.steps * len(base.lines)

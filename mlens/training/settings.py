@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from mlens.engine.settings import Optimizer
+from mlens.engine.settings import OptimizerSettings
 from mlens.errors import UserError
 from mlens.packing.steps import Steps
 
@@ -103,9 +103,9 @@ class Trainer:
         """What the plan of an epoch needs of these settings."""
         return Steps(self.targets_per_step, self.users_per_step, self.history_loss_weight)
 
-    def update_rule(self) -> Optimizer:
+    def optimizer_settings(self) -> OptimizerSettings:
         """What the engine needs of these settings."""
-        return Optimizer(
+        return OptimizerSettings(
             self.optimizer,
             self.learning_rate,
             self.adam_learning_rate or self.learning_rate,

@@ -15,7 +15,7 @@ from mlens.errors import UserError
 from mlens.evaluation import evaluate as module
 from mlens.evaluation.evaluate import evaluate
 from mlens.evaluation.reevaluate import reevaluate
-from mlens.model.load import Holding, load_exported_tokenizer, load_trained
+from mlens.model.load import ParamPlacement, load_exported_tokenizer, load_trained
 from tests.helpers.runs import ROOT, child_environment, run_here, summary_of
 
 
@@ -122,7 +122,7 @@ def test_an_evaluation_that_is_interrupted_leaves_nothing(run, monkeypatch):
 
 def test_what_serves_training_alone_is_left_out_of_the_model(run):
     config = run_config(run, ["model.gradient_checkpointing=true", "model.compile=true"], ("model",))
-    model = load_trained(check(config), run / "model", load_exported_tokenizer(run / "model"), Holding(), None)
+    model = load_trained(check(config), run / "model", load_exported_tokenizer(run / "model"), ParamPlacement(), None)
     assert not model.is_gradient_checkpointing
     assert all(module._compiled_call_impl is None for module in model.modules())
 

@@ -65,7 +65,7 @@ class Parts:
 
     def engine(self) -> Engine:
         settings = self.settings
-        node, rule, dtype = settings.config["deepspeed"], settings.trainer.update_rule(), settings.model.dtype
+        node, rule, dtype = settings.config["deepspeed"], settings.trainer.optimizer_settings(), settings.model.dtype
         return instantiate(node, self.model, self.ranks, rule, dtype, _convert_="all")
 
 
@@ -97,7 +97,7 @@ def engine_steps(made: Parts, engine: Engine, steps: int = STEPS, first: int = 0
 
 def plain_steps(made: Parts, model: torch.nn.Module, steps: int = STEPS) -> list[float]:
     """The same steps in plain PyTorch: one sample at a time, the mean of the step's answer-token losses, AdamW."""
-    rule = made.settings.trainer.update_rule()
+    rule = made.settings.trainer.optimizer_settings()
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=rule.learning_rate, betas=(0.9, 0.95), eps=1e-8, weight_decay=rule.weight_decay
     )
