@@ -104,10 +104,10 @@ def cached_folder(kind: str, key: str, write: Callable[[Path], None]) -> Path:
     full or read-only.
     """
     folder = cache_root() / kind / key
-    if is_whole(folder):
+    if is_intact(folder):
         return folder
     with lock(folder):
-        if not is_whole(folder, tell=True):
+        if not is_intact(folder, warn=True):
             with new_entry(folder) as fresh:
                 write(fresh)
     return folder
@@ -162,12 +162,12 @@ def seal(folder: Path) -> None:
     write_json(folder / MANIFEST, {file.relative_to(folder).as_posix(): _digest(file).hex() for file in files})
 
 
-def is_whole(folder: Path, tell: bool = False) -> bool:
-    """Whether the entry exists and all its files are unchanged; with `tell`, a damaged entry is logged as a warning."""
+def is_intact(folder: Path, warn: bool = False) -> bool:
+    """Whether the entry exists and all its files are unchanged; with `warn`, a damaged entry is logged as a warning."""
     if not folder.is_dir():
         return False
     damaged = _damaged_file(folder)
-    if damaged is not None and tell:
+    if damaged is not None and warn:
         logger.warning(f"the cache entry {folder} is damaged ({damaged} is changed or missing) and is rebuilt")
     return damaged is None
 

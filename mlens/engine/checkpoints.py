@@ -58,8 +58,8 @@ class Checkpoints:
         """
         ranks = self.engine.ranks
         for step in reversed(ranks.on_main(lambda: saved_steps(self.folder))):
-            saved = self._whole(step)
-            if saved is not None and (saved.needs in (None, step) or self._whole(saved.needs)):
+            saved = self._intact(step)
+            if saved is not None and (saved.needs in (None, step) or self._intact(saved.needs)):
                 self.engine.load(self.folder, checkpoint_name(step), saved.ranks)
                 ranks.on_main(partial(self._drop_after, saved.step))
                 return saved.state
@@ -67,12 +67,12 @@ class Checkpoints:
 
     def load(self, step: int) -> None:
         """Take parameters and optimizer of this step's checkpoint. Raises RunFailed where it isn't whole."""
-        saved = self._whole(step)
+        saved = self._intact(step)
         if saved is None:
             raise RunFailed(f"the best model's checkpoint, {self.folder / checkpoint_name(step)}, is gone or damaged")
         self.engine.load(self.folder, checkpoint_name(step), saved.ranks)
 
-    def _whole(self, step: int) -> Saved | None:
+    def _intact(self, step: int) -> Saved | None:
         """The checkpoint's manifest where every file is what it says, else None and a warning; each rank reads a part
         of the files."""
         path, ranks = self.folder / checkpoint_name(step), self.engine.ranks

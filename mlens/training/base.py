@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from mlens.data import draws
-from mlens.data.cache import cache_root, content_key, is_whole, lock, new_entry
+from mlens.data.cache import cache_root, content_key, is_intact, lock, new_entry
 from mlens.data.stage import Stage
 from mlens.engine.engine import param_placement
 from mlens.engine.ranks import Ranks
@@ -133,11 +133,11 @@ def base_weights(inputs: RunInputs, ranks: Ranks) -> Path | None:
     key = content_key("base", VERSION, inputs.table.content_hash(), stage.visible.tobytes(), form)
     folder = cache_root() / "bases" / key
     # Without the lock where it is there: a cache that can't be written to serves too.
-    if ranks.broadcast(ranks.main and is_whole(folder)):
+    if ranks.broadcast(ranks.main and is_intact(folder)):
         return folder
     # Of several runs that want the same model at once, one trains it and the others wait.
     with lock(folder) if ranks.main else nullcontext():
-        if not ranks.broadcast(ranks.main and is_whole(folder, tell=True)):
+        if not ranks.broadcast(ranks.main and is_intact(folder, warn=True)):
             _train(inputs, model.base, ranks, folder)
     return folder
 

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 import mlens.training.base as base
 from mlens.data import cache as cache_module
-from mlens.data.cache import cache_root, cached_folder, file_digest, is_whole
+from mlens.data.cache import cache_root, cached_folder, file_digest, is_intact
 from mlens.data.load import load_table
 from mlens.data.movielens_csv import MovieLensCsv
 from mlens.data.table import COLUMNS, open_table
@@ -85,7 +85,7 @@ def test_a_table_that_finds_no_room_is_told_and_leaves_nothing(disk, tmp_path, m
         filler = disk.fill(leaving)
         try:
             assert same(load_table(large), whole)
-            assert is_whole(disk.path / "tables" / whole.path.name)
+            assert is_intact(disk.path / "tables" / whole.path.name)
         except UserError as error:
             told += 1
             assert str(disk.path) in str(error) and "the disk is full" in str(error) and "MLENS_CACHE" in str(error)
@@ -483,11 +483,11 @@ def test_no_damage_of_any_file_goes_unseen(source, data):
         place, bit = data.draw(st.integers(0, len(content) - 1)), data.draw(st.integers(0, 7))
         changed = content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]
     file.write_bytes(changed)
-    whole = is_whole(folder)
+    whole = is_intact(folder)
     file.write_bytes(content)
     # Only blanks between the seal's own words say nothing.
     assert not whole or (file.name == "manifest.json" and changed.split() == content.split())
-    assert is_whole(folder)
+    assert is_intact(folder)
 
 
 def test_a_job_that_has_mapped_an_entry_keeps_it_when_another_rebuilds_it(source, caplog):

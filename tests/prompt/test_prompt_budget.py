@@ -156,7 +156,7 @@ def test_windows_are_cut_as_whole_texts_tell(ablation, bounds, stage):
     st.integers(0, 5),
     st.sampled_from(list(ABLATIONS)),
 )
-def test_prompt_and_longest_answer_never_pass_max_tokens_and_the_target_is_whole(name, most, bound, seed, ablation):
+def test_prompt_and_longest_answer_never_pass_max_tokens_and_the_target_is_intact(name, most, bound, seed, ablation):
     table = world(seed, users=2, most=12)
     chosen = style(max_tokens=most, history_tokens=bound)
     renderer = make_renderer(table, chosen, ABLATIONS[ablation], tiny())

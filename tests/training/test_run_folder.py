@@ -36,7 +36,7 @@ def test_a_write_that_breaks_off_leaves_the_file_as_it_was(tmp_path, before):
     assert (file.read_text() if file.exists() else None) == before
 
 
-def test_a_file_is_whole_and_alone(tmp_path):
+def test_a_file_is_intact_and_alone(tmp_path):
     write_json(tmp_path / "a.json", {"title": "评分"})
     write_text(tmp_path / "b.txt", "é\n")
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"title": "评分"}
