@@ -10,8 +10,8 @@ from mlens.config import check
 from mlens.engine.engine import uses_bf16_parameters
 from mlens.engine.ranks import join_ranks
 from mlens.errors import UserError
-from mlens.evaluation.alone import load_alone
 from mlens.evaluation.evaluate import by_activity, evaluate
+from mlens.evaluation.local_scorer import load_local_scorer
 from mlens.files import atomic_write, ensure_folder, refuse_links, write_json
 from mlens.identity import read_identity
 from mlens.pipeline import open_inputs
@@ -42,7 +42,7 @@ def reevaluate(run: Path, overrides: list[str], trust: bool = False) -> Path:
     dtype = settings.model.dtype
     bf16 = uses_bf16_parameters(dtype, settings.deepspeed.zero_optimization.stage)
     base_digest = None if identity is None else identity.model
-    scorer = load_alone(settings, run / "model", inputs.tokenizer, dtype, bf16, base_digest, ranks)
+    scorer = load_local_scorer(settings, run / "model", inputs.tokenizer, dtype, bf16, base_digest, ranks)
     evaluated = {
         name: evaluate(scorer, dataset, settings.packing, settings.evaluation.draws)
         for name, dataset in datasets.items()

@@ -12,7 +12,7 @@ import polars as pl
 import torch
 
 from mlens.engine.ranks import Ranks
-from mlens.evaluation.alone import Alone, load_alone
+from mlens.evaluation.local_scorer import LocalScorer, load_local_scorer
 from mlens.evaluation.metrics import rating_columns
 from mlens.evaluation.score import Predictions, predict
 from mlens.model.load import load_exported_tokenizer
@@ -88,7 +88,7 @@ class Predictor:
     """A trained model and how it is asked."""
 
     prompter: Prompter
-    scorer: Alone
+    scorer: LocalScorer
 
     @classmethod
     def from_run(cls, path: str | Path, device: str | None = None, trust: bool = False) -> Predictor:
@@ -104,7 +104,7 @@ class Predictor:
         """The same for what is asked without weights already."""
         exported, on = prompter.exported, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         folder, bf16 = exported.folder, exported.bf16_parameters
-        scorer = load_alone(
+        scorer = load_local_scorer(
             exported, folder, prompter.tokenizer, exported.dtype, bf16, exported.base_digest, Ranks(0, 1, on)
         )
         return cls(prompter, scorer)

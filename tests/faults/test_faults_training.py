@@ -239,7 +239,7 @@ import resource
 from tests.helpers.steps import parts
 import numpy as np
 from mlens.errors import exit_on_user_error
-from mlens.evaluation.alone import Alone
+from mlens.evaluation.local_scorer import LocalScorer
 made = parts("prompt.max_tokens=4096", "packing.row_tokens=4096", "packing.share=never", "data.users=400")
 engine, dataset = made.engine(), made.datasets["train"]
 small = made.collator.train_row([dataset.tree(np.arange(1))])

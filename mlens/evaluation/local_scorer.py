@@ -22,7 +22,7 @@ REMEDY = (
 
 
 @dataclass
-class Alone:
+class LocalScorer:
     """This process's whole model, as every rank has it.
 
     autocast: compute in bfloat16.
@@ -47,7 +47,7 @@ class Alone:
         return scores
 
 
-def load_alone(
+def load_local_scorer(
     trained: Trained,
     folder: Path,
     tokenizer: PreTrainedTokenizerBase,
@@ -55,7 +55,7 @@ def load_alone(
     bf16_parameters: bool,
     base_digest: str | None,
     ranks: Ranks,
-) -> Alone:
+) -> LocalScorer:
     """The model that was exported to `folder`, whole on each rank's device, computing in `dtype` as it was trained
     (`bf16_parameters`: with parameters in bfloat16; `base_digest`: of the model that an adapter was trained on). Raises
     UserError where it can't be loaded, or computes something else than it should on this machine."""
@@ -63,4 +63,4 @@ def load_alone(
     model: torch.nn.Module = load_trained(trained, folder, tokenizer, placement, base_digest)
     model, autocast = model.to(ranks.device), dtype == "bfloat16" and not bf16_parameters
     check_on_all(model, model, trained.prompt.max_tokens, autocast, ranks)
-    return Alone(model, ranks, autocast)
+    return LocalScorer(model, ranks, autocast)
