@@ -58,7 +58,7 @@ def make_predictor(setting: Setting) -> Predictor:
         chat_frame=None,
         base_digest=None,
     )
-    scorer = Alone(setting.model("rows"), Ranks(0, 1, torch.device("cpu")), autocast=False)
+    scorer = LocalScorer(setting.model("rows"), Ranks(0, 1, torch.device("cpu")), autocast=False)
     return Predictor(Prompter(exported, setting.inputs.tokenizer), scorer)
 
 
