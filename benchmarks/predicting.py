@@ -31,6 +31,7 @@ from setting import Setting, command, console, make_setting, start
 
 from mlens.data.table import RatingTable
 from mlens.engine.ranks import Ranks
+from mlens.evaluation.local_scorer import LocalScorer
 from mlens.model.settings import NoPeft
 from mlens.predict import Predictor, Prompter
 from mlens.training.exported import Exported
