@@ -31,7 +31,7 @@ def run(config: DictConfig, stop: StopRequest) -> float | None:
     from mlens.engine.ranks import join_ranks
     from mlens.pipeline import build_inputs
     from mlens.preflight import preflight
-    from mlens.training.base import base_weights
+    from mlens.training.base_model import base_weights
     from mlens.training.conclude import conclude, finished
     from mlens.training.describe import describe
     from mlens.training.folder import find_folder, make_folder

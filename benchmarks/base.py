@@ -24,7 +24,7 @@ from setting import command, console, make_setting, start
 
 from mlens.engine.ranks import Ranks, join_ranks
 from mlens.packing.packed import PackedRows
-from mlens.training.base import cut_stretches, plan_stretches
+from mlens.training.base_model import cut_stretches, plan_stretches
 
 # First calls allocate, or compile.
 WARM_UP = 5

@@ -43,7 +43,7 @@ from mlens.packing.dataset import RatingDataset
 from mlens.packing.plan import plan_epoch
 from mlens.packing.row import Row
 from mlens.packing.steps import Steps
-from mlens.training.base import base_weights, cut_stretches, plan_stretches
+from mlens.training.base_model import base_weights, cut_stretches, plan_stretches
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from mlens.training.card import model_card
 from mlens.training.exported import write_exported
 from mlens.training.folder import RunFolder
 from mlens.training.loop import Training
-from mlens.training.report import print_table, versions
+from mlens.training.summary import print_table, versions
 
 
 def conclude(training: Training, inputs: RunInputs, audited: dict | None, hydra_config: HydraConf) -> float | None:

@@ -26,7 +26,7 @@ from mlens.packing.steps import Steps
 from mlens.packing.tree import Tree
 from mlens.probe.questions import CSV, EXAMPLES, rating_questions, title_questions
 from mlens.prompt.renderer import make_renderer
-from mlens.training.base import cut_stretches, plan_stretches
+from mlens.training.base_model import cut_stretches, plan_stretches
 from tests.helpers.reference import make_table, stage_of
 from tests.helpers.tokenizers_for_tests import HISTORY, style, tiny
 

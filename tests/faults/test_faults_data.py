@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-import mlens.training.base as base
+import mlens.training.base_model as base
 from mlens.data import cache as cache_module
 from mlens.data.cache import cache_root, cached_folder, file_digest, is_intact
 from mlens.data.load import load_table

@@ -3,7 +3,7 @@
 import pytest
 
 from mlens.training import report
-from mlens.training.report import WITHOUT_LENSKIT, print_table, versions
+from mlens.training.summary import WITHOUT_LENSKIT, print_table, versions
 
 
 def errors(rmse):

@@ -10,14 +10,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-import mlens.training.base as base
+import mlens.training.base_model as base
 from mlens.data.cache import seal
 from mlens.data.split import TRAIN, Split, assign_roles
 from mlens.data.stage import make_stage
 from mlens.model.load import build_model
 from mlens.packing.packed import PackedRows
 from mlens.prompt.renderer import make_renderer
-from mlens.training.base import base_weights, cut_stretches, plan_stretches
+from mlens.training.base_model import base_weights, cut_stretches, plan_stretches
 from tests.helpers.cases import SPLITS, small_table
 from tests.helpers.equality import rating_places
 from tests.helpers.runs import FAST, run_here, train
