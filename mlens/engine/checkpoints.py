@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mlens.engine.engine import Engine
-from mlens.engine.manifest import MANIFEST, Saved, checkpoint_name, digest_of, read_manifest, saved_steps
+from mlens.engine.manifest import MANIFEST, Manifest, checkpoint_name, digest_of, read_manifest, saved_steps
 from mlens.errors import RunFailed
 from mlens.files import fresh_folder, fresh_name, remove, remove_leftovers, write_json
 from mlens.text import first_line
@@ -49,7 +49,7 @@ class Checkpoints:
             if ranks.main:
                 shutil.rmtree(fresh, ignore_errors=True)
             raise RunFailed(self._cannot(step, first_line(error))) from error
-        ranks.on_main(lambda: self._put(fresh / name, Saved(step, needs, ranks.world, state, _merged(found))))
+        ranks.on_main(lambda: self._put(fresh / name, Manifest(step, needs, ranks.world, state, _merged(found))))
 
     def load_newest(self) -> dict | None:
         """Load the newest checkpoint that is whole, and whose needed one is; returns its state, None without any.
@@ -72,7 +72,7 @@ class Checkpoints:
             raise RunFailed(f"the best model's checkpoint, {self.folder / checkpoint_name(step)}, is gone or damaged")
         self.engine.load(self.folder, checkpoint_name(step), saved.ranks)
 
-    def _intact(self, step: int) -> Saved | None:
+    def _intact(self, step: int) -> Manifest | None:
         """The checkpoint's manifest where every file is what it says, else None and a warning; each rank reads a part
         of the files."""
         path, ranks = self.folder / checkpoint_name(step), self.engine.ranks
@@ -102,7 +102,7 @@ class Checkpoints:
             raise RunFailed(self._cannot(step, f"it takes {needed / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free"))
         return fresh_folder(self.folder / checkpoint_name(step))
 
-    def _put(self, written: Path, saved: Saved) -> None:
+    def _put(self, written: Path, saved: Manifest) -> None:
         path = self.folder / checkpoint_name(saved.step)
         try:
             write_json(written / MANIFEST, {"digest": digest_of(saved), **vars(saved)})

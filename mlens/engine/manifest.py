@@ -12,7 +12,7 @@ PREFIX = "step_"
 
 
 @dataclass(frozen=True)
-class Saved:
+class Manifest:
     """What a manifest says: after which step; needs: the step of another checkpoint that this one is of no use without
     (the best model's), or None; ranks: how many wrote it; state: the run's, plain data; files: size and digest by
     name."""
@@ -35,17 +35,17 @@ def saved_steps(folder: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal())
 
 
-def read_manifest(checkpoint: Path) -> tuple[Saved | None, str | None]:
+def read_manifest(checkpoint: Path) -> tuple[Manifest | None, str | None]:
     """The manifest, or what is wrong with it."""
     try:
         content = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
-        digest, saved = content.pop("digest"), Saved(**content)
+        digest, saved = content.pop("digest"), Manifest(**content)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         return None, f"{MANIFEST} can't be read ({error})"
     return (saved, None) if digest == digest_of(saved) else (None, f"{MANIFEST} is not what was written")
 
 
-def digest_of(saved: Saved) -> str:
+def digest_of(saved: Manifest) -> str:
     """Of the manifest itself, as it reads."""
     text = json.dumps(vars(saved), sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import mlens.engine.checkpoints as module
 from mlens.engine.checkpoints import Checkpoints
-from mlens.engine.manifest import Saved, digest_of
+from mlens.engine.manifest import Manifest, digest_of
 from mlens.errors import RunFailed, UserError
 from mlens.evaluation.score import predict
 from tests.helpers.steps import answer_log_probabilities, engine_steps, parts
@@ -205,7 +205,7 @@ def test_a_checkpoint_that_brings_code_is_refused(trained, tmp_path, monkeypatch
     manifest = json.loads((tmp_path / "step_00000001" / "manifest.json").read_text())
     manifest["files"] |= module._digests([file])  # who can write the file can write its digest
     del manifest["digest"]
-    manifest["digest"] = digest_of(Saved(**manifest))
+    manifest["digest"] = digest_of(Manifest(**manifest))
     (tmp_path / "step_00000001" / "manifest.json").write_text(json.dumps(manifest))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RunFailed, match="can't be loaded"):

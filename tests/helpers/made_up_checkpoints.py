@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from mlens.engine.manifest import MANIFEST, Saved, checkpoint_name, digest_of
+from mlens.engine.manifest import MANIFEST, Manifest, checkpoint_name, digest_of
 
 
 def make_checkpoint(checkpoints: Path, step: int, needs: int | None = None, size: int = 100) -> Path:
@@ -12,7 +12,7 @@ def make_checkpoint(checkpoints: Path, step: int, needs: int | None = None, size
     folder.mkdir(parents=True)
     for name in ("model.pt", "optimizer.pt"):
         (folder / name).write_bytes(b"x" * size)
-    saved = Saved(step, needs, 1, {"progress": {"step": step}}, {"model.pt": [size, ""], "optimizer.pt": [size, ""]})
+    saved = Manifest(step, needs, 1, {"progress": {"step": step}}, {"model.pt": [size, ""], "optimizer.pt": [size, ""]})
     (folder / MANIFEST).write_text(json.dumps({"digest": digest_of(saved), **vars(saved)}))
     return folder
 
