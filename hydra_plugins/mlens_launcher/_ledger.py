@@ -79,7 +79,7 @@ def read_ledger(folder: Path) -> list[Job]:
         return []
     try:
         jobs = [Job(**job) for job in json.loads(file.read_text(encoding="utf-8"))["jobs"]]
-        wrong = next((job for job in jobs if not _is_intact(job)), None)
+        wrong = next((job for job in jobs if not _has_right_kinds(job)), None)
         if wrong is not None:
             raise ValueError(f"job {wrong.name!r} has values of another kind")
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
@@ -87,7 +87,7 @@ def read_ledger(folder: Path) -> list[Job]:
     return jobs
 
 
-def _is_intact(job: Job) -> bool:
+def _has_right_kinds(job: Job) -> bool:
     """Whether all values are of their kinds: a ledger that was edited or cut is told where it is read."""
     texts = [job.name, job.fingerprint, job.state, *(v for v in (job.queue_id, job.error) if v is not None)]
     numbers = [v for v in (job.exit_code, job.seconds) if v is not None]

@@ -65,7 +65,7 @@ def _foreign(path: Path, step: int) -> str:
         return ""
     saved, problem = read_manifest(path)
     if saved is None:
-        return f"is no whole checkpoint: {problem}"
+        return f"is not an intact checkpoint: {problem}"
     if saved.step != step:
         return f"is the checkpoint of step {saved.step} under another name"
     other = [file.name for file in inside if file.name not in (MANIFEST, *saved.files)]

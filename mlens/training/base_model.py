@@ -146,9 +146,8 @@ def _train(inputs: RunInputs, base: Base, ranks: Ranks, folder: Path) -> None:
     settings, tokenizer = inputs.settings, inputs.tokenizer
     longest, held = settings.prompt.max_tokens, param_placement(settings.deepspeed, settings.model.dtype, ranks)
     fresh = build_model(settings.model, NoPeft(), tokenizer, longest, base.seed, held)
-    rule = OptimizerSettings(
-        "muon", base.learning_rate, base.adam_learning_rate, base.weight_decay, gradient_clipping=0.0
-    )
+    rates = base.learning_rate, base.adam_learning_rate
+    rule = OptimizerSettings("muon", *rates, weight_decay=base.weight_decay, gradient_clipping=0.0)
     node = settings.config["deepspeed"]
     engine = instantiate(node, fresh, ranks, rule, settings.model.dtype, _convert_="all")
     total = base.steps * len(base.lines)

@@ -116,7 +116,7 @@ class Training:
         """Continue from the newest intact checkpoint; a run that was stopped before it wrote one starts over."""
         state = self.checkpoints.load_newest()
         if state is None:
-            self.journal.say("there is no whole checkpoint: the run starts over")
+            self.journal.say("there is no intact checkpoint: the run starts over")
             self.journal.rewind(0, 0)
             return
         self.progress = Progress(**state["progress"])

@@ -1,4 +1,4 @@
-"""What --clean removes: whole checkpoints of finished runs, and nothing else, at any moment."""
+"""What --clean removes: intact checkpoints of finished runs, and nothing else, at any moment."""
 
 import shutil
 import sys

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlens.training import report
+from mlens.training import summary
 from mlens.training.summary import WITHOUT_LENSKIT, print_table, versions
 
 
@@ -19,7 +19,7 @@ def printed(capsys, monkeypatch):
     """printed(own, lenskit) -> the cells of each row, and the lines behind the table."""
 
     def printed(own, lenskit=None, **metrics):
-        monkeypatch.setattr(report, "lenskit_version", lambda: lenskit)
+        monkeypatch.setattr(summary, "lenskit_version", lambda: lenskit)
         baselines = {"full_history": column(0.85), "own_history": column(own)}
         print_table("a title", {"test": errors(0.9) | metrics}, {"test": baselines}, made_up=False)
         lines = capsys.readouterr().out.splitlines()
@@ -66,7 +66,7 @@ def test_a_model_that_is_no_result_is_said_to_be_none(printed):
 
 
 def test_the_version_of_lenskit_is_told_where_it_is_installed(monkeypatch):
-    monkeypatch.setattr(report, "lenskit_version", lambda: "2025.8")
+    monkeypatch.setattr(summary, "lenskit_version", lambda: "2025.8")
     assert versions()["lenskit"] == "2025.8"
-    monkeypatch.setattr(report, "lenskit_version", lambda: None)
+    monkeypatch.setattr(summary, "lenskit_version", lambda: None)
     assert "lenskit" not in versions()
