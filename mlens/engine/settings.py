@@ -51,12 +51,10 @@ class ZeroOptimization:
 
 @dataclass(frozen=True)
 class DeepSpeed:
-    """The node that goes to `deepspeed.initialize`; batch sizes, precision, optimizer and clipping are added from the
+    """The node that goes to `deepspeed.initialize`. Batch sizes, precision, optimizer and clipping are added from the
     trainer and the model, so that each is set in one place."""
 
     zero_optimization: ZeroOptimization = field(default_factory=ZeroOptimization)
-    wall_clock_breakdown: bool = False
-    communication_data_type: str | None = None
 
     def as_config(self) -> dict:
         """The node as DeepSpeed takes it, without what is left to its defaults."""
