@@ -68,7 +68,7 @@ class CsvRatings:
         return Format(separator, escape=escape, encoding=self.encoding, settable=True)
 
     def files(self) -> list[Path]:
-        """Return the ratings file and, with movies_path, the movies file. Raises UserError where one is missing."""
+        """Return the ratings file and, if movies_path is set, the movies file. Raises UserError if one is missing."""
         if self.path is None:
             raise UserError("data.path is not set: data=csv needs data.path=FILE.csv")
         paths = {"path": self.path, "movies_path": self.movies_path}

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import polars as pl
 
-from mlens.data.text_files import Pieces, open_text, refuse_undecodable
+from mlens.data.text_files import ChunkStream, open_text, refuse_undecodable
 from mlens.data.values import A_TIME, seconds
 from mlens.errors import UserError
 
@@ -118,7 +118,7 @@ def without_formulas(frame: pl.DataFrame) -> pl.DataFrame:
 def _open(file: Path, form: Format) -> BinaryIO:
     """Open the file's text as UTF-8, without escapes."""
     stream = open_text(file, form.encoding, form.settable)
-    return stream if form.escape is None else Pieces.stream(_unescaped(stream, file, form), stream)
+    return stream if form.escape is None else ChunkStream.stream(_unescaped(stream, file, form), stream)
 
 
 def _unescaped(stream: BinaryIO, file: Path, form: Format) -> Iterator[bytes]:

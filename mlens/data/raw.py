@@ -1,4 +1,4 @@
-"""What every reader returns, and the one way from there to a checked, sorted RatingTable."""
+"""RawTables, which every reader returns, and `build_table`, which checks and sorts them into a RatingTable."""
 
 from __future__ import annotations
 
@@ -16,27 +16,29 @@ from mlens.errors import UserError
 
 HALF_STARS = tuple(i / 2 for i in range(1, 11))
 WHOLE_STARS = (1.0, 2.0, 3.0, 4.0, 5.0)
-# A real time in seconds, or in any finer unit, is far below; sums of such times stay exact.
+# Above any real time, in seconds or a finer unit; sums of times below it stay exact.
 NEVER = 2**53
-# Characters of one text: a title, genres, a tag, a profile, a task, a turn of context, an id. The longest title of
-# ml-latest-small has 158 and its longest tag 85; a prompt of 2,048 tokens has no room for a text beyond this.
+# The most characters of one text: a title, genres, a tag, a profile, a task, a context turn, an id. The longest title
+# of ml-latest-small has 158 and its longest tag 85; a longer text wouldn't fit a prompt of 2,048 tokens.
 LONGEST_TEXT = 4000
-MOST_QUOTED = 200
-MOVIE_SCHEMA = {"movie": pl.Int64, "title": pl.String, "genres": pl.String}
+# The most characters of a value that an error quotes.
+MAX_QUOTED = 200
 
 
 @dataclass(frozen=True)
 class RawTables:
     """Ratings as read, in source order.
 
-    ratings: `user`, `movie` (raw ids), `rating` (float), `timestamp` (int seconds), `line` (1-based, for errors),
-    and optionally `context` (list of text); whole numbers are of any width here, and Int64 in the other frames;
-    movies: `movie` (raw id), `title`, `genres` (text, comma separated, may be empty), optionally `line`;
-    users: `user` (raw id) and optionally `profile`, `task` (text), or None; users without ratings are dropped;
-    tags: `user`, `movie`, `tag`, `timestamp` in source order, or None;
-    ratings_file, movies_file, tags_file: named in errors (None: the same file as the ratings'); place: how an error
-    names a line of a file;
+    ratings: `user`, `movie` (raw ids), `rating` (float), `timestamp` (int seconds), `line` (1-based, for errors), and
+        optionally `context` (list of text). Integers may have any width here; they are Int64 in the other frames.
+    movies: `movie` (raw id), `title`, `genres` (text, comma separated, may be empty), and optionally `line`.
+    ratings_file: named in errors.
     scale: the legal ratings, ascending.
+    users: `user` (raw id) and optionally `profile`, `task` (text), or None. Users without ratings are dropped.
+    tags: `user`, `movie`, `tag`, `timestamp` in source order, or None.
+    made_up: whether the data are generated, not measured.
+    movies_file, tags_file: named in errors (None: ratings_file).
+    place: format of a line's location in errors.
     """
 
     ratings: pl.DataFrame
@@ -52,43 +54,46 @@ class RawTables:
 
 
 def genres_from_pipes() -> pl.Expr:
-    """Genres as MovieLens writes them (`Comedy|Drama`, `(no genres listed)`) -> `Comedy, Drama`, or empty text."""
+    """Convert MovieLens genres (`Comedy|Drama`, `(no genres listed)`) to comma-separated ones (`Comedy, Drama`, ``)."""
     genres = pl.col("genres").str.strip_chars().str.replace_all("|", ", ", literal=True)
     return pl.when(genres != "(no genres listed)").then(genres).otherwise(pl.lit("")).alias("genres")
 
 
 def on_one_line(text: pl.Expr) -> pl.Expr:
-    """Control characters and line breaks, with the blanks around them, become one blank: a title (a tag, a profile, a
-    task, a turn of context) can't begin a line of the prompt, and so can't look like a section or a rating of it. All
-    other signs stay as they are, marks of the direction of writing too: they are the data's own text, which the model
-    may see; what shows them to people shows them as escapes."""
+    """Replace control characters and line breaks, with the blanks around them, by one blank.
+
+    So a title (a tag, a profile, a task, a context turn) can't begin a line of the prompt, and can't imitate one of its
+    sections or ratings. All other characters stay, bidirectional marks too: they are part of the data, which the model
+    may see; output for people shows them as escapes.
+    """
     return text.str.replace_all(r" *[\p{Cc}\u{2028}\u{2029}][\p{Cc}\u{2028}\u{2029} ]*", " ").str.strip_chars()
 
 
 def is_too_long(text: pl.Expr) -> pl.Expr:
-    """Whether a text has more characters than any real one."""
+    """Whether a text is longer than LONGEST_TEXT."""
     return text.str.len_chars() > LONGEST_TEXT
 
 
 def too_long(what: str) -> str:
-    """What an error says of such a text."""
+    """Return the error for a text that is too long."""
     return f"the {what} has more than {LONGEST_TEXT:,} characters"
 
 
 def shorten(value: object) -> str:
-    """A value as an error quotes it."""
+    """Truncate a value for quotation in an error."""
     text = str(value)
-    return text if len(text) <= MOST_QUOTED else f"{text[: MOST_QUOTED - 3]}..."
+    return text if len(text) <= MAX_QUOTED else f"{text[: MAX_QUOTED - 3]}..."
 
 
 def tidy_tags(tags: pl.DataFrame) -> pl.DataFrame:
-    """Tags on one line, without outer blanks; empty ones are left out."""
+    """Put each tag on one line, without outer blanks; drop empty tags."""
     return tags.with_columns(on_one_line(pl.col("tag"))).filter(pl.col("tag").fill_null("") != "")
 
 
 def build_table(raw: RawTables) -> RatingTable:
-    """Check `raw` and sort it by (user, timestamp, source order); users are numbered by ascending raw id. Every text
-    that a prompt may show becomes one line (`on_one_line`).
+    """Check `raw` and sort it by (user, timestamp, source order).
+
+    Users are numbered by ascending raw id. Every text that a prompt may show is put on one line (`on_one_line`).
 
     Raises UserError, naming file, line and rule, for a rating off the scale, a movie without a title or listed twice,
     a rating of an unknown movie, a duplicate (user, movie, timestamp), a negative or impossible time, a user described
@@ -116,7 +121,7 @@ def build_table(raw: RawTables) -> RatingTable:
     )
     if has_repeats(table.user_offsets, table.movie, table.timestamp):
         again = ~raw.ratings.select(pl.struct("user", "movie", "timestamp").is_first_distinct()).to_series()
-        _refuse_rating(raw, again.to_numpy(), "the same user, movie and timestamp stand on an earlier line")
+        _refuse_rating(raw, again.to_numpy(), "the same user, movie and timestamp are on an earlier line")
     return table
 
 
@@ -125,7 +130,7 @@ def _contexts(ratings: pl.DataFrame, order: np.ndarray) -> pl.DataFrame:
 
 
 def _checked_movies(raw: RawTables) -> pl.DataFrame:
-    """`id`, `title` without outer blanks, `genres`: one row a movie."""
+    """Return `id`, `title` without outer blanks and `genres`, one row a movie."""
     movies = raw.movies.select(
         pl.col("movie").alias("id"),
         on_one_line(pl.col("title").fill_null("")),
@@ -142,17 +147,17 @@ def _checked_movies(raw: RawTables) -> pl.DataFrame:
 
 
 def _checked_users(raw: RawTables) -> pl.DataFrame:
-    """`user` and what is told of them: one row for each who rated, by ascending id."""
-    users = raw.ratings.select(_wide(raw.ratings["user"].unique().sort()))
+    """Return `user`, and `profile` and `task` where given, one row for each user with ratings, by ascending id."""
+    users = raw.ratings.select(_as_int64(raw.ratings["user"].unique().sort()))
     _refuse_long_texts(raw.ratings_file, users, "user")
     if raw.users is None:
         return users
     again = raw.users.filter(~pl.col("user").is_first_distinct())
     if not again.is_empty():
         raise UserError(f"{raw.ratings_file}: user {again['user'][0]} is described twice")
-    told = [name for name in ("profile", "task") if name in raw.users.columns]
-    described = raw.users.with_columns(on_one_line(pl.col(name)) for name in told)
-    for name in told:
+    texts = [name for name in ("profile", "task") if name in raw.users.columns]
+    described = raw.users.with_columns(on_one_line(pl.col(name)) for name in texts)
+    for name in texts:
         _refuse_long_texts(raw.ratings_file, described, name)
     return users.join(described, on="user", how="left", maintain_order="left")
 
@@ -179,18 +184,22 @@ def _check_tags_and_contexts(raw: RawTables) -> None:
 def _checked_ratings(
     raw: RawTables, users: pl.DataFrame, movies: pl.DataFrame
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """User and movie of each rating in source order, as rows of `users` and `movies` [n] int32, and where it stands in
-    the scale [n] int16."""
+    """Check the ratings, and return three columns in source order.
+
+    user [n] int32: row of `users`.
+    movie [n] int32: row of `movies`.
+    level [n] int16: index of the rating in the scale.
+    """
     if raw.ratings.is_empty():
         raise UserError(f"{raw.ratings_file}: no ratings in it")
     scale = np.array(raw.scale)
     given = raw.ratings["rating"].to_numpy()
-    level = by_blocks(lambda given: _nearest(given, scale), given)
+    level = by_blocks(lambda given: _nearest_level(given, scale), given)
     movie = places(raw.ratings["movie"], movies["id"])
     _refuse_rating(raw, np.isnan(given), "a rating must be a number")
     # Text like 3.3 and a scale made of tenths agree up to rounding.
     off = by_blocks(lambda given, level: np.abs(given - scale[level]) > 1e-6, given, level)
-    _refuse_rating(raw, off, f"the rating is not on the scale {_words(raw.scale)}")
+    _refuse_rating(raw, off, f"the rating is not on the scale {_join(raw.scale)}")
     time = raw.ratings["timestamp"].to_numpy()
     _refuse_rating(raw, time < 0, "a timestamp must not be negative")
     _refuse_rating(raw, time >= NEVER, f"a timestamp must be below {NEVER:,}")
@@ -198,22 +207,22 @@ def _checked_ratings(
     return places(raw.ratings["user"], users["user"]), movie, level
 
 
-def _nearest(ratings: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Where the rating nearest to each stands in `scale` (ascending): [n] int16."""
+def _nearest_level(ratings: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Return the index in `scale` (ascending) of the legal rating nearest to each rating: [n] int16."""
     return np.searchsorted((scale[1:] + scale[:-1]) / 2, ratings).astype(np.int16)
 
 
-def _wide(ids: pl.Series) -> pl.Series:
-    """Whole numbers as Int64, as all frames have them, however few bits those of the ratings need."""
+def _as_int64(ids: pl.Series) -> pl.Series:
+    """Cast integer ids to Int64, their type in all frames but the ratings, which may be narrower."""
     return ids.cast(pl.Int64) if ids.dtype.is_integer() else ids
 
 
-def _words(scale: tuple[float, ...]) -> str:
+def _join(scale: tuple[float, ...]) -> str:
     return ", ".join(map(str, scale))
 
 
 def _number_tags(tags: pl.DataFrame, users: pl.DataFrame, movies: pl.DataFrame) -> pl.DataFrame:
-    """Tags of known users and movies, with dense numbers in place of raw ids, sorted by (user, timestamp, order)."""
+    """Return the tags of known users and movies, by index, sorted by (user, timestamp, source order)."""
     return (
         tags.with_row_index("order")
         .rename({"user": "raw_user", "movie": "raw_movie"})
@@ -225,18 +234,18 @@ def _number_tags(tags: pl.DataFrame, users: pl.DataFrame, movies: pl.DataFrame) 
 
 
 def _refuse_rating(raw: RawTables, bad: np.ndarray, rule: str) -> None:
-    """Raises UserError for the first rating of `bad` [n], in source order, if there is one."""
+    """Raise UserError for the first rating, in source order, where `bad` [n] is true, if there is one."""
     if bad.any():
         row = raw.ratings[int(np.argmax(bad))]
         _refuse(raw.place, raw.ratings_file, row, rule, ["user", "movie", "rating", "timestamp"])
 
 
 def _refuse(place: str, file: Path, bad: pl.DataFrame, rule: str, shown: list[str]) -> None:
-    """Raises UserError for the first row of `bad`, if it has one."""
+    """Raise UserError for the first row of `bad`, if it has one."""
     if bad.is_empty():
         return
     row = bad.row(0, named=True)
     where = str(file) if row["line"] is None else place.format(file=file, line=row["line"])
     values = ", ".join(f"{'movie' if name == 'id' else name} {shorten(row[name])}" for name in shown)
-    values = " ".join(values.split())  # one line, whatever a title holds
+    values = " ".join(values.split())  # one line, whatever the title contains
     raise UserError(f"{where}: {rule} ({values})")

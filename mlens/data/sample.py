@@ -1,22 +1,22 @@
-"""Made-up users with planted tastes: a data set whose best possible prediction is known.
+"""The made-up sample: users with planted tastes, so that the best possible prediction is known.
 
-The rating that user u gives as their t-th, to movie i, is
+The t-th rating of user u, of movie i, is
 
     latent = MEAN + offset_i + loading_i · state_ut + noise · N(0, 1)
     rating = latent rounded to halves and clipped to 0.5 .. 5.0
 
 loading_i is (1, g_i): g_i has 1 / sqrt(k) at each of the movie's k genres, so that taste weighs the same in all movies.
-state_ut is the user's own offset, then their taste for each genre. It starts from N(0, SPREAD²) and follows
+state_ut is the user's offset, then their taste for each genre. It starts from N(0, SPREAD²) and follows
 
     state_u,t+1 = sqrt(1 - drift²) · state_ut + drift · SPREAD · N(0, 1)
 
-a stationary AR(1) process per rating: whatever the drift, a state seen alone has the same distribution, so that a
-prediction without history is equally hard for every drift and what changes is only how fast the past goes out of date.
-Which movies a user rates, when, what they tag and their profile say nothing about their taste.
-`mlens.data.sample_bayes` has the best predictions that this allows.
+a stationary AR(1) process per rating: the marginal distribution of a state doesn't depend on the drift, so that a
+prediction without history is equally hard for every drift; only how fast the past goes out of date changes.
+Which movies a user rates and when, their tags and their profile are independent of their taste.
+`mlens.data.sample_bayes` computes the best predictions that this allows.
 
-The draws use the raw stream of the Philox generator, which NumPy keeps the same between versions, and one stream for
-each purpose: a sample with another drift or noise has the same users, movies and shocks.
+The draws use the raw stream of the Philox generator, which NumPy keeps stable between versions, and one stream for each
+purpose: a sample with another drift or noise has the same users, movies and shocks.
 """
 
 from __future__ import annotations
@@ -44,20 +44,25 @@ TASTE_SPREAD = 0.4
 SPREAD = np.array([OFFSET_SPREAD] + [TASTE_SPREAD] * len(GENRES))
 
 _GENRE_SHARES = (0.5, 0.4, 0.1)  # of movies with one, two, three genres
-_TAG_SHARE = 0.1  # of ratings that come with a tag
+_TAG_SHARE = 0.1  # of ratings that have a tag
 _TIE_SHARE = 0.1  # of ratings in the same second as the one before
 _FIRST_SECOND = 946_684_800  # 2000-01-01
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The sample of one seed: a data source, and the schema of its own node in conf/data/.
+    """The sample of one seed: a data source, and the schema of conf/data/sample.yaml.
 
-    users; movies; ratings_per_user: mean, each user has between half and one and a half times as many;
+    users: how many.
+    movies: how many.
+    ratings_per_user: the mean; each user has between half and one and a half times as many.
     drift: in [0, 1], the new part of a user's state at each rating, as a share of its spread (0: constant taste;
-    1: no rating tells of another); noise: standard deviation of the latent rating, above 0; seed: of everything;
-    max_users: a seeded subset of the users, as for every source.
-    Raises UserError naming the field for a value that can't be used.
+        1: a user's ratings are independent).
+    noise: standard deviation of the latent rating, above 0.
+    seed: of all draws.
+    max_users: a seeded subset of that many users, as for every source; None: all.
+
+    Raises UserError, naming the field, for an invalid value.
     """
 
     users: int = 300
@@ -82,11 +87,11 @@ class Sample:
         _require(self.max_users is None or self.max_users >= 1, "max_users", "at least 1", self.max_users)
 
     def files(self) -> list[Path]:
-        """None: the settings say it all."""
+        """Return an empty list: the settings determine the data."""
         return []
 
     def read(self, files: list[Path]) -> RawTables:
-        """All users' ratings, in the order in which each user gave them, with tags and profiles. Takes milliseconds."""
+        """Generate all users' ratings, each user's in time order, with tags and profiles. Takes milliseconds."""
         truth = _generate(self)
         raw_user, raw_movie = _raw_users(self)[truth.user], _raw_movies(self)[truth.movie]
         timestamp = _timestamps(self, truth.user, truth.step)
@@ -102,11 +107,11 @@ class Sample:
         )
 
     def truth(self) -> Truth:
-        """What the ratings were made from, row by row as in `load_table(self)`."""
+        """Return what the ratings were generated from, with the same rows as `load_table(self)`."""
         truth = _generate(self)
         if self.max_users is None:
             return truth
-        # The cast: a Protocol's plain attribute counts as settable, a frozen dataclass's isn't.
+        # The cast: an attribute of a Protocol counts as settable, one of a frozen dataclass doesn't.
         kept = np.searchsorted(_raw_users(self), load_table(cast(Source, self)).users["id"].to_numpy())
         rows = np.flatnonzero(np.isin(truth.user, kept))
         by_rating = {name: getattr(truth, name)[rows] for name in ("step", "movie", "rating", "state")}
@@ -117,9 +122,15 @@ class Sample:
 class Truth:
     """The planted truth. Its n rows are those of the RatingTable: users by ascending raw id, each user's in time order.
 
-    user [n] int32, movie [n] int32 (both as in the table), step [n] int32: which of the user's ratings it is, from 0;
-    rating [n] float64; state [n, d]: the user's offset and tastes when they gave it, in rating points;
-    movie_offset [movies]; loading [movies, d]; drift and noise as in `Sample`.
+    user [n] int32: as in the table.
+    step [n] int32: index among the user's ratings, from 0.
+    movie [n] int32: as in the table.
+    rating [n] float64: on the scale.
+    state [n, d]: the user's offset and tastes at that time, in rating points.
+    movie_offset [movies]: in rating points.
+    loading [movies, d]: 1, then the weight of each genre.
+    drift: as in `Sample`.
+    noise: as in `Sample`.
     """
 
     user: np.ndarray
@@ -137,17 +148,17 @@ class Truth:
 
     @property
     def base(self) -> np.ndarray:
-        """[n] mean latent rating of the movie over all users."""
+        """Mean latent rating of each row's movie over all users: [n]."""
         return MEAN + self.movie_offset[self.movie]
 
     @property
     def latent_mean(self) -> np.ndarray:
-        """[n] mean latent rating of this movie by this user at this time: all but the noise."""
+        """Mean latent rating of each row's movie by its user at that time, without the noise: [n]."""
         return self.base + (self.loading[self.movie] * self.state).sum(axis=1)
 
 
 def to_scale(latent: np.ndarray) -> np.ndarray:
-    """Latent ratings rounded to halves and clipped to 0.5 .. 5.0, same shape."""
+    """Round latent ratings to halves and clip them to 0.5 .. 5.0; same shape."""
     return np.clip(np.floor(2 * latent + 0.5) / 2, HALF_STARS[0], HALF_STARS[-1])
 
 
@@ -157,7 +168,7 @@ def _generate(sample: Sample) -> Truth:
     user = np.repeat(np.arange(sample.users, dtype=np.int32), lengths)
     step = np.concatenate([np.arange(length, dtype=np.int32) for length in lengths])
     movie = _choices(sample, lengths, longest)[user, step]
-    # Drawn for `longest` steps whatever the length, so that more users leave the earlier ones as they are.
+    # Drawn for `longest` steps whatever the length, so that adding users doesn't change the earlier ones.
     shocks = _normal(sample, "state", sample.users, longest, len(SPREAD)) * SPREAD
     states = shocks.copy()
     for t in range(1, longest):
@@ -180,28 +191,28 @@ def _generate(sample: Sample) -> Truth:
 
 
 def _length_range(sample: Sample) -> tuple[int, int]:
-    """The fewest and the most ratings that a user may have; all numbers between are equally likely."""
+    """Return the fewest and the most ratings of a user; all numbers between are equally likely."""
     shortest = sample.ratings_per_user // 2
     return shortest, 2 * sample.ratings_per_user - shortest
 
 
 def _choices(sample: Sample, lengths: np.ndarray, longest: int) -> np.ndarray:
-    """The movies that each user rates, in order: [users, longest] int32, the first `length` of each row in use.
+    """Draw the movies that each user rates, in order: [users, longest] int32; each row uses its first `length` entries.
 
     Popular movies are drawn more often (the Gumbel-max trick: the largest of log weight + Gumbel noise, without
-    replacement), then put in a random order, so that a movie's popularity doesn't tell its place.
+    replacement), then shuffled, so that a movie's position is independent of its popularity.
     """
     popularity = 0.5 * _normal(sample, "popularity", sample.movies)
     gumbel = -np.log(-np.log(_uniform(sample, "choice", sample.users, sample.movies)))
     drawn = np.argsort(-(popularity + gumbel), axis=1, kind="stable")[:, :longest]
-    place = _uniform(sample, "order", sample.users, longest)
-    place[np.arange(longest) >= lengths[:, None]] = 1
-    order = np.argsort(place, axis=1, kind="stable")
+    rank = _uniform(sample, "order", sample.users, longest)
+    rank[np.arange(longest) >= lengths[:, None]] = 1
+    order = np.argsort(rank, axis=1, kind="stable")
     return np.take_along_axis(drawn, order, axis=1).astype(np.int32)
 
 
 def _membership(sample: Sample) -> np.ndarray:
-    """Which movie has which genre: [movies, genres] bool."""
+    """Draw which movie has which genre: [movies, genres] bool."""
     count = 1 + np.searchsorted(np.cumsum(_GENRE_SHARES[:-1]), _uniform(sample, "genre count", sample.movies))
     rank = np.argsort(np.argsort(_uniform(sample, "genre", sample.movies, len(GENRES)), axis=1), axis=1)
     return rank < count[:, None]
@@ -212,7 +223,7 @@ def _loadings(sample: Sample) -> np.ndarray:
     return np.column_stack([np.ones(sample.movies), member / np.sqrt(member.sum(axis=1, keepdims=True))])
 
 
-# Raw ids ascend, so that a user's or movie's place here is its number in the table, but are neither dense nor from 0.
+# Raw ids ascend, so that a user's or movie's index here is its index in the table, but are neither dense nor from 0.
 def _raw_users(sample: Sample) -> np.ndarray:
     return 1001 + 7 * np.arange(sample.users)
 
@@ -235,7 +246,7 @@ def _movies(sample: Sample) -> pl.DataFrame:
 
 
 def _timestamps(sample: Sample, user: np.ndarray, step: np.ndarray) -> np.ndarray:
-    """Seconds [n]: a user starts within ten years and rates every minute or so; some ratings share their second."""
+    """Draw timestamps [n], in seconds: users start within ten years and rate about once a minute; some ratings tie."""
     shape = sample.users, _length_range(sample)[1]
     gaps = np.where(_uniform(sample, "tie", *shape) < _TIE_SHARE, 0, 1 + _below(sample, 119, "gap", *shape))
     starts = _FIRST_SECOND + _below(sample, 10 * 365 * 86_400, "start", sample.users)
@@ -254,7 +265,7 @@ def _profiles(sample: Sample) -> pl.DataFrame:
 def _tags(
     sample: Sample, truth: Truth, raw_user: np.ndarray, raw_movie: np.ndarray, timestamp: np.ndarray
 ) -> pl.DataFrame:
-    """Some ratings with a tag in the same second, four in five of them about the movie's first genre."""
+    """Tag some ratings in the same second; four in five tags are about the movie's first genre."""
     shape = sample.users, _length_range(sample)[1]
     cell = truth.user, truth.step
     per_genre = len(GENRE_TAGS) // len(GENRES)
@@ -269,7 +280,7 @@ def _tags(
 
 
 def _uniform(sample: Sample, purpose: str, *shape: int) -> np.ndarray:
-    """Numbers strictly between 0 and 1, from the purpose's own stream."""
+    """Draw numbers strictly between 0 and 1, from the stream of this purpose."""
     stream = int.from_bytes(hashlib.blake2b(purpose.encode(), digest_size=8).digest(), "little")
     raw = np.random.Philox(key=np.array([sample.seed, stream], dtype=np.uint64)).random_raw(int(np.prod(shape)))
     return ((raw >> np.uint64(12)) + 0.5).reshape(shape) * 2.0**-52
@@ -280,7 +291,7 @@ def _normal(sample: Sample, purpose: str, *shape: int) -> np.ndarray:
 
 
 def _below(sample: Sample, bound: int, purpose: str, *shape: int) -> np.ndarray:
-    """Whole numbers 0 .. bound - 1."""
+    """Draw integers from 0 to bound - 1."""
     return (bound * _uniform(sample, purpose, *shape)).astype(np.int64)
 
 

@@ -1,11 +1,11 @@
-"""How well the sample's ratings can be predicted at all: the noise floor, and the best prediction from each history.
+"""The best possible predictions of the sample's ratings: the noise floor, and the Bayes prediction from each history.
 
 Every RMSE here is that of an expected rating, with the movies' offsets and genres known, against the rating after
-rounding and clipping. A model that learns from a finite training set can't be expected below these figures.
+rounding and clipping. A model trained on finite data can't be expected to have a lower RMSE.
 
     python -m mlens.data.sample_bayes 0 0.1 0.3
 
-takes a quarter of a minute and prints, for the default sample with each user's last tenth as targets (1,210 of them):
+takes a quarter of a minute and prints, for the default sample with the last tenth of each user as targets (1,210):
 
     drift  RMSE    none   all_previous  random 0.5  fixed_ratio 0.3  fixed_count 10  noise floor
     0      Bayes   1.119  0.530         0.553       0.584            0.590           0.493
@@ -15,12 +15,12 @@ takes a quarter of a minute and prints, for the default sample with each user's 
     0.3    Bayes   1.087  0.717         0.780       0.722            0.722           0.498
     0.3    static  1.087  0.956         0.958       0.818            0.794           0.498
 
-Why the static estimator is there. A posterior given more ratings is never worse, on average, than one given some of
-them: with the Bayes prediction all_previous is the best strategy at *every* drift, and drift only makes what is old
-worth less, so that the last ten come to do almost as well as all. The order turns for a reader that weighs all ratings
-it is shown equally, since to such a reader old ratings are then harmful. `static_rmse` is the best reader of this kind.
-What a trained model does lies with the model: a short history helps it as far as it hasn't learned to prefer recent
-ratings.
+The static estimator shows what drift does to a model that ignores it. A posterior given more ratings is never worse, on
+average, than one given some of them: with the Bayes prediction, all_previous is the best strategy at *every* drift, and
+drift only devalues old ratings, so that the last ten do almost as well as all. The order reverses for an estimator that
+weighs all ratings in its history equally, since old ratings then do harm. `static_rmse` is the best estimator of this
+kind. What a trained model does depends on the model: a short history helps it as far as it hasn't learned to prefer
+recent ratings.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ _CHUNK = 256  # targets filtered at a time: about 50 MB with the default number 
 class Rmse:
     """RMSE of some predictions on some targets, in rating points.
 
-    observed: on the ratings as they are, to stand beside a model's on the same targets;
-    expected: the same with the mean square taken over the noise of the targets' ratings, the users' states as they are.
-    Exact for given predictions, and steadier than `observed`: the one to compare strategies by;
-    standard_error: of `expected`, from the draw of the users (targets of a user go together). Strategies share their
-    users, so that a difference between two of them has a far smaller one;
+    observed: on the drawn ratings, comparable with a model's on the same targets.
+    expected: the expectation over the noise of the targets' ratings, given the users' states. It is exact for given
+        predictions and has less variance than `observed`: use it to compare strategies.
+    standard_error: of `expected`, from the draw of the users (targets are clustered by user). Strategies share their
+        users, so that the standard error of a difference between two of them is far smaller.
     monte_carlo: how much the Monte Carlo error of the predictions adds to `expected`, on average (0: they are exact).
     """
 
@@ -62,22 +62,26 @@ class Rmse:
 
 @dataclass(frozen=True)
 class Predictions:
-    """expected [targets]: predicted ratings; standard_error [targets]: of their Monte Carlo approximation."""
+    """Predicted ratings.
+
+    expected [targets]: in rating points.
+    standard_error [targets]: of the Monte Carlo approximation.
+    """
 
     expected: np.ndarray
     standard_error: np.ndarray
 
 
 def noise_floor(truth: Truth, targets: np.ndarray) -> float:
-    """RMSE around the conditional mean given the user's state at that time and the movie; exact, over these targets.
+    """Compute the RMSE of the conditional mean given the user's state at that time and the movie, over these targets.
 
-    targets [targets]: rows of the table. It is sqrt(mean variance of the rating given its `latent_mean`).
+    It is exact: sqrt(mean variance of the rating given its `latent_mean`). targets [targets]: rows of the table.
     """
     return float(np.sqrt(rating_moments(truth.latent_mean[targets], truth.noise)[1].mean()))
 
 
 def score(truth: Truth, targets: np.ndarray, predictions: np.ndarray, monte_carlo: np.ndarray | float = 0.0) -> Rmse:
-    """The RMSE of any predictions [targets] of the ratings in rows `targets`; `monte_carlo`: their standard errors.
+    """Compute the RMSE of predictions [targets] of the ratings in rows `targets`; `monte_carlo`: their standard errors.
 
     E (r - p)² = (E r - p)² + Var r for each target, given the user's state at that time.
     """
@@ -96,7 +100,7 @@ def score(truth: Truth, targets: np.ndarray, predictions: np.ndarray, monte_carl
 
 
 def bayes_rmse(truth: Truth, targets: np.ndarray, histories: Sequence[np.ndarray], **settings: int) -> Rmse:
-    """The RMSE of `bayes_predictions` (same arguments): on average the lowest of all given these histories."""
+    """Compute the RMSE of `bayes_predictions` (same arguments): on average the lowest possible given the histories."""
     predictions = bayes_predictions(truth, targets, histories, **settings)
     return score(truth, targets, predictions.expected, predictions.standard_error)
 
@@ -109,26 +113,31 @@ def bayes_predictions(
     repeats: int = 4,
     seed: int = 0,
 ) -> Predictions:
-    """The posterior expected rating of each target given the (rounded, clipped) ratings in its history.
+    """Compute the posterior expected rating of each target given the (rounded, clipped) ratings in its history.
 
-    targets [targets]: rows of the table; histories: for each target the rows of the same user's earlier ratings that
-    are seen, ascending (any subset, so any strategy). Known besides: the movies' factors, each rating's place in the
-    user's sequence, drift, noise, and the distribution of the users' states.
-    Raises ValueError where a history holds another user's rating or isn't ascending and before its target.
+    targets [targets]: rows of the table.
+    histories: for each target, the rows of the same user's earlier ratings in its history, ascending (any subset, so
+        any strategy).
+    particles: of each filter.
+    repeats: independent filters, whose mean is the prediction.
+    seed: of the filters' draws.
 
-    Exact: were the *latent* history ratings known, the state would be Gaussian, and the target's expected rating
-    `rating_moments`. Approximate: the average over the latent history, each rating of which is known to lie in its
-    interval only; it is taken by a particle filter (`mlens.data.sample_filter`), consistent in `particles` with a bias
-    of order 1 / particles. The standard error is over `repeats` independent filters, whose mean is the prediction.
-    Without history both are exact. With the defaults it is 0.004 to
-    0.006 rating points on average, which adds 0.00002 to an RMSE.
+    The prediction also knows the movies' factors, each rating's position in the user's sequence, drift, noise, and the
+    distribution of the users' states. Raises ValueError where a history contains another user's rating, or isn't
+    ascending and before its target.
+
+    Given the *latent* history ratings, the state is Gaussian, and the target's expected rating is exact
+    (`rating_moments`). The average over the latent history, each rating of which is only known to lie in its interval,
+    is approximated by a particle filter (`mlens.data.sample_filter`), consistent in `particles` with a bias of order
+    1 / particles. The standard error is over the repeats; with the defaults it is 0.004 to 0.006 rating points on
+    average, which adds 0.00002 to an RMSE. Without history the prediction is exact.
     """
     histories = [np.asarray(history, dtype=np.int64) for history in histories]
     _check(truth, targets, histories)
     generator = np.random.Generator(np.random.Philox(key=seed))
     filtered = np.empty((len(targets), repeats))
     lengths = np.array([len(history) for history in histories], dtype=np.int64)
-    # Longest first: at each step of a chunk, the targets that still have a rating to take in are its first ones.
+    # Longest first: at each step of a chunk, the targets whose history isn't used up yet come first.
     order = np.argsort(-lengths, kind="stable")
     for start in range(0, len(targets), _CHUNK):
         chunk = order[start : start + _CHUNK]
@@ -143,12 +152,13 @@ def bayes_predictions(
 
 
 def static_rmse(truth: Truth, targets: np.ndarray, histories: Sequence[np.ndarray]) -> Rmse:
-    """The RMSE of the best estimator that weighs all history ratings equally, as if tastes didn't drift. Exact.
+    """Compute the RMSE of the best estimator that weighs all history ratings equally, as if tastes didn't drift. Exact.
 
-    Arguments and errors as for `bayes_predictions`. Ridge regression of the state on the seen ratings, with rounding
-    taken as more noise: state ~ N(0, SPREAD²) and rating - base = loading · state + N(0, s²), then the expected rounded
-    rating. s² is the best on these very targets of 1, 2, 4, .. 64 times noise² + rounding variance: the estimator may
-    be as cautious about its history as is good for it, but not more about some ratings than about others.
+    Arguments and errors are those of `bayes_predictions`. The estimator is a ridge regression of the state on the
+    history's ratings, with rounding treated as additional noise: state ~ N(0, SPREAD²) and rating - base = loading ·
+    state + N(0, s²), then the expected rounded rating. s² is chosen on these same targets from 1, 2, 4, .. 64 times
+    noise² + rounding variance: the estimator may shrink all of its history as much as is best, but not some ratings
+    more than others.
     """
     histories = [np.asarray(history, dtype=np.int64) for history in histories]
     _check(truth, targets, histories)
@@ -183,7 +193,7 @@ def _check(truth: Truth, targets: np.ndarray, histories: Sequence[np.ndarray]) -
 
 
 def _padded(histories: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """The histories as one array [targets, longest], row 0 where there is none, and which entries are real."""
+    """Pad the histories with row 0 to an array [targets, longest]; return it, and which entries are real."""
     lengths = np.array([len(history) for history in histories])
     seen = np.arange(lengths.max(initial=0)) < lengths[:, None]
     rows = np.zeros(seen.shape, dtype=np.int64)
@@ -195,7 +205,7 @@ Strategy = Callable[[np.ndarray], np.ndarray]
 
 
 def _strategies(seed: int = 0) -> dict[str, Strategy]:
-    """Visible rows -> seen rows, as the strategies of the same names choose them (random with draws of its own)."""
+    """Map visible rows to shown rows, like the strategies of these names (random uses other draws)."""
     generator = np.random.Generator(np.random.Philox(key=seed))
 
     def k(ratio: float, count: int) -> int:
@@ -211,7 +221,7 @@ def _strategies(seed: int = 0) -> dict[str, Strategy]:
 
 
 def last_tenth(truth: Truth) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The last tenth of each user's ratings, rounded, at least one: rows, and for each all earlier rows of its user."""
+    """Return the last tenth of each user's rows (rounded, at least one), and for each all earlier rows of its user."""
     length = np.bincount(truth.user)
     start = np.cumsum(length) - length
     targets = np.flatnonzero(truth.step >= (length - np.maximum(1, (0.1 * length + 0.5).astype(int)))[truth.user])
@@ -219,7 +229,7 @@ def last_tenth(truth: Truth) -> tuple[np.ndarray, list[np.ndarray]]:
 
 
 def compare(sample: Sample, drifts: Sequence[float]) -> Table:
-    """Bayes and static RMSE (`Rmse.expected`) of five strategies at each drift, to print. Seconds for each drift."""
+    """Tabulate Bayes and static RMSE (`Rmse.expected`) of five strategies at each drift. Takes seconds per drift."""
     headers = (name.replace(" ", "\n") for name in ("drift", "RMSE", *_strategies(), "noise floor"))
     table = Table(*headers, box=box.SIMPLE, padding=(0, 1, 0, 0))
     shown: list[Rmse] = []

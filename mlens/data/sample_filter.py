@@ -1,4 +1,4 @@
-"""The particle filter behind `mlens.data.sample_bayes`: what rounded ratings tell about a user's state."""
+"""The particle filter of `mlens.data.sample_bayes`: the posterior of a user's state given rounded ratings."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from mlens.data.sample import SPREAD, Truth
 
 _SCALE = np.array(HALF_STARS)
 _CUTS = (_SCALE[1:] + _SCALE[:-1]) / 2
-# A rating's interval of latent ratings is (_BELOW[k], _ABOVE[k]), with k its place on the scale.
+# A rating's interval of latent ratings is (_BELOW[k], _ABOVE[k]), with k its index in the scale.
 _BELOW = np.append(-np.inf, _CUTS)
 _ABOVE = np.append(_CUTS, np.inf)
 
 
 def rating_moments(mean: np.ndarray, deviation: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of the rating whose latent rating is N(mean, deviation²); exact. Broadcasts.
+    """Compute mean and variance of the rating whose latent rating is N(mean, deviation²). Exact; broadcasts.
 
     With cuts c_k between the legal ratings, of step h from r_0: E r = r_0 + h Σ_k P(latent > c_k), and likewise for r²
     with the steps r_k² - r_{k-1}².
@@ -32,15 +32,18 @@ def rating_moments(mean: np.ndarray, deviation: np.ndarray | float) -> tuple[np.
 
 
 class Filters:
-    """`repeats` particle filters for each of some targets, whose histories come longest first.
+    """`repeats` particle filters for each target, targets ordered by descending history length.
 
     Rao-Blackwellised (Doucet, de Freitas, Murphy and Russell 2000): a particle is a path of latent ratings, given which
     the state is Gaussian (Kalman filter). Fully adapted (Pitt and Shephard 1999): a particle is weighted by the
     probability of the next rounded rating before it draws its latent rating from the interval.
 
-    A step concerns the first `active` targets. mean [targets, repeats, particles, d]: the state's mean given each
-    particle's latent ratings; covariance [targets, d, d]: it doesn't depend on them, so that all particles of a target
-    share it; weight [targets, repeats, particles], adding up to 1; now [targets]: the step that the state is at.
+    A step updates the first `active` targets.
+
+    mean [targets, repeats, particles, d]: the state's mean given each particle's latent ratings.
+    covariance [targets, d, d]: of the state; it doesn't depend on the latent ratings, so particles share it.
+    weight [targets, repeats, particles]: sums to 1 over particles.
+    now [targets]: the step of the state.
     """
 
     def __init__(
@@ -54,7 +57,7 @@ class Filters:
         self.now = start.copy()
 
     def advance(self, active: int, to: np.ndarray) -> None:
-        """Let the state drift to step `to` [active] of the user's sequence."""
+        """Advance the state to step `to` [active] of the user's sequence."""
         kept = (1 - self.truth.drift**2) ** ((to - self.now[:active]) / 2)
         prior = np.diag(SPREAD**2)
         self.mean[:active] *= kept[:, None, None, None]
@@ -62,7 +65,7 @@ class Filters:
         self.now[:active] = to
 
     def latent(self, active: int, row: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of the latent rating in `row` [active]: mean by particle, variance, covariance with the state."""
+        """Return the latent rating's mean by particle, variance and covariance with the state, for `row` [active]."""
         loading = self.truth.loading[self.truth.movie[row]]
         with_state = np.einsum("tde,te->td", self.covariance[:active], loading)
         variance = (loading * with_state).sum(axis=1) + self.truth.noise**2
@@ -70,21 +73,21 @@ class Filters:
         return mean, variance, with_state
 
     def observe(self, active: int, row: np.ndarray) -> None:
-        """Take in the rounded rating in `row` [active]."""
+        """Condition on the rounded rating in `row` [active]."""
         self.advance(active, self.truth.step[row])
         mean, variance, with_state = self.latent(active, row)
         deviation = np.sqrt(variance)[:, None, None]
-        place = np.searchsorted(_CUTS, self.truth.rating[row])
-        low = (_BELOW[place][:, None, None] - mean) / deviation
-        high = (_ABOVE[place][:, None, None] - mean) / deviation
-        # In the upper half, mirrored: there the distribution function is too near 1 to be told from it.
+        level = np.searchsorted(_CUTS, self.truth.rating[row])
+        low = (_BELOW[level][:, None, None] - mean) / deviation
+        high = (_ABOVE[level][:, None, None] - mean) / deviation
+        # Mirrored in the upper half, where the distribution function is too close to 1 for floating point.
         side = np.where(low + high > 0, -1.0, 1.0)
         bottom = ndtr(np.where(side < 0, -high, low))
         mass = np.maximum(ndtr(np.where(side < 0, -low, high)) - bottom, 1e-300)
 
         weight = self.weight[:active] * mass
         weight /= weight.sum(axis=2, keepdims=True)
-        uneven = (weight**2).sum(axis=2) > 2 / weight.shape[2]  # an effective number below half of the particles
+        uneven = (weight**2).sum(axis=2) > 2 / weight.shape[2]  # effective sample size below half of the particles
         if uneven.any():
             source = _resample(weight[uneven], self.generator)
             for values in (side, bottom, mass):
@@ -100,17 +103,17 @@ class Filters:
         self.covariance[:active] -= gain[:, :, None] * gain[:, None, :]
 
     def expected_rating(self, targets: np.ndarray) -> np.ndarray:
-        """The posterior mean of the rating in each row of `targets`, by each filter: [targets, repeats]."""
+        """Return each filter's posterior mean of the rating in each row of `targets`: [targets, repeats]."""
         self.advance(len(targets), self.truth.step[targets])
         mean, variance, _ = self.latent(len(targets), targets)
         return (self.weight * rating_moments(mean, np.sqrt(variance)[:, None, None])[0]).sum(axis=2)
 
 
 def _resample(weight: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Systematic resampling of each row of `weight` [n, particles]: which particle each new one copies."""
+    """Resample each row of `weight` [n, particles] systematically; return the particle that each new one copies."""
     n, particles = weight.shape
-    place = (np.arange(particles) + generator.random((n, 1))) / particles
+    point = (np.arange(particles) + generator.random((n, 1))) / particles
     # One sorted search for all rows: row i lies in (i, i + 1].
     offset = np.arange(n)[:, None]
-    found = np.searchsorted((weight.cumsum(axis=1) + offset).ravel(), (place + offset).ravel()).reshape(n, particles)
+    found = np.searchsorted((weight.cumsum(axis=1) + offset).ravel(), (point + offset).ravel()).reshape(n, particles)
     return np.clip(found - particles * offset, 0, particles - 1)

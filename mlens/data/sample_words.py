@@ -1,4 +1,4 @@
-"""The words that the sample is made of: short and few, so that a tiny tokenizer has each as one token."""
+"""The sample's vocabulary: words short and few enough for a tiny tokenizer to have each as one token."""
 
 GENRES = ("Action", "Comedy", "Drama", "Horror", "Romance", "Sci-Fi")
 ADJECTIVES = (
@@ -15,7 +15,7 @@ NOUNS = (
     "Stranger", "Street", "Summer", "Sword", "Train", "Valley", "Voyage", "Wedding", "Window", "Witness", "Wolf",
     "Woman", "World",
 )  # fmt: skip
-# As many for each genre, in the order of GENRES.
+# The same number for each genre, in the order of GENRES.
 GENRE_TAGS = (
     "car chase", "explosions", "fight scenes",
     "funny", "hilarious", "witty",

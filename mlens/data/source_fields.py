@@ -1,4 +1,4 @@
-"""Checks of the fields that every data source has; each source calls them from its own `__post_init__`."""
+"""Checks of the fields that all data sources share; each source calls them from its `__post_init__`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from mlens.errors import UserError
 
 
 def check_max_users(max_users: int | None) -> None:
-    """Raises UserError unless it is null or at least 1."""
+    """Raise UserError unless `max_users` is None or at least 1."""
     if max_users is not None and max_users < 1:
         raise UserError(f"data.max_users must be at least 1, not {max_users}")
 
 
 def check_rating_scale(scale: Sequence[float] | None) -> None:
-    """Raises UserError unless it is null or two or more finite numbers in ascending order."""
+    """Raise UserError unless `scale` is None or two or more finite numbers in ascending order."""
     if scale is None:
         return
     finite = all(math.isfinite(rating) for rating in scale)
@@ -26,7 +26,7 @@ def check_rating_scale(scale: Sequence[float] | None) -> None:
 
 
 def given_file(field: str, path: str) -> Path:
-    """The file that a field such as data.path names. Raises UserError where there is none."""
+    """Return the file that a field such as data.path names. Raises UserError where it doesn't exist."""
     file = Path(path).expanduser()
     if file.is_dir():
         raise UserError(f"{field}={file}: is a folder. Give the file in it")

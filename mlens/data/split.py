@@ -1,4 +1,4 @@
-"""Which ratings are training, validation and test."""
+"""The split of ratings into training, validation and test."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ METHODS = ("temporal", "random", "user", "global_time", "leave_last")
 class Split:
     """The config node `split`.
 
-    method: temporal (each user's last ratings), random (per user), user (whole users, cold start), global_time (one
-    time cuts all users; ratings of one second stay together), leave_last (each user's last rating is test, the one
-    before it validation);
-    val_ratio, test_ratio: shares of the ratings (of the users with method=user); not used by leave_last;
-    min_ratings: a user with fewer ratings is all training;
-    eval_history: what a held-out target may see of the past: `all` (training, and validation where it is test) or
-    `train`; ties: `order` (source order decides what is earlier in one second) or `strict` (a target's own second is
-    hidden); max_train_targets_per_user: that many training targets a user, drawn; the rest still serve as history.
+    method: temporal (hold out each user's last ratings), random (random ratings of each user), user (all ratings of
+        random users: cold start), global_time (cut all users at one time; ratings of one second stay together), or
+        leave_last (each user's last rating is test, the one before it validation).
+    val_ratio: share of the ratings (of the users with method=user) held out for validation; not used by leave_last.
+    test_ratio: the same for test.
+    min_ratings: all ratings of a user with fewer ratings are training.
+    eval_history: the earlier ratings visible to a held-out target: `all` (training, and for a test target also
+        validation) or `train`.
+    ties: among ratings of one second, `order` takes source order as time order; `strict` hides them from one another.
+    max_train_targets_per_user: draw at most that many training targets per user; the rest still serve as history.
+    seed: of all draws of the split.
     """
 
     method: str
@@ -63,14 +66,14 @@ class Split:
 
 
 def held_out(ratio: float, n: int | np.ndarray) -> np.ndarray:
-    """How many of n ratings a ratio holds out: 0 for ratio 0, else at least one, halves rounded up."""
-    # 0.29 * 50 is a little less than 14.5 in binary, and still a half.
+    """Return how many of n ratings a ratio holds out: 0 for ratio 0, else at least one, halves rounded up."""
+    # In binary, 0.29 * 50 is slightly less than 14.5, but must count as a half.
     counts = np.floor(ratio * np.asarray(n) + 0.5 + 1e-9).astype(np.int64)
     return np.zeros_like(counts) if ratio == 0 else np.maximum(1, counts)
 
 
 def assign_roles(table: RatingTable, split: Split) -> np.ndarray:
-    """[n] int8, TRAIN, VAL or TEST for each rating of the table."""
+    """Assign TRAIN, VAL or TEST to each rating of the table: [n] int8."""
     n = np.diff(table.user_offsets)
     if split.method == "user":
         return np.repeat(_user_roles(table, split), n)
@@ -84,7 +87,7 @@ def assign_roles(table: RatingTable, split: Split) -> np.ndarray:
 
 
 def _role_counts(split: Split, n: np.ndarray) -> np.ndarray:
-    """[users, 3] how many of each user's n ratings are TRAIN, VAL and TEST; test comes first where n is short."""
+    """Count the TRAIN, VAL and TEST ratings of each user: [users, 3]. Test takes precedence where n is small."""
     one_each = split.method == "leave_last"
     n_test = np.minimum(n, 1 if one_each else held_out(split.test_ratio, n))
     n_val = np.minimum(n - n_test, 1 if one_each else held_out(split.val_ratio, n))
@@ -93,20 +96,20 @@ def _role_counts(split: Split, n: np.ndarray) -> np.ndarray:
 
 
 def _shuffled(roles: np.ndarray, table: RatingTable, split: Split) -> np.ndarray:
-    """[n] the same roles for each user, dealt out in the order of a permutation, held out first."""
+    """Permute each user's roles, assigning the held-out ones first: [n] int8."""
     shuffled = np.empty_like(roles)
     for u, key in enumerate(table.user_keys):
-        own = slice(table.user_offsets[u], table.user_offsets[u + 1])
-        order = draws.permutation(own.stop - own.start, draws.SPLIT, split.seed, key)
-        shuffled[own][order] = roles[own][::-1]
+        user_rows = slice(table.user_offsets[u], table.user_offsets[u + 1])
+        order = draws.permutation(user_rows.stop - user_rows.start, draws.SPLIT, split.seed, key)
+        shuffled[user_rows][order] = roles[user_rows][::-1]
     return shuffled
 
 
 def _user_roles(table: RatingTable, split: Split) -> np.ndarray:
-    """[users] int8: whole users are test or validation, drawn among those with enough ratings.
+    """Draw test and validation users among those with enough ratings: [users] int8.
 
-    Test is taken from the beginning of the drawn order and validation from its end: where the data lose or gain a user,
-    at most one other user of each changes places with training.
+    Test is taken from the beginning of the drawn order and validation from its end: when the data lose or gain a user,
+    at most one other user of each is exchanged with training.
     """
     n_user = np.diff(table.user_offsets)
     eligible = np.flatnonzero(n_user >= split.min_ratings)
@@ -121,7 +124,7 @@ def _user_roles(table: RatingTable, split: Split) -> np.ndarray:
 
 
 def _time_roles(timestamp: np.ndarray, split: Split) -> np.ndarray:
-    """[n] int8: two times cut the ratings of all users; ratings of one second are on one side of a cut."""
+    """Cut the ratings of all users at two times, keeping ratings of one second together: [n] int8."""
     times = np.sort(timestamp)
     val_start, test_start = _time_cuts(times, split)
     roles = np.full(len(times), TRAIN, dtype=np.int8)
@@ -132,21 +135,21 @@ def _time_roles(timestamp: np.ndarray, split: Split) -> np.ndarray:
 
 
 def _time_cuts(times: np.ndarray, split: Split) -> tuple[int, int]:
-    """Where validation and test begin in `times` [n], which are sorted.
+    """Return the start indices of validation and test in the sorted `times` [n].
 
-    Of all pairs of places where the time changes, the one with the fewest stages that were asked for and are empty;
-    then with the smallest sum of both shares' differences from what was asked, then of test's, then with the largest
-    test, then the largest validation.
+    Among all pairs of indices where the time changes, minimise the number of requested but empty stages; then the sum
+    of both stages' deviations from the requested sizes; then test's deviation; then prefer the largest test, and then
+    the largest validation.
     """
     n = len(times)
     n_test = int(held_out(split.test_ratio, n))
     n_val = min(int(held_out(split.val_ratio, n)), n - n_test)
-    places = np.concatenate([[0], np.flatnonzero(times[1:] != times[:-1]) + 1, [n]])
-    # A cut farther from what was asked than its neighbours is never better, unless these leave a stage empty.
-    ends = [*places[:3].tolist(), *places[-3:].tolist()]
+    candidates = np.concatenate([[0], np.flatnonzero(times[1:] != times[:-1]) + 1, [n]])
+    # A cut farther from the requested one than its neighbours is never better, unless these leave a stage empty.
+    ends = [*candidates[:3].tolist(), *candidates[-3:].tolist()]
     best, cuts = None, (n, n)
-    for test in {*ends, *_around(places, n - n_test)} if n_test else {n}:
-        for val in {*ends, *_around(places, test - n_val), *_around(places, test)} if n_val else {test}:
+    for test in {*ends, *_around(candidates, n - n_test)} if n_test else {n}:
+        for val in {*ends, *_around(candidates, test - n_val), *_around(candidates, test)} if n_val else {test}:
             if val > test:
                 continue
             empty = (val == 0) + (n_val > 0 and val == test) + (n_test > 0 and test == n)
@@ -157,7 +160,7 @@ def _time_cuts(times: np.ndarray, split: Split) -> tuple[int, int]:
     return cuts
 
 
-def _around(places: np.ndarray, wanted: int) -> list[int]:
-    """The two of the ascending `places` below `wanted`, it itself where it is one, and the two above."""
-    at = int(np.searchsorted(places, wanted))
-    return places[max(0, at - 2) : at + 3].tolist()
+def _around(candidates: np.ndarray, index: int) -> list[int]:
+    """Return the two of the ascending `candidates` below `index`, `index` itself if it is one, and the two above."""
+    at = int(np.searchsorted(candidates, index))
+    return candidates[max(0, at - 2) : at + 3].tolist()

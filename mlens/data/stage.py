@@ -1,4 +1,4 @@
-"""The targets of one stage (training, validation, test) and the earlier ratings that each of them may see."""
+"""Stages (training, validation, test): their targets, and the earlier ratings visible to each."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ import numpy as np
 from mlens.data import draws
 from mlens.data.blocks import group_blocks, int_type
 from mlens.data.split import STAGES, TRAIN, Split
-from mlens.data.split_advice import asked_for, check_stages
+from mlens.data.split_advice import check_stages, required_roles
 from mlens.data.table import RatingTable
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What the targets of a stage may see is always a prefix of one list a user.
+    """The targets of one stage. The ratings visible to a target are the first `count` of its user's visible list.
 
-    name: train, val or test;
-    targets [t]: the ratings to predict, as indices into the table, ascending;
-    user [t]: the user of each target;
-    visible [v]: all ratings that targets of this stage may see, as indices into the table, ascending;
-    visible_offsets [users + 1] int64: where each user's list starts in `visible`;
-    count [t]: c, how many of its user's list each target sees:
-    visible[visible_offsets[user] : visible_offsets[user] + count].
+    name: train, val or test.
+    targets [t]: the ratings to predict, as indices into the table, ascending.
+    user [t]: the user of each target.
+    visible [v]: all ratings visible to targets of this stage, as indices into the table, ascending: the users' lists,
+        concatenated.
+    visible_offsets [users + 1] int64: the start of each user's list in `visible`.
+    count [t]: c, the number of ratings visible to each target:
+        visible[visible_offsets[user] : visible_offsets[user] + count].
 
-    The long columns are int32 where the table has less than 2**31 ratings, else int64.
+    The long columns are int32 where the table has fewer than 2**31 ratings, else int64.
     """
 
     name: str
@@ -42,29 +43,33 @@ class Stage:
 
     @cached_property
     def first_new(self) -> np.ndarray:
-        """[t]: how many ratings the target before it, of the same user, sees (0 for a user's first target): those
-        from there on are new to target t."""
+        """The count of the previous target of the same user (0 for a user's first target): [t].
+
+        Ratings from this index on are visible to target t, but not to the previous one.
+        """
         first = np.zeros_like(self.count)
         same = self.user[1:] == self.user[:-1]
         first[1:][same] = self.count[:-1][same]
         return first
 
     def visible_to(self, t: int) -> np.ndarray:
-        """[c] indices into the table of the ratings visible to target t of this stage."""
+        """Return the ratings visible to target t, as indices into the table: [c]."""
         start = self.visible_offsets[self.user[t]]
         return self.visible[start : start + self.count[t]]
 
     def user_blocks(self) -> Iterator[slice]:
-        """Stretches of targets in order, each of some users' all targets; their lists are of bounded length too."""
+        """Yield slices of consecutive targets: all targets of some users, with a bounded number of targets and visible
+        ratings.
+        """
         if len(self) == 0:
             return
-        borders = np.concatenate([[0], np.flatnonzero(self.user[1:] != self.user[:-1]) + 1, [len(self)]])
-        lists = np.diff(self.visible_offsets)[self.user[borders[:-1]]]
-        for users in group_blocks(np.diff(borders) + lists):
-            yield slice(int(borders[users.start]), int(borders[users.stop]))
+        bounds = np.concatenate([[0], np.flatnonzero(self.user[1:] != self.user[:-1]) + 1, [len(self)]])
+        lists = np.diff(self.visible_offsets)[self.user[bounds[:-1]]]
+        for users in group_blocks(np.diff(bounds) + lists):
+            yield slice(int(bounds[users.start]), int(bounds[users.stop]))
 
     def keep(self, chosen: np.ndarray) -> Stage:
-        """The same stage with only these targets (indices into `targets`, ascending)."""
+        """Return the stage with only these targets (indices into `targets`, ascending)."""
         return Stage(
             self.name,
             self.targets[chosen],
@@ -76,8 +81,11 @@ class Stage:
 
 
 def make_stage(table: RatingTable, roles: np.ndarray, split: Split, name: str) -> Stage:
-    """The stage `name` of the table under `roles` [n]: training targets see training ratings only, validation targets
-    training and validation, test targets all (all: training only with split.eval_history=train)."""
+    """Make the stage `name` of the table under `roles` [n].
+
+    Training ratings are visible to training targets, training and validation ratings to validation targets, all ratings
+    to test targets; with split.eval_history=train, only training ratings are visible to any target.
+    """
     role = STAGES.index(name)
     shown = TRAIN if split.eval_history == "train" else role
     allowed = roles <= shown
@@ -99,14 +107,16 @@ def make_stage(table: RatingTable, roles: np.ndarray, split: Split, name: str) -
 def make_stages(
     table: RatingTable, roles: np.ndarray, split: Split, max_eval_users: int | None = None, eval_seed: int = 0
 ) -> dict[str, Stage]:
-    """The stages that have targets: train and test, and val unless the split holds nothing out for it.
+    """Make the stages that have targets: train and test, and val unless the split holds out nothing for it.
 
-    Validation and test are of at most `max_eval_users` users each, drawn by `eval_seed` over all degrees of activity.
+    max_eval_users: validation and test have at most this many users each (None: all), stratified by activity.
+    eval_seed: draws these users.
+
     Raises UserError as `check_stages` does.
     """
     check_stages(table, roles, split)
     stages = {}
-    for role in asked_for(split):
+    for role in required_roles(split):
         stage = make_stage(table, roles, split, STAGES[role])
         if role != TRAIN:
             stage = sample_users(table, stage, max_eval_users, eval_seed)
@@ -115,12 +125,12 @@ def make_stages(
 
 
 def sample_users(table: RatingTable, stage: Stage, max_users: int | None, seed: int) -> Stage:
-    """The targets of `max_users` users that have targets in this stage, drawn by `seed` (all with null).
+    """Keep the targets of `max_users` of the stage's users, drawn by `seed` (None: keep all).
 
-    Stratified by the number of ratings: users with 1, 2-3, 4-7, 8-15, … are represented in proportion, to within one,
-    and all users are drawn with the same probability. Within a stratum of n users, the user of rank r in drawn order
-    has the score (r + v) / n, where v in [0, 1) is drawn for the stratum, and the smallest scores are taken. So a
-    larger sample holds a smaller one, and where the data lose or gain a user, at most one other user is replaced.
+    The sample is stratified by the number of ratings: users with 1, 2-3, 4-7, 8-15, … are represented in proportion, to
+    within one, and all users are drawn with the same probability. Within a stratum of n users, the user of rank r in
+    drawn order has the score (r + v) / n, where v in [0, 1) is drawn for the stratum; the smallest scores are taken. So
+    a larger sample contains a smaller one, and when the data lose or gain a user, at most one other user is replaced.
     """
     users = np.unique(stage.user)
     if max_users is None or max_users >= len(users):
@@ -136,7 +146,7 @@ def sample_users(table: RatingTable, stage: Stage, max_users: int | None, seed: 
 
 
 def _first_of_second(table: RatingTable) -> np.ndarray:
-    """[n]: the first rating of each rating's user in the same second."""
+    """Return the first rating of the same user in the same second, for each rating: [n]."""
     first = np.arange(len(table), dtype=int_type(len(table)))
     same = (table.timestamp[1:] == table.timestamp[:-1]) & (table.user[1:] == table.user[:-1])
     first[1:][same] = 0
@@ -144,11 +154,12 @@ def _first_of_second(table: RatingTable) -> np.ndarray:
 
 
 def _draw_targets(table: RatingTable, targets: np.ndarray, split: Split) -> np.ndarray:
-    """At most max_train_targets_per_user of each user's training targets, ascending."""
+    """Draw at most max_train_targets_per_user of each user's training targets; ascending."""
     most = split.max_train_targets_per_user
     starts = np.searchsorted(targets, table.user_offsets)
     kept = []
     for u, key in enumerate(table.user_keys):
-        own = targets[starts[u] : starts[u + 1]]
-        kept.append(own[np.sort(draws.permutation(len(own), draws.TRAIN_TARGETS, split.seed, key)[:most])])
+        user_targets = targets[starts[u] : starts[u + 1]]
+        order = draws.permutation(len(user_targets), draws.TRAIN_TARGETS, split.seed, key)
+        kept.append(user_targets[np.sort(order[:most])])
     return np.concatenate(kept)

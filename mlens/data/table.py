@@ -1,4 +1,4 @@
-"""RatingTable: all ratings as NumPy columns, one sorted block per user, memory-mapped from a folder."""
+"""RatingTable: all ratings as NumPy columns, sorted by user and time, memory-mapped from a folder."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ COLUMNS = ("user", "movie", "rating", "timestamp", "user_offsets")
 
 
 def raw_id_keys(raw_ids: pl.Series) -> np.ndarray:
-    """64-bit keys of raw ids, for counter-based random draws: [n] uint64.
+    """Return 64-bit keys of raw ids, for counter-based random draws: [n] uint64.
 
-    An integer id is its own key, also where it stands as text among others that are none; any other text's key is the
-    first 8 bytes of its BLAKE2b digest.
+    The key of an integer id is the integer itself, also where it is text in a column that has other text; the key of
+    any other text is the first 8 bytes of its BLAKE2b digest.
     """
     numbers = raw_ids.cast(pl.Int64, strict=False)
     other = numbers.cast(pl.String).ne_missing(raw_ids.cast(pl.String)).to_numpy()
@@ -34,17 +34,20 @@ def raw_id_keys(raw_ids: pl.Series) -> np.ndarray:
 
 @dataclass(frozen=True)
 class RatingTable:
-    """Ratings sorted by (user, timestamp, source order). `user` and `movie` count from 0; raw ids are beside them.
+    """Ratings sorted by (user, timestamp, source order).
 
-    user [n] int32, movie [n] int32, rating [n] float32, timestamp [n] int64 (seconds);
-    user_offsets [users + 1] int64: the ratings of user u are user_offsets[u]:user_offsets[u + 1];
-    users: frame with one row a user: `id` (raw), and where the source has them `profile` (text), `task` (text);
-    movies: frame with one row a movie: `id` (raw), `title`, `genres` (text, comma separated, may be empty);
-    scale: the legal ratings, ascending;
-    tags: frame `user, movie, tag, timestamp` sorted by (user, timestamp, source order), or None;
-    contexts: frame `context` (list of text), one row a rating, or None;
-    made_up: the data are generated, not measured;
-    path: the cache folder these columns are mapped from (None: in memory only).
+    user [n] int32: row of `users`.
+    movie [n] int32: row of `movies`.
+    rating [n] float32: on the scale.
+    timestamp [n] int64: seconds.
+    user_offsets [users + 1] int64: the ratings of user u are user_offsets[u]:user_offsets[u + 1].
+    users: frame with one row a user: `id` (raw), and where the source has them `profile` (text), `task` (text).
+    movies: frame with one row a movie: `id` (raw), `title`, `genres` (text, comma separated, may be empty).
+    scale: the legal ratings, ascending.
+    tags: frame `user, movie, tag, timestamp` sorted by (user, timestamp, source order), or None.
+    contexts: frame `context` (list of text), one row a rating, or None.
+    made_up: whether the data are generated, not measured.
+    path: the cache folder from which the columns are mapped (None: in memory only).
     """
 
     user: np.ndarray
@@ -65,7 +68,7 @@ class RatingTable:
 
     @cached_property
     def rating_index(self) -> np.ndarray:
-        """[n] int16: where each rating stands in `scale`."""
+        """The index of each rating in `scale`: [n] int16."""
         middles = (np.array(self.scale[1:]) + np.array(self.scale[:-1])) / 2
         return by_blocks(lambda rating: np.asarray(np.searchsorted(middles, rating), dtype=np.int16), self.rating)
 
@@ -78,13 +81,13 @@ class RatingTable:
         return raw_id_keys(self.movies["id"])
 
     def named(self, rating: int) -> str:
-        """`(user 5, movie 10)`: a rating of the table by raw ids."""
+        """Describe a rating by raw ids, as in `(user 5, movie 10)`."""
         rating = int(rating) % len(self)
         user, movie = int(np.searchsorted(self.user_offsets, rating, side="right")) - 1, int(self.movie[rating])
         return f"(user {self.users['id'][user]}, movie {self.movies['id'][movie]})"
 
     def content_hash(self) -> str:
-        """A hash of all that a prompt or a split can depend on (the cache folder's name, if there is one)."""
+        """Hash everything that a prompt or a split can depend on: for a mapped table, the cache folder's name."""
         if self.path is not None:
             return self.path.name
         digest = hashlib.blake2b(digest_size=16)
@@ -97,14 +100,14 @@ class RatingTable:
         return digest.hexdigest()
 
     def __reduce__(self):
-        # A pickled memmap carries its whole content to every worker; the folder's name is enough.
+        # A memmap would be pickled with all its content for every worker; the folder's path is enough.
         if self.path is not None:
             return open_table, (self.path,)
         return super().__reduce__()
 
 
 def save_table(table: RatingTable, folder: Path) -> None:
-    """Write the table into the existing, empty `folder`, in the form that `open_table` maps."""
+    """Write the table to the existing, empty `folder`, in the format that `open_table` maps."""
     for name in COLUMNS:
         _save_column(folder / f"{name}.npy", getattr(table, name))
     for name in ("users", "movies", "tags", "contexts"):
@@ -115,16 +118,16 @@ def save_table(table: RatingTable, folder: Path) -> None:
 
 
 def _save_column(file: Path, column: np.ndarray) -> None:
-    """As np.save does, which doesn't tell why a write failed."""
+    """Like np.save, but a failed write raises the system's error."""
     with file.open("wb") as stream:
         np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(column))
         stream.write(np.ascontiguousarray(column).data)
 
 
 def open_table(folder: Path) -> RatingTable:
-    """Map the table that `save_table` wrote; no rating is read before it is used. Raises UserError where it is gone."""
+    """Map the table that `save_table` wrote; ratings are read on use. Raises UserError where the folder was deleted."""
     if not (folder / "meta.json").is_file():
-        raise UserError(f"{folder} is gone: the cache was deleted while a run used it; start the run again")
+        raise UserError(f"{folder} is gone: the cache was deleted while a run used it. Start the run again")
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
 
     def frame(name: str) -> pl.DataFrame | None:

@@ -1,4 +1,4 @@
-"""The name, licence and citation of the data that a source reads, as conf/data/*.yaml and a model's card say them."""
+"""The name, licence and citation of a source's data, for conf/data/*.yaml and model cards."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 RESEARCH = "research use; no commercial use without permission, and no redistribution without permission"
 SHARED = "research use, and no commercial use without permission; may be passed on under the same terms"
-# Those whose README forbids to pass them on.
+# The releases whose README forbids redistribution.
 NOT_SHARED = ("ml-100k", "ml-1m", "ml-10m")
 CITATION = (
     'F. M. Harper and J. A. Konstan, "The MovieLens Datasets: History and Context", ACM TiiS 5(4), 2015, '
@@ -16,9 +16,11 @@ CITATION = (
 
 @dataclass(frozen=True)
 class Terms:
-    """name: of the data.
+    """Terms of use of some data.
+
+    name: of the data.
     licence: what may be done with them.
-    citation: what those who publish results cite, or None.
+    citation: to be cited with published results, or None.
     """
 
     name: str
@@ -26,10 +28,10 @@ class Terms:
     citation: str | None = None
 
 
-OWN_DATA = Terms("data of the user's own", "that of the data")
+OWN_DATA = Terms("the user's data", "that of the data")
 
 
 def movielens_terms(release: str) -> Terms:
-    """The terms of a release of MovieLens, by its name (`ml-25m`)."""
+    """Return the terms of a MovieLens release, by its name (such as ml-25m)."""
     licence = RESEARCH if release in NOT_SHARED else SHARED
     return Terms(f"MovieLens {release} (GroupLens)", f"{licence}; see its README", CITATION)

@@ -1,20 +1,20 @@
-"""Numbers and times as files write them."""
+"""Parsing of numbers and times in text."""
 
 from __future__ import annotations
 
 import math
 from datetime import UTC, datetime
 
-# What errors say that a time must be.
+# The description of a time in errors.
 A_TIME = "seconds or an ISO 8601 date"
 
 
 def number(value: object) -> float | None:
-    """A number, or text that holds one; None for anything else."""
+    """Convert a number, or text that contains one, to float; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     if isinstance(value, str) and ("_" in value or not value.isascii()):
-        return None  # Python reads 0_5 as 5, and digits of any script
+        return None  # Python would parse 0_5 as 5, and digits of any script
     try:
         return float(value)
     except (ValueError, OverflowError):
@@ -22,8 +22,9 @@ def number(value: object) -> float | None:
 
 
 def seconds(value: object) -> int | None:
-    """A time in seconds since 1970, without their fraction: a number, or an ISO 8601 date (UTC where it names no
-    zone); None for anything else.
+    """Convert a time to seconds since 1970, rounded down; None where it is neither a number nor an ISO 8601 date.
+
+    A date without a time zone is UTC.
 
     >>> seconds("1112486027.25"), seconds("2005-04-02T23:53:47.250Z"), seconds("soon")
     (1112486027, 1112486027, None)

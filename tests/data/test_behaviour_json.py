@@ -199,7 +199,7 @@ def test_ratings_are_packed_in_chunks(source, rows, monkeypatch):
         ),
         (
             [user(rated("A", "3", timestamp=1), rated("A", "4", timestamp=1))],
-            ": rating 2: the same user, movie and timestamp stand on an earlier line "
+            ": rating 2: the same user, movie and timestamp are on an earlier line "
             "(user u1, movie A, rating 4.0, timestamp 1)",
         ),
         ([user()], ": no ratings in it"),

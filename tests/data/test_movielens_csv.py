@@ -210,8 +210,7 @@ HEADER = "userId,movieId,rating,timestamp\n1,10,4.0,5\n"
         ),
         (
             HEADER + "2,20,1.0,5\n2,20,2.0,6\n1,10,3.5,5\n",
-            "5: the same user, movie and timestamp stand on an earlier line "
-            "(user 1, movie 10, rating 3.5, timestamp 5)",
+            "5: the same user, movie and timestamp are on an earlier line (user 1, movie 10, rating 3.5, timestamp 5)",
         ),
         (HEADER + "2,10,4.0,5,6\n", "3: 5 fields, but the header has 4"),
         (HEADER + '2,10,"4.0,5\n1,20,4.0,6\n', "3: broken quotes"),

@@ -52,13 +52,13 @@ def test_damaged_gzip(tmp_path, damage):
 
 def test_gzip_is_never_decompressed_as_a_whole(tmp_path, monkeypatch):
     """Reading a part of the file takes a part of its bytes."""
-    monkeypatch.setattr(text_files, "PIECE", 1000)
-    monkeypatch.setattr(text_files, "START", 1000)
+    monkeypatch.setattr(text_files, "CHUNK", 1000)
+    monkeypatch.setattr(text_files, "START_BYTES", 1000)
     file = tmp_path / "r.csv.gz"
     file.write_bytes(gzip.compress(b"x\n" * 500_000))
     taken = []
-    whole = text_files._pieces
-    monkeypatch.setattr(text_files, "_pieces", lambda *of: (taken.append(len(p)) or p for p in whole(*of)))
+    whole = text_files._chunks
+    monkeypatch.setattr(text_files, "_chunks", lambda *of: (taken.append(len(p)) or p for p in whole(*of)))
     with open_text(file) as stream:
         assert stream.readline() == b"x\n"
         assert sum(taken) <= 2000
@@ -93,7 +93,7 @@ def test_the_encoding_that_is_advised_reads_the_file(tmp_path, text, encoding, p
         (
             LATIN.encode(),
             "utf-16",
-            ": no text in utf-16 (UTF-16 stream does not start with BOM). Try data.encoding=utf-8",
+            ": not text in utf-16 (UTF-16 stream does not start with BOM). Try data.encoding=utf-8",
         ),
         (
             LATIN.encode("utf-16")[:-1],
@@ -135,7 +135,7 @@ def test_where_cr_alone_ends_the_first_line_it_ends_all(tmp_path_factory, text, 
     file = tmp_path_factory.mktemp("cr") / "f.csv"
     file.write_bytes(("x\ra" + text).encode())
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(text_files, "PIECE", piece)
+        patched.setattr(text_files, "CHUNK", piece)
         with open_text(file) as stream:
             assert stream.read().decode() == ("x\na" + text).replace("\r\n", "\n").replace("\r", "\n")
 
