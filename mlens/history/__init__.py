@@ -1,1 +1,1 @@
-"""Visible earlier ratings -> which of them the target sees. One strategy, one file, one YAML in conf/history/."""
+"""History strategies, which select the earlier ratings shown for a target: each is a file and a conf/history/ YAML."""

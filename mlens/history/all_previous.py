@@ -1,4 +1,4 @@
-"""history=all_previous: all c visible ratings."""
+"""The strategy history=all_previous: all c visible ratings."""
 
 from __future__ import annotations
 
@@ -11,5 +11,7 @@ from mlens.history.strategy import Newest
 
 @dataclass(frozen=True)
 class AllPrevious:
+    """All visible ratings."""
+
     def wish(self, table: RatingTable, stage: Stage, seed: int, epoch: int) -> Newest:
         return Newest(stage.count)

@@ -1,4 +1,4 @@
-"""Wishes -> histories. Only this module knows prices, budgets, trims, and which targets share a prefix."""
+"""Fits strategies' wishes to the token budget. Only this module handles trims, and which targets share a prefix."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from mlens.errors import UserError
 from mlens.history.budget import Budget
 from mlens.history.strategy import Newest, Ranked, Strategy, Thinned
 
-# How many of a user's next targets are looked at at once for the next one whose prompt is full.
-LOOK = 32
-# A number of 53 bits that isn't 0 is below at most 54 of 1, 1/2, 1/4, …
-MOST_LEVEL = 127
+# How many of a user's next targets are searched at once for the next one whose prompt is full.
+LOOKAHEAD = 32
+# The number of halvings that counts as infinite. A nonzero fraction of 53 bits is below at most 54 of 1, 1/2, 1/4, …
+MAX_HALVINGS = 127
 
 
 class Histories(Protocol):
-    """The history of every target of a stage; the same answer in any process and any order of calls.
+    """The histories of all targets of a stage. Results don't depend on the process or the order of calls.
 
-    drawn: whether a history is made anew each time it is asked for, which takes longer.
+    drawn: whether a history is recomputed on each call, which takes longer.
     trim_rule: how a history that doesn't fit is cut, as a sentence.
     """
 
@@ -35,17 +35,19 @@ class Histories(Protocol):
     def trim_rule(self) -> str: ...
 
     def wanted(self, t: int) -> np.ndarray:
-        """[w] what the strategy wants to show: places in the list visible to target t, ascending."""
+        """Return what the strategy wants to show, as ascending indices into the list visible to target t: [w]."""
 
     def shown(self, t: int) -> np.ndarray:
-        """[h] what of `wanted` fits the budget, ascending (so in time order)."""
+        """Return the part of `wanted` that fits the budget, ascending (so in time order): [h]."""
 
     def section_lengths(self, targets: np.ndarray) -> np.ndarray:
-        """[n] tokens of each target's history section."""
+        """Return the tokens of each target's history section: [n]."""
 
     def prefix_groups(self, targets: np.ndarray) -> np.ndarray:
-        """[n] int64: targets with equal numbers are one user's and have histories that are beginnings of one another,
-        so they share one prefix. -1 shares with none."""
+        """Return each target's prefix group: [n] int64, -1 for none.
+
+        The targets of a group are one user's, and of any two of their histories one is a prefix of the other.
+        """
 
 
 def fit(
@@ -58,14 +60,15 @@ def fit(
     epoch: int,
     separate: bool = False,
 ) -> Histories:
-    """Cut what `strategy` wants for the targets of `stage` to `budget`, by the rules of each wish.
+    """Fit what `strategy` wants for the targets of `stage` to `budget`, by the rule of each kind of wish.
 
     trim: prompt.trim.
-    seed, epoch: names of the random draw.
-    separate: no history depends on the other targets: they don't follow one another in time, as the movies of a list
-    that are to be predicted. Equal histories share their prefix.
+    seed: of the random draw.
+    epoch: the second part of the draw's seed.
+    separate: whether each history is independent of the other targets, since these don't follow one another in time
+        (as when the movies of a list are predicted). Equal histories share their prefix.
 
-    Raises UserError where the strategy wants what a target may not see.
+    Raises UserError where the strategy wants ratings that aren't visible to a target.
     """
     wish = strategy.wish(table, stage, seed, epoch)
     histories: Histories
@@ -77,19 +80,19 @@ def fit(
     elif isinstance(wish, Thinned):
         if np.shape(wish.level) != stage.visible.shape or np.isnan(wish.level).any() or not 0 < wish.keep < math.inf:
             ratings = f"each of the {len(stage.visible)} visible ratings"
-            _refuse_all(strategy, stage, f"it must give {ratings} a number as its level, and a keep above 0")
+            _refuse_stage(strategy, stage, f"it must give {ratings} a number as its level, and a keep above 0")
         histories = _fit_thinned(stage, budget, wish, separate)
     else:
         kinds = "Newest, Ranked or Thinned (mlens/history/strategy.py)"
         raise UserError(f"the history strategy {type(strategy).__name__} must return {kinds}, not {wish!r}")
-    return _separate(stage, histories) if separate else histories
+    return _group_equal_histories(stage, histories) if separate else histories
 
 
-def _refuse_all(strategy: Strategy, stage: Stage, what: str) -> NoReturn:
+def _refuse_stage(strategy: Strategy, stage: Stage, what: str) -> NoReturn:
     raise UserError(f"the history strategy {type(strategy).__name__} is wrong about the {stage.name} stage: {what}")
 
 
-def _refuse(strategy: Strategy, table: RatingTable, stage: Stage, t: int, what: str) -> NoReturn:
+def _refuse_target(strategy: Strategy, table: RatingTable, stage: Stage, t: int, what: str) -> NoReturn:
     target = f"the {stage.name} target {table.named(stage.targets[t])}"
     raise UserError(f"the history strategy {type(strategy).__name__} is wrong about {target}: {what}")
 
@@ -99,7 +102,11 @@ def _refuse(strategy: Strategy, table: RatingTable, stage: Stage, t: int, what: 
 
 @dataclass(frozen=True)
 class NewestHistories:
-    """Each target t is shown places start[t] : stage.count[t]; the strategy wants wanted_start[t] : stage.count[t]."""
+    """Windows of the newest ratings, as slices of each target's visible list.
+
+    wanted_start [t]: the strategy wants wanted_start[t] : stage.count[t].
+    start [t]: start[t] : stage.count[t] is shown.
+    """
 
     stage: Stage
     budget: Budget
@@ -122,7 +129,7 @@ class NewestHistories:
         return by_blocks(lengths, targets)
 
     def prefix_groups(self, targets: np.ndarray) -> np.ndarray:
-        """Named by the place of the first shown rating in `Stage.visible`; an empty history shares with none."""
+        """Return the index of the first shown rating in `Stage.visible`; an empty history is in no group."""
 
         def groups(targets: np.ndarray) -> np.ndarray:
             start = self.start[targets]
@@ -133,21 +140,23 @@ class NewestHistories:
 
 
 def _window_starts(strategy: Strategy, table: RatingTable, stage: Stage, wish: Newest) -> np.ndarray:
-    """[t] where the window of each target would start without a budget."""
+    """Return where the window of each target would start without a budget: [t]."""
     if np.shape(wish.count) != stage.count.shape:
-        _refuse_all(strategy, stage, f"it must give each of the {len(stage)} targets a count")
+        _refuse_stage(strategy, stage, f"it must give each of the {len(stage)} targets a count")
     wrong = (wish.count < 0) | (wish.count > stage.count)
     if wrong.any():
         t = int(np.argmax(wrong))
-        _refuse(strategy, table, stage, t, f"it wants the newest {wish.count[t]} of {stage.count[t]} visible ratings")
+        what = f"it wants the newest {wish.count[t]} of {stage.count[t]} visible ratings"
+        _refuse_target(strategy, table, stage, t, what)
     return stage.count - wish.count.astype(stage.count.dtype, copy=False)
 
 
 def _fit_newest(stage: Stage, budget: Budget, wanted_start: np.ndarray, trim: str, separate: bool) -> NewestHistories:
-    """Drop the oldest ratings of windows that would start at wanted_start [t] where they don't fit.
+    """Drop the oldest ratings of the windows that don't fit, which would start at wanted_start [t].
 
-    trim=exact drops just enough for each target. trim=strided moves a user's window in strides, so that consecutive
-    targets share a start: it stays while the prompt fits and else jumps to where half of the room is free again.
+    trim=exact drops just enough for each target. trim=strided moves the start of a user's window in strides, so that
+    consecutive targets share it: the start stays while the prompt fits, and else jumps to where half of the room is
+    free again.
     """
     start = np.empty_like(wanted_start)
     for block in stage.user_blocks():
@@ -159,7 +168,8 @@ def _fit_newest(stage: Stage, budget: Budget, wanted_start: np.ndarray, trim: st
             start[t] = budget.first_fitting(base[full], wanted_start[t], stage.count[t], budget.room[t])
         elif full.any():
             sequence = np.arange(len(base)) if separate else stage.user[block]
-            np.maximum(start[block], _strides(stage, budget, wanted_start, block, sequence, full), out=start[block])
+            strided = _strided_starts(stage, budget, wanted_start, block, sequence, full)
+            np.maximum(start[block], strided, out=start[block])
     rule = "The oldest are dropped."
     if trim == "strided":
         rule = (
@@ -169,45 +179,48 @@ def _fit_newest(stage: Stage, budget: Budget, wanted_start: np.ndarray, trim: st
     return NewestHistories(stage, budget, wanted_start, start, rule)
 
 
-def _strides(
+def _strided_starts(
     stage: Stage, budget: Budget, wanted_start: np.ndarray, block: slice, sequence: np.ndarray, full: np.ndarray
 ) -> np.ndarray:
-    """[block] where the strided window of each of these targets starts, if it doesn't want to start later.
+    """Return the start of the strided window of each target of `block`, unless its wanted start is later: [block].
 
-    sequence [block]: neighbouring targets with equal numbers follow one another; full [block]: the targets whose prompt
-    would be full without any stride. All sequences are gone through at once, each from one full target to its next
-    one; the targets in between start where it does.
+    sequence [block]: equal numbers mark runs of targets that follow one another.
+    full [block]: the targets whose prompt would be full without any stride.
+
+    All sequences are processed in parallel, each from one full target to its next; targets in between keep the start.
     """
     lists, stop = stage.visible_offsets[stage.user[block]], stage.count[block]
     wanted_start, room, stride_room = wanted_start[block], budget.room[block], budget.room_beside_context[block] // 2
-    stride, jumped = np.zeros_like(wanted_start), np.zeros(len(wanted_start), dtype=bool)
-    # Of every sequence with a full target: the next target to look at, the end of its targets, and its list's and
-    # window's start.
+    stride, is_jump = np.zeros_like(wanted_start), np.zeros(len(wanted_start), dtype=bool)
+    # For every sequence with a full target: the next target to inspect (t), the end of its targets (last), and the
+    # start of its list (base) and of its window (s).
     t = np.flatnonzero(full)
     t = t[np.append(True, sequence[t][1:] != sequence[t][:-1])]
     last = np.searchsorted(sequence, sequence[t], side="right")
     base = lists[t]
     s = np.zeros_like(wanted_start, shape=len(t))
     while len(t):
-        ahead = t[:, None] + np.arange(LOOK)
-        seen = np.minimum(ahead, last[:, None] - 1)
-        section = budget.section(base[:, None], np.maximum(wanted_start[seen], s[:, None]), stop[seen])
-        full = (section > room[seen]) & (ahead < last[:, None])
+        ahead = t[:, None] + np.arange(LOOKAHEAD)
+        clipped = np.minimum(ahead, last[:, None] - 1)
+        section = budget.section(base[:, None], np.maximum(wanted_start[clipped], s[:, None]), stop[clipped])
+        full = (section > room[clipped]) & (ahead < last[:, None])
         hit = full.any(axis=1)
         at = t[hit] + full[hit].argmax(axis=1)
-        s[hit] = stride[at] = _jump(budget, base[hit], stop[at], room[at], stride_room[at])
-        jumped[at] = True
-        t += LOOK
+        s[hit] = stride[at] = _next_start(budget, base[hit], stop[at], room[at], stride_room[at])
+        is_jump[at] = True
+        t += LOOKAHEAD
         t[hit] = at + 1
         more = t < last
         t, last, base, s = t[more], last[more], base[more], s[more]
     first = np.append(True, sequence[1:] != sequence[:-1])
-    jump = np.maximum.accumulate(np.where(jumped | first, np.arange(len(wanted_start)), 0))
+    jump = np.maximum.accumulate(np.where(is_jump | first, np.arange(len(wanted_start)), 0))
     return stride[jump]
 
 
-def _jump(budget: Budget, base: np.ndarray, stop: np.ndarray, room: np.ndarray, stride_room: np.ndarray) -> np.ndarray:
-    """The smallest start whose section takes at most `stride_room`, keeping at least the newest line if it fits."""
+def _next_start(
+    budget: Budget, base: np.ndarray, stop: np.ndarray, room: np.ndarray, stride_room: np.ndarray
+) -> np.ndarray:
+    """Return the smallest start whose section fits in `stride_room`, keeping at least the newest line if it fits."""
     start = budget.first_fitting(base, np.zeros_like(stop), stop, stride_room)
     newest = np.maximum(stop - 1, 0)
     return np.where((start == stop) & (budget.section(base, newest, stop) <= room), newest, start)
@@ -218,8 +231,7 @@ def _jump(budget: Budget, base: np.ndarray, stop: np.ndarray, room: np.ndarray, 
 
 @dataclass(frozen=True)
 class RankedHistories:
-    """Each target is shown the first of order(t) that fit: the least wanted are dropped. Nothing is stored for a
-    target."""
+    """The first ratings of order(t) that fit, for each target t: the lowest-ranked are dropped. Nothing is stored."""
 
     strategy: Strategy
     table: RatingTable
@@ -234,24 +246,24 @@ class RankedHistories:
 
     def shown(self, t: int) -> np.ndarray:
         order = self._order(t)
-        return np.sort(order[: self._fitting(t, order)[0]])
+        return np.sort(order[: self._fitting_count(t, order)[0]])
 
     def section_lengths(self, targets: np.ndarray) -> np.ndarray:
-        return np.array([self._fitting(t, self._order(t))[1] for t in targets], dtype=np.int64)
+        return np.array([self._fitting_count(t, self._order(t))[1] for t in targets], dtype=np.int64)
 
     def prefix_groups(self, targets: np.ndarray) -> np.ndarray:
         return np.full(len(targets), -1, dtype=np.int64)
 
     def _order(self, t: int) -> np.ndarray:
-        places, count = np.asarray(self.order(t), dtype=np.int64), self.stage.count[t]
-        ascending = np.sort(places)
-        if len(places) and (ascending[0] < 0 or ascending[-1] >= count or (ascending[1:] == ascending[:-1]).any()):
-            what = f"it wants {places.tolist()}, which aren't different places from 0 to {count - 1}"
-            _refuse(self.strategy, self.table, self.stage, t, what)
-        return places
+        indices, count = np.asarray(self.order(t), dtype=np.int64), self.stage.count[t]
+        ascending = np.sort(indices)
+        if len(indices) and (ascending[0] < 0 or ascending[-1] >= count or (ascending[1:] == ascending[:-1]).any()):
+            what = f"it wants {indices.tolist()}, which aren't distinct indices from 0 to {count - 1}"
+            _refuse_target(self.strategy, self.table, self.stage, t, what)
+        return indices
 
-    def _fitting(self, t: int, order: np.ndarray) -> tuple[int, int]:
-        """How many of `order` fit, and the tokens of their section."""
+    def _fitting_count(self, t: int, order: np.ndarray) -> tuple[int, int]:
+        """Return how many of `order` fit, and the tokens of their section."""
         ends = np.cumsum(self.budget.lines(self.stage, t)[order])
         section = self.budget.header + ends + self.budget.number_ends[1 : len(order) + 1]
         fitting = int(np.searchsorted(section, self.budget.room[t], side="right"))
@@ -263,11 +275,13 @@ class RankedHistories:
 
 @dataclass(frozen=True)
 class ThinnedHistories:
-    """One growing history for all targets of a user, until it is full: target t is shown the visible ratings whose
-    level is below `keep` halved halvings[t] times.
+    """One growing history for all targets of a user, until it is full.
 
-    below [v] int8, in `Stage.visible`'s order: how many of keep, keep/2, keep/4, … a rating's level is below;
-    halvings [t] int8; section [t]: the tokens of each target's history section.
+    Target t is shown the visible ratings whose level is below `keep` halved halvings[t] times.
+
+    below [v] int8: how many of keep, keep/2, keep/4, … the level of each rating of `Stage.visible` is below.
+    halvings [t] int8: how often `keep` was halved for each target.
+    section [t]: the tokens of each target's history section.
     """
 
     stage: Stage
@@ -287,7 +301,7 @@ class ThinnedHistories:
         return self.section[targets]
 
     def prefix_groups(self, targets: np.ndarray) -> np.ndarray:
-        return self.stage.user[targets].astype(np.int64) * (MOST_LEVEL + 1) + self.halvings[targets]
+        return self.stage.user[targets].astype(np.int64) * (MAX_HALVINGS + 1) + self.halvings[targets]
 
     def _below_halved(self, t: int, times: int) -> np.ndarray:
         start = self.stage.visible_offsets[self.stage.user[t]]
@@ -295,18 +309,18 @@ class ThinnedHistories:
 
 
 def _fit_thinned(stage: Stage, budget: Budget, wish: Thinned, separate: bool) -> ThinnedHistories:
-    """Halve a user's `keep` from the first target that doesn't fit onwards."""
+    """Halve a user's `keep` from the first target on that doesn't fit, repeatedly."""
     below = np.zeros(len(stage.visible), dtype=np.int8)
     halvings = np.zeros(len(stage), dtype=np.int8)
     section = np.zeros(len(stage), dtype=budget.line_ends.dtype)
     for block in stage.user_blocks():
         users, user = np.unique(stage.user[block], return_inverse=True)
         n = stage.visible_offsets[users + 1] - stage.visible_offsets[users]
-        # The lists of these users, joined: target t of the block sees base[t] : stop[t] of them.
+        # The lists of these users, concatenated: base[t] : stop[t] of them is visible to target t of the block.
         ends = np.cumsum(n)
-        places = np.arange(n.sum()) + np.repeat(stage.visible_offsets[users + 1] - ends, n)
-        shares = below[places] = halvings_above(wish.level[places], wish.keep)
-        lines = budget.line_ends[places + 1] - budget.line_ends[places]
+        indices = np.arange(n.sum()) + np.repeat(stage.visible_offsets[users + 1] - ends, n)
+        shares = below[indices] = halvings_above(wish.level[indices], wish.keep)
+        lines = budget.line_ends[indices + 1] - budget.line_ends[indices]
         base = (ends - n)[user]
         stop = base + stage.count[block]
         t, times = np.arange(block.start, block.stop), 0
@@ -317,7 +331,7 @@ def _fit_thinned(stage: Stage, budget: Budget, wish: Thinned, separate: bool) ->
             shown_ends, costs = (np.concatenate([[0], np.cumsum(part)]) for part in (shown, lines * shown))
             k = shown_ends[stop] - shown_ends[base]
             section[t] = np.where(k > 0, budget.header + costs[stop] - costs[base] + budget.number_ends[k], 0)
-            # Of each sequence, the targets from the first that is full on.
+            # The targets of each sequence from its first full one on.
             full = section[t] > budget.room[t]
             later = np.maximum.accumulate(np.where(full, sequence, -1)) == sequence
             t, sequence, base, stop, times = t[later], sequence[later], base[later], stop[later], times + 1
@@ -325,11 +339,11 @@ def _fit_thinned(stage: Stage, budget: Budget, wish: Thinned, separate: bool) ->
 
 
 def halvings_above(level: np.ndarray, keep: float) -> np.ndarray:
-    """[n] int8: how many of keep, keep/2, keep/4, … each level is below, MOST_LEVEL for levels up to 0."""
+    """Return how many of keep, keep/2, keep/4, … each level is below, MAX_HALVINGS for levels up to 0: [n] int8."""
     fraction, exponent = np.frexp(level)
     keep_fraction, keep_exponent = math.frexp(keep)
     above = keep_exponent - exponent + (fraction < keep_fraction)
-    return np.where(level > 0, np.clip(above, 0, MOST_LEVEL), MOST_LEVEL).astype(np.int8)
+    return np.where(level > 0, np.clip(above, 0, MAX_HALVINGS), MAX_HALVINGS).astype(np.int8)
 
 
 # Separate targets
@@ -337,7 +351,11 @@ def halvings_above(level: np.ndarray, keep: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class SeparateHistories:
-    """The same histories; group [t]: targets with equal numbers have equal histories of one user."""
+    """Histories whose prefix groups are the targets of a user with equal histories.
+
+    histories: the histories.
+    group [t]: the group of each target.
+    """
 
     histories: Histories
     group: np.ndarray
@@ -363,7 +381,7 @@ class SeparateHistories:
         return self.group[targets]
 
 
-def _separate(stage: Stage, histories: Histories) -> SeparateHistories:
+def _group_equal_histories(stage: Stage, histories: Histories) -> SeparateHistories:
     known: dict[tuple[int, bytes], int] = {}
     keys = ((int(user), histories.shown(t).tobytes()) for t, user in enumerate(stage.user))
     return SeparateHistories(histories, np.array([known.setdefault(key, len(known)) for key in keys], dtype=np.int64))

@@ -1,4 +1,4 @@
-"""history=fixed_count: the most recent min(count, c) visible ratings."""
+"""The strategy history=fixed_count: the newest min(count, c) visible ratings."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ from mlens.history.strategy import Newest, require_count
 
 @dataclass(frozen=True)
 class FixedCount:
+    """The newest ratings, a fixed number of them.
+
+    count: how many ratings.
+    """
+
     count: int = 10
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""history=fixed_ratio: the most recent k(c) visible ratings."""
+"""The strategy history=fixed_ratio: the newest k(c) visible ratings."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ from mlens.history.strategy import Newest, chosen_count, require_ratio
 
 @dataclass(frozen=True)
 class FixedRatio:
+    """The newest ratings, a fixed share of the visible ones.
+
+    ratio: the share, in (0, 1].
+    """
+
     ratio: float = 0.3
 
     def __post_init__(self) -> None:

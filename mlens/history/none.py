@@ -1,4 +1,4 @@
-"""history=none: the target sees no earlier rating."""
+"""The strategy history=none: no earlier rating."""
 
 from __future__ import annotations
 
@@ -13,5 +13,7 @@ from mlens.history.strategy import Newest
 
 @dataclass(frozen=True)
 class NoHistory:
+    """No ratings."""
+
     def wish(self, table: RatingTable, stage: Stage, seed: int, epoch: int) -> Newest:
         return Newest(np.zeros_like(stage.count))

@@ -1,4 +1,4 @@
-"""history=random: a random subset of the visible ratings, in time order."""
+"""The strategy history=random: a random subset of the visible ratings, in time order."""
 
 from __future__ import annotations
 
@@ -16,9 +16,13 @@ from mlens.history.strategy import Ranked, Thinned, chosen_count, require_ratio
 
 @dataclass(frozen=True)
 class Random:
-    """ratio: the share shown; draw: `per_target` (exactly k(c) of them, drawn for each target) or `per_user` (each
-    rating is shown or not to all later targets of the user); redraw: `epoch` (training draws anew each epoch) or
-    `once`."""
+    """A random subset of the visible ratings.
+
+    ratio: the share of visible ratings, in (0, 1].
+    draw: `per_target` (exactly k(c) ratings, drawn for each target) or `per_user` (each rating is shown to all later
+        targets of the user or to none).
+    redraw: `epoch` (training draws new subsets in each epoch) or `once`.
+    """
 
     ratio: float = 0.5
     draw: str = "per_target"
@@ -43,7 +47,10 @@ class Random:
         return Thinned(level, self.ratio)
 
     def _order(self, table: RatingTable, stage: Stage, seed: int, epoch: int, t: int) -> np.ndarray:
-        """The first k(c) of a permutation of what target t may see, named by (seed, epoch, raw user, raw movie)."""
+        """Return the first k(c) of a random permutation of the ratings visible to target t.
+
+        The permutation depends on seed, epoch, raw user id and raw movie id.
+        """
         count = int(stage.count[t])
         user, movie = table.user_keys[stage.user[t]], table.movie_keys[table.movie[stage.targets[t]]]
         order = draws.permutation(count, draws.HISTORY, seed, user, epoch, movie)

@@ -1,6 +1,6 @@
-"""The contract of a history strategy: what it may want, and the checks of parameters that strategies share.
+"""The interface of history strategies: the wishes that they return, and shared checks of their parameters.
 
-A strategy knows nothing of tokens, budgets, rows or sharing: mlens/history/fit.py turns its wish into histories.
+A strategy doesn't deal with tokens, budgets, rows or prefix sharing: mlens/history/fit.py fits its wish to the budget.
 """
 
 from __future__ import annotations
@@ -18,24 +18,33 @@ from mlens.errors import UserError
 
 @dataclass(frozen=True)
 class Newest:
-    """A window of the newest ratings. count [t]: how many of its c visible ratings each target wants, 0 to c."""
+    """A window of the newest ratings.
+
+    count [t]: how many of its c visible ratings to show for each target, 0 to c.
+    """
 
     count: np.ndarray
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """Ratings by rank. order(t): places in the list visible to target t (0 to c - 1, 0 the oldest), the most wanted
-    first, none twice. It is called when a history is needed, in any process: it must always give the same answer, and
-    pickle (a method or a `functools.partial` of one does, a nested function doesn't)."""
+    """Ratings by rank.
+
+    order(t): distinct indices into the list visible to target t (0 to c - 1, 0 the oldest), best first. It is called
+        whenever a history is needed, in any process: it must be deterministic and picklable (a method or a
+        `functools.partial` of one is, a nested function isn't).
+    """
 
     order: Callable[[int], Sequence[int] | np.ndarray]
 
 
 @dataclass(frozen=True)
 class Thinned:
-    """One growing history a user. level [v]: a number for each of `Stage.visible`; every target wants those of its
-    visible ratings whose level is below `keep`."""
+    """One growing history per user: for each target, its visible ratings whose level is below `keep`.
+
+    level [v]: a number for each rating of `Stage.visible`.
+    keep: the threshold, above 0.
+    """
 
     level: np.ndarray
     keep: float
@@ -48,26 +57,30 @@ class Strategy(Protocol):
     """A history strategy: a frozen dataclass of its parameters."""
 
     def wish(self, table: RatingTable, stage: Stage, seed: int, epoch: int) -> Wish:
-        """Return what the targets of `stage` are to be shown as far as it fits, always in time order.
+        """Return the ratings to show for the targets of `stage`, before they are fitted to the budget.
+
+        Whatever the wish's order, a history is shown in time order.
 
         table: the ratings that `stage` refers to.
-        seed, epoch: names of the random draw (in validation and test: evaluation.seed and the number of the draw).
+        stage: the targets, and the ratings visible to each.
+        seed: of random draws (in validation and test: evaluation.seed).
+        epoch: the second part of the seed (in validation and test: the index of the draw).
         """
 
 
 def chosen_count(ratio: float, count: np.ndarray | int) -> np.ndarray:
-    """k(c): how many of c visible ratings a ratio chooses: 0 of none, else max(1, floor(ratio·c + 1e-9))."""
+    """Return k(c), how many of c ratings a ratio selects: 0 if c = 0, else max(1, floor(ratio·c + 1e-9))."""
     k = np.floor(ratio * np.asarray(count) + 1e-9).astype(np.int64)
     return np.where(np.asarray(count) > 0, np.maximum(1, k), 0)
 
 
 def require_ratio(ratio: float) -> None:
-    """Raises UserError unless 0 < ratio <= 1 (nan isn't)."""
+    """Raise UserError unless 0 < ratio <= 1 (also for nan)."""
     if not 0 < ratio <= 1:
         raise UserError(f"history.ratio must be above 0 and at most 1, not {ratio} (history=none shows no history)")
 
 
 def require_count(count: int) -> None:
-    """Raises UserError unless count >= 1."""
+    """Raise UserError unless count >= 1."""
     if count < 1:
         raise UserError(f"history.count must be at least 1, not {count} (history=none shows no history)")

@@ -10,15 +10,15 @@ from mlens.errors import UserError
 
 @dataclass(frozen=True)
 class Style:
-    """The config node `prompt`: its words, and how long it may be.
+    """The config node `prompt`: the texts of the prompt, and its length limits.
 
     task: the text under [TASK].
     question: the prompt's last line.
     chat: whether to wrap the prompt in the tokenizer's chat template.
-    chat_date: the day that a chat template which prints one is given, ISO 8601.
+    chat_date: the date for chat templates that print one, ISO 8601.
     max_tokens: the most tokens of prompt and answer together.
-    history_tokens: the most tokens of the history section alone (null: no limit of its own).
-    trim: how a window is cut, `strided` or `exact`.
+    history_tokens: the most tokens of the history section (None: only max_tokens limits it).
+    trim: how a window that doesn't fit is cut, `strided` or `exact`.
     max_context: the most context turns.
     """
 
@@ -35,7 +35,7 @@ class Style:
         try:
             date.fromisoformat(self.chat_date)
         except ValueError as error:
-            raise UserError(f"prompt.chat_date must be a day such as 2025-01-01, not {self.chat_date}") from error
+            raise UserError(f"prompt.chat_date must be a date such as 2025-01-01, not {self.chat_date}") from error
         if self.max_tokens < 1:
             raise UserError(f"prompt.max_tokens must be at least 1, not {self.max_tokens}")
         if self.history_tokens is not None and self.history_tokens < 0:
@@ -48,7 +48,12 @@ class Style:
 
 @dataclass(frozen=True)
 class Ablation:
-    """The config node `ablation`: which sections a prompt has beside the task and the target."""
+    """The config node `ablation`: the sections that a prompt has in addition to task and target.
+
+    profile: the user's profile.
+    history: the selected history.
+    context: context turns or tags.
+    """
 
     profile: bool
     history: bool

@@ -18,7 +18,7 @@ from mlens.data.blocks import BLOCK
 from mlens.data.split import Split
 from mlens.errors import UserError
 from mlens.history.budget import Budget
-from mlens.history.fit import MOST_LEVEL, fit, halvings_above
+from mlens.history.fit import MAX_HALVINGS, fit, halvings_above
 from mlens.history.random import Random
 from tests.helpers.budgets import Case, assert_groups, budgets, section, with_room
 from tests.helpers.reference import make_table, naive_k, stage_of
@@ -233,7 +233,7 @@ bits = st.one_of(st.integers(0, 2**53 - 1), st.integers(0, 53).map(lambda k: 2**
 def test_a_level_counts_the_halved_ratios_that_a_number_is_below(n, ratio):
     u = n * 2.0**-53
     level = 0
-    while level < MOST_LEVEL and u < ratio / 2**level:
+    while level < MAX_HALVINGS and u < ratio / 2**level:
         level += 1
     assert halvings_above(np.array([u]), ratio).tolist() == [level]
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from mlens.data.blocks import BLOCK
 from mlens.errors import UserError
 from mlens.history.all_previous import AllPrevious
-from mlens.history.fit import LOOK, fit
+from mlens.history.fit import LOOKAHEAD, fit
 from mlens.history.fixed_count import FixedCount
 from mlens.history.fixed_ratio import FixedRatio
 from mlens.history.none import NoHistory
@@ -70,13 +70,13 @@ def test_exact_drops_just_enough_of_the_oldest_for_each_target(case, strategy, b
     assert [histories.shown(t).tolist() for t in range(len(counts))] == expected
 
 
-@given(budgets(), strategies, st.sampled_from([1, 30, BLOCK]), st.sampled_from([1, 2, 5, LOOK]))
+@given(budgets(), strategies, st.sampled_from([1, 30, BLOCK]), st.sampled_from([1, 2, 5, LOOKAHEAD]))
 def test_strided_keeps_a_users_start_until_the_prompt_is_full_and_then_halves(case, strategy, block, look):
     """However many users are cut at once, and however far each is looked ahead."""
     strategy, wanted_of = strategy
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("mlens.data.blocks.BLOCK", block)
-        patched.setattr("mlens.history.fit.LOOK", look)
+        patched.setattr("mlens.history.fit.LOOKAHEAD", look)
         histories = select(case, strategy, "strided")
     assert [histories.shown(t).tolist() for t in range(len(case.stage))] == naive_strided(case, wanted_of)
 

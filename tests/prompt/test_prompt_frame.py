@@ -69,7 +69,7 @@ def test_a_template_that_wants_a_list_of_parts_is_given_one(other):
 
 
 def test_a_day_that_is_none_is_refused_by_name():
-    with pytest.raises(UserError, match=r"prompt\.chat_date must be a day such as 2025-01-01, not tomorrow"):
+    with pytest.raises(UserError, match=r"prompt\.chat_date must be a date such as 2025-01-01, not tomorrow"):
         style("chat", chat_date="tomorrow")
 
 
