@@ -1,1 +1,1 @@
-"""Config + model -> a DeepSpeed engine on this rank: forward, backward, checkpoints, export."""
+"""The DeepSpeed engine of a run: ranks, training steps, checkpoints, export, and how a run stops."""

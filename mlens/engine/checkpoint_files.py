@@ -1,4 +1,4 @@
-"""DeepSpeed's checkpoint files: read as tensors alone, and made fit for another number of ranks."""
+"""DeepSpeed's checkpoint files: load them safely, and convert them for another number of ranks."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ import torch
 
 @contextmanager
 def tensors_only() -> Iterator[None]:
-    """Inside, torch.load makes tensors, plain containers and three small classes of DeepSpeed's, and nothing else:
-    DeepSpeed itself asks for all that pickle can do, which is to run any code that a file brings."""
+    """Inside, torch.load creates tensors, plain containers and three small classes of DeepSpeed, and nothing else.
+
+    DeepSpeed itself would let pickle do anything, which includes running code from the file.
+    """
     from deepspeed.runtime.fp16.loss_scaler import LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address
@@ -34,9 +36,13 @@ def tensors_only() -> Iterator[None]:
 
 
 def make_universal(checkpoint: Path, universal: Path) -> None:
-    """Write the ZeRO checkpoint (stage 1, 2 or 3, with Adam's moments) as one that any number of ranks can load
-    (DeepSpeed's universal checkpoint, https://www.deepspeed.ai/tutorials/universal-checkpointing). `universal` is a new
-    name in a folder of its own, where DeepSpeed leaves another file too."""
+    """Convert a ZeRO checkpoint to one that any number of ranks can load.
+
+    See DeepSpeed's universal checkpoints, https://www.deepspeed.ai/tutorials/universal-checkpointing.
+
+    checkpoint: of ZeRO stage 1, 2 or 3, with Adam's moments.
+    universal: a new name in an empty folder, in which DeepSpeed writes another file too.
+    """
     from deepspeed.checkpoint import ds_to_universal
 
     settings = argparse.Namespace(
@@ -48,5 +54,5 @@ def make_universal(checkpoint: Path, universal: Path) -> None:
         strict=True,
         inject_missing_state=True,  # of stages 1 and 2, which were not written by Megatron
     )
-    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # what it tells is of no use to anyone here
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # nothing in its output helps the user
         ds_to_universal.main(settings)

@@ -1,4 +1,4 @@
-"""The DeepSpeed engine, seen as what training and evaluation need of it."""
+"""The DeepSpeed engine, reduced to what training and evaluation need."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from mlens.text import first_line
 
 REMEDY = (
     "lower packing.row_tokens (at least prompt.max_tokens), or set model.gradient_checkpointing=true, or "
-    "deepspeed=zero3 or zero3_offload on a GPU; resume=true goes on only with the run's own settings"
+    "deepspeed=zero3 or zero3_offload on a GPU; resume=true continues only with the settings of the run"
 )
 
 
 class Engine:
-    """A model under DeepSpeed on this rank. Every method is called by all ranks alike.
+    """A model under DeepSpeed on this rank. All ranks call each method together.
 
     A training step is one `backward` for each row of the step; the one with `last` updates the parameters.
     """
@@ -50,32 +50,37 @@ class Engine:
 
     @property
     def parameters(self) -> int:
-        """How many parameters the model has, counted whole under ZeRO-3 too."""
+        """The number of parameters of the model, under ZeRO-3 those on all ranks."""
         return sum(getattr(p, "ds_numel", p.numel()) for p in self._engine.module.parameters())
 
     def check(self, longest: int) -> None:
-        """Compare a small row with its samples alone, before anything is trained; `checked` is what was found.
+        """Compare a small row with its samples alone, before training; `checked` keeps the result.
 
-        longest: the most tokens of a prompt with its answer. Raises UserError, on all ranks, where they differ.
+        longest: the most tokens of a prompt with its answer.
+
+        Raises UserError, on all ranks, where they differ.
         """
         self.checked = check_on_all(self._engine, self._engine.module, longest, self._autocast, self.ranks)
 
     def backward(self, row: Row, labels: float, last: bool) -> torch.Tensor:
-        """Add the gradient of one row; with `last`, update the parameters. labels: the weights of all label tokens of
-        the whole step, over all rows and ranks. Returns the weighted sum of the row's label losses (nats, detached)."""
+        """Accumulate the gradient of one row, and return the weighted sum of its label losses (nats, detached).
+
+        labels: the sum of the weights of all label tokens of the step, over all rows and ranks.
+        last: whether to update the parameters after this row.
+        """
         self._engine.set_gradient_accumulation_boundary(last)
         with explain_out_of_memory(row, REMEDY):
             row = prepare_row(row, self.ranks.device)
             scores = row_scores(self._engine, row, self._autocast, self._head)
             loss = -(scores * row.weight).sum() if row.scores else scores.sum()
-            # DeepSpeed averages over ranks, and would divide by the accumulation count; the step's loss is one mean.
+            # DeepSpeed averages over ranks, and would divide by the accumulation count; the loss of a step is one mean.
             self._engine.backward(loss * (self.ranks.world / labels), scale_wrt_gas=False)
             self._engine.step()
         return loss.detach()
 
     @torch.no_grad()
     def score(self, row: Row) -> torch.Tensor:
-        """[row.scores] float32 on the CPU: the log-probabilities that the row asks for."""
+        """The log-probabilities of the row's scores: [row.scores] float32, on the CPU."""
         with explain_out_of_memory(row, REMEDY):
             row = prepare_row(row, self.ranks.device)
             return row_scores(self._engine, row, self._autocast).cpu()[: row.scores]
@@ -84,41 +89,43 @@ class Engine:
         self._engine.train(training)
 
     def set_learning_rate(self, factor: float) -> float:
-        """Set every parameter group's rate to `factor` times its own base rate; returns the first group's."""
+        """Set the rate of each parameter group to `factor` times its base rate; returns that of the first group."""
         for group, base in zip(self._engine.optimizer.param_groups, self._base_rates, strict=True):
             group["lr"] = base * factor
         return self._base_rates[0] * factor
 
     def finite(self) -> bool:
-        """Whether the gradients were, as far as this rank knows: one that isn't finite makes parameters so at once, but
-        for ZeRO stages 1 to 3, where DeepSpeed leaves out such an update."""
+        """Whether the gradients were finite, as far as this rank knows. One that isn't makes parameters infinite or NaN
+        too, except for ZeRO stages 1 to 3, where DeepSpeed skips such an update."""
         if self._engine.skipped_steps:
             return False
-        own = [getattr(p, "ds_tensor", p).detach() for p in self._engine.module.parameters()]
-        return bool(torch.stack([part.sum(dtype=torch.float32) for part in own]).isfinite().all())
+        parts = [getattr(p, "ds_tensor", p).detach() for p in self._engine.module.parameters()]
+        return bool(torch.stack([part.sum(dtype=torch.float32) for part in parts]).isfinite().all())
 
     @property
     def checkpoint_bytes(self) -> int:
-        """About how large a checkpoint is, at most."""
+        """An upper estimate of the size of a checkpoint."""
         sizes = [(getattr(p, "ds_numel", p.numel()), p) for p in self._engine.module.parameters()]
         return sum(checkpoint_bytes(n, n if p.requires_grad else 0, p.element_size()) for n, p in sizes)
 
     def save(self, folder: Path, tag: str) -> None:
-        """Write parameters and optimizer into `folder/tag`, each rank its part."""
+        """Write parameters and optimizer to `folder/tag`; each rank writes its shard."""
         self._engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
 
     def load(self, folder: Path, tag: str, written_by: int) -> None:
-        """Take parameters and optimizer back from `folder/tag`, which so many ranks wrote.
+        """Load parameters and optimizer from `folder/tag`.
 
-        Raises UserError where another number of ranks wrote it and DeepSpeed can't convert it, RunFailed where it
-        holds more than tensors or isn't whole.
+        written_by: how many ranks wrote them.
+
+        Raises UserError where another number of ranks wrote them and DeepSpeed can't convert them, RunFailed where the
+        checkpoint holds more than tensors or isn't intact.
         """
         engine, zero = self._engine, self._engine.zero_optimization_stage() > 0
-        convert = zero and written_by != self.ranks.world  # under ZeRO every rank needs its own part back
+        convert = zero and written_by != self.ranks.world  # under ZeRO every rank needs the shard that it wrote
         if convert and engine.optimizer_name() != "adamw":
             raise UserError(
                 f"{folder / tag} was written by {written_by} ranks: with trainer.optimizer={engine.optimizer_name()} "
-                f"go on with as many, not {self.ranks.world} (DeepSpeed converts Adam's checkpoints alone)"
+                f"resume with as many, not {self.ranks.world} (DeepSpeed converts only checkpoints of Adam)"
             )
         checkpoint = folder / tag
         with tensors_only():
@@ -139,8 +146,8 @@ class Engine:
             raise RunFailed(f"{checkpoint} can't be loaded: it is not intact")
 
     def export(self, folder: Path, tokenizer: PreTrainedTokenizerBase, merge: bool = False) -> None:
-        """Write the model (an adapter alone with LoRA, or with `merge` the whole model with it added) and its tokenizer
-        in Hugging Face format."""
+        """Write the model and its tokenizer in Hugging Face format. With LoRA only the adapter is written, unless
+        `merge` adds it to the weights of the model."""
         model: PreTrainedModel = self._engine.module
         if self._engine.zero_optimization_stage() == 3:
             state = self._engine._zero3_consolidated_16bit_state_dict()
@@ -156,7 +163,7 @@ class Engine:
 
 
 def check_on_all(forward: Any, model: Any, longest: int, autocast: bool, ranks: Ranks) -> ModelCheck:
-    """`check_model` on every rank. Raises UserError on all of them where one finds a difference."""
+    """Run `check_model` on every rank. Raises UserError on all of them where one finds a difference."""
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
     found = worst(ranks.gather(check_model(forward, plain, longest, autocast, ranks.device)))
     require_passed(found, type(plain).__name__)
@@ -164,20 +171,23 @@ def check_on_all(forward: Any, model: Any, longest: int, autocast: bool, ranks: 
 
 
 def uses_bf16_parameters(dtype: str, stage: int) -> bool:
-    """Whether bfloat16 means parameters in bfloat16 with float32 masters. At stage 0 DeepSpeed wraps such parameters in
-    another optimizer, whose first update differs; there float32 parameters run under autocast instead."""
+    """Whether bfloat16 means parameters in bfloat16 with float32 master weights. At stage 0 DeepSpeed wraps such
+    parameters in another optimizer, whose first update differs; float32 parameters run under autocast there."""
     return dtype == "bfloat16" and stage > 0
 
 
 def param_placement(settings: DeepSpeed, dtype: str, ranks: Ranks) -> ParamPlacement:
-    """How the model's parameters are best held from the first for an engine of these settings."""
+    """How to place the parameters of a model that an engine with these settings will train."""
     config, stage = _as_config(settings, dtype), settings.zero_optimization.stage
     return ParamPlacement(config["bf16"]["enabled"], ranks.device.type, config if stage == 3 else None)
 
 
 def make_engine(model: PreTrainedModel, ranks: Ranks, optimizer: OptimizerSettings, dtype: str, **node: Any) -> Engine:
-    """Hand `model` and the config node `deepspeed` (`node`) to `deepspeed.initialize`, with the optimizer and
-    precision that trainer and model say."""
+    """Create the engine with `deepspeed.initialize`.
+
+    dtype: the precision of the config node `model`.
+    node: the config node `deepspeed`.
+    """
     import deepspeed
 
     config = _as_config(DeepSpeed(**node), dtype)
@@ -196,7 +206,7 @@ def make_engine(model: PreTrainedModel, ranks: Ranks, optimizer: OptimizerSettin
                 "choose trainer.optimizer=adamw"
             )
         if zero["stage"] == 3:
-            zero["reduce_scatter"] = False  # Muon needs whole gradients
+            zero["reduce_scatter"] = False  # Muon needs the complete gradient of a matrix
         compiled = any(module._compiled_call_impl is not None for module in model.modules())
         if ranks.device.type == "cpu" and not compiled:
             # Compiling its iteration takes longer than it saves on a CPU, and needs a compiler.
@@ -206,7 +216,7 @@ def make_engine(model: PreTrainedModel, ranks: Ranks, optimizer: OptimizerSettin
 
 
 def _as_config(settings: DeepSpeed, dtype: str) -> dict:
-    """What DeepSpeed needs to know to spread a model, and to train it but for the optimizer."""
+    """DeepSpeed's config without the optimizer: enough to shard a model."""
     config = settings.as_config()
     bf16 = uses_bf16_parameters(dtype, config["zero_optimization"]["stage"])
     return config | {
@@ -217,7 +227,7 @@ def _as_config(settings: DeepSpeed, dtype: str) -> dict:
 
 
 def _optimizer_node(optimizer: OptimizerSettings, offloaded: bool) -> dict:
-    # torch's AdamW needs no compiler; with an offloaded optimizer DeepSpeed's CPU Adam is worth its build.
+    # torch's AdamW needs no compiler; for an offloaded optimizer DeepSpeed's CPU Adam is worth compiling.
     adam = {"betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": optimizer.weight_decay, "lr": optimizer.learning_rate}
     if not offloaded:
         adam["torch_adam"] = True

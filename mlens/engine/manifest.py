@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself, and where it stands; read without torch."""
+"""The manifest of a checkpoint, and where checkpoints are; read without torch."""
 
 from __future__ import annotations
 
@@ -13,9 +13,14 @@ PREFIX = "step_"
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a manifest says: after which step; needs: the step of another checkpoint that this one is of no use without
-    (the best model's), or None; ranks: how many wrote it; state: the run's, plain data; files: size and digest by
-    name."""
+    """What a checkpoint holds.
+
+    step: how many updates were made.
+    needs: the step of another checkpoint that this one needs (the best model's), or None.
+    ranks: how many ranks wrote it.
+    state: the run's state, plain data.
+    files: size and digest of each file, by name.
+    """
 
     step: int
     needs: int | None
@@ -29,23 +34,23 @@ def checkpoint_name(step: int) -> str:
 
 
 def saved_steps(folder: Path) -> list[int]:
-    """The steps of the checkpoints in `folder`, whole or damaged, ascending."""
+    """The steps of the checkpoints in `folder`, intact or damaged, ascending."""
     folders = [path for path in folder.glob(f"{PREFIX}*") if path.is_dir() and not path.is_symlink()]
     names = [path.name.removeprefix(PREFIX) for path in folders]
     return sorted(int(name) for name in names if name.isdecimal())
 
 
 def read_manifest(checkpoint: Path) -> tuple[Manifest | None, str | None]:
-    """The manifest, or what is wrong with it."""
+    """The manifest, or None and what is wrong with it."""
     try:
         content = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
         digest, saved = content.pop("digest"), Manifest(**content)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         return None, f"{MANIFEST} can't be read ({error})"
-    return (saved, None) if digest == digest_of(saved) else (None, f"{MANIFEST} is not what was written")
+    return (saved, None) if digest == digest_of(saved) else (None, f"the digest of {MANIFEST} differs")
 
 
 def digest_of(saved: Manifest) -> str:
-    """Of the manifest itself, as it reads."""
+    """The digest of the manifest's content."""
     text = json.dumps(vars(saved), sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -1,4 +1,4 @@
-"""How much memory this process has used at most."""
+"""The peak memory of this process."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Of the GPU's allocations on CUDA; of the whole process (resident) on a CPU."""
+    """Peak of the GPU's allocations on CUDA, of the resident memory of the process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    # Linux hands getrusage's peak on from the program that started this one, which may have been larger.
+    # On Linux, getrusage's peak is inherited from the program that started this one, which may have been larger.
     with suppress(FileNotFoundError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):

@@ -1,4 +1,4 @@
-"""The processes of a run: who this one is, and what they tell one another."""
+"""The ranks of a run: this process's rank, and collective operations of all of them."""
 
 from __future__ import annotations
 
@@ -19,18 +19,23 @@ from mlens.files import disk_refusal
 
 Value = TypeVar("Value")
 
-# Deprecated calls: DeepSpeed's to torch, and mlens' and peft's to transformers, which older versions need.
-NOISE = (
+# Deprecated calls of DeepSpeed to torch, and of mlens and peft to transformers, which older versions need.
+DEPRECATIONS = (
     r"`torch\.distributed\.\w+` is deprecated",
     r"`(is_gradient_checkpointing|gradient_checkpointing_enable)` is deprecated",
 )
-# Modules that warn of the same thing on every rank; train.py is __main__.
-ALIKE = r"(torch|transformers|deepspeed|peft|wandb|mlens|__main__)(\.|$)"
+# Modules whose warnings are the same on every rank; train.py is __main__.
+SAME_ON_EVERY_RANK = r"(torch|transformers|deepspeed|peft|wandb|mlens|__main__)(\.|$)"
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process is `rank` of `world`, and computes on `device`."""
+    """The ranks of a run, seen from one of them.
+
+    rank: of this process, from 0.
+    world: the number of ranks.
+    device: what this process computes on.
+    """
 
     rank: int
     world: int
@@ -38,19 +43,21 @@ class Ranks:
 
     @property
     def main(self) -> bool:
-        """Whether this is rank 0, the one that writes and speaks."""
+        """Whether this is rank 0, the main process, which writes and prints."""
         return self.rank == 0
 
     def broadcast(self, value: Value) -> Value:
-        """What rank 0 gave as `value`, on every rank; what the others give doesn't matter."""
+        """The `value` of rank 0, on every rank; the values of the others are ignored."""
         box = [value]
         if self.world > 1:
             dist.broadcast_object_list(box, src=0)
         return box[0]
 
     def on_main(self, act: Callable[[], Value]) -> Value:
-        """`act()` on rank 0; every rank gets its value, or raises the UserError or RunFailed that it raised there, or
-        the OSError of a full or closed disk."""
+        """Call `act` on rank 0 and return its value on every rank.
+
+        A UserError, RunFailed, or OSError of a full or closed disk that it raises there is raised on every rank.
+        """
         value: Value | None = None
         error: Exception | None = None
         if self.main:
@@ -68,14 +75,13 @@ class Ranks:
         return cast(Value, value)
 
     def main_first(self, act: Callable[[], Value]) -> Value:
-        """`act()` on every rank, but on rank 0 before the others (it fills caches). What `on_main` would
-        raise on all of them is raised on all of them."""
+        """Call `act` on rank 0, which may fill a cache, then on the others; raises as `on_main` does."""
         values: list[Value] = []
         self.on_main(lambda: values.append(act()))
         return values[0] if values else act()
 
     def gather(self, value: Value) -> list[Value]:
-        """What every rank gave, in the order of ranks."""
+        """The values of all ranks, in their order."""
         values = [value] * self.world
         if self.world > 1:
             dist.all_gather_object(values, value)
@@ -88,22 +94,22 @@ class Ranks:
         return tensor
 
     def any(self, flag: bool) -> bool:
-        """Whether `flag` is true on any rank; every rank gets the same answer."""
+        """Whether `flag` is true on any rank; the same answer on every rank."""
         return bool(self.sum(torch.tensor(float(flag), device=self.device)))
 
     def barrier(self) -> None:
-        """Until every rank is here."""
+        """Wait until every rank has called this."""
         if self.world > 1:
             dist.barrier()
 
 
 def join_ranks() -> Ranks:
-    """Start this process's part of the process group: as torchrun or the deepspeed launcher says, else alone."""
-    # Without these DeepSpeed looks for MPI.
+    """Join the process group that torchrun or the deepspeed launcher set up; without one, create a group of one."""
+    # Without these variables DeepSpeed looks for MPI.
     for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}.items():
         os.environ.setdefault(name, value)
     alone = os.environ["WORLD_SIZE"] == "1" and "TORCHELASTIC_RUN_ID" not in os.environ
-    if alone or "MASTER_PORT" not in os.environ:  # nobody else meets a single process there
+    if alone or "MASTER_PORT" not in os.environ:  # a single process needs no agreed port
         os.environ["MASTER_PORT"] = str(_free_port())
     quiet_libraries(main=os.environ["RANK"] == "0")
     cuda = torch.cuda.is_available()
@@ -121,7 +127,7 @@ def join_ranks() -> Ranks:
     if not dist.is_initialized():
         try:
             deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", verbose=False)
-        except RuntimeError as error:  # of older versions of torch, no subclass
+        except RuntimeError as error:  # older versions of torch raise no subclass
             if "EADDRINUSE" not in str(error):
                 raise
             port = os.environ["MASTER_PORT"]
@@ -133,17 +139,17 @@ def join_ranks() -> Ranks:
 
 
 def quiet_libraries(main: bool) -> None:
-    """Drop warnings of other libraries that no user can act on, and on ranks other than 0 those that rank 0 shows."""
-    for message in NOISE:
+    """Suppress warnings of libraries that no user can act on, and on other ranks than 0 those that rank 0 shows."""
+    for message in DEPRECATIONS:
         warnings.filterwarnings("ignore", message)
     if not main:
-        warnings.filterwarnings("ignore", module=ALIKE)
+        warnings.filterwarnings("ignore", module=SAME_ON_EVERY_RANK)
         for name in ("DeepSpeed", "transformers"):
             logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _warn_of_shared_cores(ranks: int) -> None:
-    """Rank 0 says once that several ranks of this machine find no GPU, where more was probably expected."""
+    """Warn once, on rank 0, where several ranks of this machine find no GPU, which is probably a mistake."""
     if ranks > 1 and os.environ["RANK"] == "0":
         cores = len(os.sched_getaffinity(0))
         print(
@@ -155,8 +161,8 @@ def _warn_of_shared_cores(ranks: int) -> None:
 
 
 def _skip_compiled_communication(deepspeed) -> None:
-    """On a CPU DeepSpeed compiles a shared-memory all-reduce at its first start: up to 42 s, and it fails without a
-    compiler. gloo does the same work. The switch is no public API, so its absence is no error."""
+    """Let gloo do the all-reduce on a CPU. DeepSpeed would compile an extension for it at its first start, which takes
+    up to 42 s and fails without a compiler. The switch isn't a public API, so its absence is no error."""
     ops = getattr(deepspeed.ops, "__compatible_ops__", None)
     if isinstance(ops, dict):
         ops["deepspeed_shm_comm"] = False

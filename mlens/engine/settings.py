@@ -1,4 +1,4 @@
-"""The config node `deepspeed`: what may stand in it. DeepSpeed itself ignores keys that it doesn't know."""
+"""The config node `deepspeed`. Its keys are checked here, since DeepSpeed ignores keys that it doesn't know."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from mlens.errors import UserError
 
 @dataclass(frozen=True)
 class Offload:
-    """Where a ZeRO part is kept; pin_memory: page-locked, for faster copies."""
+    """Where a part of ZeRO's state is kept.
+
+    device: `none` (the GPU) or `cpu`.
+    pin_memory: whether the memory is page-locked, for faster copies.
+    """
 
     device: str = "none"
     pin_memory: bool = False
@@ -21,7 +25,7 @@ class Offload:
 
 @dataclass(frozen=True)
 class ZeroOptimization:
-    """DeepSpeed's `zero_optimization`; see its documentation for each key. null leaves DeepSpeed's default."""
+    """DeepSpeed's `zero_optimization`; its documentation explains each key. null leaves DeepSpeed's default."""
 
     stage: int = 2
     overlap_comm: bool | None = None
@@ -57,13 +61,17 @@ class DeepSpeed:
     zero_optimization: ZeroOptimization = field(default_factory=ZeroOptimization)
 
     def as_config(self) -> dict:
-        """The node as DeepSpeed takes it, without what is left to its defaults."""
+        """The node as DeepSpeed takes it, without the keys that keep DeepSpeed's defaults."""
         return _without_nulls(asdict(self))
 
 
 def checkpoint_bytes(numbers: int, trained: int, size: int) -> int:
-    """About how large a checkpoint is, at most: parameters of `size` bytes each, and for those that are trained a
-    float32 copy and the optimizer's two moments."""
+    """An upper estimate of the size of a checkpoint, in bytes.
+
+    numbers: how many parameters there are.
+    trained: how many of them are trained; each adds a float32 copy and the optimizer's two moments.
+    size: bytes of a parameter.
+    """
     return numbers * size + 12 * trained
 
 
@@ -77,7 +85,14 @@ def _without_nulls(node: dict) -> dict:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """How parameters are updated: `adamw`, or `muon` on matrices with AdamW at `adam_learning_rate` on the rest."""
+    """How parameters are updated.
+
+    name: `adamw`, or `muon` for matrices with AdamW for all other parameters.
+    learning_rate: of AdamW, or of Muon.
+    adam_learning_rate: of AdamW where `name` is `muon`.
+    weight_decay: of all parameters.
+    gradient_clipping: limit of the global norm; 0 for none.
+    """
 
     name: str
     learning_rate: float

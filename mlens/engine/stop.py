@@ -1,4 +1,4 @@
-"""A signal's request to stop a run: noted until all ranks agree on where, or honoured at once."""
+"""Requests to stop a run, which signals make: deferred until all ranks agree on where to stop, or honoured at once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STOPPING = b"stopping: the run ends as soon as it has saved a checkpoint (Ctrl-C
 class StopRequest:
     """A request to stop that all ranks of a run honour.
 
-    requested: whether a signal asked this process.
+    requested: whether this process received a signal to stop.
     """
 
     def __init__(self) -> None:
@@ -34,23 +34,23 @@ class StopRequest:
         self._reason = "asked to stop before the first step: start it again"
 
     def defer(self) -> None:
-        """From here on a signal is only noted: ranks that work in step stop where all of them ask `agreed`."""
+        """From now on only record a signal: ranks that work in step stop where all of them call `agreed`."""
         self._deferred = True
 
     def interrupt(self, reason: str) -> None:
-        """From here on, since nothing is left to save, a signal raises Stopped(reason) wherever this process is; one
-        that was noted before raises it now."""
+        """From now on, since nothing is left to save, a signal raises Stopped(reason) wherever this process is; one
+        that was recorded before raises it immediately."""
         self._deferred, self._reason = False, reason
         if self.requested:
             self._raise()
 
     def agreed(self, ranks: Ranks) -> bool:
-        """Whether a signal asked any rank to stop. All ranks call this at the same place and get the same answer."""
+        """Whether any rank received a signal to stop. All ranks call this together and get the same answer."""
         return ranks.any(self.requested)
 
-    def note(self, number: int, _: FrameType | None) -> None:
-        """The handler of the signals. Raises KeyboardInterrupt for a second Ctrl-C."""
-        # A rank of torchrun may get one Ctrl-C twice: from the terminal, and passed on.
+    def handle(self, number: int, _: FrameType | None) -> None:
+        """Handle a signal. Raises KeyboardInterrupt for a second Ctrl-C."""
+        # A rank of torchrun may receive one Ctrl-C twice: from the terminal, and forwarded by torchrun.
         if number == signal.SIGINT and TORCHRUN not in os.environ:
             if self._interrupted:
                 raise KeyboardInterrupt
@@ -62,21 +62,21 @@ class StopRequest:
             self._raise()
 
     def _raise(self) -> None:
-        self._deferred = True  # another signal doesn't interrupt the end
+        self._deferred = True  # another signal doesn't interrupt the shutdown
         raise Stopped(self._reason)
 
 
 @contextmanager
 def stoppable() -> Iterator[StopRequest]:
-    """Inside, SIGNALS and Ctrl-C ask the run to stop instead of killing the process: at first at once. A second Ctrl-C
-    raises KeyboardInterrupt.
+    """Inside, SIGNALS and Ctrl-C request that the run stops instead of killing the process; until `defer` is called
+    they stop it immediately. A second Ctrl-C raises KeyboardInterrupt.
 
-    When the run has finished or was Stopped, they are ignored until the process ends: its exit code stays what it is.
-    After any other exception their handlers are what they were.
+    After the run has finished or was Stopped, the signals are ignored until the process ends, so that its exit code
+    stays. After any other exception the previous handlers are restored.
     """
     stop = StopRequest()
-    taken = [number for number in (*SIGNALS, signal.SIGINT) if not _is_kept_ignored(number)]
-    before = {number: signal.signal(number, stop.note) for number in taken}
+    handled = [number for number in (*SIGNALS, signal.SIGINT) if not _stays_ignored(number)]
+    before = {number: signal.signal(number, stop.handle) for number in handled}
     try:
         yield stop
     except Stopped:
@@ -89,15 +89,15 @@ def stoppable() -> Iterator[StopRequest]:
     _ignore(before)
 
 
-def _is_kept_ignored(number: int) -> bool:
-    """Under nohup a run survives its terminal, and in a script's background its Ctrl-C. A rank of torchrun never gets
-    a terminal's signals: torchrun, which handles them in any case, passes them on, and kills a rank that doesn't
+def _stays_ignored(number: int) -> bool:
+    """Whether the process was started to ignore this signal: under nohup a run survives its terminal, and in a script's
+    background Ctrl-C. A rank of torchrun handles all signals: torchrun forwards them, and kills a rank that doesn't
     end."""
     ignored = number in (signal.SIGHUP, signal.SIGINT) and signal.getsignal(number) == signal.SIG_IGN
     return ignored and TORCHRUN not in os.environ
 
 
 def _ignore(numbers: Iterable[signal.Signals]) -> None:
-    # Not a handler in Python, which the interpreter removes before it has ended.
+    # Not a handler in Python, which the interpreter removes before it exits.
     for number in numbers:
         signal.signal(number, signal.SIG_IGN)

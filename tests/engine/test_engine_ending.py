@@ -67,4 +67,4 @@ def test_a_rank_that_waits_for_one_that_hangs_is_ended_when_asked_to(tmp_path):
         waiting.wait(timeout=20)  # DEADLINE is 6 s in this script
         assert time.monotonic() - asked > 5
         agent.wait(timeout=60)
-    assert "error: asked to end, it could not" in (tmp_path / "log").read_text()
+    assert "error: could not end after a signal" in (tmp_path / "log").read_text()
