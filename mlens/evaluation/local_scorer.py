@@ -1,4 +1,4 @@
-"""A trained model by itself, without DeepSpeed, as what scores rows."""
+"""Scoring of rows with a trained model on this process, without DeepSpeed."""
 
 from __future__ import annotations
 
@@ -23,10 +23,12 @@ REMEDY = (
 
 @dataclass
 class LocalScorer:
-    """This process's whole model, as every rank has it.
+    """A complete model on this process.
 
-    autocast: compute in bfloat16.
-    prefix: the last one that was computed, which the next row often begins with.
+    model: in evaluation form, on the device of `ranks`.
+    ranks: this process's; every rank has the complete model.
+    autocast: whether to compute in bfloat16.
+    prefix: the last prefix that was computed, which the next row often begins with.
     """
 
     model: torch.nn.Module
@@ -39,7 +41,7 @@ class LocalScorer:
 
     @torch.no_grad()
     def score(self, row: Row) -> torch.Tensor:
-        """[row.scores] float32 on the CPU: the log-probabilities that the row asks for."""
+        """The log-probabilities of the row's scores: [row.scores] float32, on the CPU."""
         with explain_out_of_memory(row, REMEDY):
             row, prefix = reuse_prefix(prepare_row(row, self.ranks.device), self.prefix)
             scores = row_scores(self.model, row, self.autocast).cpu()[: row.scores]
@@ -56,9 +58,16 @@ def load_local_scorer(
     base_digest: str | None,
     ranks: Ranks,
 ) -> LocalScorer:
-    """The model that was exported to `folder`, whole on each rank's device, computing in `dtype` as it was trained
-    (`bf16_parameters`: with parameters in bfloat16; `base_digest`: of the model that an adapter was trained on). Raises
-    UserError where it can't be loaded, or computes something else than it should on this machine."""
+    """Load the model that was exported to `folder`, complete on the device of each rank.
+
+    trained: the settings that it was trained with.
+    tokenizer: the exported one.
+    dtype: what it computes in.
+    bf16_parameters: whether its parameters are in bfloat16.
+    base_digest: the digest of the model that an adapter was trained on.
+
+    Raises UserError where the model can't be loaded, or its check fails on this machine.
+    """
     placement = ParamPlacement(bf16_parameters, ranks.device.type)
     model: torch.nn.Module = load_trained(trained, folder, tokenizer, placement, base_digest)
     model, autocast = model.to(ranks.device), dtype == "bfloat16" and not bf16_parameters

@@ -1,1 +1,1 @@
-"""Config -> a causal language model (random tiny, hub id or local folder), its tokenizer, attention and LoRA."""
+"""The causal language model (tiny and random, or pretrained), its tokenizer, attention, LoRA and forward pass."""

@@ -1,4 +1,4 @@
-"""Low-rank adapters: put on a model, and added to its weights where one wants a model without them."""
+"""Low-rank adapters: adding them to a model, and merging them into its weights."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from mlens.model.settings import Lora
 if TYPE_CHECKING:
     from peft import PeftModel
 
-# What peft puts before and into the names of a model's parameters; its adapter is named "default".
+# The prefix and infixes that peft adds to the names of parameters; its adapter is named "default".
 PREFIX, BASE, A, B = "base_model.model.", ".base_layer.", ".lora_A.default.", ".lora_B.default."
 
 
 def with_adapters(model: PreTrainedModel, peft: Lora, checkpointing: bool, seed: int) -> PeftModel:
-    """The model with fresh adapters drawn from `seed`, which alone are trained. Raises UserError where they couldn't be
-    merged as `peft` asks for."""
+    """Add new adapters, drawn from `seed`, and freeze all other parameters. Raises UserError where `peft` wants them
+    merged and they can't be."""
     from peft import LoraConfig, get_peft_model
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     if checkpointing:
-        # Else the recomputed blocks see inputs without a gradient, and the adapters get none.
+        # Otherwise the recomputed blocks get inputs without a gradient, and the adapters get none.
         model.enable_input_require_grads()
     config = LoraConfig(
         task_type="CAUSAL_LM",
@@ -48,9 +48,12 @@ def with_adapters(model: PreTrainedModel, peft: Lora, checkpointing: bool, seed:
 
 
 def _targets(model: PreTrainedModel) -> str | list[str]:
-    """What `all-linear` is to peft. In a model of experts it would adapt them and their router too, by adding to whole
-    weights in every pass, which needs room for all experts and fails where ZeRO-3 holds them in parts: there, the names
-    of linear layers."""
+    """The value of peft's `target_modules` that stands for all linear layers but the output.
+
+    In a mixture of experts peft's `all-linear` would adapt the experts and their router too, by adding to their full
+    weights in every pass: that needs memory for all experts, and fails where ZeRO-3 shards them. So there these are the
+    names of the linear layers.
+    """
     if all(len(getattr(p, "ds_shape", p.shape)) <= 2 for p in model.parameters()):
         return "all-linear"
     output = model.get_output_embeddings()
@@ -61,14 +64,14 @@ def _targets(model: PreTrainedModel) -> str | list[str]:
 
 
 def without_adapters(model: Any, state: dict[str, torch.Tensor]) -> tuple[PreTrainedModel, dict]:
-    """Of a PeftModel: the model under the adapters, and the state that it has with them added to its weights."""
+    """The base model of a PeftModel, and its state with the adapters merged into its weights."""
     adapter = model.peft_config["default"]
     return model.get_base_model(), merged(state, adapter.lora_alpha / adapter.r)
 
 
 def merged(state: dict[str, torch.Tensor], scale: float) -> dict[str, torch.Tensor]:
-    """The state of a model with adapters as that of one without, which computes the same: W + scale B A in the place
-    of W, summed in float32 and held as W was."""
+    """Merge the adapters of a state: W + scale B A takes the place of W, summed in float32 and stored in the type of
+    W."""
     plain = {}
     for name, tensor in state.items():
         if A in name or B in name:

@@ -29,7 +29,7 @@ from mlens.text import first_line
 LONG, PREFIX, SHORT, ANSWER = 160, 48, 1, 24
 # What rounding may make of a token's log-probability where less is measured.
 ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.1}
-# How many times farther apart rows may be than two of the model's own attentions are.
+# How many times farther apart rows may be than two attentions of the model are.
 LEEWAY = 8.0
 INSTEAD = "choose packing=reference model.attention=sdpa (or eager) instead"
 
@@ -58,8 +58,8 @@ class ModelCheck:
 
 
 def check_model(forward: Forward, model: Any, longest: int, autocast: bool, device: torch.device) -> ModelCheck:
-    """Compare a few random samples in one row with each of them alone, through the model's own attention; for a model
-    that isn't given packed rows, a sequence with one that ends in another token.
+    """Compare a few random samples in one row with each of them alone, through an attention of transformers; for a
+    model without packed rows, compare a sequence with one that ends in another token.
 
     forward: calls the model (under DeepSpeed, its engine).
     model: the transformers model itself, without adapters around it.
@@ -87,14 +87,14 @@ def check_model(forward: Forward, model: Any, longest: int, autocast: bool, devi
             with _refused(model, "an ordinary sample", "choose another model"):
                 return _check_causal(scores, _samples(model, longest)[0], compute)
         trees = _samples(model, longest)
-        own = ["sdpa", "eager"] if model._supports_sdpa else ["eager"]
+        attentions = ["sdpa", "eager"] if model._supports_sdpa else ["eager"]
         alone = [ReferenceRows().train_row([tree]) for tree in _separate(trees)]
         alone[-1] = _at_end(alone[-1], longest)
-        with _attention(model, own[0]), _refused(model, "an ordinary sample", "choose another model"):
+        with _attention(model, attentions[0]), _refused(model, "an ordinary sample", "choose another model"):
             expected = np.concatenate([scores(sample) for sample in alone])
         tolerance = ROUNDING[compute]
-        if len(own) > 1:
-            with _attention(model, own[1]):
+        if len(attentions) > 1:
+            with _attention(model, attentions[1]):
                 noise = np.abs(scores(alone[0]) - expected[:ANSWER]).max()
             tolerance = max(tolerance, LEEWAY * float(noise))
         row = _at_end(PackedRows().train_row(trees), longest)
@@ -105,7 +105,7 @@ def check_model(forward: Forward, model: Any, longest: int, autocast: bool, devi
 
 
 def worst(checks: Sequence[ModelCheck]) -> ModelCheck:
-    """Of the same check on several ranks, the one that is farthest off."""
+    """The check with the largest difference, of one on each rank."""
     return max(checks, key=lambda check: np.nan_to_num(check.difference, nan=np.inf))
 
 
@@ -145,7 +145,7 @@ def _samples(model: Any, longest: int) -> list[Tree]:
         return random.integers(int(model.config.vocab_size), size=n).astype(np.int32)
 
     def tree(shared: int, *branches: tuple[int, int]) -> Tree:
-        suffixes = tuple(Branch(seen, ids(own), ids(ANSWER)) for seen, own in branches)
+        suffixes = tuple(Branch(seen, ids(length), ids(ANSWER)) for seen, length in branches)
         return Tree(ids(shared), np.zeros(0, dtype=np.int64), suffixes)
 
     shorts = (tree(SHORT, (SHORT, 0)) for _ in range(2))
@@ -153,13 +153,13 @@ def _samples(model: Any, longest: int) -> list[Tree]:
 
 
 def _separate(trees: Sequence[Tree]) -> list[Tree]:
-    """Each target as a sample of its own."""
+    """Each target as a separate sample."""
     return [replace(tree, branches=(branch,)) for tree in trees for branch in tree.branches]
 
 
 def _at_end(row: Row, longest: int) -> Row:
-    """The row whose last sample, a short one, stands at the last positions that a prompt may have: what depends on the
-    longest prompt is seen without computing one."""
+    """The row with its last sample, a short one, moved to the last positions that a prompt may have. So what depends on
+    the longest prompt shows without computing one."""
     last = int((row.position_ids[0].flip(0) == 0).int().argmax()) + 1
     positions = row.position_ids.clone()
     positions[:, -last:] += max(0, longest - last)
@@ -181,7 +181,7 @@ def _refused(model: Any, what: str, advice: str) -> Iterator[None]:
 
 @contextmanager
 def _attention(model: Any, name: str) -> Iterator[None]:
-    """Inside, the model computes with this attention of transformers', uncompiled."""
+    """Inside, the model uses this attention of transformers, uncompiled."""
     before = model.config._attn_implementation
     model.set_attn_implementation(name)
     try:

@@ -1,4 +1,4 @@
-"""A digest of a pretrained model's files: config, weights and tokenizer, wherever they lie. No torch here."""
+"""The digest of a pretrained model's files: config, weights and tokenizer. Doesn't import torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mlens.errors import UserError
 from mlens.model.settings import PretrainedModel, TinyModel
 from mlens.text import first_line
 
-# The files that decide what a model computes and how it reads text; code counts only where it may run.
+# The files that determine what a model computes and how it tokenises; code counts only where it may run.
 FILES = (
     "config.json",
     "*.safetensors",
@@ -24,16 +24,16 @@ FILES = (
     "merges.txt",
 )
 CODE = ("*.py",)
-# Some hubs' models hold their weights a second time, in their makers' own form.
+# Some models on hubs contain their weights a second time, in the format of their authors.
 NOT_READ = ("consolidated*", "*/*")
 
 
 def model_digest(settings: TinyModel | PretrainedModel) -> str | None:
-    """The digest of the files that a model is loaded from; None for a tiny model, which its settings and the data
-    describe completely.
+    """The digest of the files that a model is loaded from; None for a tiny model, which is determined by its settings
+    and the data.
 
-    The digests of large files are remembered, so that weights are read once. The same files in another folder, or in a
-    hub's cache, give the same digest. Raises UserError where a hub's model can't be had.
+    The digests of large files are cached, so that weights are read once. The same files in another folder, or in a
+    hub's cache, give the same digest. Raises UserError where a model on a hub can't be downloaded.
     """
     if isinstance(settings, TinyModel):
         return None
@@ -44,8 +44,8 @@ def model_digest(settings: TinyModel | PretrainedModel) -> str | None:
 
 
 def model_folder(settings: PretrainedModel) -> Path:
-    """The folder of the model's files: `path`, or the hub's snapshot of `name` at `revision`, downloaded where it isn't
-    cached. Raises UserError where it can't be had."""
+    """The folder of the model's files: `path`, or the hub's snapshot of `name` at `revision`, which is downloaded where
+    it isn't cached. Raises UserError where that fails."""
     if settings.path is not None:
         return Path(settings.path).expanduser()
     from huggingface_hub import constants, snapshot_download
@@ -62,7 +62,7 @@ def model_folder(settings: PretrainedModel) -> Path:
                 local_files_only=refusal is not None,
             )
         )
-    except Exception as error:  # the hub's client has no class of errors in common with the libraries beneath it
+    except Exception as error:  # the hub's client and the libraries that it uses share no class of errors
         raise UserError(
             f"can't get the model {settings.name} (revision {settings.revision or 'main'}) from the hub: "
             f"{refusal or first_line(error)}. model.path=FOLDER takes a local copy."

@@ -1,7 +1,7 @@
-"""How many floating-point operations a model's passes over rows take: the usual count of its matrix products.
+"""The floating-point operations of a model's passes over rows: the usual count of its matrix products.
 
 A product of [a, b] and [b, c] counts 2·a·b·c; norms, activations and softmax don't count (Chowdhery et al., "PaLM",
-2022, appendix B; Kaplan et al., "Scaling laws for neural language models", 2020). No torch here.
+2022, appendix B; Kaplan et al., "Scaling laws for neural language models", 2020). Doesn't import torch.
 """
 
 from __future__ import annotations
@@ -11,10 +11,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a pass costs depends on. layers; attention: width of all query heads together; body: weights of the matrices
-    that every token goes through (of a mixture of experts, those of its active experts), adapters included; trained:
-    how many of them are trained; head: weights of the output layer, which only tokens with a label go through;
-    head_trained: whether it is trained."""
+    """The sizes of a model that the cost of a pass depends on.
+
+    layers: the number of layers.
+    attention: the width of all query heads together.
+    body: the weights of the matrices that every token passes through (in a mixture of experts, those of its active
+        experts), adapters included.
+    trained: how many of these are trained.
+    head: the weights of the output layer, which only tokens with a label pass through.
+    head_trained: whether the output layer is trained.
+    """
 
     layers: int
     attention: int
@@ -26,8 +32,12 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Passes:
-    """What is passed over. tokens: that are read; pairs: of a token and one that it sees, itself included; logits: how
-    many tokens' logits are computed."""
+    """The input of passes.
+
+    tokens: how many tokens are read.
+    pairs: how many pairs there are of a token and one that it sees, itself included.
+    logits: of how many tokens logits are computed.
+    """
 
     tokens: float = 0.0
     pairs: float = 0.0
@@ -41,7 +51,8 @@ class Passes:
 
 
 def forward_flops(sizes: Sizes, passes: Passes) -> float:
-    """2 for each weight and token, and 4 · layers · width for each pair (its score, and its share of the result).
+    """The operations of forward passes: 2 for each weight and token, and 4 · layers · width for each pair (its score,
+    and its part of the result).
 
     >>> sizes = Sizes(layers=2, attention=8, body=100, trained=100, head=50)
     >>> forward_flops(sizes, Passes(tokens=10, pairs=55, logits=3))
@@ -55,9 +66,12 @@ def forward_flops(sizes: Sizes, passes: Passes) -> float:
 
 
 def training_flops(sizes: Sizes, passes: Passes, checkpointing: bool = False) -> float:
-    """Forward and backward: each product has two gradients, each as dear as itself, but a frozen matrix has only that
-    of its input. With `checkpointing` the layers are computed once more: what hardware does at most, while model FLOPs
-    utilisation counts without it."""
+    """The operations of forward and backward passes.
+
+    Each product has two gradients, each as expensive as the product; a frozen matrix has only the gradient of its
+    input. With `checkpointing` the layers are computed once more: the most that hardware does (model FLOPs utilisation
+    is counted without it).
+    """
     forward = forward_flops(sizes, passes)
     frozen = 2.0 * (sizes.body - sizes.trained) * passes.tokens
     if not sizes.head_trained:

@@ -1,4 +1,4 @@
-"""From the config nodes `model` and `peft` to a tokenizer and a model."""
+"""Loading and building the tokenizer and the model that the config nodes `model` and `peft` describe."""
 
 from __future__ import annotations
 
@@ -26,39 +26,43 @@ from mlens.model.adapters import with_adapters
 from mlens.model.attention.cpu import ROW_ATTENTION
 from mlens.model.attention.cuda import FLEX_ATTENTION
 from mlens.model.digest import model_digest, model_folder
-from mlens.model.fused import fuse, liger_is_here
+from mlens.model.fused import fuse, liger_is_installed
 from mlens.model.settings import ROWS, Lora, NoPeft, PretrainedModel, TinyModel
 from mlens.prompt.frame import ChatFrame
 from mlens.prompt.pieces import DIALOGUE_HEADER, HISTORY_HEADER, head_texts, movie_texts
 from mlens.prompt.settings import Ablation, Style
 from mlens.prompt.tokens import begin_ids, tiny_tokenizer
 
-# Bars of loading and saving would stand between the run's own lines, once a rank.
+# Progress bars of loading and saving would appear between the lines of the run, once for each rank.
 disable_progress_bar()
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
 ModelSettings = TinyModel | PretrainedModel
-# What transformers, tokenizers and safetensors raise for a folder that isn't what it should be: they have no class of
-# errors in common, and Rust's are no more than this.
+# What transformers, tokenizers and safetensors raise for an invalid folder: they share no class of errors, and those
+# from Rust have no class but this.
 BROKEN = Exception
 
 
 @dataclass(frozen=True)
 class ParamPlacement:
-    """How a model's parameters are held: in bfloat16 or else in float32; for which kind of device; and whole on every
-    rank, or, with DeepSpeed's config of ZeRO-3 as `spread`, from the first in parts, of which each rank has its own."""
+    """How a model's parameters are placed before the engine exists.
+
+    bf16: whether they are in bfloat16 instead of float32.
+    device: the kind of device that the model is for, `cpu` or `cuda`.
+    zero3: DeepSpeed's config, to shard them over the ranks while they are loaded; None to load all on every rank.
+    """
 
     bf16: bool = False
     device: str = "cpu"
-    spread: dict | None = None
+    zero3: dict | None = None
 
 
 def load_tokenizer(
     settings: ModelSettings, table: RatingTable, style: Style, ablation: Ablation
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer of the model; the tiny model's is made from the table's titles and the prompt's own words."""
+    """The tokenizer of the model; a tiny model's is trained on the table's titles and the words of the prompt."""
     if isinstance(settings, TinyModel):
         task = head_texts(table, style, ablation)[0]
         frame = [task, HISTORY_HEADER, DIALOGUE_HEADER, f":\n\n{style.question}"]
@@ -86,9 +90,9 @@ def load_pretrained_tokenizer(settings: PretrainedModel) -> PreTrainedTokenizerB
 def require_usable(
     settings: PretrainedModel, tokenizer: PreTrainedTokenizerBase, frame: ChatFrame, longest: int
 ) -> None:
-    """Check what a pretrained model's config, class and tokenizer tell, without its weights.
+    """Check a pretrained model's config, class and tokenizer, without its weights.
 
-    frame: what stands around each prompt (empty texts without a chat template).
+    frame: the text around each prompt (empty texts without a chat template).
     longest: the most tokens of a prompt with its answer.
 
     Raises UserError where the model can't be trained with these settings, or doesn't know the tokenizer's tokens.
@@ -123,11 +127,14 @@ def build_model(
     placement: ParamPlacement = ParamPlacement(),
     weights: Path | None = None,
 ) -> PreTrainedModel | PeftModel:
-    """The model in training form: no cache, the chosen attention, adapters where `peft` asks for them.
+    """The model in training form: no cache, the chosen attention, and the adapters of `peft`.
 
-    longest: the most tokens of a sequence; seed: of random weights, the tiny model's and the adapters'; placement: how
-    parameters are held (a tiny model's are whole until the engine is made); weights: the folder of a saved tiny model
-    of the same sizes, to take its weights. Raises UserError where it can't be loaded or its attention can't be used.
+    longest: the most tokens of a sequence.
+    seed: of the random weights of the tiny model and of adapters.
+    placement: how parameters are placed (a tiny model isn't sharded until the engine exists).
+    weights: the folder of a saved tiny model of the same sizes, whose weights are loaded.
+
+    Raises UserError where the model can't be loaded or its attention can't be used.
     """
     dtype = torch.bfloat16 if placement.bf16 else torch.float32
     rows = FLEX_ATTENTION if placement.device == "cuda" else ROW_ATTENTION
@@ -137,7 +144,7 @@ def build_model(
         model = _random_model(config, seed, attention, dtype)
         if weights is not None:
             try:
-                # Strictly: a tied output layer, which is stored once, is no missing one.
+                # Strict: a tied output layer, which is stored once, doesn't count as missing.
                 load_model(model, weights / "model.safetensors")
             except BROKEN as error:
                 raise _cannot_load("model", str(weights), error) from error
@@ -145,7 +152,7 @@ def build_model(
         where, options = _source(settings)
         _require_safetensors(settings)
         try:
-            with _spread(placement.spread), _without_report():
+            with _sharded(placement.zero3), _without_report():
                 pair: Any = AutoModelForCausalLM.from_pretrained(
                     where,
                     dtype=dtype,
@@ -155,7 +162,7 @@ def build_model(
                     **options,
                 )
         except BROKEN as error:
-            if error.args == (rows,):  # looked up in a table of the model's own attentions
+            if error.args == (rows,):  # looked up in a table of the model's attentions
                 raise _cannot_take_rows(where) from error
             raise _cannot_load("model", where, error) from error
         model, loaded = pair
@@ -163,7 +170,7 @@ def build_model(
         _require_fit(model, where, settings, longest)
     if attention == FLEX_ATTENTION and getattr(model.config, "head_dim", 16) < 16:
         raise UserError(f"FlexAttention needs heads of at least 16: this model's have {model.config.head_dim}")
-    if placement.device == "cuda" and liger_is_here():
+    if placement.device == "cuda" and liger_is_installed():
         fuse(model)
     model = in_training_form(model, settings.gradient_checkpointing)
     if settings.compile:
@@ -177,17 +184,17 @@ def build_model(
 
 
 def in_training_form(model: PreTrainedModel, checkpointing: bool) -> PreTrainedModel:
-    """The same model without a cache, in training mode, recomputing its activations where `checkpointing` says so."""
-    # With its default cache, transformers builds a mask that ignores the rows' positions.
+    """Put the model in training mode, without a cache, with gradient checkpointing if `checkpointing`."""
+    # With its default cache, transformers builds a mask that ignores the positions of rows.
     model.config.use_cache = False
-    model.train()  # from_pretrained leaves it in evaluation, where nothing is recomputed and no dropout is done
+    model.train()  # from_pretrained leaves it in evaluation mode, without recomputation and dropout
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model
 
 
 def load_exported_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer that a run exported to `folder` beside its model. Raises UserError where it can't be loaded."""
+    """The tokenizer that a run exported to `folder` with its model. Raises UserError where it can't be loaded."""
     try:
         return AutoTokenizer.from_pretrained(folder)
     except BROKEN as error:
@@ -195,7 +202,7 @@ def load_exported_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 class Trained(Protocol):
-    """What a trained model's settings tell of how to load it."""
+    """The settings of a trained model that loading it depends on."""
 
     @property
     def model(self) -> ModelSettings: ...
@@ -214,11 +221,13 @@ def load_trained(
     placement: ParamPlacement,
     base_digest: str | None,
 ) -> PreTrainedModel | PeftModel:
-    """The model that a run with these `settings` exported to `folder` beside its `tokenizer`, for evaluation: nothing
-    is compiled, and nothing recomputed.
+    """The model that a run with these `settings` exported to `folder`, for evaluation: neither compiled nor with
+    gradient checkpointing.
 
-    base_digest: of the model that the run began with, where it is known. Raises UserError where the model can't be
-    loaded, or its adapter was trained on another one.
+    tokenizer: the exported one.
+    base_digest: the digest of the model that the run began with, where it is known.
+
+    Raises UserError where the model can't be loaded, or its adapter was trained on another one.
     """
     model = replace(settings.model, gradient_checkpointing=False, compile=False)
     longest = settings.prompt.max_tokens
@@ -238,13 +247,13 @@ def load_trained(
         weights = None if adapter_alone else folder
         built = build_model(model, NoPeft(), tokenizer, longest, settings.seed, placement, weights)
     else:
-        own = model if adapter_alone else replace(model, path=str(folder))
-        built = build_model(own, NoPeft(), tokenizer, longest, settings.seed, placement)
+        source = model if adapter_alone else replace(model, path=str(folder))
+        built = build_model(source, NoPeft(), tokenizer, longest, settings.seed, placement)
     return _with_saved_adapter(built, folder) if adapter_alone else built
 
 
 def _with_saved_adapter(model: Any, folder: Path) -> PeftModel:
-    """Raises UserError where `folder` holds no adapter, or one that lacks weights for this model."""
+    """Load the adapter in `folder`. Raises UserError where there is none, or where it lacks weights for this model."""
     from peft import PeftModel
 
     if not (folder / "adapter_model.safetensors").is_file():
@@ -252,7 +261,7 @@ def _with_saved_adapter(model: Any, folder: Path) -> PeftModel:
     try:
         with warnings.catch_warnings(action="ignore"):  # of missing weights, which are refused below
             adapted = PeftModel.from_pretrained(model, folder, is_trainable=True)
-        # Once more, since only this says which weights the file lacks.
+        # Loaded again, since only this reports which weights the file lacks.
         loaded = adapted.load_adapter(folder, "default", is_trainable=True)
     except BROKEN as error:
         raise _cannot_load("adapter", str(folder), error) from error
@@ -285,20 +294,20 @@ def _random_model(config: Qwen3Config, seed: int, attention: str, dtype: torch.d
 
 
 @contextmanager
-def _spread(config: dict | None) -> Iterator[None]:
-    """Models that are loaded inside are spread over the ranks parameter by parameter (None: they aren't)."""
-    held = None if config is None else HfDeepSpeedConfig(config)  # transformers itself keeps a weak reference alone
+def _sharded(config: dict | None) -> Iterator[None]:
+    """Shard the parameters of models that are loaded inside over the ranks, unless `config` is None."""
+    kept = None if config is None else HfDeepSpeedConfig(config)  # transformers keeps only a weak reference
     try:
         yield
     finally:
-        if held is not None:
+        if kept is not None:
             unset_hf_deepspeed_config()
 
 
 @contextmanager
 def _without_report() -> Iterator[None]:
-    """Inside, transformers logs neither its table of missing weights, which `_require_all_weights` reports in one line,
-    nor which layers tensor parallelism, which mlens doesn't use, would skip."""
+    """Inside, transformers doesn't log its table of missing weights, which `_require_all_weights` reports in one line,
+    or the layers that tensor parallelism, which mlens doesn't use, would skip."""
     loggers = [logging.getLogger(f"transformers.{name}") for name in ("modeling_utils", "distributed.tensor_parallel")]
     before = [logger.level for logger in loggers]
     for logger in loggers:
@@ -311,19 +320,21 @@ def _without_report() -> Iterator[None]:
 
 
 def _source(settings: PretrainedModel) -> tuple[str, dict]:
-    """What transformers loads the model from: a folder, or a hub's name at the commit that its revision is now."""
+    """What transformers loads the model from: a folder, or a name on a hub at the current commit of its revision."""
     options: dict[str, Any] = {"trust_remote_code": settings.trust_remote_code}
     folder = model_folder(settings)
     if settings.path is not None:
         return str(folder), options
     assert settings.name is not None
-    # All its files are in the cache by now.
+    # All its files have been cached.
     return settings.name, options | {"revision": folder.name, "local_files_only": True}
 
 
 def _require_all_weights(where: str, loaded: Mapping[str, Any]) -> None:
-    """Raises UserError where files lack some of a model's weights, which would stay random, or hold others: `loaded` is
-    what the library reports. Tied weights, which are stored once, are none of these."""
+    """Raise UserError where files lack some weights of a model, which would stay random, or contain others.
+
+    loaded: the library's report, in which tied weights don't count as missing.
+    """
     for kind in ("missing", "unexpected", "mismatched"):
         names = sorted(str(name) for name in loaded[f"{kind}_keys"])
         if names:
@@ -335,7 +346,7 @@ def _require_all_weights(where: str, loaded: Mapping[str, Any]) -> None:
 
 
 def _require_fit(model: PreTrainedModel, where: str, settings: PretrainedModel, longest: int) -> None:
-    """Raises UserError for a model that can't be trained with these settings."""
+    """Raise UserError for a model that can't be trained with these settings."""
     name = type(model).__name__
     most = getattr(model.config, "max_position_embeddings", longest)
     if most < longest:
@@ -347,7 +358,7 @@ def _require_fit(model: PreTrainedModel, where: str, settings: PretrainedModel, 
 
 
 def _refuse_lfs_pointers(settings: PretrainedModel) -> None:
-    """Raises UserError for a folder that git-lfs hasn't filled: its large files are small texts."""
+    """Raise UserError for a folder with git-lfs pointers in place of its large files."""
     if settings.path is None:
         return
     folder = Path(settings.path).expanduser()
@@ -356,7 +367,7 @@ def _refuse_lfs_pointers(settings: PretrainedModel) -> None:
 
 
 def _require_safetensors(settings: PretrainedModel) -> None:
-    """Raises UserError for a folder whose weights could run code when they are read."""
+    """Raise UserError for a folder whose weights could run code when they are loaded."""
     if settings.path is not None and not any(Path(settings.path).expanduser().glob("*.safetensors")):
         raise UserError(
             f"model.path={settings.path} holds no weights as .safetensors, and other formats can run code when they "

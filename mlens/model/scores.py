@@ -25,13 +25,16 @@ def prepare_row(row: Row, device: torch.device) -> Row:
 
 
 def row_scores(model: Callable[..., Any], row: Row, autocast: bool, head: LabelHead | None = None) -> torch.Tensor:
-    """[row.scores] float32: the log-probabilities that a placed row asks for, from a forward pass of `model`; one 0
-    that depends on the parameters where it asks for none. autocast: compute in bfloat16; head: the model's own, to get
-    them without logits."""
+    """Compute the log-probabilities of a prepared row: [row.scores] float32, or a single 0 that depends on the
+    parameters where the row has no scores.
+
+    autocast: whether to compute in bfloat16.
+    head: the model's LabelHead, to compute them without logits.
+    """
     fused = head is not None and row.scores > 0
-    asked = head.asked(row.slot, row.label) if head is not None and fused else nullcontext()
+    scoring = head.scoring(row.slot, row.label) if head is not None and fused else nullcontext()
     layout = {} if row.layout is None else {"layout": row.layout}
-    with torch.autocast(row.input_ids.device.type, dtype=torch.bfloat16, enabled=autocast), asked:
+    with torch.autocast(row.input_ids.device.type, dtype=torch.bfloat16, enabled=autocast), scoring:
         output = model(
             input_ids=row.input_ids,
             position_ids=row.position_ids,
@@ -50,7 +53,7 @@ def row_scores(model: Callable[..., Any], row: Row, autocast: bool, head: LabelH
 
 @contextmanager
 def explain_out_of_memory(row: Row, remedy: str) -> Iterator[None]:
-    """Raises RunFailed, with the row's size and what to do, where memory runs out inside."""
+    """Turn running out of memory inside into a RunFailed that names the row's size and the remedy."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

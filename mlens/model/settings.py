@@ -1,4 +1,4 @@
-"""The config nodes `model` and `peft`. No torch here: they are checked before anything heavy is imported."""
+"""The config nodes `model` and `peft`. Doesn't import torch: they are checked before slow imports."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mlens.errors import UserError
 
 DTYPES = ("float32", "bfloat16")
 ROWS = "rows"
-# Packed rows, or one of transformers' own. It takes any other text for a kernel to be fetched from a hub, and run.
+# Packed rows, or an attention of transformers, which would take any other text for a kernel to download and run.
 ATTENTIONS = (ROWS, "sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3", "flash_attention_4")
 
 
@@ -25,12 +25,19 @@ def _require_dtype(dtype: str) -> None:
 
 @dataclass(frozen=True)
 class Base:
-    """How the base model of model=tiny_base is trained, once for all strategies: on stretches of `lines` ratings of a
-    user's history, one length after another (none: there is no base model), `steps` steps each, in which every rating
-    is predicted from those before it, the share `asked` as the target of a prompt, the others in their lines; the
-    ratings of so many neighbouring stretches as `interleaved` says are dealt to them anew each epoch;
-    ratings_per_step, learning_rate (of Muon, on matrices), adam_learning_rate (on the rest), weight_decay, row_tokens
-    and seed as in trainer, packing and the root."""
+    """How the base model of model=tiny_base is trained, once for all strategies.
+
+    Every rating of a part of a user's history is predicted from those before it.
+
+    lines: ratings of each part, one length after another; empty for no base model.
+    steps: training steps with each length.
+    interleaved: how many neighbouring parts exchange their ratings at random, anew each epoch.
+    asked: the share of ratings that are predicted as the target of a prompt; the others are predicted in their lines.
+    ratings_per_step: ratings of one update.
+    learning_rate: of Muon, for matrices.
+    adam_learning_rate: of AdamW, for all other parameters.
+    weight_decay, row_tokens, seed: as in trainer, packing and the root.
+    """
 
     lines: list[int] = field(default_factory=list)
     steps: int = 1500
@@ -60,12 +67,13 @@ class Base:
 
 @dataclass(frozen=True)
 class TinyModel:
-    """A random Qwen3 of these sizes, with a tokenizer made from the data's titles; with `base`, one that was trained on
-    the training ratings first.
+    """A random Qwen3 of these sizes, with a tokenizer trained on the titles of the data.
 
-    dtype: float32 or bfloat16; attention: `rows` (packed rows) or one of transformers' (with packing=reference);
-    gradient_checkpointing: recompute activations in the backward pass to save memory; compile: let torch compile the
-    layers (a minute at the first step, then fewer passes over memory).
+    dtype: float32 or bfloat16.
+    attention: `rows` (packed rows), or an attention of transformers (with packing=reference).
+    gradient_checkpointing: recompute activations in the backward pass to save memory.
+    compile: let torch compile the layers (a minute at the first step, then fewer passes over memory).
+    base: how the model is trained on the training ratings before the run, if it is.
     """
 
     vocab_size: int = 4096
@@ -95,10 +103,12 @@ class TinyModel:
 
 @dataclass(frozen=True)
 class PretrainedModel:
-    """A causal language model from a local folder (`path`) or a hub (`name` at `revision`).
+    """A causal language model from a local folder or a hub.
 
-    The fields dtype, attention, gradient_checkpointing and compile mean what they mean for the tiny model;
-    trust_remote_code: run code that comes with the model (off; on only for a model that you would run as a program).
+    name, revision: on a hub.
+    path: a local folder, which takes precedence.
+    dtype, attention, gradient_checkpointing, compile: as for the tiny model.
+    trust_remote_code: run code that comes with the model; only for a model that you would run as a program.
     """
 
     name: str | None
@@ -120,7 +130,7 @@ class PretrainedModel:
             if not (folder / "config.json").is_file():
                 raise UserError(f"model.path={self.path} holds no config.json: give the folder of a saved model")
             if not (folder / "tokenizer.json").is_file():
-                raise UserError(f"model.path={self.path} holds no tokenizer.json: save the model's tokenizer beside it")
+                raise UserError(f"model.path={self.path} holds no tokenizer.json: save the model's tokenizer there")
 
 
 @dataclass(frozen=True)
@@ -130,9 +140,15 @@ class NoPeft:
 
 @dataclass(frozen=True)
 class Lora:
-    """peft=lora: low-rank adapters (Hu et al., "LoRA", ICLR 2022) of rank r, scaled by alpha / r, on `target_modules`
-    (module names; `all-linear` alone stands for all linear layers but the output; experts and their router are none).
-    merge: leave the whole model with the adapters added to it in model/, instead of the adapters alone."""
+    """peft=lora: low-rank adapters (Hu et al., "LoRA", ICLR 2022).
+
+    r: their rank.
+    alpha: their scale is alpha / r.
+    dropout: of their input.
+    target_modules: names of the adapted modules; `all-linear` alone stands for all linear layers but the output
+        (experts and their router don't count).
+    merge: export the model with the adapters merged into its weights, instead of the adapters alone.
+    """
 
     r: int = 16
     alpha: int = 32

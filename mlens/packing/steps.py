@@ -1,4 +1,4 @@
-"""What a training step is made of. No torch here: settings name it."""
+"""What a training step is made of. Doesn't import torch, since settings import it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Steps:
-    """What a step is made of. targets: of one update, over all ranks; pieces: it is made of at least so many pieces,
-    each of one user's neighbouring targets (1 target each where they share nothing); history_loss_weight: what a
-    label token in a history counts beside one of an answer."""
+    """What a training step is made of.
+
+    targets: the targets of one update, over all ranks.
+    pieces: the least number of pieces, each of neighbouring targets of one user (a single target where they share
+        nothing).
+    history_loss_weight: the weight of a label token in a history, where one in an answer has 1.
+    """
 
     targets: int
     pieces: int

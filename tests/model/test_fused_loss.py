@@ -6,13 +6,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from mlens.model.fused import LabelHead, fuse, label_head, liger_is_here
+from mlens.model.fused import LabelHead, fuse, label_head, liger_is_installed
 from mlens.model.settings import Lora, NoPeft
 from tests.helpers.other_models import save_model, with_model
 from tests.helpers.steps import engine_steps, parts
 
 RUNS = torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1"
-needs_liger = pytest.mark.skipif(not (liger_is_here() and RUNS), reason="needs liger-kernel and a CUDA device")
+needs_liger = pytest.mark.skipif(not (liger_is_installed() and RUNS), reason="needs liger-kernel and a CUDA device")
 # Two weights of labels: answers' and those of ratings in the history.
 RULE = ("trainer.gradient_clipping=0", "trainer.history_loss_weight=0.5", "trainer.users_per_step=1")
 

@@ -84,7 +84,7 @@ def test_a_model_of_experts_scores_the_same_under_flex_attention(made, folder_of
 )
 def test_attention_that_asks_for_more_is_refused_in_one_line(name, told, made, folder_of):
     model = build(folder_of(name), made)
-    with pytest.raises(UserError, match=rf"asks for .*{told}.* packing=reference"):
+    with pytest.raises(UserError, match=rf"requires .*{told}.* packing=reference"):
         row_scores(model, row(made), autocast=False)
 
 

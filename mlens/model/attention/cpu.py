@@ -68,7 +68,7 @@ def require_plain(
     if refused:
         named = [f"{name}={value}" if isinstance(value, int | float) else name for name, value in refused.items()]
         raise UserError(
-            f"this model's attention asks for {', '.join(named)}, which packed rows don't have: "
+            f"this model's attention requires {', '.join(named)}, which packed rows don't have: "
             "choose packing=reference model.attention=sdpa (or eager, where the model has no sdpa) instead"
         )
 
@@ -83,8 +83,8 @@ class _RowAttention(torch.autograd.Function):
     """Attention of q [tokens, heads, d] over k and v [tokens, kv heads, d]: [tokens, heads, d].
 
     Two partial results o₁, o₂ over different keys, with logarithms l₁, l₂ of their softmax sums, join to
-    l = log(exp l₁ + exp l₂), o = exp(l₁ - l) o₁ + exp(l₂ - l) o₂; with the joint o and l, each part's own backward pass
-    gives its share of the gradients (Dao et al., "FlashAttention", NeurIPS 2022; Liu et al., "Ring Attention", 2023).
+    l = log(exp l₁ + exp l₂), o = exp(l₁ - l) o₁ + exp(l₂ - l) o₂. With the joint o and l, the backward pass of each
+    part gives its share of the gradients (Dao et al., "FlashAttention", NeurIPS 2022; Liu et al., "Ring Attention", 2023).
     """
 
     @staticmethod
