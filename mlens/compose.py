@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mlens.errors import UserError
-from mlens.launch import hydras_refusals, register_resolvers
+from mlens.launch import hydra_errors_explained, register_resolvers
 from mlens.overrides import CONF
 from mlens.saved_config import read_saved_config
 from mlens.trust import refuse_foreign
@@ -21,7 +21,7 @@ from mlens.trust import refuse_foreign
 def compose_config(overrides: Sequence[str]) -> DictConfig:
     """What train.py's main would get with these overrides. Raises UserError for what Hydra refuses."""
     register_resolvers()
-    with hydras_refusals(overrides), initialize_config_dir(str(CONF), version_base="1.3"):
+    with hydra_errors_explained(overrides), initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("config", list(overrides))
 
 
@@ -38,7 +38,7 @@ def run_config(run: Path, overrides: Sequence[str], may_differ: Sequence[str], t
     if "${" in json.dumps(content, default=repr):
         raise UserError(f"{file} refers to a value elsewhere with ${{…}}, which is not looked up")
     config = OmegaConf.create(content)
-    with hydras_refusals(overrides):
+    with hydra_errors_explained(overrides):
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     for override in parsed:
         key = override.key_or_group

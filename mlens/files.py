@@ -1,8 +1,8 @@
-"""Files and folders that are intact or not there; and what a disk refuses, in words.
+"""Atomic writes of files and folders, and readable messages for what a disk refuses.
 
-A folder may come from somebody else, with links planted in it. So what is written gets a random name that no link can
-have been made for, and then its own name; and where a name is written through (a folder, a file that is appended to, a
-lock), a link in its place is refused.
+A folder may come from somebody else, with links planted in it. So a file is written under a random name, for which no
+link can have been made, and renamed; and where an existing name is used (a folder, a file that is appended to, a lock),
+a link in its place is refused.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from io import BufferedWriter
 from pathlib import Path
 from typing import Any
 
-# What no program can mend: the disk has no room, or doesn't let itself be written or read.
+# Errors that the user must resolve: the disk is full, or can't be written or read.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CLOSED = (
     *(errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR, errno.ENAMETOOLONG),
     *(errno.ELOOP, errno.EISDIR, errno.EEXIST),
 )
-# Or too many files are open: in this process, or on the machine.
+# Too many files are open, in this process or on the machine.
 CROWDED = (errno.EMFILE, errno.ENFILE)
-# How the temporary name of what is being written ends.
+# The end of temporary names.
 NEW = ".new"
-# How the small text file begins that git-lfs leaves in place of a file that wasn't downloaded.
+# The beginning of the text that git-lfs leaves in place of a file that wasn't downloaded.
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
 
 
 def disk_refusal(error: BaseException) -> OSError | None:
-    """The OSError of a full, read-only or forbidden place, or of too many open files, that `error` is or, in the words
-    of a library, reports.
+    """The OSError of a full, read-only or forbidden place, or of too many open files, if `error` is one or is a
+    library's report of one.
 
     >>> disk_refusal(RuntimeError("I/O error: No space left on device (os error 28)"))
     OSError(28, 'No space left on device')
@@ -45,10 +45,10 @@ def disk_refusal(error: BaseException) -> OSError | None:
     if isinstance(error, OSError) and error.errno is not None:
         known = error.errno in FULL + CROWDED or (error.errno in CLOSED and error.filename is not None)
         return error if known else None
-    # How torch and the loader of shared libraries say it.
+    # As torch and the loader of shared libraries report it.
     if "too many open files" in str(error).lower():
         return OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-    # How libraries written in Rust (polars, safetensors, tokenizers) pass it on.
+    # As libraries written in Rust (polars, safetensors, tokenizers) report it.
     number = re.search(r"\(os error (\d+)\)", str(error))
     if number is None or int(number[1]) not in FULL + CLOSED + CROWDED:
         return None
@@ -56,7 +56,7 @@ def disk_refusal(error: BaseException) -> OSError | None:
 
 
 def in_words(refusal: OSError) -> str:
-    """One line: which file or folder, and why.
+    """Describe a refusal in one line: which file or folder, and why.
 
     >>> in_words(OSError(28, "No space left on device", "/tmp/x"))
     '/tmp/x: the disk is full (no space left on device)'
@@ -75,8 +75,8 @@ def in_words(refusal: OSError) -> str:
 
 @contextmanager
 def naming(place: Path) -> Iterator[None]:
-    """What a full, read-only or forbidden disk makes libraries raise inside becomes the OSError that it was, with the
-    name of the file where it is known and of `place` where it isn't."""
+    """Turn what libraries raise inside for a full, read-only or forbidden disk into the OSError behind it. It has the
+    name of the file, or that of `place` where the file isn't known."""
     try:
         yield
     except Exception as error:
@@ -87,9 +87,11 @@ def naming(place: Path) -> Iterator[None]:
 
 
 def atomic_write(file: Path, write: Callable[[BufferedWriter], object]) -> None:
-    """Let `write` fill a new file, flush it to the disk and rename it to `file`: a reader sees the old file or the
-    complete new one, after a power cut too. Raises OSError with the file's name where the disk refuses, and leaves the
-    old one."""
+    """Let `write` fill a new file, flush it to the disk and rename it to `file`.
+
+    A reader sees the old file or the complete new one, even after a power cut. Raises OSError with the file's name
+    where the disk refuses; the old file stays.
+    """
     fresh = fresh_name(file)
     try:
         with naming(file):
@@ -101,7 +103,7 @@ def atomic_write(file: Path, write: Callable[[BufferedWriter], object]) -> None:
     except OSError as error:
         if error.filename != str(fresh):
             raise
-        raise OSError(error.errno, error.strerror, str(file)) from error  # nobody knows the temporary name
+        raise OSError(error.errno, error.strerror, str(file)) from error  # not the temporary name
     finally:
         with suppress(OSError):
             fresh.unlink(missing_ok=True)
@@ -109,8 +111,8 @@ def atomic_write(file: Path, write: Callable[[BufferedWriter], object]) -> None:
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """A new empty folder, whose files are flushed to the disk and which takes the name `folder`, in place of an older
-    one, when it was filled inside; removed where that fails."""
+    """An empty folder to fill inside. On exit its files are flushed to the disk and it is renamed to `folder`, in place
+    of an older one; if anything fails it is removed."""
     fresh, old = fresh_folder(folder), fresh_name(folder)
     try:
         with naming(folder):
@@ -134,26 +136,26 @@ def is_lfs_pointer(file: Path) -> bool:
 
 
 def fresh_folder(place: Path) -> Path:
-    """Make an empty folder with a random name in the folder of `place`."""
+    """Create an empty folder with a random name, in the same folder as `place`."""
     fresh = fresh_name(place)
     fresh.mkdir()
     return fresh
 
 
 def fresh_name(place: Path) -> Path:
-    """A random name in the folder of `place`, for what takes that one's name when it is complete."""
+    """A random temporary name in the same folder as `place`, for what is renamed to `place` when it is complete."""
     return place.with_name(f".{place.name[:80]}.{secrets.token_hex(8)}{NEW}")
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what processes that were killed while they wrote have left in `folder`, where nobody writes now."""
+    """Remove what killed processes have left in `folder`, where no other process writes now."""
     for left in folder.glob(f".*{NEW}"):
         with suppress(OSError):
             remove(left)
 
 
 def remove(place: Path) -> None:
-    """Remove a file, a folder with all that is in it, or a link itself, where there is one."""
+    """Remove a file, a folder with its content, or a link (not its target), if it exists."""
     if place.is_dir() and not place.is_symlink():
         shutil.rmtree(place)
     else:
@@ -161,28 +163,28 @@ def remove(place: Path) -> None:
 
 
 def refuse_links(*places: Path) -> None:
-    """Raises OSError, which names it, for the first of these places that is a link: what is written there would land
-    wherever it leads."""
+    """Raise OSError for the first of these places that is a link: what is written there would be written to its
+    target."""
     for place in places:
         if place.is_symlink():
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(place))
 
 
 def ensure_folder(folder: Path) -> Path:
-    """Make `folder` in its parent, where it isn't there yet. Raises OSError for a link in its place."""
+    """Create `folder` in its parent, unless it exists. Raises OSError for a link in its place."""
     refuse_links(folder)
     folder.mkdir(exist_ok=True)
     return folder
 
 
 def open_append(file: Path) -> BufferedWriter:
-    """Open a file to append to, and make it where it isn't there yet. Raises OSError for a link in its place."""
+    """Open a file to append to, creating it unless it exists. Raises OSError for a link in its place."""
     number = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     return os.fdopen(number, "ab")
 
 
 def flush(place: Path) -> None:
-    """Have what was written to a file, or the names in a folder, lie on the disk."""
+    """Flush the content of a file, or the names in a folder, to the disk."""
     number = os.open(place, os.O_RDONLY)
     try:
         os.fsync(number)
@@ -195,7 +197,8 @@ def write_text(file: Path, text: str) -> None:
 
 
 def write_json(file: Path, content: Any) -> None:
-    """Numbers that aren't finite (a metric of nothing is NaN) become null: JSON has no word for them."""
+    """Write `content` as JSON. Numbers that aren't finite (a metric without data is NaN) become null, since JSON has
+    none."""
     text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
     write_text(file, text + "\n")
 

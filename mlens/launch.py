@@ -1,4 +1,4 @@
-"""How train.py is started: by python, torchrun or the deepspeed launcher."""
+"""Starting train.py, with python, torchrun or the deepspeed launcher."""
 
 from __future__ import annotations
 
@@ -26,19 +26,21 @@ OTHER_LAUNCHER = (
 
 
 def start(main: Callable[[], object]) -> None:
-    """Call Hydra's `main` with the command line; what Hydra or a sweep refuses in it is one line and exit code 2 too,
-    a sweep with a failed job ends with exit code 1, and what Ctrl-C ends at once with 130. `--version` is mlens', not
-    Hydra's."""
+    """Call Hydra's `main` with the command line.
+
+    What Hydra or a sweep refuses is printed in one line, with exit code 2. A sweep with a failed job ends with exit
+    code 1, and a run that Ctrl-C ends immediately with 130. `--version` prints the version of mlens, not Hydra's.
+    """
     if "--version" in sys.argv[1:]:
         print(f"mlens {__version__}")
         return
     sys.argv = drop_local_rank(sys.argv)
-    # Else Hydra prints its refusals itself, over many lines, and cuts the traceback of anything else.
+    # Otherwise Hydra prints its refusals itself, over many lines, and truncates other tracebacks.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    # A run is for its files: a message that can't be printed must not end it.
+    # The result of a run is its files: a message that can't be printed must not end it.
     with guarded_streams(), exit_on_interrupt(CONTINUES):
         try:
-            with exit_on_user_error(), hydras_refusals(sys.argv[1:]):
+            with exit_on_user_error(), hydra_errors_explained(sys.argv[1:]):
                 _refuse(sys.argv[1:])
                 main()
         except JobFailed as error:
@@ -47,15 +49,15 @@ def start(main: Callable[[], object]) -> None:
 
 
 @contextmanager
-def hydras_refusals(overrides: Sequence[str]) -> Iterator[None]:
-    """What Hydra refuses in these overrides becomes a UserError."""
+def hydra_errors_explained(overrides: Sequence[str]) -> Iterator[None]:
+    """Turn Hydra's errors about these overrides into UserErrors."""
     try:
         yield
     except (ConfigCompositionException, OverrideParseException) as error:
         if missing := re.search("Could not find 'hydra/launcher/(.*?)'", str(error)):
             raise UserError(OTHER_LAUNCHER.format(missing[1])) from error
         raise UserError(explain(error, overrides)) from error
-    except ValueError as error:  # these have no class of their own
+    except ValueError as error:  # raised without a specific class
         if str(error).startswith("Only one of --run, --multirun, --cfg"):
             raise UserError(
                 "--cfg shows the config of one job: leave out --multirun, and give one value for each setting"
@@ -66,22 +68,25 @@ def hydras_refusals(overrides: Sequence[str]) -> Iterator[None]:
 
 
 def _refuse(arguments: list[str]) -> None:
-    """Raises UserError for what would be refused over many lines, or have no effect."""
+    """Raise UserError for arguments that Hydra would refuse over many lines, or that would have no effect."""
     refusal = refuse_flags(arguments) or refuse_unused(arguments)
     if refusal is not None:
         raise UserError(refusal)
 
 
 def refuse_other_launchers(hydra_config: HydraConf) -> None:
-    """Raises UserError in a job that another launcher than mlens' started: that one starts a process of its own for
-    each rank, in which Hydra doesn't sweep."""
+    """Raise UserError in a job that another launcher than that of mlens started. The launcher of mlens starts processes
+    in which Hydra doesn't sweep."""
     if hydra_config.mode == RunMode.MULTIRUN:
         raise UserError(OTHER_LAUNCHER.format(hydra_config.runtime.choices["hydra/launcher"]))
 
 
 def register_resolvers() -> None:
-    """`${first:a,b}` in a config: the first value that is not null. `${wandb_mode:}`: the mode that the environment
-    names, as wandb itself reads it."""
+    """Register the resolvers of configs.
+
+    `${first:a,b}`: the first value that is not null.
+    `${wandb_mode:}`: the mode that the environment sets, as wandb reads it.
+    """
     OmegaConf.register_new_resolver("first", _first, replace=True)
     OmegaConf.register_new_resolver("wandb_mode", _wandb_mode, replace=True)
 

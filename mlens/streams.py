@@ -1,7 +1,7 @@
 """Standard output and standard error, which may be closed, full, or a pipe whose reader has gone.
 
-A run's or a command's messages are dropped where they can't be written, and the work continues. Where what is printed
-is the result, losing it is an error.
+Messages of a run or command that can't be written are dropped, and the work continues. Where the output is the result,
+losing it is an error.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from typing import Any, TextIO
 
 
 class OutputLost(Exception):
-    """Standard output, which was to hold a command's result, could not be written. error: why."""
+    """The result of a command couldn't be written to standard output.
+
+    error: why.
+    """
 
     def __init__(self, error: OSError) -> None:
         super().__init__(error)
@@ -23,7 +26,7 @@ class OutputLost(Exception):
 
 
 class _Stream(io.FileIO):
-    """A file descriptor that drops what it can't write; the first time, with `must_arrive`, it raises OutputLost."""
+    """A file descriptor that drops what it can't write; with `must_arrive` it raises OutputLost the first time."""
 
     def __init__(self, number: int, must_arrive: bool) -> None:
         super().__init__(number, "w", closefd=False)
@@ -36,18 +39,18 @@ class _Stream(io.FileIO):
             except OSError as error:
                 self._lost = True
                 if self._must_arrive:
-                    # Not an OSError, which libraries handle in ways of their own.
+                    # Not an OSError, which libraries would handle.
                     raise OutputLost(error) from error
         return memoryview(data).nbytes
 
 
 @contextmanager
 def guarded_streams(result_on_stdout: bool = False) -> Iterator[None]:
-    """Inside, what is printed never fails, but for standard output with `result_on_stdout`: what can't be written there
+    """Inside, printing never fails, with one exception: if `result_on_stdout`, standard output that can't be written
     raises OutputLost when it is flushed."""
     _open_closed()
     before = sys.stdout, sys.stderr
-    # Streams that were replaced, by a test or an outer guard, are left as they are.
+    # Streams that a test or an outer guard has replaced stay.
     if sys.stdout is sys.__stdout__:
         sys.stdout = _guarded(sys.stdout, 1, result_on_stdout)
     if sys.stderr is sys.__stderr__:
@@ -62,18 +65,21 @@ def guarded_streams(result_on_stdout: bool = False) -> Iterator[None]:
 
 
 def _guarded(stream: TextIO | None, number: int, must_arrive: bool) -> TextIO:
-    """A stream like this one (None: Python found the descriptor closed)."""
+    """A guarded stream for a descriptor.
+
+    stream: the one that it replaces; None where Python found the descriptor closed.
+    """
     if stream is not None:
         stream.flush()
     buffer = io.BufferedWriter(_Stream(number, must_arrive))
-    at_once = number == 2 or buffer.isatty() or getattr(stream, "write_through", False)
+    line_buffering = number == 2 or buffer.isatty() or getattr(stream, "write_through", False)
     encoding, errors = getattr(stream, "encoding", "utf-8"), getattr(stream, "errors", "replace")
-    return io.TextIOWrapper(buffer, encoding, errors, line_buffering=at_once)
+    return io.TextIOWrapper(buffer, encoding, errors, line_buffering=line_buffering)
 
 
 def _open_closed() -> None:
-    """Open the standard descriptors that are closed: else the next file that is opened gets their numbers, and what is
-    printed. They are opened the wrong way round, so that using them fails as it does where they are closed."""
+    """Open the standard descriptors that are closed. Otherwise a file that is opened later would get their numbers and
+    receive the output. They are opened for the opposite direction, so that using them fails as if they were closed."""
     for number, mode in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_RDONLY)):
         try:
             os.fstat(number)

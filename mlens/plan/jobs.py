@@ -15,7 +15,7 @@ from hydra_plugins.mlens_launcher._ledger import job_names
 from mlens.compose import CONF, compose_config
 from mlens.config import strictly
 from mlens.errors import UserError
-from mlens.launch import hydras_refusals, register_resolvers
+from mlens.launch import hydra_errors_explained, register_resolvers
 from mlens.plan.hardware import Hardware
 
 GROUP = "hardware"
@@ -40,7 +40,7 @@ def asked(overrides: Sequence[str], multirun: bool) -> Asked:
     Raises UserError for what Hydra or the node `hardware` rejects, and for a sweep without --multirun.
     """
     register_resolvers()
-    with hydras_refusals(overrides):
+    with hydra_errors_explained(overrides):
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     of_hardware = [o for o in parsed if o.key_or_group.split(".")[0] == GROUP]
     others = [o for o in parsed if o not in of_hardware]
@@ -50,7 +50,7 @@ def asked(overrides: Sequence[str], multirun: bool) -> Asked:
         raise UserError(f"an override is a sweep: {swept[0].input_line}. Add --multirun")
     if multirun or sweep.mode == RunMode.MULTIRUN:
         params = [f"{key}={value}" for key, value in (sweep.sweeper.params or {}).items()]
-        with hydras_refusals(overrides):
+        with hydra_errors_explained(overrides):
             others = OverridesParser.create().parse_overrides([*params, *(str(o.input_line) for o in others)])
     (batch,) = BasicSweeper.split_arguments(others, None)
     # hydra.* says where and how the sweep's jobs run; it isn't an override of a job.
@@ -60,7 +60,7 @@ def asked(overrides: Sequence[str], multirun: bool) -> Asked:
 
 def _hydra_of(overrides: list[str]) -> DictConfig:
     """Compose the node `hydra`, in which an experiment may turn on a sweep."""
-    with hydras_refusals(overrides), initialize_config_dir(str(CONF), version_base="1.3"):
+    with hydra_errors_explained(overrides), initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("config", overrides, return_hydra_config=True).hydra
 
 
