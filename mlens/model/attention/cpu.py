@@ -84,7 +84,8 @@ class _RowAttention(torch.autograd.Function):
 
     Two partial results o₁, o₂ over different keys, with logarithms l₁, l₂ of their softmax sums, join to
     l = log(exp l₁ + exp l₂), o = exp(l₁ - l) o₁ + exp(l₂ - l) o₂. With the joint o and l, the backward pass of each
-    part gives its share of the gradients (Dao et al., "FlashAttention", NeurIPS 2022; Liu et al., "Ring Attention", 2023).
+    part gives its share of the gradients (Dao et al., "FlashAttention", NeurIPS 2022; Liu et al., "Ring Attention",
+    2023).
     """
 
     @staticmethod
