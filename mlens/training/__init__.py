@@ -1,1 +1,1 @@
-"""The loop: schedule, early stopping, logs, tracking, and what a run leaves in its folder."""
+"""The training loop: schedule, early stopping, logs, tracking, and the files in the run's folder."""

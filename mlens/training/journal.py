@@ -1,4 +1,4 @@
-"""What a run tells while it trains: metrics.jsonl, Weights & Biases, and the terminal. Rank 0 alone speaks."""
+"""What a run reports while it trains: metrics.jsonl, Weights & Biases, and the terminal. Only rank 0 reports."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from mlens.training.settings import Wandb
 
 
 def open_journal(ranks: Ranks, folder: RunFolder, settings: Settings) -> Journal:
-    """The journal of a run; rank 0's writes, the others' are silent."""
+    """The journal of a run; only that of rank 0 writes."""
     return Journal(folder.metrics, ranks.main, settings.wandb, settings.config)
 
 
 class Journal:
-    """Takes records of steps and validations. With `speaks` false (ranks other than 0) it does nothing."""
+    """Records steps and validations. With `speaks` false (on ranks other than 0) it does nothing."""
 
     def __init__(self, file: Path, speaks: bool, wandb: Wandb, config: dict) -> None:
         self.speaks = speaks
@@ -51,12 +51,12 @@ class Journal:
         )
 
     def enter(self, phase: str) -> None:
-        """Keep in training_logs/phase what the run does now: who follows a sweep's jobs sees their folders alone."""
+        """Write what the run does now to training_logs/phase, for the board of a sweep, which sees only folders."""
         if self.speaks:
             write_text(self._path.with_name(PHASE), phase)
 
     def sync(self) -> int:
-        """Have all records lie on the disk; returns the file's size, which a checkpoint keeps for `rewind`."""
+        """Flush all records to the disk; returns the file's size, which a checkpoint keeps for `rewind`."""
         if not self.speaks:
             return 0
         os.fsync(self._file.fileno())
@@ -64,8 +64,11 @@ class Journal:
         return self._path.stat().st_size
 
     def rewind(self, step: int, size: int | None = None) -> None:
-        """Keep the records up to `step`, after which the file had this size (None: not known): a resumed run makes the
-        later ones again. Of a file that was damaged since, the intact records are kept, with a warning."""
+        """Keep the records up to `step`, since a resumed run writes the later ones again. Of a file that was damaged,
+        the intact records are kept, with a warning.
+
+        size: of the file after `step`; None where it isn't known.
+        """
         if not self.speaks:
             return
         content = self._path.read_bytes()
@@ -88,7 +91,7 @@ class Journal:
             self._progress.update(bar, completed=done, note=note)
 
     def follow(self, bar: TaskID) -> Callable[[int], None]:
-        """What moves the bar on by as many as it is told."""
+        """A function that advances the bar by its argument."""
         return lambda done: self._progress.advance(bar, done) if self.speaks else None
 
     def end(self, bar: TaskID) -> None:
@@ -96,21 +99,21 @@ class Journal:
             self._progress.remove_task(bar)
 
     def record(self, kind: str, step: int, **values: Any) -> None:
-        """One line of metrics.jsonl, and the same to Weights & Biases as `kind/name`."""
+        """Write one line to metrics.jsonl, and log the same values to Weights & Biases as `kind/name`."""
         if not self.speaks:
             return
-        with naming(self._path):  # a full disk doesn't say whose line had no room
+        with naming(self._path):  # the error of a full disk doesn't name the file
             self._file.write(json.dumps({"kind": kind, "step": step, **values}).encode() + b"\n")
             self._file.flush()
         if self._run is not None:
             self._run.log({f"{kind}/{name}": value for name, value in values.items()}, step=step)
 
     def say(self, text: str) -> None:
-        """A line on the terminal (stderr), above the progress bar. `text` is plain text, not markup."""
+        """Print a line to the terminal (stderr), above the progress bar. `text` is plain text, not markup."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def summarise(self, metrics: dict) -> None:
-        """Tell the tracked run its final metrics."""
+        """Send the final metrics to Weights & Biases."""
         if self._run is not None:
             self._run.summary.update(metrics)
 
@@ -118,7 +121,7 @@ class Journal:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Stop the bars and finish the tracked run, as failed where an exception ends it."""
+        """Stop the progress bars and finish the tracked run, as failed after an exception."""
         if not self.speaks:
             return
         self._progress.stop()
@@ -130,8 +133,8 @@ class Journal:
 def intact_records(content: bytes, step: int, size: int | None) -> tuple[bytes, bool]:
     """The records up to `step` in a metrics.jsonl, and whether some of them are lost.
 
-    size: of the file when it held these records and no others (None: not known). What lies beyond is looked at only
-    where what lies before is damaged, and may have moved.
+    size: of the file when it held exactly these records; None where it isn't known. Later content is read only where
+        earlier content is damaged, and records may have moved.
     """
     if size is not None:
         lines = _lines(content[:size])
@@ -145,17 +148,17 @@ def intact_records(content: bytes, step: int, size: int | None) -> tuple[bytes, 
 
 
 def _lines(content: bytes) -> list[bytes]:
-    """The lines that end; not bytes.splitlines, which a carriage return ends too."""
+    """The complete lines. bytes.splitlines would also split at a carriage return."""
     return [line + b"\n" for line in content.split(b"\n")[:-1]]
 
 
 def _is_up_to(step: int, line: bytes) -> bool:
-    own = _step_of(line)
-    return own is not None and own <= step
+    number = _step_of(line)
+    return number is not None and number <= step
 
 
 def _step_of(line: bytes) -> int | None:
-    """The step of a record; None where the line is none."""
+    """The step of a record; None where the line isn't a record."""
     try:
         record = json.loads(line)
         number = record["step"]

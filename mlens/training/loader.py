@@ -17,9 +17,9 @@ from mlens.packing.row import Row
 def load_rows(
     builder: RowLoader, planned: Iterable[PlannedRow], workers: int, pin_memory: bool
 ) -> Iterator[tuple[PlannedRow, Row]]:
-    """Each planned row with its tensors, in order; with 0 `workers` they are built in this process.
+    """Yield each planned row with its tensors, in order; with 0 `workers` they are built in this process.
 
-    Raises RunFailed where a worker dies, and UserError where /dev/shm can't be used for what they wait with.
+    Raises RunFailed where a worker dies, and UserError where /dev/shm can't hold the semaphores of the workers.
     """
     loader = DataLoader(
         builder,
@@ -52,10 +52,10 @@ def load_rows(
 
 
 def _watched(rows: Iterator) -> Iterator:
-    """`rows`, which raises RuntimeError for a worker that died while or before a row is waited for.
+    """Yield `rows`; raise RuntimeError for a dead worker only while waiting for a row.
 
-    torch's handler of SIGCHLD raises it wherever this process is, in the midst of an update or where nothing can be
-    raised. It is needed while a row is read: the rest of one that a worker didn't finish never comes.
+    torch's handler of SIGCHLD would raise it anywhere, in the middle of an update or where nothing may be raised. It is
+    needed while a row is read: the remainder of a row that a worker didn't finish never arrives.
     """
     check: Any = signal.getsignal(signal.SIGCHLD)
     waiting = False
@@ -68,7 +68,7 @@ def _watched(rows: Iterator) -> Iterator:
     try:
         while True:
             waiting = True
-            check(signal.SIGCHLD, None)  # one that died since the last row
+            check(signal.SIGCHLD, None)  # for a worker that died since the last row
             row = next(rows, None)
             waiting = False
             if row is None:

@@ -35,10 +35,15 @@ TRAINING, EVALUATING = "training", {"val": "validating", "test": "testing"}
 
 @dataclass
 class Progress:
-    """Where a run stands: all that a resumed run needs beside parameters and optimizer.
+    """The progress of a run: all that resuming it needs, besides parameters and optimizer.
 
-    step: updates done; epoch, step_in_epoch: where the next one is; best_rmse, best_step: of the best validation;
-    without_gain: validations since one bettered the best by the threshold; validated_step: of the last validation.
+    epoch, step_in_epoch: of the next update.
+    step: the number of updates so far.
+    targets, tokens: how many were trained on so far.
+    seconds: of training so far.
+    best_rmse, best_step: of the best validation.
+    without_gain: validations since the last improvement by the threshold.
+    validated_step: of the last validation.
     """
 
     epoch: int = 0
@@ -53,7 +58,7 @@ class Progress:
     validated_step: int = -1
 
     def validated(self, rmse: float, stopping: EarlyStopping) -> bool:
-        """Take note of a validation; returns whether it is the best so far."""
+        """Record a validation; returns whether it is the best so far."""
         best = math.inf if self.best_rmse is None else self.best_rmse
         self.without_gain = 0 if rmse < best - stopping.threshold else self.without_gain + 1
         self.validated_step = self.step
@@ -64,8 +69,15 @@ class Progress:
 
 @dataclass
 class StepRecord:
-    """What one step did on this rank so far; targets: of its rows; not_finite: those of the first row whose loss isn't
-    a finite number."""
+    """What one step has done on this rank so far.
+
+    loss: sum over its rows.
+    targets: of its rows.
+    not_finite: the targets of the first row whose loss isn't finite.
+    tokens, padded: tokens of its rows without and with padding.
+    longest_row: tokens of its longest row.
+    started: when it began.
+    """
 
     loss: float = 0.0
     targets: list[int] = field(default_factory=list)
@@ -86,15 +98,18 @@ class StepRecord:
 
 
 def total_steps(trainer: Trainer, targets: int) -> int:
-    """Updates of the whole run, should nothing stop it early (a limit of minutes is not known in steps)."""
+    """Updates of the run if nothing stops it early (a limit in minutes isn't known in steps)."""
     steps = trainer.max_epochs * steps_per_epoch(targets, trainer.targets_per_step)
     return steps if trainer.max_steps is None else min(steps, trainer.max_steps)
 
 
 @dataclass
 class Training:
-    """A run's training: what it works with, where it stands, and the evaluation of the best model so far (None before
-    the first validation of this process)."""
+    """The training of a run.
+
+    progress: how far it is.
+    best: the evaluation of the best model so far; None before the first validation of this process.
+    """
 
     engine: Engine
     datasets: dict[str, RatingDataset]
@@ -127,9 +142,9 @@ class Training:
     def run(self) -> None:
         """Train to the last step or until patience ends.
 
-        Leaves checkpoints of the last step and, where there are validation targets, of the best one. Raises RunFailed
-        on a loss or a gradient that isn't finite, naming step and targets; the checkpoints stay as they were. Raises
-        Stopped, with a checkpoint of where it stands, when a signal asks for it.
+        Leaves checkpoints of the last step and, where there are validation targets, of the best one. Raises RunFailed,
+        with step and targets, for a loss or a gradient that isn't finite; earlier checkpoints stay. After a signal,
+        saves a checkpoint and raises Stopped.
         """
         trainer, progress = self.settings.trainer, self.progress
         total = total_steps(trainer, len(self.datasets["train"]))
@@ -149,7 +164,7 @@ class Training:
                 done = finish_step(self.engine, dataset, planned, record, rate, progress)
                 self.journal.record("train", progress.step, **done)
                 self.journal.advance(bar, progress.step, in_short(done))
-                self.stop_if_asked()
+                self.stop_if_requested()
                 if progress.step < total:
                     self._between_steps()
                 if self._done(total):
@@ -164,14 +179,14 @@ class Training:
         self.journal.end(bar)
 
     def _begin_step(self) -> StepRecord:
-        """LoRA's dropout is drawn by seed, rank and step, so that a resumed run drops what it would have dropped."""
+        """Seed LoRA's dropout by seed, rank and step, so that a resumed run draws the same."""
         rank, progress = self.engine.ranks.rank, self.progress
         (word,) = draws.words(1, draws.DROPOUT, self.settings.seed, rank, progress.step)
         torch.manual_seed(int(word) & (1 << 63) - 1)
         return StepRecord()
 
-    def stop_if_asked(self) -> None:
-        """Save and raise Stopped where a signal asked any rank to end; all ranks come here alike."""
+    def stop_if_requested(self) -> None:
+        """Save and raise Stopped after a signal to any rank. All ranks call this together."""
         if self.stop.agreed(self.engine.ranks):
             if self._saved_step != self.progress.step:
                 self._save()
@@ -184,18 +199,18 @@ class Training:
         return self.progress.step >= total or self.progress.without_gain >= stopping.patience or self._spent() >= 1
 
     def _spent(self) -> float:
-        """The part of trainer.max_minutes that rank 0 has trained for: 1 or more ends the run on all ranks alike."""
+        """The share of trainer.max_minutes that rank 0 has trained for: 1 or more ends the run on all ranks."""
         limit = self.settings.trainer.max_minutes
         return 0.0 if limit is None else self.engine.ranks.broadcast(self.progress.seconds) / (60 * limit)
 
     def _rate_factor(self, total: int) -> float:
-        """Against the clock, the steps to come are guessed from those done."""
+        """The factor of the learning rate; with trainer.max_minutes, the remaining steps are extrapolated."""
         step, spent = self.progress.step, self._spent()
-        guessed = round(step / spent) if step and spent else total
-        return rate_factor(self.settings.trainer, step, min(total, max(guessed, step + 1)))
+        expected = round(step / spent) if step and spent else total
+        return rate_factor(self.settings.trainer, step, min(total, max(expected, step + 1)))
 
     def _owes_validation(self) -> bool:
-        """Whether a validation is due here, after so many steps or at an epoch's end, and wasn't made yet."""
+        """Whether a validation is due after this step, or at the end of an epoch, and hasn't been made."""
         every, progress = self.settings.trainer.validate_every_steps, self.progress
         due = progress.step_in_epoch == 0 if every is None else progress.step % every == 0
         return due and progress.step > 0 and progress.validated_step != progress.step
@@ -212,7 +227,7 @@ class Training:
         return minutes is not None and self.engine.ranks.broadcast(time.monotonic() - self._saved_at >= 60 * minutes)
 
     def _validate(self) -> None:
-        """Validate where there is something to validate on, and save."""
+        """Validate if there are validation targets, and save."""
         progress = self.progress
         if "val" in self.datasets:
             evaluated = self.evaluate("val")
@@ -229,7 +244,7 @@ class Training:
         self.journal.enter(TRAINING)
 
     def evaluate(self, stage: str) -> Evaluated:
-        """The model as it is on `stage`, with a progress bar. Raises Stopped when a signal asks for it."""
+        """Evaluate the current model on `stage`, with a progress bar. Raises Stopped after a signal."""
         times, dataset = self.settings.evaluation.draws, self.datasets[stage]
         self.journal.enter(EVALUATING[stage])
         bar = self.journal.begin(f"evaluating {stage}", len(dataset) * times)
@@ -237,14 +252,14 @@ class Training:
 
         def after_row(targets: int) -> None:
             follow(targets)
-            self.stop_if_asked()
+            self.stop_if_requested()
 
         evaluated = evaluate(self.engine, dataset, self.collator, times, after_row)
         self.journal.end(bar)
         return evaluated
 
     def take_best(self) -> None:
-        """The parameters of the best validation, where there was one and they aren't the model's already."""
+        """Load the parameters of the best validation, if there was one and the model doesn't have them already."""
         progress = self.progress
         if progress.best_rmse is not None and progress.best_step != progress.step:
             self.checkpoints.load(progress.best_step)
@@ -252,7 +267,7 @@ class Training:
     def _save(self) -> None:
         progress = self.progress
         needs = None if progress.best_rmse is None else progress.best_step
-        # Before the checkpoint has its name, so that no power cut leaves one whose records are gone.
+        # Before the checkpoint is renamed, so that a power cut can't leave a checkpoint without its records.
         records = self.journal.sync()
         state = {"progress": asdict(progress), "records": records}
         self.checkpoints.save(progress.step, state, needs)
@@ -268,7 +283,7 @@ def fit(
     journal: Journal,
     stop: StopRequest,
 ) -> Training:
-    """Train from the start, or a resumed run from where its folder stands; returns the finished training."""
+    """Train from the start, or from the newest checkpoint of a resumed run; returns the finished training."""
     with ending_together(engine.ranks, stop):
         training = Training(engine, datasets, collator, settings, folder, journal, stop)
         if folder.resumed:
@@ -280,7 +295,7 @@ def fit(
 def _rows(
     engine: Engine, dataset: RatingDataset, collator: Collator, trainer: Trainer, progress: Progress
 ) -> Iterator[tuple[PlannedRow, Row]]:
-    """This rank's rows from where `progress` stands to the end of the epoch."""
+    """This rank's rows, from `progress` to the end of the epoch."""
     ranks = engine.ranks
     planned = plan_epoch(
         dataset,
@@ -304,19 +319,19 @@ def finish_step(
     rate: float,
     progress: Progress,
 ) -> dict:
-    """Count the step over all ranks; returns its record. Raises RunFailed on a loss, or a gradient, that isn't finite:
-    nothing is saved of such a step."""
+    """Sum up the step over all ranks, and return its record. Raises RunFailed for a loss or a gradient that isn't
+    finite; nothing of such a step is saved."""
     ranks = engine.ranks
-    spoilt = float(not engine.finite())
-    counts = torch.tensor([record.loss, record.tokens, record.padded, spoilt], dtype=torch.float64, device=ranks.device)
-    loss, tokens, padded, spoilt = ranks.sum(counts).tolist()
+    wrong = float(not engine.finite())
+    counts = torch.tensor([record.loss, record.tokens, record.padded, wrong], dtype=torch.float64, device=ranks.device)
+    loss, tokens, padded, wrong = ranks.sum(counts).tolist()
     seconds = time.perf_counter() - record.started
     progress.step += 1
     progress.step_in_epoch = planned.step + 1
     progress.targets += planned.step_targets
     progress.tokens += int(tokens)
     progress.seconds += seconds
-    if spoilt or not math.isfinite(loss):
+    if wrong or not math.isfinite(loss):
         found = ranks.gather((record.not_finite, record.targets))
         rows = [target for not_finite, _ in found for target in not_finite]
         what = (
@@ -325,7 +340,7 @@ def finish_step(
             else (f"gradient of step {progress.step} isn't finite, though its loss is; its targets are")
         )
         raise RunFailed(
-            f"the {what} {_names(dataset, rows or [target for _, own in found for target in own])}: "
+            f"the {what} {_names(dataset, rows or [target for _, targets in found for target in targets])}: "
             "lower trainer.learning_rate (another output_dir); the checkpoints are those before this step"
         )
     return {
@@ -344,7 +359,7 @@ def finish_step(
 
 
 def in_short(step: dict) -> str:
-    """A step's record beside its progress bar."""
+    """The note of a step at its progress bar."""
     return (
         f"loss {step['loss']:.3f}  {step['targets_per_second']:,.0f} targets/s  "
         f"{step['tokens_per_second']:,.0f} tokens/s  {step['useful_share']:.0%} useful  "

@@ -1,4 +1,4 @@
-"""The config nodes `trainer`, `wandb`. No torch here."""
+"""The config nodes `trainer` and `wandb`. Doesn't import torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from mlens.packing.steps import Steps
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Stop after `patience` validations in a row that don't better the best validation RMSE by `threshold`."""
+    """When to stop before the last step.
+
+    patience: stop after this many consecutive validations without an improvement.
+    threshold: the least improvement of the best validation RMSE that counts.
+    """
 
     patience: int = 3
     threshold: float = 0.001
@@ -26,8 +30,12 @@ class EarlyStopping:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint is written at every validation and at the end; every_steps, every_minutes: also after so many steps,
-    or where the last one is so old (null: not); keep: how many of the newest stay, beside the best model's."""
+    """When to write checkpoints, besides every validation and the end.
+
+    every_steps: also after this many steps; null for never.
+    every_minutes: also where the last checkpoint is this old; null for never.
+    keep: how many of the newest checkpoints stay, besides that of the best model.
+    """
 
     every_steps: int | None = None
     every_minutes: float | None = 30.0
@@ -44,15 +52,27 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Trainer:
-    """max_epochs, max_steps: whichever comes first (max_steps=0: evaluate the model as it is);
-    max_minutes: of training, evaluations aside (null: no limit); the schedule then follows the clock;
-    targets_per_step: targets of one update, over all ranks; users_per_step: a step is made of at least so many pieces,
-    each of one user's neighbouring targets on one history; history_loss_weight: what a token of a rating in a history
-    counts in the loss beside one of an answer (0: answers alone carry loss; else each rating does so once an epoch as
-    a line too); optimizer: `adamw` or `muon` (on matrices, AdamW with adam_learning_rate on the rest); schedule:
-    `constant`, `linear` or `cosine`, after a warm-up of warmup_steps, or of warmup_ratio of all steps;
-    gradient_clipping: of the global norm, 0 for none; validate_every_steps: null for once an epoch; loader_workers:
-    processes that build rows ahead of time."""
+    """How the model is trained.
+
+    max_epochs, max_steps: whichever comes first; max_steps=0 evaluates the model as it is.
+    max_minutes: of training, without evaluations; null for no limit. The schedule then follows the clock.
+    targets_per_step: the targets of one update, over all ranks.
+    users_per_step: the least number of pieces of a step, each of neighbouring targets of one user that share a history.
+    history_loss_weight: the weight in the loss of a token of a rating in a history, where one of an answer has 1. With
+        0 only answers carry loss, otherwise each rating also does in its line, once an epoch.
+    optimizer: `adamw`, or `muon` for matrices with AdamW for all other parameters.
+    learning_rate: of AdamW, or of Muon.
+    adam_learning_rate: of AdamW where the optimizer is `muon`; null for learning_rate.
+    weight_decay: of all parameters.
+    gradient_clipping: limit of the global norm; 0 for none.
+    schedule: `constant`, `linear` or `cosine`, after the warm-up.
+    warmup_steps: length of the warm-up.
+    warmup_ratio: length of the warm-up as a share of all steps, instead of warmup_steps.
+    validate_every_steps: steps between validations; null for one an epoch.
+    loader_workers: processes that build rows ahead of time.
+    early_stopping: when to stop before the last step.
+    checkpoint: when to write checkpoints.
+    """
 
     max_epochs: int = 50
     max_steps: int | None = None
@@ -100,11 +120,11 @@ class Trainer:
             raise UserError("trainer.optimizer=muon needs trainer.gradient_clipping=0: its update has a fixed norm")
 
     def steps(self) -> Steps:
-        """What the plan of an epoch needs of these settings."""
+        """The settings that planning an epoch needs."""
         return Steps(self.targets_per_step, self.users_per_step, self.history_loss_weight)
 
     def optimizer_settings(self) -> OptimizerSettings:
-        """What the engine needs of these settings."""
+        """The settings that the engine needs."""
         return OptimizerSettings(
             self.optimizer,
             self.learning_rate,
@@ -116,7 +136,11 @@ class Trainer:
 
 @dataclass(frozen=True)
 class Wandb:
-    """mode: offline (files only), online or disabled; project, name, group: as Weights & Biases uses them."""
+    """How a run is tracked with Weights & Biases.
+
+    mode: offline (files only), online or disabled.
+    project, name, group: as Weights & Biases uses them.
+    """
 
     mode: str = "offline"
     project: str = "Qwen3-MovieLens"
