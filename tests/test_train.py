@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,21 +14,25 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from polars.testing import assert_frame_equal
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mlens.engine.engine import Engine
 from mlens.engine.manifest import checkpoint_name, read_manifest, saved_steps
 from mlens.errors import UserError, exit_on_user_error
+from mlens.evaluation.reevaluate import reevaluate
 from mlens.training.journal import Journal, intact_records
 from tests.helpers.runs import (
     FAST,
     ROOT,
     child_environment,
+    command,
     composed,
     records_of,
     run_here,
     summary_of,
     train,
+    train_command_here,
     train_here,
 )
 from tests.helpers.steps import answer_log_probabilities
@@ -250,11 +255,11 @@ def test_the_summary_is_written_last(tmp_path, monkeypatch, fails):
         assert newest == "summary.json"
 
 
-LONG = (*RANDOM, "trainer.max_steps=20", "trainer.validate_every_steps=8", "trainer.checkpoint.every_steps=1")
+LONG = (*RANDOM, "trainer.max_steps=12", "trainer.validate_every_steps=4", "trainer.checkpoint.every_steps=1")
 
 
 def killed_run(folder, *overrides, after=6):
-    """A run that is killed when it has made so many steps."""
+    """A run in a process of its own that is killed when it has made so many steps."""
     run = subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *overrides, f"output_dir={folder}"],
         env=child_environment(),
@@ -269,15 +274,25 @@ def killed_run(folder, *overrides, after=6):
     run.wait()
 
 
-def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path):
-    killed_run(tmp_path / "killed", *LONG)
-    assert not (tmp_path / "killed" / "summary.json").exists()
+def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path, monkeypatch):
+    """What a SIGKILL would leave is what the folder holds at that moment."""
+    finite, steps = Engine.finite, []
+
+    def copied(engine):
+        steps.append(engine)
+        if len(steps) == 7:
+            shutil.copytree(tmp_path / "whole", tmp_path / "killed", symlinks=True)
+        return finite(engine)
+
+    monkeypatch.setattr(Engine, "finite", copied)
+    whole = run_here(tmp_path / "whole", *LONG)
+    monkeypatch.undo()
+    assert len(records_of(tmp_path / "killed")) == 6 and not (tmp_path / "killed" / "summary.json").exists()
     with pytest.raises(UserError, match="resume=true"):
         train_here(composed(*LONG, f"output_dir={tmp_path}/killed"))
     with pytest.raises(UserError, match=r"history\.ratio"):
         train_here(composed(*LONG, "history.ratio=0.4", f"output_dir={tmp_path}/killed", "resume=true"))
     resumed = run_here(tmp_path / "killed", *LONG, "resume=true")
-    whole = run_here(tmp_path / "whole", *LONG)
     for kind, fields in (("train", ("step", "loss", "epoch", "learning_rate")), ("val", ("step", "rmse", "best_rmse"))):
         told = [[[r[f] for f in fields] for r in records_of(tmp_path / name, kind)] for name in ("killed", "whole")]
         assert told[0] == told[1]
@@ -286,7 +301,8 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path):
 
 
 def test_the_command_ends_with_the_name_of_the_summary_and_takes_local_rank(tmp_path):
-    result = train("--local_rank=0", *FAST, "trainer.max_steps=1", "history=none", f"output_dir={tmp_path}/run")
+    words = ("--local_rank=0", *FAST, "trainer.max_steps=1", "history=none", f"output_dir={tmp_path}/run")
+    result = train_command_here(*words)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == str(tmp_path / "run" / "summary.json")
     assert "made up" in result.stdout and "this model" in result.stdout
@@ -295,13 +311,20 @@ def test_the_command_ends_with_the_name_of_the_summary_and_takes_local_rank(tmp_
     assert "baselines of " in result.stderr and "Traceback" not in result.stderr
 
 
-def test_two_ranks_do_the_same_run_and_rank_0_alone_writes(finished, tmp_path):
-    more = ("wandb.mode=offline", f"output_dir={tmp_path}/two")
-    result = train(*RANDOM, *more, ranks=2, cwd=tmp_path, WANDB_SILENT="true")
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    """(folder of a run of two ranks, what they printed): it is trained, and evaluated under history=none."""
+    folder = tmp_path_factory.mktemp("two_ranks") / "two"
+    words = (str(ROOT / "tests" / "helpers" / "two_ranks.py"), *RANDOM, "wandb.mode=offline", f"output_dir={folder}")
+    result = command(*words, ranks=2, cwd=folder.parent, WANDB_SILENT="true")
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("summary.json") == 1
-    two, one = tmp_path / "two", finished
-    assert [path.name for path in tmp_path.iterdir()] == ["two"]
+    return folder, result.stdout
+
+
+def test_two_ranks_do_the_same_run_and_rank_0_alone_writes(finished, two_ranks):
+    (two, printed), one = two_ranks, finished
+    assert printed.splitlines().count(str(two / "summary.json")) == 1
+    assert [path.name for path in two.parent.iterdir()] == ["two"]
     assert len(list((two / "wandb").glob("offline-run-*"))) == 1
     assert not (one / "wandb").exists()
     assert summary_of(two)["counts"]["ranks"] == 2
@@ -313,6 +336,17 @@ def test_two_ranks_do_the_same_run_and_rank_0_alone_writes(finished, tmp_path):
         a, b = (pl.read_parquet(folder / "predictions" / f"{stage}.parquet") for folder in (two, one))
         same = ("user", "movie", "t", "history_used", "history_hash")
         assert a.select(same).equals(b.select(same))
+
+
+def test_two_ranks_evaluate_as_one_does_and_say_once_where_they_wrote(two_ranks):
+    two, printed = two_ranks
+    folder = two / "evaluations" / "history=none"
+    lines = printed.splitlines()
+    *table, last = lines[lines.index(str(two / "summary.json")) + 1 :]
+    assert last == str(folder / "summary.json") and sum("test rmse" in line for line in table) == 1
+    alone = reevaluate(two, ["history=none", "packing.row_tokens=1024"]).parent
+    of_two, of_one = (pl.read_parquet(path / "predictions" / "test.parquet") for path in (folder, alone))
+    assert_frame_equal(of_two, of_one, abs_tol=1e-6, rel_tol=0)
 
 
 @pytest.mark.slow

@@ -1,14 +1,11 @@
 """A trained model under another strategy than its own."""
 
 import json
-import subprocess
-import sys
 
 import polars as pl
 import pytest
-from polars.testing import assert_frame_equal
 
-from mlens.cli.evaluate import COMPARED, print_beside_run
+from mlens.cli.evaluate import COMPARED, main, print_beside_run
 from mlens.compose import run_config
 from mlens.config import check
 from mlens.errors import UserError
@@ -16,7 +13,7 @@ from mlens.evaluation import evaluate as module
 from mlens.evaluation.evaluate import evaluate
 from mlens.evaluation.reevaluate import reevaluate
 from mlens.model.load import ParamPlacement, load_exported_tokenizer, load_trained
-from tests.helpers.runs import ROOT, child_environment, run_here, summary_of
+from tests.helpers.runs import run_here, summary_of
 
 
 @pytest.fixture(scope="module")
@@ -63,26 +60,17 @@ def test_what_would_ask_for_other_targets_or_is_wrong_is_refused(run, overrides,
     assert {path.name for path in (run / "evaluations").glob("*")} == before
 
 
-def test_the_command_on_two_ranks_says_once_where_it_wrote_and_refuses_to_do_it_again(run, tmp_path):
-    command, launcher = ["-m", "mlens", "evaluate", str(run), "history=none"], "torch.distributed.run"
-    first, again = (
-        subprocess.run(
-            [sys.executable, *before, *command],
-            cwd=tmp_path,
-            env=child_environment(PYTHONPATH=str(ROOT)),
-            capture_output=True,
-            text=True,
-        )
-        for before in (["-m", launcher, "--standalone", "--nproc_per_node=2"], [])
-    )
-    folder = run / "evaluations" / "history=none"
-    assert first.returncode == 0, first.stderr
-    *table, last = first.stdout.splitlines()
-    assert last == str(folder / "summary.json") and sum("test rmse" in line for line in table) == 1
-    assert again.returncode == 2 and "holds this evaluation already" in again.stderr.splitlines()[-1]
-    alone = reevaluate(run, ["history=none", "packing.row_tokens=1024"]).parent
-    of_two, of_one = (pl.read_parquet(path / "predictions" / "test.parquet") for path in (folder, alone))
-    assert_frame_equal(of_two, of_one, abs_tol=1e-6, rel_tol=0)
+def test_the_command_says_where_it_wrote_and_refuses_to_do_it_again(run, monkeypatch, capsys):
+    """On two ranks: tests/test_train.py."""
+    monkeypatch.setattr("sys.argv", ["evaluation", str(run), "history=none"])
+    main()
+    *table, last = capsys.readouterr().out.splitlines()
+    assert last == str(run / "evaluations" / "history=none" / "summary.json")
+    assert sum("test rmse" in line for line in table) == 1
+    with pytest.raises(SystemExit) as refused:
+        main()
+    assert refused.value.code == 2
+    assert "holds this evaluation already" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_its_metrics_are_printed_beside_the_runs_own(tmp_path, capsys):
