@@ -4,7 +4,7 @@ import pytest
 
 from mlens.config import check, flatten
 from mlens.errors import GRACE, UserError, exit_on_user_error
-from tests.helpers.runs import FAST, checked, composed, train, train_here
+from tests.helpers.runs import FAST, checked, composed, train, train_command_here, train_here
 
 # What is wrong, and what the line must name.
 WRONG = {
@@ -196,7 +196,7 @@ def test_resume_without_a_folder(refused_run):
     ],
 )
 def test_the_command_ends_with_one_line_and_code_2(tmp_path, wrong, named):
-    result = train(*wrong.split(), cwd=tmp_path)
+    result = train_command_here(*wrong.split(), cwd=tmp_path)
     (line,) = result.stderr.splitlines()
     assert (result.returncode, result.stdout) == (2, "")
     assert line.startswith("error: ") and named in line
@@ -208,6 +208,7 @@ def test_an_error_of_the_program_keeps_its_traceback():
         _ = 1 / 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", ["history=oldest"])
 def test_two_ranks_say_it_once(tmp_path, wrong):
     result = train(*wrong.split(), ranks=2, cwd=tmp_path)
@@ -225,11 +226,13 @@ def test_two_ranks_say_once_what_is_found_after_they_met(tmp_path, wrong):
     test_two_ranks_say_it_once(tmp_path, wrong)
 
 
-def test_a_rank_speaks_where_rank_0_did_not_fail(monkeypatch, capsys):
+def test_a_rank_leaves_rank_0_time_to_speak_and_speaks_where_that_did_not_fail(monkeypatch, capsys):
+    silent = []
     monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.setitem(GRACE, UserError, 0.01)
+    monkeypatch.setattr("time.sleep", lambda seconds: silent.append((seconds, capsys.readouterr().err)))
     with pytest.raises(SystemExit), exit_on_user_error():
         raise UserError("only here")
+    assert silent == [(GRACE[UserError], "")]
     assert capsys.readouterr().err == "error: only here\n"
 
 
