@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from mlens.config import CHOSEN, ONE_FORM, check
 from mlens.model.settings import Lora, NoPeft
-from tests.helpers.runs import CONF, command, composed, train
+from tests.helpers.runs import CONF, command, composed, train_command_here
 
 FILES = sorted(CONF.rglob("*.yaml"))
 # Hydra's own nodes aren't part of a run's config: the launcher's is checked where it is made.
@@ -51,19 +51,6 @@ def saved(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def choose(saved):
-    """choose(file) -> the config with that choice, and what it can't do without."""
-
-    def choose(file):
-        group, option = file.parent.name, file.stem
-        more = [f"model.path={saved}"] if option == "hf" else []
-        more += ["model.attention=sdpa"] if option == "reference" else []
-        return once(f"+{group}={option}" if group == "experiment" else f"{group}={option}", *more)
-
-    return choose
-
-
 @cache
 def default_choices() -> dict:
     composed()
@@ -96,30 +83,42 @@ def fields_of(form: type) -> dict:
     return nested
 
 
-@pytest.mark.parametrize("file", NODES + LISTS, ids=name_of)
-def test_every_choice_composes_and_passes_the_strict_check(file, choose):
-    check(choose(file))
-
-
 @pytest.mark.parametrize("file", FILES, ids=name_of)
 def test_every_file_starts_with_a_command(file):
     assert commands(file)
 
 
-@pytest.mark.parametrize("file", NODES + LISTS, ids=name_of)
-def test_the_command_of_a_file_chooses_it_and_passes_the_strict_check(file, saved, monkeypatch):
+@pytest.fixture
+def jobs_of(saved, monkeypatch):
+    """jobs_of(file) -> the overrides of each job of its command."""
     monkeypatch.setenv("HOME", "/home/me")
-    words = shlex.split(os.path.expandvars(commands(file)[0].partition("   ")[0]))
-    overrides = [word for word in words[words.index("train.py") + 1 :] if not word.startswith("--")]
-    overrides = [re.sub("model.path=.*", f"model.path={saved}", word) for word in overrides]
-    jobs = [overrides]
-    if "--multirun" in words:
-        jobs = list(product(*([f"{key}={value}" for value in values.split(",")] for key, values in split(overrides))))
+
+    def jobs_of(file):
+        words = shlex.split(os.path.expandvars(commands(file)[0].partition("   ")[0]))
+        overrides = [word for word in words[words.index("train.py") + 1 :] if not word.startswith("--")]
+        overrides = [re.sub("model.path=.*", f"model.path={saved}", word) for word in overrides]
+        if "--multirun" not in words:
+            return [overrides]
+        return [*product(*([f"{key}={value}" for value in values.split(",")] for key, values in split(overrides)))]
+
+    return jobs_of
+
+
+def choosing(file, jobs):
+    """Those of the jobs that choose the file, or leave it chosen."""
+    group, option = file.parent.name, file.stem
+    groups = [{key.lstrip("+"): value for key, value in split(job)} for job in jobs]
+    return [
+        job for job, own in zip(jobs, groups, strict=True) if own.get(group, default_choices().get(group)) == option
+    ]
+
+
+@pytest.mark.parametrize("file", NODES + LISTS, ids=name_of)
+def test_the_command_of_a_file_chooses_it_and_passes_the_strict_check(file, jobs_of):
+    jobs = jobs_of(file)
     for job in jobs:
         check(once(*job))
-    group, option = file.parent.name, file.stem
-    chosen = {(key.lstrip("+"), value) for job in jobs for key, value in split(job)}
-    assert (group, option) in chosen or default_choices()[group] == option
+    assert choosing(file, jobs)
 
 
 def split(overrides) -> list[tuple[str, str]]:
@@ -158,9 +157,9 @@ def test_every_history_ablation_and_deepspeed_compose(history):
 
 
 @pytest.mark.parametrize("file", [file for file in NODES if file.parent.name != "deepspeed"], ids=name_of)
-def test_a_choice_sets_every_field_of_its_dataclass_and_no_other(file, choose):
+def test_a_choice_sets_every_field_of_its_dataclass_and_no_other(file, jobs_of):
     group = file.parent.name
-    node = choose(file)[group]
+    node = once(*choosing(file, jobs_of(file))[0])[group]
 
     def nested(node):
         return {key: nested(value) if OmegaConf.is_dict(value) else None for key, value in node.items()}
@@ -289,7 +288,7 @@ def test_an_experiment_sweeps_its_strategies(experiment, strategies):
 
 
 def test_cfg_job_prints_the_whole_config():
-    result = train("--cfg", "job", "history=fixed_count", "history.count=7")
+    result = train_command_here("--cfg", "job", "history=fixed_count", "history.count=7")
     assert result.returncode == 0, result.stderr
     printed = OmegaConf.create(result.stdout)
     assert printed.history.count == 7
@@ -306,7 +305,8 @@ HEAVY = {"torch", "transformers", "deepspeed", "wandb"}
 
 
 def test_cfg_imports_nothing_heavy():
-    assert "mlens.launch" in imported_by("--cfg", "job") and not HEAVY & imported_by("--cfg", "job")
+    imported = imported_by("--cfg", "job")
+    assert "mlens.launch" in imported and not HEAVY & imported
 
 
 def test_a_wrong_value_is_refused_before_anything_heavy_is_imported():
@@ -315,7 +315,7 @@ def test_a_wrong_value_is_refused_before_anything_heavy_is_imported():
 
 
 def test_help_names_every_group_with_its_options_and_five_commands():
-    result = train("--help")
+    result = train_command_here("--help")
     assert result.returncode == 0
     for group in GROUPS:
         options = ", ".join(OPTIONS[group])
