@@ -22,9 +22,6 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch.distributed.run import get_args_parser as torchruns
 
-import mlens.data
-import mlens.history
-import mlens.plan.jobs
 from mlens.cli.show import read_words
 from mlens.compose import run_config
 from mlens.config import PATHS, check
@@ -33,8 +30,7 @@ from mlens.data.sample import Sample
 from mlens.errors import UserError
 from mlens.evaluation.reevaluate import MAY_DIFFER
 from mlens.plan.jobs import asked
-from tests.helpers import runs
-from tests.helpers.documents import DOCUMENTS, block_commands, document_commands, extended_copy, make_targets
+from tests.helpers.documents import DOCUMENTS, block_commands, document_commands, extended_copy, make_targets, put_in
 from tests.helpers.runs import ROOT, checked, child_environment, command, composed, hydra_config
 
 # What is like a command and none.
@@ -234,11 +230,7 @@ def extension(tmp_path_factory):
 @pytest.fixture
 def extended(extension, monkeypatch):
     """The files of docs/extending.md can be chosen in this process."""
-    for module in (runs, mlens.compose, mlens.plan.jobs):
-        monkeypatch.setattr(module, "CONF", extension / "conf")
-    for package in (mlens.data, mlens.history):
-        own = extension / package.__name__.replace(".", "/")
-        monkeypatch.setattr(package, "__path__", [*package.__path__, str(own)])
+    put_in(extension, monkeypatch)
 
 
 @commands_of("train.py", "torchrun", "deepspeed")

@@ -9,8 +9,8 @@ import pytest
 
 from mlens.data.load import load_table
 from mlens.errors import UserError
-from tests.helpers.documents import document_files, extended_copy
-from tests.helpers.runs import command
+from tests.helpers.documents import document_files, extended_copy, put_in
+from tests.helpers.runs import command, run_here
 
 FILES = document_files("extending.md")
 EXAMPLE = """visible ratings: 2, shown: 1, cut: 0
@@ -35,10 +35,6 @@ Rating:
 def extended(tmp_path_factory):
     """A copy of mlens with the examples in it."""
     return extended_copy(tmp_path_factory.mktemp("extended"))
-
-
-def train(extended, *overrides):
-    return command("train.py", *overrides, cwd=extended, PYTHONPATH=str(extended))
 
 
 def lines(users=8):
@@ -67,11 +63,11 @@ def test_the_document_shows_a_strategy_a_source_a_prompt_and_an_experiment():
     ]
 
 
-def test_strategy_source_and_prompt_of_ones_own_in_one_run(extended, tmp_path):
+def test_strategy_source_and_prompt_of_ones_own_in_one_run(extended, tmp_path, monkeypatch):
+    put_in(extended, monkeypatch)
     file, run = written(tmp_path, lines()), tmp_path / "run"
     own = ("data=json_lines", f"data.path={file}", "history=same_genre", "history.count=2", "prompt=terse")
-    done = train(extended, "debug=fast", *own, f"output_dir={run}")
-    assert done.returncode == 0, done.stderr
+    run_here(run, "debug=fast", *own, "trainer.max_steps=1")
     log = (run / "training_logs" / "detailed_training_log.txt").read_text(encoding="utf-8")
     # Of the two films seen before, one shares the genre.
     assert EXAMPLE in log
@@ -98,7 +94,8 @@ def test_the_source_refuses_what_is_no_rating(extended, tmp_path, monkeypatch, r
 
 @pytest.mark.slow
 def test_the_experiment_of_ones_own_ends_with_a_report_of_its_six_arms(extended, tmp_path):
-    done = train(extended, "+experiment=words", "debug=fast", f"output_dir={tmp_path / 'sweep'}")
+    words = ("train.py", "+experiment=words", "debug=fast", f"output_dir={tmp_path / 'sweep'}")
+    done = command(*words, cwd=extended, PYTHONPATH=str(extended))
     assert done.returncode == 0, done.stderr
     rows = (tmp_path / "sweep" / "results.csv").read_text().splitlines()
     assert len(rows) == 7

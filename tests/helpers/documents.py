@@ -6,6 +6,13 @@ import shutil
 import textwrap
 from pathlib import Path
 
+import pytest
+
+import mlens.compose
+import mlens.data
+import mlens.history
+import mlens.plan.jobs
+from tests.helpers import runs
 from tests.helpers.runs import ROOT
 
 DOCUMENTS = (
@@ -32,6 +39,15 @@ def extended_copy(folder: Path) -> Path:
         assert not (folder / name).exists(), name
         (folder / name).write_text(text, encoding="utf-8")
     return folder
+
+
+def put_in(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have this process choose from the copy's conf/, and find what the copy adds to mlens.data and mlens.history."""
+    for module in (runs, mlens.compose, mlens.plan.jobs):
+        monkeypatch.setattr(module, "CONF", copy / "conf")
+    for package in (mlens.data, mlens.history):
+        own = copy / package.__name__.replace(".", "/")
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(own)])
 
 
 def document_commands(document: str) -> list[str]:
