@@ -11,8 +11,9 @@ from hypothesis import settings
 
 from mlens.engine.stop import SIGNALS
 
-# A slow example is no failure on a busy machine.
-settings.register_profile("mlens", deadline=None)
+# A slow example is no failure on a busy machine. `pytest --hypothesis-profile=thorough` draws more examples.
+settings.register_profile("mlens", deadline=None, max_examples=30)
+settings.register_profile("thorough", deadline=None, max_examples=100)
 settings.load_profile("mlens")
 
 
