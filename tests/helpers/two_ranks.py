@@ -9,7 +9,7 @@ from tests.helpers.runs import train_module
 
 if __name__ == "__main__":
     start(train_module().main)
-    join_ranks().wait()  # rank 0 writes the summary
+    join_ranks().barrier()  # rank 0 writes the summary
     run = sys.argv[-1].removeprefix("output_dir=")
     sys.argv[1:] = [run, "history=none"]
     main()
