@@ -1,5 +1,5 @@
-"""hydra/launcher=mlens: every job of a sweep in a torchrun of its own.
+"""The Hydra launcher hydra/launcher=mlens, which runs every job of a sweep under a separate torchrun.
 
-A namespace plugin that Hydra finds by its place. Hydra runs every module here at each start, outside of
-sys.modules, but for those whose names begin with an underscore: so all but the launcher's class is in such.
+Hydra discovers this namespace plugin by its location. At each start it executes every module here, outside sys.modules,
+except those whose names begin with an underscore: so only the launcher's class is in a module without one.
 """

@@ -1,10 +1,10 @@
-"""torchrun, ended with the sweep that started it: `python _agent.py TORCHRUN_ARGUMENTS`.
+"""A torchrun that ends with the sweep that started it: `python _agent.py TORCHRUN_ARGUMENTS`.
 
-The launcher holds the other end of standard input. When it goes, however it does, the pipe ends, and this process
-ends its ranks and itself: no rank trains on in a folder that the next sweep wants.
+Standard input is a pipe from the launcher. When the launcher ends, in whatever way, the pipe closes, and this process
+kills its ranks and itself: no rank continues to train in a folder that the next sweep needs.
 
-SIGUSR1, SIGTERM and SIGHUP reach the ranks as SIGUSR1: they save and end in their own time (torchrun itself would leave
-them 30 seconds), and this process ends with CONTINUE where all of them were stopped like this.
+SIGUSR1, SIGTERM and SIGHUP are forwarded to the ranks as SIGUSR1: they save and exit without a time limit (torchrun
+itself would allow them 30 seconds), and this process exits with CONTINUE if all of them were stopped this way.
 """
 
 from __future__ import annotations
@@ -17,22 +17,24 @@ from contextlib import suppress
 
 import psutil
 
-# mlens.errors.CONTINUE and mlens.engine.stop.SIGNALS, which this script can't import from everywhere.
+# Copies of mlens.errors.CONTINUE and mlens.engine.stop.SIGNALS, which this script can't always import.
 CONTINUE = os.EX_TEMPFAIL
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 def end_with_launcher() -> None:
-    while os.read(0, 1):  # not sys.stdin, whose lock would abort the interpreter's end
+    """Wait until the launcher has ended, then kill the ranks and this process."""
+    while os.read(0, 1):  # not sys.stdin, whose lock would abort the interpreter's shutdown
         pass
-    # torchrun gives every rank a session of its own, so there is no group to end.
+    # torchrun starts every rank in a new session, so there is no process group to kill.
     for rank in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             rank.kill()
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def pass_on(*_: object) -> None:
+def forward_signal(*_: object) -> None:
+    """Ask the ranks to save and exit; exit at once where there are none yet."""
     ranks = psutil.Process().children()
     if not ranks:
         sys.exit(CONTINUE)
@@ -41,27 +43,30 @@ def pass_on(*_: object) -> None:
             rank.send_signal(signal.SIGUSR1)
 
 
-def take_signals_from_torchrun() -> None:
-    """What torchrun handles itself replaces these handlers; newer ones read the second name, older ones the first."""
+def handle_signals_before_torchrun() -> None:
+    """Install the handlers, and keep torchrun from replacing them.
+
+    Newer versions of torchrun read the second variable, older ones the first.
+    """
     for name in ("TORCHELASTIC_SIGNALS_TO_HANDLE", "PET_SIGNALS_TO_HANDLE"):
         os.environ[name] = "SIGINT,SIGQUIT"
     for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:  # SIGHUP under nohup
-            signal.signal(number, pass_on)
+            signal.signal(number, forward_signal)
 
 
 if __name__ == "__main__":
     threading.Thread(target=end_with_launcher, daemon=True).start()
-    take_signals_from_torchrun()
+    handle_signals_before_torchrun()
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main
 
     try:
-        # Without a folder for logs: torchrun would leave one among the temporary files.
+        # No log folder: torchrun would leave one among the temporary files.
         main([f"--log-dir={os.devnull}", *sys.argv[1:]])
     except ChildFailedError as failed:
         codes = {failure.exitcode for failure in failed.failures.values()}
-        # A rank that had only just started doesn't handle the signals yet, and torchrun ends the last ones by SIGTERM.
+        # A rank that has just started doesn't handle the signals yet, and torchrun ends the last ones by SIGTERM.
         if codes <= {CONTINUE, *(-number for number in SIGNALS)}:
             sys.exit(CONTINUE)
         raise

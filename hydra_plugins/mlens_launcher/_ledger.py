@@ -1,4 +1,4 @@
-"""sweep.json: the jobs of a sweep, and how far each has come."""
+"""The ledger sweep.json: the jobs of a sweep and their states."""
 
 from __future__ import annotations
 
@@ -14,17 +14,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mlens.identity import Identity
 
-# A folder's name stays short enough for every file system.
-LONGEST_NAME = 120
+# Short enough for every file system.
+MAX_NAME_LENGTH = 120
 
 WAITING, RUNNING, FINISHED, FAILED, STOPPED = "waiting", "running", "finished", "failed", "stopped"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One job: its name (also its folder's, in the sweep's), overrides and fingerprint; state: waiting, running,
-    finished, failed or stopped (by the user); exit_code; seconds that its last start took; queue_id: of a queued job;
-    error: the last lines of a failed one."""
+    """One job of a sweep.
+
+    name: also the name of its folder in the sweep's folder.
+    overrides: as on a command line.
+    fingerprint: of its config, data and model.
+    state: waiting, running, finished, failed, or stopped (by the user).
+    exit_code: of its last process.
+    seconds: duration of its last process.
+    queue_id: of a queued job.
+    error: the last lines of a failed job.
+    """
 
     name: str
     overrides: list[str]
@@ -38,7 +46,12 @@ class Job:
 
 @dataclass(frozen=True)
 class CheckedJob:
-    """A job as it would run now. entry: in the ledger; config: as plain data; identity: its data and model."""
+    """A job as it would run now.
+
+    entry: of the ledger.
+    config: as plain data.
+    identity: of its data and model.
+    """
 
     entry: Job
     config: dict
@@ -46,10 +59,10 @@ class CheckedJob:
 
 
 class Ledger:
-    """The jobs in their order, kept in `folder`/sweep.json; every change is written at once, beside and renamed."""
+    """The jobs in their order, stored in `folder`/sweep.json. Every change is written at once, atomically."""
 
     def __init__(self, folder: Path, jobs: Sequence[Job]) -> None:
-        """Takes over what an earlier sweep in this folder left to say of the same jobs, and of others."""
+        """Keep the states that an earlier sweep in this folder recorded for the same jobs, and its other jobs."""
         self.folder = folder
         known = {job.name: job for job in read_ledger(folder)}
         self.jobs = {job.name: job for job in jobs}
@@ -70,8 +83,10 @@ class Ledger:
 
 
 def read_ledger(folder: Path) -> list[Job]:
-    """The jobs that `folder`/sweep.json knows; none where there is no such file. Raises UserError where it is no
-    ledger."""
+    """Return the jobs in `folder`/sweep.json; an empty list where the file doesn't exist.
+
+    Raises UserError where the file isn't a ledger.
+    """
     from mlens.errors import UserError
 
     file = folder / "sweep.json"
@@ -79,39 +94,39 @@ def read_ledger(folder: Path) -> list[Job]:
         return []
     try:
         jobs = [Job(**job) for job in json.loads(file.read_text(encoding="utf-8"))["jobs"]]
-        wrong = next((job for job in jobs if not _has_right_kinds(job)), None)
-        if wrong is not None:
-            raise ValueError(f"job {wrong.name!r} has values of another kind")
+        invalid = next((job for job in jobs if not _is_valid(job)), None)
+        if invalid is not None:
+            raise ValueError(f"job {invalid.name!r} has values of the wrong type")
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise UserError(f"{file} is no ledger of a sweep ({error}): remove it, or give another output_dir") from error
+        raise UserError(f"{file} is not a sweep ledger ({error}). Remove it, or give another output_dir") from error
     return jobs
 
 
-def _has_right_kinds(job: Job) -> bool:
-    """Whether all values are of their kinds: a ledger that was edited or cut is told where it is read."""
+def _is_valid(job: Job) -> bool:
+    """Whether all values have the right type, so that an edited or truncated ledger is reported when it is read."""
     texts = [job.name, job.fingerprint, job.state, *(v for v in (job.queue_id, job.error) if v is not None)]
     numbers = [v for v in (job.exit_code, job.seconds) if v is not None]
     return (
         isinstance(job.overrides, list)
         and all(isinstance(text, str) for text in (*texts, *job.overrides))
-        and all(isinstance(number, int | float) and abs(number) < 1e12 for number in numbers)  # NaN is none
+        and all(isinstance(number, int | float) and abs(number) < 1e12 for number in numbers)  # not NaN
     )
 
 
 def job_names(batch: Sequence[Sequence[str]], first: int = 0) -> list[str]:
-    """A name for each job: its overrides that differ among the jobs, else its number.
+    """Return a name for each job: its overrides that differ among the jobs, else its index.
 
     >>> job_names([["history=none", "seed=1"], ["history=random", "seed=1"]])
     ['history-none', 'history-random']
     >>> job_names([["seed=1"]], first=3)
     ['3']
     """
-    return _numbered([_folder_name(overrides) for overrides in _differing(batch)], first)
+    return _numbered([_folder_name(overrides) for overrides in _distinct_overrides(batch)], first)
 
 
 def names_in(folder: Path, batch: Sequence[Sequence[str]], first: int = 0) -> list[str]:
-    """The jobs' names in a sweep's folder: a job that an earlier version named `history=none,seed=0` keeps that."""
-    former = _numbered([_former_name(overrides) for overrides in _differing(batch)], first)
+    """Return the jobs' names in a sweep's folder; a name from an earlier version, `history=none,seed=0`, is kept."""
+    former = _numbered([_former_name(overrides) for overrides in _distinct_overrides(batch)], first)
     known = {job.name for job in read_ledger(folder)}
     return [
         old if (old in known or os.path.lexists(folder / old)) and not os.path.lexists(folder / new) else new
@@ -119,8 +134,8 @@ def names_in(folder: Path, batch: Sequence[Sequence[str]], first: int = 0) -> li
     ]
 
 
-def _differing(batch: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Each job's overrides without those that all have."""
+def _distinct_overrides(batch: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Remove the overrides that all jobs share."""
     shared = set.intersection(*(set(overrides) for overrides in batch))
     return [[override for override in overrides if override not in shared] for overrides in batch]
 
@@ -132,7 +147,7 @@ def _numbered(names: Sequence[str], first: int) -> list[str]:
 
 
 def _folder_name(overrides: Sequence[str]) -> str:
-    """The overrides as a folder's name that neither a shell nor Hydra wants in quotes.
+    """Return the overrides as a folder name that needs no quotes in a shell or for Hydra.
 
     >>> _folder_name(["history=none", "seed=0"])
     'history-none+seed-0'
@@ -141,21 +156,22 @@ def _folder_name(overrides: Sequence[str]) -> str:
     """
     texts = [override.lstrip("+").replace("=", "-", 1) for override in overrides]
     safe = [re.sub(r"[^A-Za-z0-9_.-]", "_", text) for text in texts]
-    return _distinct("+".join(safe), ",".join(overrides), intact=safe == texts)
+    return _limited_name("+".join(safe), ",".join(overrides), intact=safe == texts)
 
 
 def _former_name(overrides: Sequence[str]) -> str:
-    """
+    """Return the name of an earlier version.
+
     >>> _former_name(["history=none", "seed=0"])
     'history=none,seed=0'
     """
     text = ",".join(overrides)
     name = re.sub(r"[^\w.,=+-]", "_", text)
-    return _distinct(name, text, intact=name == text)
+    return _limited_name(name, text, intact=name == text)
 
 
-def _distinct(name: str, text: str, intact: bool) -> str:
-    """A name of limited length; where it doesn't hold all of `text`, a hash makes up for what is lost."""
-    if intact and len(name) <= LONGEST_NAME:
+def _limited_name(name: str, text: str, intact: bool) -> str:
+    """Limit a name's length; where it doesn't represent all of `text`, append a hash of `text`."""
+    if intact and len(name) <= MAX_NAME_LENGTH:
         return name
-    return f"{name[:LONGEST_NAME]}-{hashlib.blake2b(text.encode(), digest_size=3).hexdigest()}"
+    return f"{name[:MAX_NAME_LENGTH]}-{hashlib.blake2b(text.encode(), digest_size=3).hexdigest()}"

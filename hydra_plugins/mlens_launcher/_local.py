@@ -1,4 +1,4 @@
-"""Jobs on this machine: each a torchrun of its own, some at once."""
+"""The local backend: jobs on this machine, each under a separate torchrun, several at once."""
 
 from __future__ import annotations
 
@@ -22,28 +22,33 @@ from mlens.engine.stop import SIGNALS
 from mlens.errors import CONTINUE
 from mlens.files import disk_refusal, ensure_folder, in_words, open_append
 
-# How a traceback ends, of a rank under torchrun too; torchrun's own follows it.
-RAISED = re.compile(r"(?:\[rank\d+\]: ?)?((?:[a-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit)(?:: .*)?)$")
-# What a process group around the sweep would tell its jobs.
-FOREIGN = ("LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_")
-# How long jobs that are asked to end may take to save.
-LEAVE = 60.0
-POLL = 0.2
+# The last line of a traceback, also of a rank under torchrun; the traceback of torchrun follows it.
+EXCEPTION_LINE = re.compile(r"(?:\[rank\d+\]: ?)?((?:[a-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit)(?:: .*)?)$")
+# Variables of a process group around the sweep, which its jobs must not inherit.
+PROCESS_GROUP_PREFIXES = ("LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_")
+# Seconds that jobs may take to save after a request to stop.
+STOP_TIMEOUT = 60.0
+POLL_SECONDS = 0.2
 
 
 @dataclass
-class Started:
-    """A job that runs: its process, the argument that tells its ranks from all others, the share of the machine that it
-    has, and since when."""
+class RunningJob:
+    """A running job.
+
+    process: its agent.
+    mark: an argument that only this job's ranks have.
+    share: its share of the machine.
+    start_time: by time.monotonic().
+    """
 
     process: subprocess.Popen
     mark: str
     share: Share
-    since: float
+    start_time: float
 
 
 def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment without another process group's variables.
+    """Return the environment without the variables of another process group.
 
     >>> clean_environment({"RANK": "1", "MASTER_PORT": "2", "HOME": "/h"})
     {'HOME': '/h'}
@@ -51,12 +56,12 @@ def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in environment.items()
-        if name not in ("RANK", "WORLD_SIZE") and not name.startswith(FOREIGN)
+        if name not in ("RANK", "WORLD_SIZE") and not name.startswith(PROCESS_GROUP_PREFIXES)
     }
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     import torch
 
     named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
@@ -79,39 +84,45 @@ def run_local(
     settings: LauncherSettings,
     watch: Callable[[], None],
 ) -> None:
-    """Run these jobs, `max_parallel` at once, and note in the ledger how each ends; a failed one stops no other.
+    """Run these jobs, `max_parallel` at once, and record in the ledger how each ends. A failed job doesn't stop others.
 
-    command: what follows `torchrun --nproc_per_node=N` for a job of that name; its last argument is no other job's.
-    `watch` is called some times a second. A job that a signal stopped goes on when the others have had their turn.
-    Ctrl-C ends all jobs with all their ranks, notes them as stopped, and is raised again.
+    ledger: of the sweep.
+    names: the jobs to run.
+    command: returns the arguments after `torchrun --nproc_per_node=N` for a job's name; the last one must be unique to
+        the job.
+    settings: of the launcher.
+    watch: called several times a second.
+
+    A job that a signal stopped is resumed after all others have started. Ctrl-C ends all jobs with all their ranks,
+    records them as stopped, and is raised again.
     """
-    free = divide(settings, visible_gpus(), len(os.sched_getaffinity(0)))
-    waiting, running = list(names), dict[str, Started]()
+    free_shares = divide(settings, visible_gpus(), len(os.sched_getaffinity(0)))
+    waiting, running = list(names), dict[str, RunningJob]()
     try:
         while waiting or running:
-            while waiting and free:
-                name, share = waiting.pop(0), free.pop(0)
+            while waiting and free_shares:
+                name, share = waiting.pop(0), free_shares.pop(0)
                 running[name] = _start(ledger, name, resuming(command(name), ledger.folder / name), share)
                 ledger.set(name, state=RUNNING, exit_code=None, seconds=None, error=None)
-            time.sleep(POLL)
+            time.sleep(POLL_SECONDS)
             for name, started in list(running.items()):
                 code = started.process.poll()
                 if code is not None:
                     end_processes(started.mark)  # ranks whose agent was killed
-                    free.append(running.pop(name).share)
+                    free_shares.append(running.pop(name).share)
                     if was_stopped(code):
                         waiting.append(name)
-                    note_end(ledger, name, code, time.monotonic() - started.since)
+                    record_end(ledger, name, code, time.monotonic() - started.start_time)
             watch()
     except BaseException:
         _stop(list(running.values()))
         for name, started in running.items():
-            ledger.set(name, state=STOPPED, seconds=time.monotonic() - started.since)
+            ledger.set(name, state=STOPPED, seconds=time.monotonic() - started.start_time)
         raise
 
 
-def note_end(ledger: Ledger, name: str, code: int, seconds: float) -> None:
-    """A job has finished when its summary exists: one that was killed after it wrote it has done all."""
+def record_end(ledger: Ledger, name: str, code: int, seconds: float) -> None:
+    """Record how a job ended. It is finished if its summary exists, even if it was killed after writing it."""
     done = code == 0 or (ledger.folder / name / "summary.json").is_file()
     state = FINISHED if done else STOPPED if was_stopped(code) else FAILED
     error = last_lines(log_file(ledger.folder, name)) if state == FAILED else None
@@ -119,7 +130,7 @@ def note_end(ledger: Ledger, name: str, code: int, seconds: float) -> None:
 
 
 def was_stopped(code: int) -> bool:
-    """Whether a job's exit code says that a signal stopped it: in its ranks, or before there were any."""
+    """Whether a job's exit code means that a signal stopped it, in its ranks or before they started."""
     return code == CONTINUE or -code in SIGNALS
 
 
@@ -128,7 +139,7 @@ def log_file(folder: Path, name: str) -> Path:
 
 
 def resuming(command: list[str], run: Path) -> list[str]:
-    """The command, with `resume=true` where the run has begun already; its last argument stays the last."""
+    """Return the command, with `resume=true` if the run has begun already; its last argument stays last."""
     from mlens.training.folder import RunFolder
 
     begun = RunFolder(run).begun and "resume=true" not in command
@@ -136,21 +147,23 @@ def resuming(command: list[str], run: Path) -> list[str]:
 
 
 def last_lines(log: Path) -> str:
-    """What a failed job said last: its last `error:` line where there is one, else the exception that its traceback
-    ends with, else its last lines, if any; that torchrun itself had too many open files is put into words."""
+    """Return why a job failed, from its log: its last `error:` line, else its exception, else its last lines.
+
+    A failure of torchrun itself because of too many open files is explained.
+    """
     lines = [line.rstrip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    told = [line for line in lines if line.startswith("error: ")]
-    if told:
-        return told[-1]
+    errors = [line for line in lines if line.startswith("error: ")]
+    if errors:
+        return errors[-1]
     last = "\n".join(lines[-5:])
-    crowded = disk_refusal(RuntimeError(last))
-    if crowded is not None:
-        return in_words(crowded)
-    raised = [found[1] for line in lines if (found := RAISED.match(line)) and "ChildFailedError" not in line]
-    return f"{raised[-1]} (traceback: {log})" if raised else last or "it said nothing"
+    refusal = disk_refusal(RuntimeError(last))
+    if refusal is not None:
+        return in_words(refusal)
+    raised = [found[1] for line in lines if (found := EXCEPTION_LINE.match(line)) and "ChildFailedError" not in line]
+    return f"{raised[-1]} (traceback: {log})" if raised else last or "no output"
 
 
-def _start(ledger: Ledger, name: str, command: list[str], share: Share) -> Started:
+def _start(ledger: Ledger, name: str, command: list[str], share: Share) -> RunningJob:
     log = log_file(ledger.folder, name)
     ensure_folder(log.parent)
     with open_append(log) as output:  # a resumed job appends
@@ -162,17 +175,17 @@ def _start(ledger: Ledger, name: str, command: list[str], share: Share) -> Start
             env=job_environment(share),
             start_new_session=True,
         )
-    return Started(process, command[-1], share, time.monotonic())
+    return RunningJob(process, command[-1], share, time.monotonic())
 
 
-def _stop(jobs: list[Started]) -> None:
-    """Ask all to save and end, and kill what is left after a while, or at once with a second Ctrl-C."""
+def _stop(jobs: list[RunningJob]) -> None:
+    """Request all jobs to save and exit; kill those left after STOP_TIMEOUT, or at once on a second Ctrl-C."""
     for job in jobs:
         job.process.send_signal(signal.SIGUSR1)
-    deadline = time.monotonic() + LEAVE
+    deadline = time.monotonic() + STOP_TIMEOUT
     with suppress(KeyboardInterrupt):
         while time.monotonic() < deadline and any(job.process.poll() is None for job in jobs):
-            time.sleep(POLL)
+            time.sleep(POLL_SECONDS)
     for job in jobs:
         job.process.kill()
         end_processes(job.mark)
@@ -180,14 +193,17 @@ def _stop(jobs: list[Started]) -> None:
 
 
 def end_processes(mark: str) -> None:
-    """Kill every process with this argument. torchrun gives its ranks sessions of their own, and a rank whose agent was
-    killed is nobody's child: its command line alone tells whose it was."""
+    """Kill every process that has this argument.
+
+    torchrun starts its ranks in new sessions, and a rank whose agent was killed is an orphan: only its command line
+    identifies its job.
+    """
     for process in processes_with({mark}):
         with suppress(psutil.NoSuchProcess):
             process.kill()
 
 
 def processes_with(marks: set[str]) -> list[psutil.Process]:
-    """The processes that have one of these arguments, but for this one."""
+    """Return the processes that have one of these arguments, except this one."""
     found = psutil.process_iter(["cmdline"])
     return [p for p in found if marks & set(p.info["cmdline"] or ()) and p.pid != os.getpid()]

@@ -12,9 +12,14 @@ BACKENDS = ("local", "slurm")
 
 @dataclass(frozen=True)
 class LauncherSettings:
-    """backend: `local` (this machine) or `slurm`; nproc_per_node: ranks of a job on each node (`auto`: as many as it
-    has GPUs, else 1); nnodes: nodes of a job (slurm); max_parallel: jobs at once; slurm: the queue's parameters, as
-    submitit's `update_parameters` names them."""
+    """The settings of the launcher.
+
+    backend: `local` (this machine) or `slurm`.
+    nproc_per_node: ranks of a job on each node (`auto`: one per GPU, or 1 without GPUs).
+    nnodes: nodes of a job (slurm).
+    max_parallel: jobs at once.
+    slurm: the queue's parameters, as submitit's `update_parameters` names them.
+    """
 
     backend: str = "local"
     nproc_per_node: int | str = "auto"
@@ -32,15 +37,19 @@ class LauncherSettings:
             if not (isinstance(value, int) and value >= 1):
                 raise UserError(f"hydra.launcher.{name} must be at least 1, not {value}")
         if self.nnodes > 1 and self.backend == "local":
-            raise UserError("hydra.launcher.nnodes above 1 needs backend=slurm; here a job runs on this machine alone")
+            raise UserError("hydra.launcher.nnodes above 1 needs backend=slurm: local jobs run on this machine only")
         if self.slurm and self.backend != "slurm":
             raise UserError("hydra.launcher.slurm needs backend=slurm")
 
 
 @dataclass(frozen=True)
 class Share:
-    """What one of several jobs at once gets of this machine: its ranks, its GPUs (as CUDA_VISIBLE_DEVICES names them;
-    none: no GPUs), and threads for each rank."""
+    """The share of this machine of one of several parallel jobs.
+
+    ranks: of the job.
+    gpus: as CUDA_VISIBLE_DEVICES names them (empty: none).
+    threads: of each rank.
+    """
 
     ranks: int
     gpus: tuple[str, ...]
@@ -48,7 +57,7 @@ class Share:
 
 
 def divide(settings: LauncherSettings, gpus: list[str], cores: int) -> list[Share]:
-    """The shares of `max_parallel` jobs at once of a machine with these GPUs and cores.
+    """Divide a machine with these GPUs and cores among `max_parallel` jobs.
 
     Raises UserError where there are fewer GPUs than ranks.
 
@@ -62,7 +71,7 @@ def divide(settings: LauncherSettings, gpus: list[str], cores: int) -> list[Shar
     ranks = max(1, len(gpus) // parallel) if auto else int(settings.nproc_per_node)
     if gpus and ranks * parallel > len(gpus):
         raise UserError(
-            f"{parallel} jobs of {ranks} ranks need {parallel * ranks} GPUs, and there are {len(gpus)}: lower "
+            f"{parallel} jobs of {ranks} ranks need {parallel * ranks} GPUs, and there are {len(gpus)}. Lower "
             "hydra.launcher.max_parallel or hydra.launcher.nproc_per_node"
         )
     threads = max(1, cores // (ranks * parallel))

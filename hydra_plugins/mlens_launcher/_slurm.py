@@ -1,4 +1,4 @@
-"""Jobs in a SLURM queue, through submitit: one task a node, each of which runs torchrun there."""
+"""The slurm backend: jobs in a SLURM queue, through submitit. A job has one task per node, which runs torchrun."""
 
 from __future__ import annotations
 
@@ -15,20 +15,24 @@ from typing import Any
 
 from hydra_plugins.mlens_launcher import _agent
 from hydra_plugins.mlens_launcher._ledger import RUNNING, STOPPED, Ledger
-from hydra_plugins.mlens_launcher._local import clean_environment, log_file, note_end, resuming, was_stopped
+from hydra_plugins.mlens_launcher._local import clean_environment, log_file, record_end, resuming, was_stopped
 from hydra_plugins.mlens_launcher._settings import LauncherSettings
 from mlens.errors import UserError
 from mlens.files import ensure_folder, open_append, refuse_links
 
-POLL = 1.0
+POLL_SECONDS = 1.0
 
 
 @dataclass
 class NodeTask:
-    """What each node of a job runs (pickled by submitit): torchrun with its part of the ranks. Returns the exit code.
+    """The task of each node of a job (pickled by submitit): runs torchrun with the node's ranks, returns the exit code.
 
-    run: the job's folder; log: the first node's output goes there, the others' to files beside it; process: torchrun,
-    once it runs.
+    command: the arguments after those of torchrun.
+    nnodes: nodes of the job.
+    nproc_per_node: ranks on each node.
+    run: the job's folder.
+    log: file for the first node's output; the other nodes' files have names derived from it.
+    process: torchrun, once started.
     """
 
     command: list[str]
@@ -52,25 +56,27 @@ class NodeTask:
                 stderr=subprocess.STDOUT,
                 env=clean_environment(os.environ),
             )
-        # submitit takes SIGTERM and its own warning; these two would kill this process, and its end the ranks.
+        # submitit handles SIGTERM and its warning signal; these two would kill this process, and with it the ranks.
         for number in (signal.SIGUSR1, signal.SIGHUP):
             signal.signal(number, self._stop)
         return self.process.wait()
 
     def _stop(self, *_: object) -> None:
-        """Have the ranks save and end."""
+        """Request the ranks to save and exit."""
         if self.process is not None:
             self.process.send_signal(signal.SIGUSR1)
 
     def checkpoint(self) -> Any:
-        """submitit calls this on the first node when the queue is about to end the job: the ranks (of all nodes, since
-        they agree) save and end, and the job that is put into the queue again goes on."""
+        """Save before the queue ends the job, and return the task to requeue, which resumes it.
+
+        submitit calls this on the first node; the ranks of all nodes save and exit, since they agree on stopping.
+        """
         import submitit
 
         self._stop()
         if self.process is not None:
             with suppress(ChildProcessError):
-                # Not Popen.wait, in the midst of which this is called.
+                # Not Popen.wait, which this call interrupts.
                 os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
         return submitit.helpers.DelayedSubmission(replace(self, command=resuming(self.command, self.run), process=None))
 
@@ -83,7 +89,7 @@ class NodeTask:
 
 
 def torchrun_arguments(nnodes: int, ranks: int, first_host: str, job_id: str) -> list[str]:
-    """On several nodes they meet at the first one, on a port that follows from the job's number.
+    """Return torchrun's arguments. Several nodes rendezvous at the first one, on a port derived from the job's id.
 
     >>> torchrun_arguments(2, 8, "node1", "123_4")
     ['--nnodes=2', '--nproc_per_node=8', '--rdzv_backend=c10d', '--rdzv_id=123_4', '--rdzv_endpoint=node1:21234']
@@ -101,8 +107,10 @@ def torchrun_arguments(nnodes: int, ranks: int, first_host: str, job_id: str) ->
 
 
 def make_executor(settings: LauncherSettings, folder: Path, cluster: str = "slurm") -> Any:
-    """submitit's executor with the queue's parameters. Raises UserError where submitit isn't installed, there is no
-    SLURM here, or a parameter isn't known."""
+    """Return submitit's executor with the queue's parameters.
+
+    Raises UserError where submitit isn't installed, SLURM isn't available, or a parameter is unknown.
+    """
     try:
         import submitit
     except ImportError as error:
@@ -117,7 +125,7 @@ def make_executor(settings: LauncherSettings, folder: Path, cluster: str = "slur
 
 
 def still_queued(ledger: Ledger, names: list[str], executor: Any) -> dict[str, Any]:
-    """Of these jobs, those that an earlier sweep left in the queue, waiting or at work."""
+    """Return those of these jobs that an earlier sweep left in the queue, pending or running."""
     import submitit
 
     found = {}
@@ -139,41 +147,49 @@ def run_queued(
     executor: Any,
     queued: dict[str, Any],
 ) -> None:
-    """Submit these jobs, `max_parallel` at once beside those `queued` already, and note in the ledger how each ends.
+    """Submit these jobs, and record in the ledger how each ends.
 
-    Ctrl-C cancels what is queued, notes it as stopped, and is raised again.
+    ledger: of the sweep.
+    names: the jobs to submit.
+    command: returns the arguments after those of torchrun for a job's name.
+    settings: of the launcher; `max_parallel` counts the jobs in `queued` too.
+    watch: called about once a second.
+    executor: of submitit.
+    queued: jobs that are in the queue already, by name.
+
+    Ctrl-C cancels the queued jobs, records them as stopped, and is raised again.
     """
     waiting: list[str] = list(names)
-    at_work: dict[str, Any] = dict(queued)
-    since = dict.fromkeys(at_work, time.monotonic())
+    running: dict[str, Any] = dict(queued)
+    start_times = dict.fromkeys(running, time.monotonic())
     try:
-        while waiting or at_work:
-            while waiting and len(at_work) < settings.max_parallel:
+        while waiting or running:
+            while waiting and len(running) < settings.max_parallel:
                 name = waiting.pop(0)
                 log = log_file(ledger.folder, name)
                 ensure_folder(log.parent)
                 open_append(log).close()
                 run = ledger.folder / name
-                own = resuming(command(name), run)
-                task = NodeTask(own, settings.nnodes, settings.nproc_per_node, run, log)
-                at_work[name], since[name] = executor.submit(task), time.monotonic()
-                ledger.set(name, state=RUNNING, exit_code=None, seconds=None, error=None, queue_id=at_work[name].job_id)
-            time.sleep(POLL)
-            for name, job in list(at_work.items()):
+                job_command = resuming(command(name), run)
+                task = NodeTask(job_command, settings.nnodes, settings.nproc_per_node, run, log)
+                running[name], start_times[name] = executor.submit(task), time.monotonic()
+                ledger.set(name, state=RUNNING, exit_code=None, seconds=None, error=None, queue_id=running[name].job_id)
+            time.sleep(POLL_SECONDS)
+            for name, job in list(running.items()):
                 if job.done():
-                    del at_work[name]
+                    del running[name]
                     code = _exit_code(job)
                     if was_stopped(code):
                         waiting.append(name)
-                    note_end(ledger, name, code, time.monotonic() - since[name])
+                    record_end(ledger, name, code, time.monotonic() - start_times[name])
             watch()
     except BaseException:
-        for name, job in at_work.items():
+        for name, job in running.items():
             job.cancel()
             ledger.set(name, state=STOPPED)
         raise
 
 
 def _exit_code(job: Any) -> int:
-    """The first node's exit code; 1 where the queue ended the job."""
+    """Return the first node's exit code; 1 where the queue ended the job."""
     return 1 if job.exception() is not None else int(job.result())

@@ -1,4 +1,4 @@
-"""The launcher: composes and checks every job, runs those that aren't finished, and writes the report."""
+"""The launcher of sweeps: checks every job, runs those that aren't finished, and writes the report."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from mlens.files import refuse_links
 from mlens.overrides import quoted
 from mlens.text import first_line
 
-# A sweep's own settings, which its jobs have no use for.
+# Settings of the sweep, which aren't passed to its jobs.
 SWEEP_ONLY = ("output_dir=", "resume=", "hydra.")
-# How long the ranks of a sweep that was killed may take to notice.
-LEFTOVERS = 30.0
+# Seconds that the ranks of a killed sweep may take to exit.
+LEFTOVER_TIMEOUT = 30.0
 
 
 class MlensLauncher(Launcher):
-    """Hydra's sweeper calls `setup` once and `launch` for each batch of jobs."""
+    """The launcher. Hydra's sweeper calls `setup` once, and `launch` for each batch of jobs."""
 
     def __init__(self, **settings: Any) -> None:
         try:
@@ -47,11 +47,14 @@ class MlensLauncher(Launcher):
             raise UserError(f"hydra.launcher: {error}") from error
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Raises UserError under torchrun or another launcher, where every rank would sweep for itself, and where
-        Hydra's own settings name the folders in another way than a sweep does."""
+        """Store the config.
+
+        Raises UserError under torchrun or another launcher, where every rank would run the sweep, and where Hydra's
+        settings name the folders differently.
+        """
         if "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UserError(
-                "a sweep starts a torchrun for each job by itself: start it without one, as "
+                "a sweep starts torchrun for each job, and can't run under torchrun itself. Start it as "
                 f"`python {Path(sys.argv[0]).name} {' '.join(sys.argv[1:])} "
                 f"hydra.launcher.nproc_per_node={os.environ.get('LOCAL_WORLD_SIZE', 'auto')}` "
                 "(on several nodes: with hydra.launcher.backend=slurm)"
@@ -61,21 +64,23 @@ class MlensLauncher(Launcher):
         self.loader: ConfigLoader = hydra_context.config_loader
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs of this batch that aren't finished yet; returns what each came to, in their order: the best
-        validation RMSE of a finished one, a JobFailed for a failed one."""
+        """Run the jobs of this batch that aren't finished yet.
+
+        Returns each job's result, in order: the best validation RMSE of a finished job, a JobFailed for another one.
+        """
         from filelock import FileLock, Timeout
 
         folder = Path(self.config.hydra.sweep.dir).expanduser().resolve()
         folder.mkdir(parents=True, exist_ok=True)
         batch = [[o for o in overrides if not o.startswith(SWEEP_ONLY)] for overrides in job_overrides]
-        checked = self._checked_jobs(batch, names_in(folder, batch, initial_job_idx))
+        checked = self._check_jobs(batch, names_in(folder, batch, initial_job_idx))
         jobs = [job.entry for job in checked]
         refuse_links(folder / ".sweep.lock", folder / "logs")
         try:
             lock = FileLock(folder / ".sweep.lock").acquire(timeout=0)
         except Timeout as error:
-            raise UserError(f"another sweep is at work in {folder}: wait for it, or give another output_dir") from error
-        with lock, _stopped_like_interrupted():
+            raise UserError(f"another sweep is running in {folder}. Wait for it, or give another output_dir") from error
+        with lock, _signals_as_interrupt():
             ledger = Ledger(folder, jobs)
             todo = [job.name for job in jobs if not _is_finished(ledger, job)]
             executor, queued = self._queue(ledger, todo)
@@ -91,10 +96,10 @@ class MlensLauncher(Launcher):
                 self._run(ledger, todo, board, executor, queued)
             if any(job.state == FINISHED for job in ledger.jobs.values()):
                 self._report(folder)
-        return [_returned(ledger, job.name, overrides) for job, overrides in zip(jobs, job_overrides, strict=True)]
+        return [_job_return(ledger, job.name, overrides) for job, overrides in zip(jobs, job_overrides, strict=True)]
 
     def _queue(self, ledger: Ledger, names: list[str]) -> tuple[Any, dict[str, Any]]:
-        """With backend=slurm, the executor, and which of these jobs are in its queue."""
+        """Return the executor and those of these jobs that are in its queue; None and no jobs without backend=slurm."""
         if self.settings.backend != "slurm":
             return None, {}
         from hydra_plugins.mlens_launcher._slurm import make_executor, still_queued
@@ -117,7 +122,7 @@ class MlensLauncher(Launcher):
             run_local(ledger, todo, command, self.settings, board)
 
     def _report(self, folder: Path) -> None:
-        """Compare what has finished; what can't be compared takes nothing from the jobs."""
+        """Compare the finished jobs. A comparison that isn't possible doesn't fail the sweep."""
         from mlens.comparison.report import report, say
         from mlens.comparison.tracking import track
         from mlens.training.settings import Wandb
@@ -131,12 +136,12 @@ class MlensLauncher(Launcher):
         track(written, Wandb(**self.config.wandb), folder)
 
     def _script(self) -> list[str]:
-        """The script and what of the command line chooses its configs."""
+        """Return the script and the command line's options that select its configs."""
         hydra = self.config.hydra
         options = ["--config-name", hydra.job.config_name]
         flags = {"main": "--config-path", "command-line": "--config-dir"}
         options += [f"{flags[s.provider]}={s.path}" for s in hydra.runtime.config_sources if s.provider in flags]
-        # Unresolved: `${hydra.job.num}` in one of them has no value here.
+        # Not resolved: `${hydra.job.num}` in an override has no value here.
         given = cast(list[str], OmegaConf.to_container(hydra.overrides.hydra, resolve=False))
         options += [override for override in given if override.startswith("hydra.searchpath=")]
         script = Path(sys.argv[0]).resolve()
@@ -144,16 +149,18 @@ class MlensLauncher(Launcher):
         program = ["-m", "mlens", "train"] if script.parent == Path(mlens.__file__).parent else [str(script)]
         return [*program, *options, "hydra.mode=RUN"]
 
-    def _checked_jobs(self, batch: list[list[str]], names: list[str]) -> list[CheckedJob]:
-        """Every job's config composed and checked, its model and tracker looked at, its data read and its model's files
-        digested (each once), before any job is started."""
+    def _check_jobs(self, batch: list[list[str]], names: list[str]) -> list[CheckedJob]:
+        """Compose and check every job before any is started.
+
+        For each distinct value once: check model and tracker, read the data, and digest the model's files.
+        """
         from mlens.config import check
         from mlens.data.load import load_table
         from mlens.identity import identify
         from mlens.preflight import preflight
 
         hashes: dict[str, str] = {}
-        looked_at: set[str] = set()
+        preflighted: set[str] = set()
         jobs = []
         for name, overrides in zip(names, batch, strict=True):
             config = self.loader.load_sweep_config(self.config, overrides)
@@ -161,10 +168,10 @@ class MlensLauncher(Launcher):
                 del config["hydra"]
             try:
                 settings = check(config)
-                outside = repr((settings.model, settings.prompt, settings.wandb.mode))
-                if outside not in looked_at:
+                external = repr((settings.model, settings.prompt, settings.wandb.mode))
+                if external not in preflighted:
                     preflight(settings)
-                    looked_at.add(outside)
+                    preflighted.add(external)
                 data = str(settings.config["data"])
                 if data not in hashes:
                     hashes[data] = load_table(settings.data).content_hash()
@@ -187,11 +194,11 @@ def _output_dir(folder: Path, name: str) -> str:
 
 
 def _refuse_folder_names(config: DictConfig) -> None:
-    """Raises UserError where the sweep's folder can't be known, or `hydra.sweep` names its jobs' folders."""
+    """Raise UserError where the sweep's folder can't be resolved, or `hydra.sweep` names its jobs' folders."""
     sweep = cast(dict, OmegaConf.to_container(config.hydra.sweep, resolve=False))
     if sweep["subdir"] != "${hydra.job.num}":
         raise UserError(
-            "hydra.sweep.subdir can't be set: leave it out. output_dir=FOLDER is the sweep's folder, and its jobs' "
+            "hydra.sweep.subdir can't be set. Leave it out: output_dir=FOLDER is the sweep's folder, and its jobs' "
             "folders are named by their overrides"
         )
     for key in ("output_dir", "hydra.sweep.dir"):
@@ -202,9 +209,11 @@ def _refuse_folder_names(config: DictConfig) -> None:
 
 
 @contextmanager
-def _stopped_like_interrupted() -> Iterator[None]:
-    """SIGTERM, SIGUSR1 and, unless it is ignored (nohup), SIGHUP stop the jobs as Ctrl-C does. Further ones change
-    nothing: a closed terminal often sends two, and the jobs are saving."""
+def _signals_as_interrupt() -> Iterator[None]:
+    """Make SIGTERM, SIGUSR1 and, unless it is ignored (nohup), SIGHUP stop the jobs as Ctrl-C does.
+
+    Further signals are ignored: a closed terminal often sends two, and the jobs are saving.
+    """
     before = {number: signal.getsignal(number) for number in SIGNALS}
     taken = [number for number, handler in before.items() if handler != signal.SIG_IGN]
 
@@ -223,7 +232,7 @@ def _stopped_like_interrupted() -> Iterator[None]:
 
 
 def _is_finished(ledger: Ledger, job: Job) -> bool:
-    """Whether the job's folder holds its finished run. Raises UserError where it holds another's."""
+    """Whether the job's folder contains its finished run. Raises UserError where it contains another job's."""
     from mlens.comparison.runs import read_json
 
     folder = ledger.folder / job.name
@@ -232,8 +241,8 @@ def _is_finished(ledger: Ledger, job: Job) -> bool:
         found = read_json(summary).get("fingerprint")
         if found != job.fingerprint:
             raise UserError(
-                f"{folder} holds a run that finished with other settings, data, model or version (fingerprint {found}, "
-                f"now {job.fingerprint}): give another output_dir, or remove it to run it again"
+                f"{folder} contains a run that finished with other settings, data, model or version (fingerprint "
+                f"{found}, now {job.fingerprint}). Give another output_dir, or remove the folder to run the job again"
             )
         if ledger.jobs[job.name].state != FINISHED:
             ledger.set(job.name, state=FINISHED)
@@ -242,8 +251,10 @@ def _is_finished(ledger: Ledger, job: Job) -> bool:
 
 
 def _refuse_other_run(folder: Path, job: CheckedJob) -> None:
-    """Raises UserError where the job's folder holds anything that this job can't continue: nothing is deleted. The run
-    itself decides, not the ledger, which may be lost."""
+    """Raise UserError where the job's folder contains anything that this job can't continue; nothing is deleted.
+
+    The files of the run decide, not the ledger, which may be lost.
+    """
     from mlens.identity import read_identity
     from mlens.saved_config import read_saved_config
     from mlens.training.folder import RunFolder, refuse_other_files
@@ -251,36 +262,37 @@ def _refuse_other_run(folder: Path, job: CheckedJob) -> None:
 
     run = RunFolder(folder / job.entry.name)
     if not run.begun:
-        refuse_links(run.path)  # a begun or finished job may have been moved to a larger disk
+        refuse_links(run.path)  # of a begun or finished job: it may have been moved to a larger disk
         refuse_other_files(run)
         return
     try:
         refuse_changes(read_saved_config(run.config), job.config)
     except UserError as error:
-        raise UserError(f"{run.path} holds an unfinished run that other settings began: {error}") from error
+        raise UserError(f"{run.path} contains an unfinished run with other settings: {error}") from error
     before, now = read_identity(run.path), job.identity
     same = before is not None and (before.data, before.model, before.version) == (now.data, now.model, now.version)
     if not same:
         raise UserError(
-            f"{run.path} holds an unfinished run that was begun with other data, another model or another version of "
-            "mlens: give another output_dir, or remove the folder to run the job anew"
+            f"{run.path} contains an unfinished run with other data, another model or another version of mlens. "
+            "Give another output_dir, or remove the folder to run the job again"
         )
 
 
 def _wait_for_leftovers(folder: Path, names: list[str]) -> None:
-    """Wait until no process of an earlier sweep works in these jobs' folders. Raises UserError where one stays."""
+    """Wait until no process of an earlier sweep runs these jobs. Raises UserError after LEFTOVER_TIMEOUT."""
     marks = {_output_dir(folder, name) for name in names}
-    deadline = time.monotonic() + LEFTOVERS
+    deadline = time.monotonic() + LEFTOVER_TIMEOUT
     while True:
         found = [process.pid for process in processes_with(marks)]
         if not found:
             return
         if time.monotonic() > deadline:
-            raise UserError(f"processes {', '.join(map(str, found))} still work on jobs in {folder}: end them first")
+            pids = ", ".join(map(str, found))
+            raise UserError(f"processes {pids} are still running jobs in {folder}. Stop them first")
         time.sleep(0.5)
 
 
-def _returned(ledger: Ledger, name: str, overrides: Sequence[str]) -> JobReturn:
+def _job_return(ledger: Ledger, name: str, overrides: Sequence[str]) -> JobReturn:
     job = ledger.jobs[name]
     if job.state != FINISHED:
         error = JobFailed(f"job {name} failed (exit code {job.exit_code}): {job.error}")

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from hydra_plugins.mlens_launcher import _agent
-from hydra_plugins.mlens_launcher._board import Board, Standing
+from hydra_plugins.mlens_launcher._board import Board, JobProgress
 from hydra_plugins.mlens_launcher._ledger import (
     FAILED,
     FINISHED,
@@ -96,7 +96,7 @@ def test_the_ledger_keeps_what_an_earlier_sweep_did_of_the_same_jobs(tmp_path):
 @pytest.mark.parametrize("text", ["", "[]", '{"jobs": [{"x": 1}]}', '{"jobs": [3]}'])
 def test_a_file_that_is_no_ledger_is_refused_and_kept(tmp_path, text):
     (tmp_path / "sweep.json").write_text(text)
-    with pytest.raises(UserError, match="no ledger"):
+    with pytest.raises(UserError, match="is not a sweep ledger"):
         Ledger(tmp_path, [])
     assert (tmp_path / "sweep.json").read_text() == text
 
@@ -141,8 +141,8 @@ def test_wrong_settings_are_refused_by_name(wrong):
 def test_a_jobs_standing_is_read_as_it_is_written(tmp_path):
     logs = tmp_path / "training_logs"
     logs.mkdir()
-    at = Standing()
-    at.look(tmp_path)
+    at = JobProgress()
+    at.refresh(tmp_path)
     assert at.seconds_left is None
     (tmp_path / "plan.json").write_text('{"steps": 10}')
     (logs / "phase").write_text("training")
@@ -150,13 +150,13 @@ def test_a_jobs_standing_is_read_as_it_is_written(tmp_path):
     with (logs / "metrics.jsonl").open("w") as file:
         file.write(json.dumps(train | {"step": 1}) + "\n" + json.dumps(train | {"step": 2})[:20])
         file.flush()
-        at.look(tmp_path)
+        at.refresh(tmp_path)
         assert (at.step, at.steps, at.seconds_left) == (1, 10, 18.0)
         file.write(
             json.dumps(train | {"step": 2})[20:] + "\n" + json.dumps({"kind": "val", "step": 2, "rmse": 0.9}) + "\n"
         )
         file.flush()
-        at.look(tmp_path)
+        at.refresh(tmp_path)
     assert (at.step, at.rmse, at.seconds_left) == (2, 0.9, 16.0)
 
 
@@ -166,15 +166,15 @@ def test_a_standing_starts_over_with_the_file_of_a_run_that_goes_on(tmp_path):
     file = tmp_path / "training_logs" / "metrics.jsonl"
     lines = [json.dumps({"kind": "train", "epoch": 0, "seconds": 2.0, "step": step}) + "\n" for step in range(1, 9)]
     file.write_text("".join(lines[:6]) + lines[6][:9])
-    at = Standing()
-    at.look(tmp_path)
-    assert (at.step, at.spent) == (6, 12.0)
+    at = JobProgress()
+    at.refresh(tmp_path)
+    assert (at.step, at.step_seconds) == (6, 12.0)
     write_text(file, "".join(lines[:3]))
     for count in (3, 8):
         with file.open("a") as appended:
             appended.write("".join(lines[3:count]))
-        at.look(tmp_path)
-        assert (at.step, at.spent) == (count, 2.0 * count)
+        at.refresh(tmp_path)
+        assert (at.step, at.step_seconds) == (count, 2.0 * count)
 
 
 def test_against_the_clock_no_more_is_left_than_the_clock_leaves(tmp_path):
@@ -183,8 +183,8 @@ def test_against_the_clock_no_more_is_left_than_the_clock_leaves(tmp_path):
     (tmp_path / "training_logs" / "phase").write_text("training")
     record = json.dumps({"kind": "train", "epoch": 0, "seconds": 12.0, "step": 1})
     (tmp_path / "training_logs" / "metrics.jsonl").write_text(record + "\n")
-    at = Standing()
-    at.look(tmp_path)
+    at = JobProgress()
+    at.refresh(tmp_path)
     assert at.seconds_left == 18.0
 
 
@@ -216,7 +216,7 @@ def test_a_running_jobs_row_says_what_it_does_and_since_when(board):
         return [cell.strip() for cell in lines[-1].strip("│").split("│")]
 
     assert row() == ["a", "preparing", "", "", "", "0:00", ""]  # not what the earlier process did
-    board._standings["a"].since -= 75
+    board._progress["a"].start_time -= 75
     for phase in ("training", "validating", "testing", "baselines"):
         go_on(board, phase)
         assert row()[1] == phase and row()[5].startswith("1:1")
@@ -261,7 +261,7 @@ def test_what_a_failed_job_said_last(tmp_path):
     log.write_text(f"[rank0]: Traceback\n[rank0]: KeyError: 'rmse'\nE1129 failed\n{CHILD_FAILED}:\n{'=' * 60}\n")
     assert last_lines(log) == f"KeyError: 'rmse' (traceback: {log})"
     log.write_text("\n")  # a job that was killed at once
-    assert last_lines(log) == "it said nothing"
+    assert last_lines(log) == "no output"
 
 
 @pytest.fixture

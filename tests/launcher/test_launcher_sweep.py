@@ -127,7 +127,7 @@ def test_a_sweep_in_a_folder_where_another_is_at_work_is_refused(tmp_path):
 
     with FileLock(tmp_path / ".sweep.lock"):
         result = train_command_here(*SWEEP, f"output_dir={tmp_path}", cwd=tmp_path)
-    assert result.returncode == 2 and "another sweep is at work" in result.stderr
+    assert result.returncode == 2 and "another sweep is running" in result.stderr
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hydra_plugins.mlens_launcher._board import Standing
+from hydra_plugins.mlens_launcher._board import JobProgress
 from mlens.training.journal import Journal, intact_records
 from mlens.training.settings import Wandb
 
@@ -109,6 +109,6 @@ def test_records_lie_on_the_disk_before_a_checkpoint_counts_them(journal, monkey
 def test_a_sweeps_board_passes_over_damaged_lines(tmp_path):
     (tmp_path / "training_logs").mkdir()
     (tmp_path / "training_logs" / "metrics.jsonl").write_bytes(RECORDS[0] + b"\0\n[]\n{}\n" + RECORDS[2] + b"half")
-    standing = Standing()
-    standing.look(tmp_path)
+    standing = JobProgress()
+    standing.refresh(tmp_path)
     assert (standing.step, standing.spent) == (2, 2.0)
