@@ -1,1 +1,1 @@
-"""Finished runs' files -> paired statistics, report."""
+"""Comparison of finished runs from their files: paired statistics and a report."""

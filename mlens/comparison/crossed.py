@@ -1,4 +1,4 @@
-"""Trained under one strategy, tested under another: what `mlens evaluate` left in runs' folders."""
+"""Runs trained under one strategy and tested under another, from evaluations saved by `mlens evaluate`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from mlens.comparison.runs import Arm, strategy_label
 
 
 def crossed_table(arms: Sequence[Arm]) -> dict[str, list] | None:
-    """Test RMSE (a mean over seeds) of each arm under its own strategy and under those that its runs were evaluated
-    with: `columns`, the strategies, and `rows` of cells. None where no run was evaluated under another."""
+    """Return the table of test RMSE (mean over seeds) of each arm under its strategy and under other ones.
+
+    `columns` holds the strategies, `rows` the cells. None if no run was evaluated under another strategy.
+    """
     found: dict[str, dict[str, list[float]]] = {arm.label: {} for arm in arms}
     for arm in arms:
         for run in arm.runs:

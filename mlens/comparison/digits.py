@@ -1,7 +1,8 @@
-"""With how many digits a figure is printed that comes from random resamples: no more than their number leaves certain.
+"""Printed precision of figures that come from random resamples: digits below their Monte Carlo error are dropped.
 
-Another seed of the generator gives other resamples, and so another interval or p. The unit of the last printed digit is
-at least three standard errors of that, so that a printed figure nearly never differs by more than one such unit.
+Another seed of the generator gives other resamples, and so another interval or p-value. The unit of the last printed
+digit is at least three standard errors of that variation, so that between seeds a printed figure almost never differs
+by more than one unit.
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ from __future__ import annotations
 import math
 
 ERRORS = 3
-# Decimals at most: of figures in stars, and of p, which has one at least.
+# Maximum number of decimals: of figures in stars, and of p, which has at least one.
 MOST, MOST_OF_P = 4, 3
-# A p that may be zero as far as resamples tell is said to be below one of these.
+# A p whose resamples can't distinguish it from zero is printed as below one of these.
 BOUNDS = (0.001, 0.01, 0.05, 0.1, 0.2, 0.5, 1)
 
 
 def decimals(error: float, most: int = MOST) -> int:
-    """How many decimals a standard error leaves; negative ones stand for tens, hundreds, …
+    """Return the number of decimals that a standard error allows; negative numbers stand for tens, hundreds, …
 
     >>> decimals(0.0002), decimals(0.004), decimals(4.0), decimals(0.0)
     (3, 1, -2, 4)
@@ -25,8 +26,10 @@ def decimals(error: float, most: int = MOST) -> int:
 
 
 def interval(low: float, high: float, error: float, sign: str = "") -> str:
-    """An interval whose ends have at most this standard error. sign: `+` prints signs. One that is narrower than its
-    digits can tell is rounded outwards: it never reads as a certainty.
+    """Format an interval whose ends have at most this standard error; one narrower than its last digit is rounded
+    outwards, so that it never has width 0.
+
+    sign: `+` prints the signs of its ends.
 
     >>> interval(-0.01234, 0.05678, 0.0002, "+"), interval(-0.3, 0.3, 0.2, "+")
     ('-0.012 to +0.057', '-1 to +1')
@@ -36,12 +39,12 @@ def interval(low: float, high: float, error: float, sign: str = "") -> str:
     if low < high and ends[0] == ends[1]:
         unit = 10.0**-places
         ends = [round(math.floor(low / unit) * unit, places), round(math.ceil(high / unit) * unit, places)]
-    ends = [end + 0.0 for end in ends]  # without a negative zero
+    ends = [end + 0.0 for end in ends]  # no negative zero
     return " to ".join(f"{end:{sign}.{max(places, 0)}f}" for end in ends)
 
 
 def p_value(p: float, error: float) -> str:
-    """p with its standard error, as `p 0.03` or `p < 0.001`.
+    """Format p, given its standard error, as `p 0.03` or `p < 0.001`.
 
     >>> p_value(0.0312, 0.0017), p_value(0.0001, 0.0001), p_value(0.0045, 0.0045)
     ('p 0.03', 'p < 0.001', 'p < 0.05')

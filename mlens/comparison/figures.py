@@ -1,4 +1,4 @@
-"""The report's plots, as SVG text: small, sharp in print, and drawn without scripts."""
+"""The report's plots as SVG text: small, sharp in print, without scripts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-# Text stays text, in the reader's own fonts; the same input gives the same file.
+# Text stays text, in the reader's fonts; the same input gives the same file.
 STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "mlens", "text.parse_math": False, "font.size": 9}
 COLOURS = matplotlib.color_sequences["tab10"]
 LINES = ("-", "--", ":")
@@ -20,7 +20,12 @@ LINES = ("-", "--", ":")
 
 @dataclass(frozen=True)
 class Curve:
-    """label; points (x, y); group: curves of one group share a colour."""
+    """A line of a plot.
+
+    label: its name in the legend.
+    x, y: its points.
+    group: curves of one group share a colour.
+    """
 
     label: str
     x: Sequence[float]
@@ -30,7 +35,11 @@ class Curve:
 
 @matplotlib.rc_context(STYLE)
 def intervals(labels: Sequence[str], values: Sequence[tuple[float, float, float]], what: str) -> str:
-    """A point with its interval (value, low, high) for each label, top to bottom."""
+    """Plot a point with its interval for each label, top to bottom.
+
+    values: (value, low, high) of each label.
+    what: label of the axis.
+    """
     figure = Figure(figsize=(7, 0.8 + 0.35 * len(labels)), layout="constrained")
     axes = figure.subplots()
     for i, (value, low, high) in enumerate(values):
@@ -46,21 +55,21 @@ def intervals(labels: Sequence[str], values: Sequence[tuple[float, float, float]
 
 @matplotlib.rc_context(STYLE)
 def curves(lines: Sequence[Curve], x: str, y: str, diagonal: bool = False) -> str:
-    """Lines with a mark at each point; the first of each group is in the legend."""
+    """Plot lines with a mark at each point; the first of each group is in the legend."""
     figure = Figure(figsize=(5.2, 3.6), layout="constrained")
     axes = figure.subplots()
     if diagonal:
         axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
     seen: dict[int, int] = {}
     for line in lines:
-        turn = seen[line.group] = seen.get(line.group, -1) + 1
+        number = seen[line.group] = seen.get(line.group, -1) + 1
         axes.plot(
             line.x,
             line.y,
             marker=".",
             color=_colour(line.group),
-            linestyle=LINES[turn % len(LINES)],
-            label=line.label if turn == 0 else None,
+            linestyle=LINES[number % len(LINES)],
+            label=line.label if number == 0 else None,
         )
     axes.set_xlabel(x)
     axes.set_ylabel(y)
@@ -71,7 +80,7 @@ def curves(lines: Sequence[Curve], x: str, y: str, diagonal: bool = False) -> st
 
 @matplotlib.rc_context(STYLE)
 def groups(labels: Sequence[str], values: Sequence[Mapping[str, float]], x: str, y: str) -> str:
-    """Bars of each label in each group, groups side by side in the order of their lower edges."""
+    """Plot a bar for each label in each group, with groups in the order of their lower edges."""
     names = sorted({name for value in values for name in value}, key=_lower_edge)
     figure = Figure(figsize=(5.2, 3.6), layout="constrained")
     axes = figure.subplots()
@@ -87,13 +96,13 @@ def groups(labels: Sequence[str], values: Sequence[Mapping[str, float]], x: str,
 
 
 def _lower_edge(name: str) -> tuple[float, str]:
-    """Of a group like `5-19` or `1000+`; what is none comes last."""
+    """Return the sort key of a group such as `5-19` or `1000+`; other names come last."""
     digits = re.match("[0-9]{1,12}", name)
     return float(digits[0]) if digits else float("inf"), name
 
 
 def _legend(figure: Figure) -> None:
-    """Below the axes, where it hides nothing."""
+    """Put the legend below the axes, where it hides nothing."""
     figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
 
 
@@ -102,10 +111,10 @@ def _colour(number: int):
 
 
 def _svg(figure: Figure) -> str:
-    """The figure as an <svg> element, without the document's head."""
+    """Return the figure as an <svg> element, without the document's head."""
     text = io.StringIO()
     with warnings.catch_warnings():
-        # Signs that the measuring font lacks; the reader's own draw them.
+        # Characters missing from the font used for measuring; the reader's fonts draw them.
         warnings.filterwarnings("ignore", "Glyph .* missing from")
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     svg = text.getvalue()

@@ -1,5 +1,8 @@
-"""What a comparison needs of the files that a run left. A file that was cut off, edited by hand or made up is refused
-in one line, so that whoever reads the content need not look twice."""
+"""Schemas of a run's files, and their validation.
+
+A file that is truncated, edited by hand or forged is rejected in one line, so that code that uses the content needs no
+checks.
+"""
 
 from __future__ import annotations
 
@@ -14,25 +17,30 @@ import polars as pl
 from mlens.errors import UserError
 from mlens.saved_config import read_saved_config
 
-# Larger numbers are none of a run's.
+# Larger numbers don't occur in a run.
 LARGEST = 1e15
-# By how much a share or a sum of shares may be off, from rounding.
+# Tolerance for the rounding of a share or of a sum of shares.
 ROUNDING = 1e-4
-# Rows that a byte of a parquet file may hold: every target has a prediction of its own.
+# Maximum number of rows for each byte of a parquet file: every target has a prediction, so that predictions
+# can't be compressed further.
 ROWS_PER_BYTE = 10
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of values: what it is called, and whether a value is of it."""
+    """A type of values.
+
+    name: its name in messages.
+    holds: whether a value is of this type.
+    """
 
     name: str
     holds: Callable[[Any], bool]
 
 
-# A form is a kind of values, a list of one form, or a dict of forms by key (`key?`: may be missing; `...`: of all other
-# keys, which may be any without it).
-Form = Any
+# A schema is a kind of values, a list with the schema of its items, or a dict of schemas by key. `key?` is optional;
+# `...` is the schema of all other keys, which aren't checked without it.
+Schema = Any
 
 
 def _is(value: Any, *kinds: type) -> bool:
@@ -40,7 +48,7 @@ def _is(value: Any, *kinds: type) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return _is(value, int, float) and abs(value) <= LARGEST  # NaN is none
+    return _is(value, int, float) and abs(value) <= LARGEST  # false for NaN
 
 
 def _is_within(value: Any, most: float) -> bool:
@@ -49,8 +57,8 @@ def _is_within(value: Any, most: float) -> bool:
 
 TEXT = Kind("text", lambda value: _is(value, str))
 TEXT_OR_NONE = Kind("text or null", lambda value: value is None or _is(value, str))
-WHOLE = Kind("a whole number", lambda value: _is(value, int) and _is_number(value))
-COUNT = Kind("a whole number of at least 0", lambda value: WHOLE.holds(value) and value >= 0)
+INTEGER = Kind("a whole number", lambda value: _is(value, int) and _is_number(value))
+COUNT = Kind("a whole number of at least 0", lambda value: INTEGER.holds(value) and value >= 0)
 NUMBER = Kind("a number", _is_number)
 POSITIVE = Kind("a number above 0", lambda value: _is_number(value) and value > 0)
 ERROR = Kind("a number of at least 0", lambda value: _is_number(value) and value >= 0)
@@ -64,7 +72,7 @@ LIST = Kind("a list", lambda value: _is(value, list))
 SWITCH = Kind("true or false", lambda value: isinstance(value, bool))
 ID = Kind("an id", lambda value: _is(value, int, str))
 
-# Taken from the runs' own summaries, as means over seeds.
+# Metrics copied from the runs' summaries, as means over seeds.
 SUMMARISED = {
     "accuracy": SHARE,
     "nll": LOSS,
@@ -78,7 +86,7 @@ SUMMARISED = {
 
 _ERRORS = {...: {"rmse": AMOUNT, "mae?": AMOUNT, "targets?": COUNT}}
 _AUDITED = {"targets": COUNT, "visible": COUNT, "shown": {"prompts": COUNT}}
-SUMMARY: Form = {
+SUMMARY: Schema = {
     "fingerprint": TEXT,
     "overrides": [TEXT],
     "metrics": {
@@ -96,91 +104,96 @@ SUMMARY: Form = {
     "made_up_data": SWITCH,
     "versions": {...: TEXT},
 }
-EVALUATION: Form = {"history": OBJECT, "metrics": {"test": {"rmse": ERROR}}}
-PLAN: Form = {"steps_per_epoch": POSITIVE}
-RECORD: Form = {"kind": TEXT}
-# A validation of a model that predicts no numbers is recorded as NaN.
-VALIDATION: Form = {"step": COUNT, "seconds": ERROR, "rmse": MAYBE_NUMBER}
-PROMPTS: Form = [
+EVALUATION: Schema = {"history": OBJECT, "metrics": {"test": {"rmse": ERROR}}}
+PLAN: Schema = {"steps_per_epoch": POSITIVE}
+RECORD: Schema = {"kind": TEXT}
+# The RMSE is NaN for a model whose predictions are NaN.
+VALIDATION: Schema = {"step": COUNT, "seconds": ERROR, "rmse": MAYBE_NUMBER}
+PROMPTS: Schema = [
     {"kind": TEXT, "user": ID, "movie": ID, "t": COUNT, "title": TEXT, "prompt": TEXT}
     | {"rating": NUMBER, "expected": NUMBER, "history_used": COUNT}
 ]
-CONFIG: Form = {"seed": WHOLE, "history": OBJECT, "comparison?": OBJECT}
+CONFIG: Schema = {"seed": INTEGER, "history": OBJECT, "comparison?": OBJECT}
 
-# Columns of predictions: text or numbers, and numbers (all with prefix p_ too).
+# Columns of predictions with text or numbers, and with numbers (as all with the prefix p_).
 NAMES = ("user", "movie", "history_hash")
 NUMBERS = ("t", "rating", "expected", "argmax", "history_used", "history_dropped")
 COUNTS = ("t", "history_used", "history_dropped")
-# Of a run with several draws of histories: which one, from 0.
+# Column with the number of the draw, from 0, for runs with several draws of histories.
 DRAW = "draw"
 
 
-def read_json(file: Path, form: Form = OBJECT) -> Any:
-    """The content of a JSON file. Raises UserError where it can't be read or hasn't this form."""
+def read_json(file: Path, schema: Schema = OBJECT) -> Any:
+    """Read a JSON file. Raises UserError if it can't be read or doesn't match the schema."""
     try:
-        return parse_json(file.read_text(encoding="utf-8"), form, str(file))
+        return parse_json(file.read_text(encoding="utf-8"), schema, str(file))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file} can't be read: {error}") from error
 
 
-def parse_json(text: str, form: Form, place: str) -> Any:
-    """The content of JSON text. Raises UserError, which begins with `place`, where it is none or hasn't this form."""
+def parse_json(text: str, schema: Schema, place: str) -> Any:
+    """Parse JSON text. Raises UserError, which begins with `place`, if it isn't JSON or doesn't match the schema."""
     try:
         content = json.loads(text)
-        if "\\u" in text:  # half of a character pair is written so, and no file can hold it
+        if "\\u" in text:  # an escaped lone surrogate parses, but can't be encoded as UTF-8
             json.dumps(content, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise UserError(f"{place} can't be read: {error}") from error
-    require(content, form, place)
+    require(content, schema, place)
     return content
 
 
 def read_config(file: Path) -> dict:
-    """A run's saved config. Raises UserError where it can't be read or is none."""
+    """Read a run's saved config. Raises UserError if it can't be read or isn't the config of a run."""
     content = read_saved_config(file)
     require(content, CONFIG, str(file))
     return content
 
 
 def read_predictions(file: Path, columns: tuple[str, ...] | None = None) -> list[pl.DataFrame]:
-    """For each draw of histories (one without a column `draw`) a frame with one row a target: these columns (None: all
-    that predictions have). Raises UserError where the file can't be read, a column is missing, of another kind, or has
-    gaps, draws have different numbers of rows, a target stands twice in one, or figures in any column can't be."""
+    """Read a file of predictions: a frame with one row a target for each draw of histories (one frame if there is no
+    column `draw`).
+
+    columns: the columns to return (None: all columns of predictions).
+
+    Raises UserError if the file can't be read, if a column is missing, has another type or missing values, if draws
+    differ in their number of rows, if a target occurs twice in a draw, or if a value in any column is impossible.
+    """
     try:
         schema = pl.read_parquet_schema(file)
         rows = pl.scan_parquet(file, glob=False).select(pl.len()).collect().item()
-        own = [*NAMES, *NUMBERS, *(name for name in schema if name.startswith("p_"))]
-        wanted = (own if columns is None else list(columns)) + [DRAW] * (DRAW in schema)
-        for name in wanted:
+        every = [*NAMES, *NUMBERS, *(name for name in schema if name.startswith("p_"))]
+        selected = (every if columns is None else list(columns)) + [DRAW] * (DRAW in schema)
+        for name in selected:
             _require_column(name, schema, file)
         if not 0 < rows <= ROWS_PER_BYTE * file.stat().st_size:
-            raise UserError(f"{file}: {rows:,} rows of predictions can't be in it")
+            raise UserError(f"{file}: impossible number of rows for the file's size: {rows:,}")
         _require_possible(file, schema)
-        frame = pl.read_parquet(file, columns=wanted, glob=False)
+        frame = pl.read_parquet(file, columns=selected, glob=False)
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise UserError(f"{file} can't be read: {str(error).partition(chr(10))[0]}") from error
-    for name in wanted:
-        gap = frame[name].has_nulls() if name in NAMES else not frame[name].is_between(-LARGEST, LARGEST).all()
-        if gap or frame[name].has_nulls():
-            raise UserError(f"{file}: the column {name} has values that are none")
-    return _draws(frame, file) if DRAW in wanted else [frame]
+    for name in selected:
+        invalid = name not in NAMES and not frame[name].is_between(-LARGEST, LARGEST).all()
+        if invalid or frame[name].has_nulls():
+            raise UserError(f"{file}: the column {name} has missing or invalid values")
+    return _draws(frame, file) if DRAW in selected else [frame]
 
 
 def _draws(frame: pl.DataFrame, file: Path) -> list[pl.DataFrame]:
-    """The rows of each draw, in their order. Raises UserError where draws aren't 0, 1, … with equally many rows."""
+    """Split the rows by draw, in their order. Raises UserError if draws aren't 0, 1, … with equal numbers of rows."""
     sizes = frame.group_by(DRAW).len().sort(DRAW)
     if sizes[DRAW].to_list() != list(range(len(sizes))) or sizes["len"].n_unique() != 1:
         raise UserError(f"{file}: the column {DRAW} must count draws from 0, each with a row for every target")
-    return [own.drop(DRAW) for own in frame.sort(DRAW, maintain_order=True).partition_by(DRAW, maintain_order=True)]
+    return [draw.drop(DRAW) for draw in frame.sort(DRAW, maintain_order=True).partition_by(DRAW, maintain_order=True)]
 
 
 def _require_possible(file: Path, schema: dict[str, pl.DataType] | pl.Schema) -> None:
-    """Raises UserError for the first rule that a row breaks. The rows are read in pieces, and not kept."""
+    """Raise UserError for the first rule that a row violates. The rows are streamed, not kept in memory."""
     shares = [name for name in schema if name.startswith("p_")]
     for name in (name for name in (*NAMES, *NUMBERS, *shares) if name in schema):
         _require_column(name, schema, file)
     rules = {f"{name} is negative": pl.col(name) < 0 for name in COUNTS if name in schema}
-    rules |= {f"{name} is no probability": ~pl.col(name).is_between(-ROUNDING, 1 + ROUNDING) for name in shares}
+    rules |= {f"{name} is not a probability": ~pl.col(name).is_between(-ROUNDING, 1 + ROUNDING) for name in shares}
     if shares:
         scale = _scale(shares, file)
         lowest, highest = min(scale) - ROUNDING, max(scale) + ROUNDING
@@ -191,44 +204,45 @@ def _require_possible(file: Path, schema: dict[str, pl.DataType] | pl.Schema) ->
             rules["expected is outside of the scale"] = ~pl.col("expected").is_between(lowest, highest)
     if {"user", "t"} <= {*schema}:
         one = [name for name in ("user", "t", DRAW) if name in schema]
-        rules["a target stands twice"] = pl.struct(one).is_duplicated()
+        rules["a target occurs twice"] = pl.struct(one).is_duplicated()
     found = pl.scan_parquet(file, glob=False).select(rule.any().alias(name) for name, rule in rules.items()).collect()
     broken = [name for name in rules if found[name][0]]
     if broken:
-        raise UserError(f"{file}: {broken[0]}: these are no run's predictions")
+        raise UserError(f"{file}: {broken[0]}. These aren't the predictions of a run")
 
 
 def _scale(shares: Sequence[str], file: Path) -> list[float]:
+    """Return the ratings that the columns of probabilities are named for."""
     try:
         return [float(name.removeprefix("p_")) for name in shares]
     except ValueError as error:
-        raise UserError(f"{file}: a column p_… is of no rating: {error}") from error
+        raise UserError(f"{file}: a column p_… isn't named for a rating: {error}") from error
 
 
 def _require_column(name: str, schema: dict[str, pl.DataType] | pl.Schema, file: Path) -> None:
     if name not in schema:
-        raise UserError(f"{file}: there is no column {name}")
+        raise UserError(f"{file}: the column {name} is missing")
     kind = schema[name]
     if not (kind.is_numeric() or (name in NAMES and kind == pl.String)):
         raise UserError(f"{file}: the column {name} must be {'text or ' if name in NAMES else ''}numbers, not {kind}")
 
 
-def require(content: Any, form: Form, place: str, name: str = "") -> None:
-    """Raises UserError where `content`, which stands in the file `place` as `name`, hasn't this form."""
-    kind = form if isinstance(form, Kind) else OBJECT if isinstance(form, dict) else LIST
+def require(content: Any, schema: Schema, place: str, name: str = "") -> None:
+    """Raise UserError if `content`, found in the file `place` under the key `name`, doesn't match the schema."""
+    kind = schema if isinstance(schema, Kind) else OBJECT if isinstance(schema, dict) else LIST
     if not kind.holds(content):
         raise UserError(f"{place}: {name or 'the content'} must be {kind.name}, not {_short(content)}")
-    if isinstance(form, list):
+    if isinstance(schema, list):
         for i, item in enumerate(content):
-            require(item, form[0], place, f"{name}[{i}]")
-    elif isinstance(form, dict):
-        named = {key.removesuffix("?"): key for key in form if key is not ...}
+            require(item, schema[0], place, f"{name}[{i}]")
+    elif isinstance(schema, dict):
+        named = {key.removesuffix("?"): key for key in schema if key is not ...}
         for key, written in named.items():
             if key == written and key not in content:
                 raise UserError(f"{place}: {_below(name, key)} is missing")
         for key, value in content.items():
-            if key in named or ... in form:
-                require(value, form[named.get(key, ...)], place, _below(name, key))
+            if key in named or ... in schema:
+                require(value, schema[named.get(key, ...)], place, _below(name, key))
 
 
 def _below(name: str, key: object) -> str:

@@ -1,4 +1,4 @@
-"""Runs side by side on the same targets; runs with other targets aren't paired, and it is said in what they differ."""
+"""Pairing of runs on the same test targets; runs with other targets are left out, with a line on how they differ."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlens.errors import UserError
 from mlens.evaluation.metrics import mae, rmse
 
 TARGET = ("user", "movie", "t", "rating")
-# Relative: sums in another order, on another machine, differ by less.
+# Relative tolerance; sums in another order or on another machine differ by less.
 ROUNDING = 1e-9
 PER_RUN = ("expected", "history_used", "history_dropped", "history_hash")
 
@@ -23,10 +23,16 @@ PER_RUN = ("expected", "history_used", "history_dropped", "history_hash")
 class Paired:
     """The test targets that all of `arms` predicted, and each run's columns on them.
 
-    targets [t]: user, movie, t, rating; user [t]: a number for each user; rating [t];
-    expected, used, dropped [draws, t]: of each draw of histories of each run; history [draws, t]: equal where the same
-    ratings were shown; run [draws]: which run each draw belongs to;
-    runs, arm [runs]: the runs in order, and which arm each belongs to.
+    A draw is one draw of histories of one run.
+
+    arms: the compared arms.
+    targets: [t] frame with the columns user, movie, t and rating.
+    user: [t] index of the target's user.
+    expected: [draws, t] expected rating.
+    used: [draws, t] number of ratings shown.
+    dropped: [draws, t] number of ratings cut by the budget.
+    history: [draws, t] hash of the ratings shown.
+    run: [draws] index of the draw's run.
     """
 
     arms: tuple[Arm, ...]
@@ -40,42 +46,47 @@ class Paired:
 
     @property
     def runs(self) -> list[Run]:
+        """The runs of all arms, in order."""
         return [run for arm in self.arms for run in arm.runs]
 
     @property
     def arm(self) -> np.ndarray:
+        """[runs] index of each run's arm."""
         return np.repeat(np.arange(len(self.arms)), [len(arm.runs) for arm in self.arms])
 
     @property
     def rating(self) -> np.ndarray:
+        """[t] true rating of each target."""
         return self.targets["rating"].to_numpy()
 
     def draws_of(self, arm: int) -> np.ndarray:
-        """The draws of an arm's first run; which history is shown differs between its runs in training only."""
+        """Return the draws of an arm's first run; in evaluation all of its runs show the same histories."""
         return np.flatnonzero(self.run == np.flatnonzero(self.arm == arm)[0])
 
     def same_history(self, one: int, other: int) -> float:
-        """The share of targets for which two arms showed the same ratings: the mean over as many draws as both have."""
+        """Return the share of targets for which two arms showed the same ratings, averaged over the draws of both."""
         pairs = zip(self.draws_of(one), self.draws_of(other), strict=False)
         return float(np.mean([np.mean(self.history[i] == self.history[j]) for i, j in pairs]))
 
     def trimmed(self, arm: int) -> np.ndarray:
-        """[t] bool: the targets at which the budget cut an arm's history, in one draw at least."""
+        """Return whether the budget cut an arm's history in at least one draw: [t] bool."""
         return (self.dropped[self.draws_of(arm)] > 0).any(axis=0)
 
     def over_draws(self, values: np.ndarray) -> np.ndarray:
-        """[runs, ..] the mean over each run's draws of values [draws, ..]."""
+        """Average values [draws, ..] over the draws of each run: [runs, ..]."""
         return np.stack([values[self.run == run].mean(axis=0) for run in range(len(self.arm))])
 
 
 def pair(arms: Sequence[Arm]) -> tuple[Paired, list[str]]:
-    """The arms that were tested on the first arm's targets, side by side; and for each other arm a line that says why
-    it isn't among them. Raises UserError where a run's predictions aren't those that its summary is of."""
+    """Pair the arms that were tested on the first arm's targets, and explain in a line why each other arm is left out.
+
+    Raises UserError if the predictions of a run don't match its summary.
+    """
     kept, refused, columns = [], [], []
     targets: pl.DataFrame | None = None
     first = arms[0].runs[0]
     for arm in arms:
-        own = []
+        of_arm = []
         for run in arm.runs:
             drawn = [frame.sort("user", "t") for frame in run.predictions("test", (*TARGET, *PER_RUN))]
             if targets is None:
@@ -85,10 +96,10 @@ def pair(arms: Sequence[Arm]) -> tuple[Paired, list[str]]:
                 refused.append(f"{arm.label} ({run.name}): {_difference(first, targets, run, other)}")
                 break
             _require_summarised(run, drawn)
-            own.append([frame.select(PER_RUN) for frame in drawn])
+            of_arm.append([frame.select(PER_RUN) for frame in drawn])
         else:
             kept.append(arm)
-            columns += own
+            columns += of_arm
     assert targets is not None
     runs = np.repeat(np.arange(len(columns)), [len(drawn) for drawn in columns])
     frames = [frame for drawn in columns for frame in drawn]
@@ -108,29 +119,30 @@ def pair(arms: Sequence[Arm]) -> tuple[Paired, list[str]]:
 
 
 def _require_summarised(run: Run, drawn: Sequence[pl.DataFrame]) -> None:
-    """Raises UserError where RMSE or MAE of the predictions, means over draws, aren't those of summary.json."""
+    """Raise UserError if RMSE or MAE of the predictions, averaged over draws, differ from those in summary.json."""
     for name, metric in (("rmse", rmse), ("mae", mae)):
-        own = float(np.mean([metric(frame["expected"].to_numpy(), frame["rating"].to_numpy()) for frame in drawn]))
+        found = float(np.mean([metric(frame["expected"].to_numpy(), frame["rating"].to_numpy()) for frame in drawn]))
         summarised = run.summary["metrics"]["test"][name]
-        if not math.isclose(own, summarised, rel_tol=ROUNDING):
+        if not math.isclose(found, summarised, rel_tol=ROUNDING):
             raise UserError(
-                f"{run.folder}: predictions/test.parquet has {name} {own:.6f}, summary.json {summarised:.6f}: one of "
-                "them was changed, or evaluation.draws are averaged in it, as earlier versions did. Run it again"
+                f"predictions and summary differ: {run.folder}: predictions/test.parquet has {name} {found:.6f}, "
+                f"summary.json {summarised:.6f}. One of them was changed, or the summary is of averaged draws, as in "
+                "earlier versions: run it again"
             )
 
 
 def _difference(first: Run, targets: pl.DataFrame, run: Run, frame: pl.DataFrame) -> str:
-    """In what two runs' test targets differ."""
+    """Say how the test targets of two runs differ."""
     keys = list(TARGET[:3])
-    targets, frame = (own.with_columns(pl.col(keys).cast(pl.String)) for own in (targets, frame))
+    targets, frame = (one.with_columns(pl.col(keys).cast(pl.String)) for one in (targets, frame))
     only_first = len(targets.join(frame, on=keys, how="anti"))
-    only_own = len(frame.join(targets, on=keys, how="anti"))
-    said = f"its targets aren't those of {first.name}: {only_own:,} are its alone, {only_first:,} the other's alone"
-    if not only_own and not only_first:
-        said = f"the ratings of its targets aren't those of {first.name}"
+    only_this = len(frame.join(targets, on=keys, how="anti"))
+    line = f"its targets aren't those of {first.name}: {only_this:,} are its alone, {only_first:,} the other's alone"
+    if not only_this and not only_first:
+        line = f"the ratings of its targets aren't those of {first.name}"
     settings = [
         f"{key}: {run.settings.get(key)} against {first.settings.get(key)}"
         for key in sorted({*run.settings, *first.settings})
         if key.startswith(("data.", "split.", "evaluation.")) and run.settings.get(key) != first.settings.get(key)
     ]
-    return f"{said} ({'; '.join(settings) or 'the data differ'})"
+    return f"{line} ({'; '.join(settings) or 'the data differ'})"

@@ -1,4 +1,4 @@
-"""The report of finished runs: report.html, report.md and results.csv."""
+"""The report on finished runs: report.html, report.md and results.csv."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from mlens.data.delimited import without_formulas
 from mlens.files import atomic_write, write_text
 from mlens.text import one_line
 
-# Marks that turn the direction of writing, for all that follows in a line: one in a title would turn the figures behind
-# it. People see them as escapes, the model as they are.
+# Unicode marks that change the text direction for the rest of a line: one in a title would reorder the figures after
+# it. The report shows them as escapes; the model reads them unchanged.
 BIDI_MARKS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 MADE_UP = "The data are made up: this says how the program works, not how people rate."
 PAIR_COLUMNS = (
@@ -40,14 +40,14 @@ PAIR_COLUMNS = (
 
 @dataclass(frozen=True)
 class Report:
-    """What was written.
+    """A written report.
 
-    html: where.
+    html: path of report.html.
     answer: the comparison's outcome in words.
-    table: one row an arm.
-    baselines: name, test RMSE and test MAE (None: not measured) of each, given the full history.
-    notes: what speaks against trusting it, a line each.
-    refused: why some runs aren't in it.
+    table: figures of each arm, one row an arm.
+    baselines: name, test RMSE and test MAE (None: not measured) of each baseline given the full history.
+    notes: reasons to doubt the comparison, a line each.
+    refused: why some runs are left out, a line each.
     """
 
     html: Path
@@ -62,7 +62,7 @@ def report(folders: Sequence[Path], output: Path) -> Report:
     """Compare the finished runs in and beneath these folders, and write report.html, report.md and results.csv into
     `output`.
 
-    Raises UserError where one of them holds no finished run, or files of one can't be read.
+    Raises UserError if one of them holds no finished run, or if a run's files can't be read.
     """
     paired, refused = pair(make_arms(find_runs(folders)))
     refused = [*refused, *(one_line(f"{path}: the run has not finished") for path in find_unfinished(folders))]
@@ -79,7 +79,7 @@ def report(folders: Sequence[Path], output: Path) -> Report:
 
 
 def say(written: Report) -> None:
-    """The report's essentials on stdout."""
+    """Print the essentials of the report to stdout."""
     console = Console()
     shown = Table()
     several = _has_several_draws(written.table)
@@ -102,7 +102,7 @@ def say(written: Report) -> None:
 
 
 def _content(results: Results, frame: pl.DataFrame, refused: list[str]) -> dict[str, Any]:
-    """All that the report says, as HTML and Markdown show it."""
+    """Return the content that both HTML and Markdown show."""
     paired = results.paired
     arms = paired.arms
     labels = [arm.label for arm in arms]
@@ -152,7 +152,7 @@ def _content(results: Results, frame: pl.DataFrame, refused: list[str]) -> dict[
 
 
 def _kind(arms: Sequence[Arm]) -> str:
-    """What arms are: strategies, if each has its own."""
+    """Return what the report calls the arms: strategies, if no two arms share one."""
     return "strategies" if len({strategy_label(arm.runs[0].config["history"]) for arm in arms}) == len(arms) else "arms"
 
 
@@ -175,12 +175,12 @@ COLUMNS = {
 
 
 def _has_several_draws(frame: pl.DataFrame) -> bool:
-    """Whether an arm of the table of arms was evaluated with several draws of histories."""
+    """Return whether an arm in the table of arms was evaluated with several draws of histories."""
     return frame["averaging_gain"].is_not_null().any()
 
 
 def _columns(frame: pl.DataFrame) -> dict[str, str]:
-    """Titles and names of the columns that the report shows of the table of arms."""
+    """Return the titles and names of the columns of the table of arms that the report shows."""
     return {title: name for title, name in COLUMNS.items() if name != "averaging_gain" or _has_several_draws(frame)}
 
 
@@ -214,7 +214,7 @@ def _rows(frame: pl.DataFrame) -> list[list[str]]:
 
 
 def _full_history(results: Results) -> list[tuple[str, float | None, float | None]]:
-    """Each baseline's test RMSE and MAE given the full history, which is the same for every arm."""
+    """Return each baseline's test RMSE and MAE given the full history, which is the same for every arm."""
     arm = results.paired.arms[results.order[0]]
 
     def mean(name: str, metric: str) -> float | None:
@@ -224,7 +224,7 @@ def _full_history(results: Results) -> list[tuple[str, float | None, float | Non
 
 
 def _baselines(results: Results) -> list[list[str]]:
-    """A line of baselines given the full history, and one for each arm that shows less."""
+    """Return a row of baselines given the full history, and one for each arm that shows less."""
     names, rows = baseline_names(results), []
     for number in results.order:
         arm = results.paired.arms[number]
@@ -262,7 +262,7 @@ def _matrix(results: Results) -> list[dict]:
 
 
 def _pairs(results: Results) -> list[list[str]]:
-    def told(difference) -> str:
+    def cell(difference) -> str:
         if difference is None:
             return ""
         return f"{difference.value:+.4f} ({digits.interval(difference.low, difference.high, difference.error, '+')})"
@@ -271,12 +271,12 @@ def _pairs(results: Results) -> list[list[str]]:
     return [
         [
             f"{arms[i].label} - {arms[j].label}",
-            told(between.mae),
+            cell(between.mae),
             f"{between.same_history:.0%}",
             f"{between.untrimmed_targets:,}",
-            told(between.untrimmed),
+            cell(between.untrimmed),
             f"{between.trimmed_targets:,}",
-            told(between.trimmed),
+            cell(between.trimmed),
         ]
         for (i, j), between in results.between.items()
     ]
@@ -290,14 +290,14 @@ def _config_difference(results: Results) -> list[str]:
 def _html(content: dict[str, Any]) -> str:
     from jinja2 import Environment
 
-    # Titles and everything else that came with data are text: escaped, but for the plots, which escape themselves.
+    # Titles and everything else from the data are escaped as text, except for the plots, which escape their text.
     template = files("mlens.comparison").joinpath("report.html.jinja").read_text(encoding="utf-8")
     page = Environment(autoescape=True, trim_blocks=True).from_string(template).render(content)
     return BIDI_MARKS.sub(lambda mark: f"&lt;U+{ord(mark[0]):04X}&gt;", page)
 
 
 def _as_text(text: str) -> str:
-    """Text in Markdown, whatever signs it has.
+    """Escape text for Markdown.
 
     >>> _as_text("a|b [c](d) <img>")
     'a\\\\|b \\\\[c\\\\](d) \\\\<img\\\\>'

@@ -1,4 +1,4 @@
-"""The figures of a comparison: each arm's, with intervals, and each difference's; and the answer in one sentence."""
+"""The figures of a comparison, for each arm and each pair of arms, and the answer in words."""
 
 from __future__ import annotations
 
@@ -25,14 +25,22 @@ from mlens.comparison.statistics import (
 from mlens.errors import UserError
 from mlens.evaluation.quality import warnings_of
 
-# Below this corrected p a difference is called one.
+# Significance level of Holm-adjusted p-values.
 LEVEL = 0.05
 
 
 @dataclass(frozen=True)
-class Between:
-    """What lies between two arms: the difference of their test RMSE, the share of targets with the identical history,
-    and the difference on the targets that neither trimmed, and that both did (None: there are none)."""
+class PairResult:
+    """The comparison of two arms.
+
+    rmse: difference of test RMSE.
+    mae: difference of test MAE.
+    same_history: share of targets with identical histories.
+    untrimmed: difference of RMSE on the targets that neither arm trimmed (None: too few).
+    untrimmed_targets: number of these targets.
+    trimmed: difference of RMSE on the targets that both arms trimmed (None: too few).
+    trimmed_targets: number of these targets.
+    """
 
     rmse: Difference
     mae: Difference
@@ -45,23 +53,33 @@ class Between:
 
 @dataclass(frozen=True)
 class Results:
-    """rmse, mae: of each arm; between: of each pair of arms (i < j); order: the arms from the lowest RMSE up."""
+    """The figures of a comparison.
+
+    paired: the paired runs.
+    rmse: test RMSE of each arm.
+    mae: test MAE of each arm.
+    between: comparison of each pair of arms (i, j), i < j.
+    """
 
     paired: Paired
     rmse: list[Estimate]
     mae: list[Estimate]
-    between: dict[tuple[int, int], Between]
+    between: dict[tuple[int, int], PairResult]
 
     @property
     def order(self) -> list[int]:
+        """The arms by ascending RMSE."""
         return sorted(range(len(self.rmse)), key=lambda arm: self.rmse[arm].value)
 
 
 def compare(paired: Paired) -> Results:
-    """The figures of arms are those of their runs' summaries, which `pair` found to be those of the predictions. Raises
-    UserError where all targets are one user's: nothing is known then of other users."""
+    """Compute the figures of a comparison.
+
+    RMSE and MAE of an arm are those in its runs' summaries, which `pair` has checked against the predictions. Raises
+    UserError if all targets are of one user: then nothing is known about other users.
+    """
     if paired.user.max() < 1:
-        raise UserError("the test targets are those of one user: a comparison needs two (raise evaluation.max_users)")
+        raise UserError("too few users for a comparison: all test targets are of one user. Raise evaluation.max_users")
     errors = sum_errors(paired.expected, paired.rating, paired.user, paired.arm, paired.run)
     of_arms = {metric: _summarised(paired, estimates(errors, metric), metric) for metric in ("rmse", "mae")}
     rmse, mae = differences(errors, "rmse"), differences(errors, "mae")
@@ -72,7 +90,7 @@ def compare(paired: Paired) -> Results:
     between = {}
     for i, j in rmse:
         neither, both = (i, j, True), (i, j, False)
-        between[i, j] = Between(
+        between[i, j] = PairResult(
             rmse[i, j],
             mae[i, j],
             paired.same_history(i, j),
@@ -85,15 +103,17 @@ def compare(paired: Paired) -> Results:
 
 
 def _summarised(paired: Paired, found: list[Estimate], metric: str) -> list[Estimate]:
-    """The estimates with the very figures of summary.json: sums in another order differ in the last bits."""
-    # `arm.mean` has None where a figure is missing; a summary without these isn't read.
+    """Replace the values by those of summary.json: sums in another order differ in the last bits."""
+    # `arm.mean` returns None for a missing figure; a summary without these is rejected when it is read.
     figures = [cast(float, arm.mean("metrics", "test", metric)) for arm in paired.arms]
     return [replace(one, value=figure) for one, figure in zip(found, figures, strict=True)]
 
 
 def _on_parts(paired: Paired, parts: dict[tuple[int, int, bool], np.ndarray]) -> dict[tuple[int, int, bool], Estimate]:
-    """For (i, j, ..), the difference of the RMSE of arms i and j on these targets [t] (left out on fewer than two
-    users')."""
+    """Return the difference of RMSE of arms i and j on the targets [t] of each part (i, j, ..).
+
+    Parts with targets of fewer than two users are left out.
+    """
     errors = {}
     for (i, j, untrimmed), targets in parts.items():
         if len(np.unique(paired.user[targets])) > 1:
@@ -102,7 +122,7 @@ def _on_parts(paired: Paired, parts: dict[tuple[int, int, bool], np.ndarray]) ->
 
 
 def _errors_on(paired: Paired, i: int, j: int, targets: np.ndarray) -> Errors:
-    """The errors of arms i and j on these targets, over all users."""
+    """Return the errors of arms i and j on these targets, over all users."""
     users, runs = int(paired.user.max()) + 1, np.flatnonzero((paired.arm == i) | (paired.arm == j))
     user, draws = paired.user[targets], np.flatnonzero(np.isin(paired.run, runs))
     sums = user_sums(paired.expected[np.ix_(draws, targets)], paired.rating[targets], user, users)
@@ -111,28 +131,29 @@ def _errors_on(paired: Paired, i: int, j: int, targets: np.ndarray) -> Errors:
 
 
 def answer(results: Results) -> str:
-    """The comparison's outcome in some sentences; the first says where no arm has learned anything, or beats a
-    baseline."""
-    said = [*_failures(results), _outcome(results)]
-    return " ".join([*said, scope(results)] if len(results.order) > 1 else said)
+    """Return the comparison's outcome in words, beginning with arms that learned nothing or beat no baseline."""
+    sentences = [*_failures(results), _outcome(results)]
+    return " ".join([*sentences, scope(results)] if len(results.order) > 1 else sentences)
 
 
 def _failures(results: Results) -> list[str]:
     arms = results.paired.arms
     signs = {arm: found for arm in results.order if (found := signs_of_failure(results, arm))}
-    said = []
+    sentences = []
     if len(signs) == len(arms):
-        said.append(f"No arm has learned to rate: of {arms[results.order[0]].label}, {signs[results.order[0]][0]}.")
+        sentences.append(
+            f"No arm has learned to rate: of {arms[results.order[0]].label}, {signs[results.order[0]][0]}."
+        )
     elif signs:
-        said.append(f"Not learned to rate: {_listed(arms, list(signs))} (see the notes).")
-    best = best_baseline(results)
-    if best is not None and results.rmse[results.order[0]].value >= best[1]:
-        said.append(f"No arm beats {best[0].replace('_', ' ')} ({best[1]:.4f}).")
-    return said
+        sentences.append(f"Not learned to rate: {_join_labels(arms, list(signs))} (see the notes).")
+    baseline = best_baseline(results)
+    if baseline is not None and results.rmse[results.order[0]].value >= baseline[1]:
+        sentences.append(f"No arm beats {baseline[0].replace('_', ' ')} ({baseline[1]:.4f}).")
+    return sentences
 
 
 def signs_of_failure(results: Results, arm: int) -> list[str]:
-    """A sentence for each sign that an arm's model has learned nothing."""
+    """Return a sentence for each sign that an arm's model has learned nothing."""
     found = results.paired.arms[arm]
     metrics = {name: found.mean("metrics", "test", name) for name in ("illegal_mass", "expected_std")}
     mean = found.mean("baselines", "test", "full_history", "global_mean", "rmse")
@@ -140,7 +161,7 @@ def signs_of_failure(results: Results, arm: int) -> list[str]:
 
 
 def best_baseline(results: Results) -> tuple[str, float] | None:
-    """Name and test RMSE of the best baseline that is given the full history; None where there is none."""
+    """Return name and test RMSE of the best baseline given the full history; None if there is none."""
     arm = results.paired.arms[results.order[0]]
     found = ((name, arm.mean("baselines", "test", "full_history", name, "rmse")) for name in baseline_names(results))
     return min(((name, rmse) for name, rmse in found if rmse is not None), key=lambda pair: pair[1], default=None)
@@ -150,20 +171,20 @@ def _outcome(results: Results) -> str:
     arms, order = results.paired.arms, results.order
     best = order[0]
     estimate = results.rmse[best]
-    said = f"{arms[best].label} has the lowest test RMSE, {estimate.value:.4f} ({_interval(estimate)})"
+    sentence = f"{arms[best].label} has the lowest test RMSE, {estimate.value:.4f} ({_interval(estimate)})"
     if len(order) == 1:
-        return f"{said}: there is nothing to compare it with."
-    worse = [arm for arm in order[1:] if _apart(results, best, arm).p_holm < LEVEL]
+        return f"{sentence}: there is nothing to compare it with."
+    worse = [arm for arm in order[1:] if _difference(results, best, arm).p_holm < LEVEL]
     alike = [arm for arm in order[1:] if arm not in worse]
     if worse:
-        said += f"; it is better than {_listed(arms, worse)} (corrected p < {LEVEL})"
+        sentence += f"; it is better than {_join_labels(arms, worse)} (corrected p < {LEVEL})"
     if alike:
-        said += f"{', and' if worse else '; it'} can't be told from {_listed(arms, alike)}"
-    return f"{said}."
+        sentence += f"{', and' if worse else '; it'} can't be told from {_join_labels(arms, alike)}"
+    return f"{sentence}."
 
 
 def scope(results: Results) -> str:
-    """What the answer is about: strategies, or these models alone."""
+    """Say whether the answer is about strategies or only about these models."""
     seeds = sorted({len(arm.runs) for arm in results.paired.arms})
     if seeds[0] == 1:
         return (
@@ -176,7 +197,8 @@ def scope(results: Results) -> str:
     return f"Over {many} seeds of training an arm, on {users:,} users."
 
 
-def _apart(results: Results, one: int, other: int) -> Difference:
+def _difference(results: Results, one: int, other: int) -> Difference:
+    """Return the difference of RMSE between two arms; its sign depends on their order."""
     return results.between[min(one, other), max(one, other)].rmse
 
 
@@ -184,13 +206,13 @@ def _interval(estimate: Estimate) -> str:
     return f"95% interval {digits.interval(estimate.low, estimate.high, estimate.error)}"
 
 
-def _listed(arms: tuple[Arm, ...], chosen: list[int]) -> str:
+def _join_labels(arms: tuple[Arm, ...], chosen: list[int]) -> str:
     names = [arms[arm].label for arm in chosen]
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def table(results: Results) -> pl.DataFrame:
-    """One row an arm, from the lowest test RMSE up; what is measured in seconds comes last."""
+    """Return the table of arms, one row an arm by ascending test RMSE; columns measured in seconds are last."""
     rows = []
     for number in results.order:
         arm, paired = results.paired.arms[number], results.paired
@@ -219,7 +241,7 @@ def table(results: Results) -> pl.DataFrame:
 
 
 def baseline_names(results: Results) -> list[str]:
-    """The baselines that any run measured, in their order."""
+    """Return the names of the baselines that any run measured, in their order."""
     found: dict[str, None] = {}
     for run in results.paired.runs:
         found |= dict.fromkeys(run.summary["baselines"]["test"]["full_history"])

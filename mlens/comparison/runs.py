@@ -1,4 +1,4 @@
-"""Finished runs as their folders tell of them: nothing of the program that made them is needed."""
+"""Finished runs, read from their folders alone."""
 
 from __future__ import annotations
 
@@ -29,15 +29,20 @@ from mlens.errors import UserError
 from mlens.identity import NOT_RESULT
 from mlens.text import one_line
 
-# What two runs of one arm may differ in.
+# The only key in which the runs of an arm may differ.
 SEED = "seed"
-# What a strategy's name is followed by, where its config has it.
+# Parameters of a strategy that follow its name in a label.
 PARAMETERS = ("ratio", "count")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its folder, summary.json, and its config, nested and resolved."""
+    """A finished run.
+
+    folder: its folder.
+    summary: content of summary.json.
+    config: its config, nested and resolved.
+    """
 
     folder: Path
     summary: dict
@@ -53,17 +58,17 @@ class Run:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The config's dotted keys that a result depends on, without the seed; and what else the run is known by:
-        its data, its model and mlens' version."""
+        """The settings that a result depends on, except for the seed: dotted keys of the config, digests of data and
+        model, and mlens' version."""
         flat = flatten(self.config)
         settings = {key: value for key, value in flat.items() if key != SEED and not is_below(key, NOT_RESULT)}
-        # Runs of versions that noted no identity are told apart by where their model was.
+        # Runs of versions without an identity are distinguished by the path of their model.
         identity = self.summary.get("identity", {"data": None, "model": flat.get("model.path")})
         settings |= {name: identity[name] for name in ("data", "model")}
         return settings | {"version": self.summary["versions"].get("mlens")}
 
     def shown(self, key: str) -> str:
-        """A setting as a reader knows it: a model by its folder's or its hub's name, not by its digest alone."""
+        """Format a setting for readers: a model by the name of its folder or on the hub, along with its digest."""
         value = self.settings.get(key)
         if key == "model" and value is not None:
             model = self.config["model"]
@@ -72,13 +77,15 @@ class Run:
         return str(value)[:6] if key == "data" and value is not None else str(value)
 
     def predictions(self, stage: str, columns: tuple[str, ...] | None = None) -> list[pl.DataFrame]:
-        """For each draw of histories one row a target, as the run wrote them (these columns only). Raises UserError
-        where they are missing."""
+        """Read the predictions of a stage: a frame for each draw of histories, one row a target.
+
+        Raises UserError if the file is missing or invalid.
+        """
         return read_predictions(self.folder / "predictions" / f"{stage}.parquet", columns)
 
     @cached_property
     def records(self) -> list[dict]:
-        """The lines of metrics.jsonl (none where it was removed). Raises UserError where one is no record."""
+        """The records of metrics.jsonl; none if the file was removed. Raises UserError if a line isn't a record."""
         file = self.folder / "training_logs" / "metrics.jsonl"
         if not file.is_file():
             return []
@@ -94,38 +101,41 @@ class Run:
 
     @cached_property
     def plan(self) -> dict:
+        """The content of plan.json."""
         return read_json(self.folder / "plan.json", PLAN)
 
     @cached_property
     def prompts(self) -> list[dict]:
-        """The prompts that the run kept of its test targets (none where the file was removed). Raises UserError where
-        they are none."""
+        """The test prompts that the run kept; none if the file was removed. Raises UserError if it is invalid."""
         file = self.folder / "predictions" / "prompts.json"
         return read_json(file, PROMPTS) if file.is_file() else []
 
 
 def read_run(folder: Path) -> Run:
-    """Raises UserError where `folder` holds no finished run, or its summary or config isn't what a run leaves."""
+    """Read a finished run. Raises UserError if there is none in `folder`, or if its summary or config is invalid."""
     if not is_finished(folder):
-        raise UserError(f"{folder} holds no finished run: summary.json is missing")
+        raise UserError(f"no finished run: {folder}: summary.json is missing")
     config = folder / ".hydra" / "config.yaml"
     if not config.is_file():
-        raise UserError(f"{folder} holds no run's config: .hydra/config.yaml is missing")
+        raise UserError(f"no config of a run: {folder}: .hydra/config.yaml is missing")
     return Run(folder, read_json(folder / "summary.json", SUMMARY), read_config(config))
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a run, finished or not, has this folder."""
+    """Return whether this is the folder of a run, finished or not."""
     return (folder / ".hydra" / "config.yaml").is_file() or is_finished(folder)
 
 
 def is_finished(folder: Path) -> bool:
+    """Return whether this is the folder of a finished run."""
     return (folder / "summary.json").is_file()
 
 
 def walk(folder: Path) -> Iterator[tuple[Path, bool]]:
-    """`folder` and all folders in it at any depth, each with whether it is a run's; what lies in a run's folder is left
-    out. By name; links aren't followed."""
+    """Yield `folder` and all folders beneath it, sorted by name, each with whether it is a run's.
+
+    Folders inside a run's folder are skipped, and links aren't followed.
+    """
     for path, names, _ in os.walk(folder):
         at = Path(path)
         found = is_run(at)
@@ -136,38 +146,38 @@ def walk(folder: Path) -> Iterator[tuple[Path, bool]]:
 
 
 def find_runs(folders: Iterable[Path]) -> list[Run]:
-    """The finished runs in and beneath these folders, each once.
+    """Read the finished runs in and beneath these folders, each once.
 
-    Raises UserError where one of `folders` isn't there or holds no finished run, or the files of one can't be read.
+    Raises UserError if one of `folders` doesn't exist or holds no finished run, or if a run's files can't be read.
     """
     found: dict[Path, Run] = {}
     for folder in folders:
         if not folder.is_dir():
-            raise UserError(f"{folder} is no folder")
+            raise UserError(f"no such folder: {folder}. Give the folder of a run or of a sweep, or one that holds runs")
         runs = [path for path, holds_run in walk(folder) if holds_run]
         finished = [path for path in runs if is_finished(path)]
         if not finished:
             others = f" but {len(runs):,} unfinished" if runs else ""
-            raise UserError(f"{folder} holds no finished run{others} (a run has finished when its summary.json exists)")
+            raise UserError(f"no finished run{others}: {folder}. A run has finished when its summary.json exists")
         found |= {path: read_run(path) for path in finished}
     return list(found.values())
 
 
 def find_unfinished(folders: Iterable[Path]) -> list[Path]:
-    """The folders of the runs in and beneath these folders that have not finished, each once."""
+    """Return the folders of the unfinished runs in and beneath these folders, each once."""
     found = (path for folder in folders for path, holds_run in walk(folder) if holds_run and not is_finished(path))
     return list(dict.fromkeys(found))
 
 
 @dataclass(frozen=True)
 class Arm:
-    """Runs that differ in nothing but their seeds, under a label that tells them from other arms."""
+    """Runs that differ only in their seeds, with a label that distinguishes them from other arms."""
 
     label: str
     runs: tuple[Run, ...]
 
     def mean(self, *keys: str) -> float | None:
-        """The mean over runs of a figure of their summaries; None where one of them has none."""
+        """Return the mean over runs of a figure of their summaries; None if a run doesn't have it."""
         values = []
         for run in self.runs:
             value: Any = run.summary
@@ -180,7 +190,7 @@ class Arm:
 
 
 def make_arms(runs: Sequence[Run]) -> list[Arm]:
-    """The arms of these runs, in the order of their first runs. Raises UserError where two runs are the same one."""
+    """Group runs into arms, in the order of their first runs. Raises UserError if two have equal settings and seed."""
     arms: dict[str, list[Run]] = {}
     for run in runs:
         arms.setdefault(json.dumps(run.settings, sort_keys=True, default=repr), []).append(run)
@@ -190,14 +200,14 @@ def make_arms(runs: Sequence[Run]) -> list[Arm]:
             if run.seed in seeds[:i]:
                 other = members[seeds.index(run.seed)]
                 raise UserError(
-                    f"{run.folder} and {other.folder} are one run (same settings and seed): give one of them"
+                    f"two runs have the same settings and seed: {run.folder} and {other.folder}. Give one of them"
                 )
     labels = _labels([members[0] for members in arms.values()])
     return [Arm(label, tuple(members)) for label, members in zip(labels, arms.values(), strict=True)]
 
 
 def strategy_label(history: dict) -> str:
-    """A strategy's name and its main parameter, from its config node.
+    """Return a strategy's name and its main parameter, from its config node.
 
     >>> strategy_label({"_target_": "mlens.history.fixed_count.FixedCount", "count": 10})
     'fixed_count 10'
@@ -207,12 +217,12 @@ def strategy_label(history: dict) -> str:
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:
-    """A label for each: its strategy, and what else it differs in from those that have that too."""
-    told = {f"history.{name}" for name in ("_target_", *PARAMETERS)}
+    """Return a label for each run: its strategy, and the other settings in which the runs differ."""
+    in_label = {f"history.{name}" for name in ("_target_", *PARAMETERS)}
     differing = []
     for key in differing_keys(runs):
         values = {str(run.settings[key]) for run in runs if key in run.settings}
-        if len(values) > 1 and key not in told:
+        if len(values) > 1 and key not in in_label:
             differing.append(key)
     labels = [
         " ".join(
@@ -225,6 +235,6 @@ def _labels(runs: Sequence[Run]) -> list[str]:
 
 
 def differing_keys(runs: Sequence[Run]) -> list[str]:
-    """The settings in which these runs differ, the seed aside."""
+    """Return the settings in which these runs differ, except for the seed."""
     keys = sorted({key for run in runs for key in run.settings})
     return [key for key in keys if len({json.dumps(run.settings.get(key), default=repr) for run in runs}) > 1]

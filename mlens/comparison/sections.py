@@ -1,4 +1,4 @@
-"""What the report shows beside its tables: plots and prompts, each made from the runs' files."""
+"""Sections of the report apart from its tables: plots, prompts and notes, made from the runs' files."""
 
 from __future__ import annotations
 
@@ -15,26 +15,28 @@ from mlens.comparison.pairing import Paired
 from mlens.comparison.results import Results, signs_of_failure
 from mlens.comparison.runs import Arm, Run, differing_keys
 
-# Earlier ratings of the target's user, whether the strategy shows them or not.
+# Groups of targets by the number of the user's earlier ratings, whether the strategy shows them or not.
 HISTORY_EDGES = (0, 10, 20, 50, 100, 200, 500, 1000)
 CALIBRATION_BINS = 10
-# Of the test targets: where one user has more, errors are largely that user's.
+# Share of the test targets above which one user dominates the errors.
 LARGE_SHARE = 0.2
-# Of an arm's test prompts: where more are cut, the budget chose the history rather than the strategy.
+# Share of an arm's test prompts above which trimming, rather than the strategy, chose the history.
 MOSTLY = 0.5
-# Prompts that are shown: targets shared by all arms, and each arm's worst.
+# Number of items shown: targets shared by all arms, each arm's worst predictions, and the largest differences.
 EXAMPLES, WORST, APART = 3, 3, 10
 
 
 @dataclass(frozen=True)
 class Plot:
+    """A plot of the report, with its title and an optional note below it."""
+
     title: str
     svg: str
     note: str = ""
 
 
 def plots(results: Results) -> Iterator[Plot]:
-    """In the order in which the report shows them; an arm has the same colour in all, from the lowest RMSE up."""
+    """Yield the plots in the report's order; an arm has the same colour in all, assigned by ascending RMSE."""
     order = results.order
     arms = tuple(results.paired.arms[arm] for arm in order)
     labels = [arm.label for arm in arms]
@@ -64,6 +66,7 @@ def plots(results: Results) -> Iterator[Plot]:
 
 
 def _validations(arms: tuple[Arm, ...], x: str) -> Iterator[Curve]:
+    """Yield each run's validation RMSE over epochs or seconds."""
     for number, arm in enumerate(arms):
         for run in arm.runs:
             per_epoch = run.plan["steps_per_epoch"]
@@ -74,6 +77,7 @@ def _validations(arms: tuple[Arm, ...], x: str) -> Iterator[Curve]:
 
 
 def _by_earlier(paired: Paired, order: list[int]) -> list[dict[str, float]]:
+    """Return the RMSE of each arm by the number of earlier ratings of the target's user."""
     earlier = paired.targets["t"].to_numpy()
     group = np.searchsorted(HISTORY_EDGES, earlier, side="right") - 1
     names = [f"{low}-{high - 1}" for low, high in pairwise(HISTORY_EDGES)]
@@ -92,14 +96,15 @@ def _by_earlier(paired: Paired, order: list[int]) -> list[dict[str, float]]:
 
 
 def _grouped(arm: Arm, group: str) -> dict[str, float]:
+    """Return an arm's RMSE by a group of the summary, averaged over runs."""
     names = arm.runs[0].summary["metrics"]["test"].get(group, {})
     values = {name: arm.mean("metrics", "test", group, name, "rmse") for name in names}
     return {name: value for name, value in values.items() if value is not None}
 
 
 def _calibration(run: Run) -> tuple[list[float], list[float]]:
-    """Mean probability of the most probable rating, and how often it is the true one, in equal bins of the former; over
-    all draws of histories."""
+    """Return mean confidence and accuracy of the most probable rating in equal-width bins of confidence, over all draws
+    of histories."""
     frame = pl.concat(run.predictions("test"))
     probability = frame.select(name for name in frame.columns if name.startswith("p_")).to_numpy()
     confidence, right = probability.max(axis=1), (frame["argmax"] == frame["rating"]).to_numpy()
@@ -112,28 +117,32 @@ def _calibration(run: Run) -> tuple[list[float], list[float]]:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A prompt of one target: whose, what was shown, what was predicted."""
+class ShownPrompt:
+    """A prompt that the report shows.
+
+    arm: label of the arm.
+    prompt: its record in prompts.json.
+    """
 
     arm: str
     prompt: dict
 
 
-def examples(paired: Paired) -> list[list[Shown]]:
-    """For some targets, the prompt of each arm for it."""
+def examples(paired: Paired) -> list[list[ShownPrompt]]:
+    """Return, for some targets, the prompt of each arm."""
     by_arm = [
         {_key(prompt): prompt for prompt in arm.runs[0].prompts if prompt["kind"] == "example"} for arm in paired.arms
     ]
     shared = [key for key in by_arm[0] if all(key in prompts for prompts in by_arm)][:EXAMPLES]
-    return [[Shown(arm.label, by_arm[i][key]) for i, arm in enumerate(paired.arms)] for key in shared]
+    return [[ShownPrompt(arm.label, by_arm[i][key]) for i, arm in enumerate(paired.arms)] for key in shared]
 
 
-def worst(paired: Paired) -> list[Shown]:
-    """The worst predictions of each arm's first run, with their prompts."""
+def worst(paired: Paired) -> list[ShownPrompt]:
+    """Return the prompts of the worst predictions of each arm's first run."""
     found = []
     for arm in paired.arms:
         kept = [prompt for prompt in arm.runs[0].prompts if prompt["kind"] == "worst"]
-        found += [Shown(arm.label, prompt) for prompt in kept[:WORST]]
+        found += [ShownPrompt(arm.label, prompt) for prompt in kept[:WORST]]
     return found
 
 
@@ -142,7 +151,7 @@ def _key(prompt: dict) -> tuple:
 
 
 def farthest_apart(paired: Paired) -> list[dict]:
-    """Of two arms, the targets on which their (mean) expected ratings differ most."""
+    """Return the targets on which the mean expected ratings of two arms differ most."""
     one, other = (paired.over_draws(paired.expected)[paired.arm == arm].mean(axis=0) for arm in (0, 1))
     order = np.argsort(-np.abs(one - other), kind="stable")[:APART]
     titles = {_movie(p): p["title"] for run in paired.runs for p in run.prompts}
@@ -158,7 +167,7 @@ def _movie(prompt: dict) -> str:
 
 
 def ties(results: Results) -> list[tuple[str, str, float]]:
-    """Pairs of arms that differ in split.ties alone: their labels, and the difference of their RMSE."""
+    """Return labels and difference of RMSE of each pair of arms that differ only in split.ties."""
     found = []
     for (i, j), between in results.between.items():
         one, other = results.paired.arms[i], results.paired.arms[j]
@@ -168,20 +177,20 @@ def ties(results: Results) -> list[tuple[str, str, float]]:
 
 
 def fairness(arms: tuple[Arm, ...]) -> list[str]:
-    """What the arms have in common as a fair comparison wants, and a line that begins with NOTE where they don't."""
+    """Return lines on what a fair comparison needs to be equal; a line begins with NOTE if it isn't."""
     runs = [arm.runs[0] for arm in arms]
     other = [key for key in differing_keys(runs) if not key.startswith("history.")]
-    said = []
+    lines = []
     if other:
-        said.append(f"NOTE: beside the history the arms differ in {', '.join(other)}")
+        lines.append(f"NOTE: beside the history the arms differ in {', '.join(other)}")
     equal = runs[0].config.get("comparison", {}).get("equal", "targets")
     targets = sorted({run.summary["training"]["targets"] for arm in arms for run in arm.runs})
     if equal == "time":
-        said.append("All arms trained for the same time, as long as trainer.max_minutes says.")
+        lines.append("All arms trained for the same time, as long as trainer.max_minutes says.")
     elif len(targets) == 1:
-        said.append(f"All arms trained on the same number of targets: {targets[0]:,}.")
+        lines.append(f"All arms trained on the same number of targets: {targets[0]:,}.")
     else:
-        said.append(
+        lines.append(
             f"NOTE: the arms trained on {targets[0]:,} to {targets[-1]:,} targets (early stopping, or other steps)"
         )
     rates = {
@@ -189,15 +198,15 @@ def fairness(arms: tuple[Arm, ...]) -> list[str]:
     }
     same = [f"{key}={value}" for key, value in rates.items() if key not in other]
     weight = runs[0].settings.get("trainer.history_loss_weight", 0)
-    said.append(
+    lines.append(
         f"The same start, split, targets and evaluation seed; {', '.join(same)}; "
         + ("loss on the answers alone." if not weight else f"history loss of weight {weight}.")
     )
-    return said
+    return lines
 
 
 def dominance(paired: Paired) -> list[str]:
-    """A line that begins with NOTE where one user has a large share of the test targets."""
+    """Return a line that begins with NOTE if one user has a large share of the test targets."""
     counts = np.bincount(paired.user)
     share = counts.max() / counts.sum()
     if share <= LARGE_SHARE:
@@ -207,13 +216,13 @@ def dominance(paired: Paired) -> list[str]:
 
 
 def failures(results: Results) -> list[str]:
-    """Lines that begin with NOTE for each arm whose model shows signs that it has learned nothing."""
+    """Return lines that begin with NOTE for each arm whose model seems to have learned nothing."""
     arms = results.paired.arms
     return [f"NOTE: {arms[arm].label}: {sign}" for arm in results.order for sign in signs_of_failure(results, arm)]
 
 
 def trimming(frame: pl.DataFrame) -> list[str]:
-    """A line that begins with NOTE where the budget cut most prompts of some arms; `frame` is the table of arms."""
+    """Return a line that begins with NOTE if the budget cut most prompts of some arms; `frame` is the table of arms."""
     cut = [f"{row['arm']} {row['share_trimmed']:.0%}" for row in frame.to_dicts() if row["share_trimmed"] > MOSTLY]
     if not cut:
         return []
@@ -221,20 +230,20 @@ def trimming(frame: pl.DataFrame) -> list[str]:
 
 
 def audits(arms: tuple[Arm, ...]) -> list[str]:
-    """A line an arm: what the leak audits of its runs looked at before training, and found."""
-    said = []
+    """Return a line for each arm: what its runs' leak audits checked before training, and what they found."""
+    lines = []
     for arm in arms:
         missing = [run.name for run in arm.runs if "audit" not in run.summary]
         if missing:
-            said.append(f"{arm.label}: not audited" + (f" ({', '.join(missing)})" if len(arm.runs) > 1 else ""))
+            lines.append(f"{arm.label}: not audited" + (f" ({', '.join(missing)})" if len(arm.runs) > 1 else ""))
             continue
         audited = [run.summary["audit"] for run in arm.runs]
         stages = [stage for audit in audited for stage in audit["stages"].values()]
         leaks = sum(count for audit in audited for count in audit["leaks"].values())
         prompts, visible = (sum(stage[name] for stage in stages) for name in ("targets", "visible"))
         drawn = sum(stage["shown"]["prompts"] for stage in stages)
-        said.append(
+        lines.append(
             f"{arm.label}: {leaks} leaks in {prompts:,} prompts (all {visible:,} ratings that they may show, and the "
             f"histories that are drawn for {'all' if drawn == prompts else f'{drawn:,}'} of them)"
         )
-    return said
+    return lines

@@ -9,7 +9,10 @@ from mlens.errors import UserError
 
 @dataclass(frozen=True)
 class Comparison:
-    """equal: what the jobs of a comparison are given alike: as many `targets` to train on, or as much `time`."""
+    """What a comparison keeps equal.
+
+    equal: the training budget shared by all jobs: the number of `targets`, or `time`.
+    """
 
     equal: str = "targets"
 

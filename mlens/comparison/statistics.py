@@ -1,31 +1,31 @@
 """Paired statistics of arms (strategies) that predicted the same targets of the same users, each in one or more runs.
 
-An arm's figure is the mean over its runs (seeds) of each run's RMSE or MAE over all targets; a run that drew histories
-several times has the mean over these draws of each draw's. It is uncertain twice:
+An arm's figure is the mean over its runs (seeds) of each run's RMSE or MAE over all targets. For a run with several
+draws of histories, it is the mean over draws of each draw's RMSE or MAE. There are two sources of uncertainty:
 
-- Other users would give other errors. Whole users are resampled, the same for every run, so that a difference of arms
-  is paired: the bootstrap (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993). For few users it is too
-  narrow, so its deviations are widened as a t interval is wider than a normal one (Hesterberg, "What Teachers Should
-  Know About the Bootstrap", The American Statistician 69, 2015). Since few users may hold most of the targets, users
-  with n targets each count as (sum n)^2 / sum n^2 users (Kish, "Survey Sampling", 1965; Carter, Schnepel and
-  Steigerwald, "Asymptotic Behavior of a t-Test Robust to Cluster Heterogeneity", Review of Economics and Statistics 99,
-  2017).
-- Another seed would give another model. To resample S runs would be far too narrow, by sqrt((S - 1) / S) and without
-  tails, so the variance v between them enters as that of a small normal sample: v (S - 1) / chi2(S - 1) in place of v,
+- Other users would give other errors. Users are resampled as clusters, the same users for every run, so that a
+  difference of arms is paired: the cluster bootstrap (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993).
+  For few users it is too narrow, so its deviations are widened as a t interval is wider than a normal one (Hesterberg,
+  "What Teachers Should Know About the Bootstrap", The American Statistician 69, 2015). Since few users may have most of
+  the targets, the degrees of freedom are those of the effective number of users, (sum n)^2 / sum n^2 for users with n
+  targets each (Kish, "Survey Sampling", 1965; Carter, Schnepel and Steigerwald, "Asymptotic Behavior of a t-Test Robust
+  to Cluster Heterogeneity", Review of Economics and Statistics 99, 2017).
+- Another seed would give another model. Resampling S runs would be far too narrow, by sqrt((S - 1) / S) and without
+  tails, so the variance v between runs enters as that of a small normal sample: v (S - 1) / chi2(S - 1) in place of v,
   which makes the noise of their mean a Student t with S - 1 degrees of freedom, and that of a difference the sum of two
-  (Behrens-Fisher; Fisher, "The Fiducial Argument in Statistical Inference", Annals of Eugenics 6, 1935). v contains
-  how runs differ on these users by chance, and resampling users contains that again; it is taken off v's draws, down
-  to zero, as in generalized intervals for variance components (Weerahandi, "Generalized Confidence Intervals", Journal
-  of the American Statistical Association 88, 1993).
+  (Behrens-Fisher; Fisher, "The Fiducial Argument in Statistical Inference", Annals of Eugenics 6, 1935). v includes how
+  runs differ on these users by chance, which resampling users includes again; it is subtracted from the draws of v,
+  clipped at zero, as in generalized intervals for variance components (Weerahandi, "Generalized Confidence Intervals",
+  Journal of the American Statistical Association 88, 1993).
 
-With one run nothing is known of an arm's other seeds: its figure is that model's, and a difference is that of these
-models. Users are taken as drawn independently, seeds as normal and independent between arms. A run's draws of
-histories are those of evaluation.seed, the same for all runs; they are averaged before runs are compared, so that seeds
-alone make the spread between runs.
+With one run nothing is known about an arm's other seeds: its figure is that of one model, and a difference is one of
+two models. Users are assumed to be drawn independently, seeds to be normal and independent between arms. A run's draws
+of histories are determined by evaluation.seed, the same for all runs; they are averaged before runs are compared, so
+that the spread between runs is due to seeds only.
 
-Intervals and p are themselves estimates from random resamples; how far another seed of the generator would move them
-is their Monte Carlo standard error, sqrt(q (1 - q) / B) / density for a quantile q of B resamples and
-sqrt(p (1 - p) / B) for p.
+Intervals and p-values are themselves estimates from random resamples. Their Monte Carlo standard error, the variation
+between seeds of the generator, is sqrt(q (1 - q) / B) / density for a quantile q of B resamples and sqrt(p (1 - p) / B)
+for p.
 """
 
 from __future__ import annotations
@@ -38,28 +38,31 @@ from itertools import combinations
 import numpy as np
 from scipy.stats import norm, t
 
-# Which of the sums a metric is made of, and what makes it of their mean.
+# Index of the sum (squares, absolutes) that a metric is computed from, and the function from its mean to the metric.
 METRICS: dict[str, tuple[int, Callable[[np.ndarray], np.ndarray]]] = {"rmse": (0, np.sqrt), "mae": (1, np.asarray)}
 RESAMPLES = 9_999
 TAILS = (0.025, 0.975)
-# Resamples at a time: 10 MB an array for 20,000 users.
+# Resamples computed at a time: 10 MB an array for 20,000 users.
 BATCH = 64
-# How far from a tail its density is measured.
+# Distance of the quantiles between which the density at a tail is measured.
 NEAR = 0.01
-# With fewer users, a part of the targets is resampled by itself: a sample of all users could have none of them.
+# With fewer users, a part of the targets is resampled separately: a resample of all users could have none of them.
 FEW = 50
-# What is drawn, each from numbers of its own.
+# Names of the random streams.
 USERS, SWAPS, SEEDS = range(3)
 
 
 @dataclass(frozen=True, eq=False)
 class Errors:
-    """What the statistics need of the predictions of all runs. Known by identity: what is drawn for one is kept.
+    """Errors of all runs, summed over each user's targets. Hashed by identity: resamples are cached for each object.
 
-    squares, absolutes [draws, users]: sums over each user's targets of the squared and of the absolute error, in stars
-    squared and in stars, for each draw of histories of each run; counts [users]: each user's targets (0: all of them
-    are in another part); arm [runs]: which arm each run belongs to, from 0 on; run [draws]: which run each draw belongs
-    to, from 0 on (None: each run has one).
+    A draw is one draw of histories of one run.
+
+    squares: [draws, users] sums of squared errors, in stars squared.
+    absolutes: [draws, users] sums of absolute errors, in stars.
+    counts: [users] number of targets of each user (0: all targets are in another part).
+    arm: [runs] index of each run's arm, from 0.
+    run: [draws] index of each draw's run, from 0 (None: each run has one draw).
     """
 
     squares: np.ndarray
@@ -69,8 +72,8 @@ class Errors:
     run: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        """ValueError where shapes don't fit, an arm has no run, a run no draw, a sum isn't finite, or users with
-        targets are fewer than two."""
+        """Raise ValueError if shapes don't match, an arm has no run, a run has no draw, a sum isn't finite, or fewer
+        than two users have targets."""
         shape = (len(self.arm if self.run is None else self.run), len(self.counts))
         if self.squares.shape != shape or self.absolutes.shape != shape:
             raise ValueError(f"{shape[0]} draws, {shape[1]} users: sums {self.squares.shape}, {self.absolutes.shape}")
@@ -99,20 +102,25 @@ class Errors:
         return np.stack([self.squares, self.absolutes])
 
     def over_draws(self, values: np.ndarray) -> np.ndarray:
-        """The mean over each run's draws of values [.., draws, n]: [.., runs, n]."""
+        """Average values [.., draws, n] over the draws of each run: [.., runs, n]."""
         if self.run is None:
             return values
         runs = range(len(self.arm))
         return np.stack([values[..., self.run == run, :].mean(axis=-2) for run in runs], axis=-2)
 
     def over_runs(self, values: np.ndarray) -> np.ndarray:
-        """The mean over each arm's runs of values [.., runs, n]: [.., arms, n]."""
+        """Average values [.., runs, n] over the runs of each arm: [.., arms, n]."""
         return np.stack([values[..., self.arm == arm, :].mean(axis=-2) for arm in range(self.arms)], axis=-2)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure, in stars, and its 95% interval. error: the Monte Carlo standard error of the interval's ends."""
+    """A figure with its 95% interval, in stars.
+
+    value: the figure.
+    low, high: ends of the interval.
+    error: Monte Carlo standard error of the ends.
+    """
 
     value: float
     low: float
@@ -122,11 +130,16 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """An arm's figure minus another's, in stars (negative: the first is better), and its 95% interval.
+    """The difference between the figures of two arms, in stars, with its 95% interval and test.
 
-    p: of the two-sided test that both err alike; p_holm: corrected for all pairs. seeds: whether all of these are about
-    strategies, whatever the seed; else they are about these trained models alone. error, p_error: the Monte Carlo
-    standard errors of the interval's ends and of p_holm.
+    value: first arm minus second arm (negative: the first is better).
+    low, high: ends of the interval.
+    p: p-value of the two-sided test of equal errors.
+    p_holm: Holm-adjusted p-value over all pairs.
+    seeds: whether the variation between seeds is included, so that the difference is one of strategies; otherwise it is
+        one of these trained models.
+    error: Monte Carlo standard error of the interval's ends.
+    p_error: Monte Carlo standard error of p_holm.
     """
 
     value: float
@@ -146,11 +159,15 @@ def sum_errors(
     arm: Sequence[int] | np.ndarray,
     run: np.ndarray | None = None,
 ) -> Errors:
-    """The errors of predicted [draws, targets] for rating [targets], in stars; user [targets]: ids; arm [runs]: 0, 1,
-    ..; run [draws]: 0, 1, .. (None: one draw each).
+    """Sum the errors of predictions over users. The order of targets doesn't matter; users are ordered by id.
 
-    The order of targets doesn't matter; users are in the order of their ids. ValueError as Errors has it, and where
-    lengths differ.
+    predicted: [draws, targets] predicted ratings, in stars.
+    rating: [targets] true ratings, in stars.
+    user: [targets] ids of users.
+    arm: [runs] index of each run's arm, from 0.
+    run: [draws] index of each draw's run, from 0 (None: each run has one draw).
+
+    Raises ValueError as Errors does, and if lengths differ.
     """
     draws = len(arm) if run is None else len(run)
     if predicted.shape != (draws, len(rating)) or len(user) != len(rating):
@@ -160,11 +177,12 @@ def sum_errors(
 
 
 def user_sums(predicted: np.ndarray, rating: np.ndarray, user: np.ndarray, users: int) -> tuple[np.ndarray, np.ndarray]:
-    """[draws, users] the sums over each user's targets of the squared error, and of the absolute error.
+    """Return the sums over each user's targets of the squared and of the absolute errors, [draws, users] each.
 
-    predicted: [draws, targets], in stars.
-    rating: [targets], in stars.
-    user: [targets], 0 … users - 1.
+    predicted: [draws, targets] predicted ratings, in stars.
+    rating: [targets] true ratings, in stars.
+    user: [targets] index of the target's user.
+    users: number of users.
     """
     squares, absolutes = np.empty((2, len(predicted), users))
     for draw, row in enumerate(predicted):
@@ -175,43 +193,44 @@ def user_sums(predicted: np.ndarray, rating: np.ndarray, user: np.ndarray, users
 
 
 def estimates(errors: Errors, metric: str, *, resamples: int = RESAMPLES, seed: int = 0) -> list[Estimate]:
-    """Each arm's "rmse" or "mae" (another metric: ValueError). Equal arguments give equal results.
+    """Estimate each arm's "rmse" or "mae" (another metric: ValueError). Equal arguments give equal results.
 
     >>> predicted, rating = np.array([[3.0, 4.0, 2.0, 2.0]]), np.array([3.0, 3.0, 2.0, 1.0])
     >>> estimates(sum_errors(predicted, rating, user=np.array([1, 1, 2, 2]), arm=[0]), "mae")
     [Estimate(value=0.5, low=0.5, high=0.5, error=0.0)]
     """
-    drawn = _draw(errors, metric, resamples, seed)
-    draws = drawn.users + drawn.seeds
-    return [Estimate(float(value), *_interval(own)) for value, own in zip(drawn.value, draws, strict=True)]
+    sampled = _sampling_distributions(errors, metric, resamples, seed)
+    draws = sampled.users + sampled.seeds
+    return [Estimate(float(value), *_interval(of_arm)) for value, of_arm in zip(sampled.value, draws, strict=True)]
 
 
 def differences(
     errors: Errors, metric: str, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[tuple[int, int], Difference]:
-    """The difference in "rmse" or "mae" (another metric: ValueError) of arms i and j under (i, j), for all i < j.
+    """Estimate the difference of arms i and j in "rmse" or "mae" (another metric: ValueError) under (i, j), for all
+    i < j.
 
-    p is the share of a null distribution, the observed difference counted in, that is at least as far from 0 (Phipson
+    p is the share of a null distribution, including the observed difference, that is at least as far from 0 (Phipson
     and Smyth, "Permutation P-values Should Never Be Zero", Statistical Applications in Genetics and Molecular Biology
     9, 2010). Its statistic is the difference in mean squared error (mae: mean absolute error). The null distribution
-    swaps the two arms at random within each user, all seeds together, and adds the seeds' noise. Users' differences
-    needn't be symmetric for it if users are many (Romano, "On the Behavior of Randomization Tests Without a Group
-    Invariance Assumption", Journal of the American Statistical Association 85, 1990). Equal arguments give equal
+    swaps the two arms at random within each user, all seeds together, and adds the seeds' noise. It doesn't need
+    symmetric differences of users if there are many users (Romano, "On the Behavior of Randomization Tests Without a
+    Group Invariance Assumption", Journal of the American Statistical Association 85, 1990). Equal arguments give equal
     results.
     """
-    drawn = _draw(errors, metric, resamples, seed)
+    sampled = _sampling_distributions(errors, metric, resamples, seed)
     pairs = list(combinations(range(errors.arms), 2))
     both = [bool(min(errors.seeds[i], errors.seeds[j]) > 1) for i, j in pairs]
-    value = [float(drawn.value[i] - drawn.value[j]) for i, j in pairs]
+    value = [float(sampled.value[i] - sampled.value[j]) for i, j in pairs]
     interval, p = [], []
     for (i, j), seeds in zip(pairs, both, strict=True):
-        draws, null = drawn.users[i] - drawn.users[j], drawn.swapped[i] - drawn.swapped[j]
+        draws, null = sampled.users[i] - sampled.users[j], sampled.swapped[i] - sampled.swapped[j]
         if seeds:
-            draws = draws + drawn.seeds[i] - drawn.seeds[j]
-            null = null + drawn.mean_seeds[i] - drawn.mean_seeds[j]
+            draws = draws + sampled.seeds[i] - sampled.seeds[j]
+            null = null + sampled.mean_seeds[i] - sampled.mean_seeds[j]
         interval.append(_interval(draws))
-        p.append(_p(drawn.mean[i], drawn.mean[j], null))
-    p_errors = [times * _p_error(one, resamples) for one, times in _deciding(p)]
+        p.append(_p(sampled.mean[i], sampled.mean[j], null))
+    p_errors = [times * _p_error(one, resamples) for one, times in _holm_factors(p)]
     rows = zip(value, interval, p, holm(p), both, p_errors, strict=True)
     return {
         pair: Difference(value, low, high, p, p_holm, seeds, error, p_error)
@@ -222,10 +241,10 @@ def differences(
 def part_differences(
     parts: Sequence[Errors], metric: str, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> list[Estimate]:
-    """Of each part of the targets, the figure of its first arm minus that of its second.
+    """Estimate, for each part of the targets, the figure of its first arm minus that of its second.
 
-    parts: errors of two arms each, over the same users, of which some may have no targets in a part. They are resampled
-    together, users without targets too, but for parts of few users.
+    parts: errors of two arms each, over the same users; a user may have no targets in a part. Parts are resampled
+        together, including users without targets, except for parts of few users.
     """
     number, figure = METRICS[metric]
     dense = [part if (part.counts > 0).sum() >= FEW else _without_empty(part) for part in parts]
@@ -233,10 +252,10 @@ def part_differences(
     for users in sorted({len(part.counts) for part in dense}):
         members = [i for i, part in enumerate(dense) if len(part.counts) == users]
         totals = [np.concatenate([dense[i].sums[number], dense[i].counts[None]]) for i in members]
-        drawn, ends = _resample(np.concatenate(totals), resamples, seed), np.cumsum([len(own) for own in totals])
-        for i, own in zip(members, np.split(drawn, ends[:-1]), strict=True):
+        drawn, ends = _resample(np.concatenate(totals), resamples, seed), np.cumsum([len(total) for total in totals])
+        for i, of_part in zip(members, np.split(drawn, ends[:-1]), strict=True):
             random = np.random.default_rng((seed, SEEDS))
-            value, by_users, by_seeds, _ = _figures(dense[i], number, figure, own[:-1] / own[-1], random)
+            value, by_users, by_seeds, _ = _figures(dense[i], number, figure, of_part[:-1] / of_part[-1], random)
             draws = by_users[0] - by_users[1]
             if min(dense[i].seeds) > 1:
                 draws = draws + by_seeds[0] - by_seeds[1]
@@ -245,35 +264,43 @@ def part_differences(
 
 
 def _without_empty(part: Errors) -> Errors:
+    """Drop users without targets."""
     some = part.counts > 0
     return Errors(part.squares[:, some], part.absolutes[:, some], part.counts[some], part.arm, part.run)
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """p corrected for being several, so that one below a level by chance is no likelier than the level.
+    """Return Holm-adjusted p-values, which control the family-wise error rate.
 
     Holm, "A Simple Sequentially Rejective Multiple Test Procedure", Scandinavian Journal of Statistics 6, 1979.
 
     >>> holm([0.25, 0.0625, 0.5])
     [0.5, 0.1875, 0.5]
     """
-    return [min(1.0, one * times) for one, times in _deciding(p)]
+    return [min(1.0, one * times) for one, times in _holm_factors(p)]
 
 
-def _deciding(p: Sequence[float]) -> list[tuple[float, int]]:
-    """For each p, which of them decides on the corrected one, and how many times that one it is (at most 1)."""
+def _holm_factors(p: Sequence[float]) -> list[tuple[float, int]]:
+    """Return, for each p, the p-value and the factor whose product (at most 1) is the adjusted p-value."""
     order, times = np.argsort(p), np.arange(len(p), 0, -1)
     product = np.sort(p) * times
     new = product == np.maximum.accumulate(product)
-    deciding = np.empty(len(p), dtype=np.int64)
-    deciding[order] = np.maximum.accumulate(np.where(new, np.arange(len(p)), 0))
-    return [(float(p[order[rank]]), int(times[rank])) for rank in deciding]
+    source = np.empty(len(p), dtype=np.int64)
+    source[order] = np.maximum.accumulate(np.where(new, np.arange(len(p)), 0))
+    return [(float(p[order[rank]]), int(times[rank])) for rank in source]
 
 
 @dataclass(frozen=True)
-class _Drawn:
-    """value [arms]: the metric; users, seeds [arms, resamples]: its values for other users, and what other seeds would
-    add. mean [arms]: the mean error that it is made of; swapped, mean_seeds [arms, resamples]: the same of its null."""
+class _SamplingDistributions:
+    """Estimates of a metric and their sampling distributions.
+
+    value: [arms] the metric.
+    users: [arms, resamples] its values over resampled users.
+    seeds: [arms, resamples] noise of the metric due to seeds.
+    mean: [arms] the mean error that the metric is computed from.
+    swapped: [arms, resamples] the mean error under the null distribution.
+    mean_seeds: [arms, resamples] noise of the mean error due to seeds.
+    """
 
     value: np.ndarray
     users: np.ndarray
@@ -283,14 +310,14 @@ class _Drawn:
     mean_seeds: np.ndarray
 
 
-def _draw(errors: Errors, metric: str, resamples: int, seed: int) -> _Drawn:
+def _sampling_distributions(errors: Errors, metric: str, resamples: int, seed: int) -> _SamplingDistributions:
     if metric not in METRICS:
         raise ValueError(f"a metric is one of {', '.join(METRICS)}: {metric}")
     number, figure = METRICS[metric]
     drawn = _resampled(errors, resamples, seed)[number]
     random = np.random.default_rng((seed, SEEDS))
     value, users, seeds, mean = _figures(errors, number, figure, drawn, random)
-    return _Drawn(
+    return _SamplingDistributions(
         value=value,
         users=users,
         seeds=seeds,
@@ -307,8 +334,13 @@ def _figures(
     drawn: np.ndarray,
     random: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """value, users and seeds as `_Drawn` has them, and each run's mean error [runs, 1]; of drawn [draws, resamples],
-    the mean errors over resampled users."""
+    """Return `value`, `users` and `seeds` as in `_SamplingDistributions`, and each run's mean error [runs, 1].
+
+    number: index of the sum that the metric is computed from.
+    figure: function from the mean error to the metric.
+    drawn: [draws, resamples] mean errors over resampled users.
+    random: generator of the seeds' noise.
+    """
     mean = (errors.sums[number].sum(axis=1) / errors.counts.sum())[:, None]
     of_runs, drawn_of_runs = errors.over_draws(figure(mean)), errors.over_draws(figure(drawn))
     value = errors.over_runs(of_runs)
@@ -319,13 +351,13 @@ def _figures(
 
 @lru_cache(maxsize=1)
 def _resampled(errors: Errors, resamples: int, seed: int) -> np.ndarray:
-    """[2, draws, resamples] each draw's mean squared and mean absolute error over resampled users."""
+    """Return each draw's mean squared and mean absolute error over resampled users: [2, draws, resamples]."""
     total = _resample(np.concatenate([*errors.sums, errors.counts[None]]), resamples, seed)
     return (total[:-1] / total[-1]).reshape(2, -1, resamples)
 
 
 def _resample(totals: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """[k, resamples] the sums over resampled users of totals [k, users]: the same users for all k.
+    """Sum totals [k, users] over resampled users, the same users for all k: [k, resamples].
 
     scipy.stats.bootstrap draws the same and takes twice the time.
     """
@@ -333,7 +365,7 @@ def _resample(totals: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     users = totals.shape[1]
     drawn = []
     for size in _batches(resamples):
-        # All resamples of a batch in one count: the users of resample i are numbered from i * users on.
+        # One bincount for all resamples of a batch: the users of resample i are numbered from i * users.
         places = random.integers(users, size=(size, users)) + users * np.arange(size)[:, None]
         times = np.bincount(places.ravel(), minlength=size * users).reshape(size, users)
         drawn.append(totals @ times.T.astype(float))
@@ -342,10 +374,10 @@ def _resample(totals: np.ndarray, resamples: int, seed: int) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _swapped(errors: Errors, resamples: int, seed: int) -> np.ndarray:
-    """[2, arms, resamples] each arm's mean squared and mean absolute error with random signs of users.
+    """Return each arm's mean squared and mean absolute error with random signs of users: [2, arms, resamples].
 
-    The difference of two arms in it is their difference once they were swapped within the users of sign -1.
-    scipy.stats.permutation_test takes some forty times as long for a single pair.
+    The difference of two arms is that of arms swapped within the users of sign -1. scipy.stats.permutation_test takes
+    about forty times as long for a single pair.
     """
     random = np.random.default_rng((seed, SWAPS))
     mean = errors.over_runs(errors.over_draws(errors.sums)).reshape(-1, len(errors.counts)) / errors.counts.sum()
@@ -357,50 +389,53 @@ def _swapped(errors: Errors, resamples: int, seed: int) -> np.ndarray:
 
 
 def _seed_noise(errors: Errors, values: np.ndarray, drawn: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """[arms, resamples] what other seeds would add to the mean over an arm's runs of values [runs]; 0 for a single run.
+    """Draw the noise due to seeds of the mean over an arm's runs: [arms, resamples], 0 for a single run.
 
-    drawn [runs, resamples]: the values over resampled users.
+    values: [runs] the value of each run.
+    drawn: [runs, resamples] the values over resampled users.
     """
     noise = np.zeros((errors.arms, drawn.shape[1]))
     for arm, seeds in enumerate(errors.seeds):
         if seeds < 2:
             continue
-        own = errors.arm == arm
+        runs = errors.arm == arm
         freedom = seeds - 1
-        between = values[own].var(ddof=1) * freedom / random.chisquare(freedom, drawn.shape[1])
-        # How far runs of one arm come apart by the choice of users alone.
-        by_users = (drawn[own] - drawn[own].mean(axis=0)).var(axis=1).sum() / freedom
+        between = values[runs].var(ddof=1) * freedom / random.chisquare(freedom, drawn.shape[1])
+        # Variance between the runs of an arm due to the choice of users.
+        by_users = (drawn[runs] - drawn[runs].mean(axis=0)).var(axis=1).sum() / freedom
         variance = np.maximum(between - by_users, 0) / seeds
         noise[arm] = np.sqrt(variance) * random.standard_normal(drawn.shape[1])
     return noise
 
 
 def _widening(counts: np.ndarray) -> float:
-    """By what the bootstrap's deviations are multiplied, for users of counts [users] targets."""
-    # A t of less than one degree of freedom would soon be infinite.
+    """Return the factor that widens the bootstrap's deviations, for users with counts [users] targets."""
+    # The quantile of t soon becomes infinite below one degree of freedom.
     effective = max(2.0, counts.sum() ** 2 / (counts**2).sum())
     return float(t.ppf(TAILS[1], effective - 1) / norm.ppf(TAILS[1]) * np.sqrt(effective / (effective - 1)))
 
 
 def _interval(draws: np.ndarray) -> tuple[float, float, float]:
-    """The interval of draws [resamples], and the larger Monte Carlo standard error of its ends."""
+    """Return the ends of the interval of draws [resamples], and the larger of their Monte Carlo standard errors."""
     low, high, *around = np.quantile(draws, [*TAILS, *(tail + side for tail in TAILS for side in (-NEAR, NEAR))])
     width = max(around[1] - around[0], around[3] - around[2])
     return float(low), float(high), float(np.sqrt(TAILS[0] * TAILS[1] / len(draws)) * width / (2 * NEAR))
 
 
 def _p(one: float, other: float, null: np.ndarray) -> float:
-    # Swaps that give the observed difference again must count, though summed in another order.
+    """Return the p-value of the difference of two mean errors under draws of the null distribution [resamples]."""
+    # Swaps that reproduce the observed difference must count despite another order of summation.
     far = np.abs(null) >= abs(one - other) - 1e-12 * (one + other)
     return (1 + int(far.sum())) / (1 + len(null))
 
 
 def _p_error(p: float, resamples: int) -> float:
-    """The Monte Carlo standard error of p; of 0 and 1, as of the values next to them."""
+    """Return the Monte Carlo standard error of p; for 0 and 1, that of the nearest values between them."""
     inside = min(max(p, 1 / (1 + resamples)), resamples / (1 + resamples))
     return float(np.sqrt(inside * (1 - inside) / resamples))
 
 
 def _batches(resamples: int) -> Iterator[int]:
+    """Yield the sizes of batches of resamples."""
     for start in range(0, resamples, BATCH):
         yield min(BATCH, resamples - start)

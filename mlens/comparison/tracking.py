@@ -1,4 +1,4 @@
-"""The report in Weights & Biases, in the group of the sweep's jobs."""
+"""Logging of the report to Weights & Biases, in the group of the sweep's jobs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mlens.training.settings import Wandb
 
 
 def track(written: Report, settings: Wandb, folder: Path) -> None:
-    """Log the table of arms and the page with its plots as a run of its own, where tracking isn't disabled."""
+    """Log the table of arms and the page with its plots as a separate run, unless tracking is disabled."""
     if settings.mode == "disabled":
         return
     import wandb

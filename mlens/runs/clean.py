@@ -1,6 +1,6 @@
-"""Which checkpoints a finished run doesn't need, and their removal.
+"""Removal of checkpoints that a finished run doesn't need.
 
-A finished run's model and predictions stand beside its checkpoints, which are of use only for training it longer.
+A finished run has its model and predictions outside of its checkpoints; these serve only to train it longer.
 """
 
 from __future__ import annotations
@@ -15,15 +15,20 @@ from mlens.engine.manifest import MANIFEST, PREFIX, read_manifest
 from mlens.errors import UserError
 from mlens.training.folder import RunFolder, alone_in
 
-# A checkpoint that is being removed isn't called one any more: what a crash leaves of it is no damaged checkpoint.
+# A checkpoint is renamed before it is removed, so that what a crash leaves of it isn't taken for a damaged checkpoint.
 REMOVED = ".removed_"
 NAME = re.compile(rf"(?:{re.escape(REMOVED)})?{PREFIX}(\d{{8,}})")
 
 
 @dataclass(frozen=True)
 class Removable:
-    """What may go of the folder `run`. checkpoints: folders, the newest first, so that none that is left while they go
-    needs one that is gone; bytes: of these; stays: what looks like a checkpoint and stays, and why."""
+    """The checkpoints of a run that can be removed.
+
+    run: the run's folder.
+    checkpoints: their folders, the newest first, so that no remaining checkpoint refers to a removed one.
+    bytes: their size.
+    stays: a line for each path that looks like a checkpoint and is kept, with the reason.
+    """
 
     run: Path
     checkpoints: tuple[Path, ...]
@@ -32,12 +37,14 @@ class Removable:
 
 
 def find_removable(run: Path, keep_best: bool = False) -> Removable:
-    """The checkpoints of a finished run, but for the best one with `keep_best`. Raises UserError where the run isn't
-    finished, or its model isn't there."""
+    """Find the checkpoints of a finished run, except for the best one with `keep_best`.
+
+    Raises UserError if the run isn't finished or its model is missing.
+    """
     folder = RunFolder(run)
     read_run(run)
     if not any(folder.model.glob("*.safetensors")):
-        raise UserError(f"{folder.model} holds no weights: the checkpoints are all that is left of the model")
+        raise UserError(f"no model weights: {folder.model}. The checkpoints are all that is left of the model")
     if folder.checkpoints.is_symlink():
         return Removable(run, (), 0, (f"{folder.checkpoints} is a link",))
     found, stays = {}, []
@@ -52,14 +59,15 @@ def find_removable(run: Path, keep_best: bool = False) -> Removable:
             found[path] = int(name[1])
     newest_first = sorted(found, key=lambda path: (found[path], path.name), reverse=True)
     best = _best(newest_first) if keep_best else None
-    going = tuple(path for path in newest_first if path.name.startswith(REMOVED) or found[path] != best)
-    return Removable(run, going, sum(file.lstat().st_size for path in going for file in path.iterdir()), tuple(stays))
+    removable = tuple(path for path in newest_first if path.name.startswith(REMOVED) or found[path] != best)
+    size = sum(file.lstat().st_size for path in removable for file in path.iterdir())
+    return Removable(run, removable, size, tuple(stays))
 
 
 def _foreign(path: Path, step: int) -> str:
-    """Why the folder isn't a checkpoint that mlens wrote, or holds more than that; empty where it is."""
+    """Return why the folder isn't a checkpoint that mlens wrote, or has other files in it; empty if it is one."""
     if path.is_symlink() or not path.is_dir():
-        return "is no folder"
+        return "is not a folder"
     inside = list(path.iterdir())
     if not inside and path.name.startswith(REMOVED):
         return ""
@@ -70,11 +78,11 @@ def _foreign(path: Path, step: int) -> str:
         return f"is the checkpoint of step {saved.step} under another name"
     other = [file.name for file in inside if file.name not in (MANIFEST, *saved.files)]
     other += [file.name for file in inside if file.is_symlink() or not file.is_file()]
-    return f"holds {other[0]}, which isn't the checkpoint's" if other else ""
+    return f"has a file that isn't the checkpoint's: {other[0]}" if other else ""
 
 
 def _best(newest_first: list[Path]) -> int | None:
-    """The step of the best model, as the newest checkpoint knows it (without validation: its own)."""
+    """Return the step of the best model according to the newest checkpoint (without validation: that checkpoint's)."""
     for path in newest_first:
         saved, _ = read_manifest(path)
         if saved is not None and not path.name.startswith(REMOVED):
@@ -83,15 +91,17 @@ def _best(newest_first: list[Path]) -> int | None:
 
 
 def remove(run: Path, keep_best: bool = False) -> Iterator[tuple[Path, int]]:
-    """Remove what `find_removable` finds now, and tell of each checkpoint with its bytes. Raises UserError where a run
-    is at work there, or as that does."""
+    """Remove what `find_removable` finds, and yield each removed checkpoint with its size in bytes.
+
+    Raises UserError if the run is running, and as `find_removable` does.
+    """
     with alone_in(run):
         for path in find_removable(run, keep_best).checkpoints:
             yield path, _remove(path)
 
 
 def _remove(checkpoint: Path) -> int:
-    """Nothing but the files that its manifest names, which goes last; returns their bytes."""
+    """Remove the files that the checkpoint's manifest names, and the manifest last; return their bytes."""
     if not checkpoint.name.startswith(REMOVED):
         for link in (checkpoint.with_name("last"), checkpoint.with_name("best")):
             if link.is_symlink() and str(link.readlink()) == checkpoint.name:

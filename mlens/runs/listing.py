@@ -1,4 +1,4 @@
-"""The runs beneath some folders, as their own files and their sweeps' ledgers tell of them."""
+"""The runs beneath some folders, described by their files and by the ledgers of their sweeps."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ FINISHED, RUNNING, UNFINISHED, BROKEN = "finished", "running", "unfinished", "br
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """Bytes of a run's checkpoints, its model, and all that it left."""
+class RunSizes:
+    """Bytes of a run's checkpoints, of its model, and of all its files."""
 
     checkpoints: int = 0
     model: int = 0
@@ -30,10 +30,23 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Listed:
-    """A run. state: one of those above, or failed, stopped or waiting, as its sweep's ledger says of a job that neither
-    finished nor is at work; note: what is wrong with it; step: the last of a finished run, else of the newest
-    checkpoint; val, test: RMSE; minutes: of a finished run, all in all; written: when something was last written, in
-    seconds since 1970. None: not known."""
+    """A run in the list; None means unknown.
+
+    folder: its folder.
+    state: one of the states above; or failed, stopped or waiting, according to the ledger, for a job that is neither
+        finished nor running.
+    note: what is wrong with it.
+    history: label of its strategy.
+    data: name of its data.
+    model: name of its model.
+    seed: its seed.
+    step: last step of a finished run, otherwise step of the newest checkpoint.
+    val, test: RMSE.
+    minutes: total time of a finished run.
+    fingerprint: fingerprint of the run or job.
+    sizes: sizes of its files.
+    written: time of the last write, in seconds since 1970.
+    """
 
     folder: Path
     state: str
@@ -47,17 +60,19 @@ class Listed:
     test: float | None = None
     minutes: float | None = None
     fingerprint: str = ""
-    sizes: Sizes = field(default_factory=Sizes)
+    sizes: RunSizes = field(default_factory=RunSizes)
     written: float = 0.0
 
 
 def list_runs(folders: Iterable[Path]) -> list[Listed]:
-    """The runs in and beneath these folders, and the jobs of sweeps there that have no folder yet. Links aren't
-    followed. Raises UserError where a folder isn't there or holds no run."""
+    """List the runs in and beneath these folders, and jobs of sweeps that have no folder yet. Links aren't followed.
+
+    Raises UserError if a folder doesn't exist or holds no run.
+    """
     found: dict[Path, Listed] = {}
     for folder in folders:
         if not folder.is_dir():
-            raise UserError(f"{folder} is no folder")
+            raise UserError(f"no such folder: {folder}. Give the folder of a run or of a sweep, or one that holds runs")
         here: dict[Path, Listed] = {}
         ledger = cache(_read_ledger)
         for at, found_here in walk(folder):
@@ -70,29 +85,31 @@ def list_runs(folders: Iterable[Path]) -> list[Listed]:
                 here[at] = Listed(at, BROKEN, problem)
             for name, job in jobs.items():
                 if not is_run(at / name):
-                    here[at / name] = Listed(at / name, job.state, _last_words(job), fingerprint=job.fingerprint)
+                    here[at / name] = Listed(at / name, job.state, _last_line(job), fingerprint=job.fingerprint)
         if not here:
-            raise UserError(f"{folder} holds no run (a run's folder has .hydra/config.yaml or summary.json)")
+            raise UserError(f"no run: {folder}. The folder of a run has .hydra/config.yaml or summary.json")
         found |= here
     return list(found.values())
 
 
 def _read_ledger(sweep: Path) -> tuple[dict[str, Job], str]:
-    """The jobs of a sweep by name (none where it is no sweep), and what is wrong with its ledger."""
+    """Return the jobs of a sweep by name (none if the folder isn't a sweep's), and what is wrong with its ledger."""
     try:
         return {job.name: job for job in read_ledger(sweep)}, ""
     except UserError as error:
         return {}, str(error)
 
 
-def _last_words(job: Job) -> str:
+def _last_line(job: Job) -> str:
+    """Return the last line of a job's error."""
     lines = (job.error or "").strip().splitlines()
     return lines[-1] if lines else ""
 
 
 def _describe(path: Path, job: Job | None) -> Listed:
+    """Describe the run in a folder, given its job in a sweep."""
     folder = RunFolder(path)
-    sizes = Sizes(*(_bytes(place) for place in (folder.checkpoints, folder.model, path)))
+    sizes = RunSizes(*(_bytes(place) for place in (folder.checkpoints, folder.model, path)))
     traces = (folder.summary, folder.metrics, folder.config)
     written = max((trace.stat().st_mtime for trace in traces if trace.is_file()), default=0.0)
     try:
@@ -118,7 +135,7 @@ def _describe(path: Path, job: Job | None) -> Listed:
     if is_at_work(path):
         state = RUNNING
     elif job is not None and job.state in (FAILED, STOPPED, WAITING):
-        state, note = job.state, _last_words(job)
+        state, note = job.state, _last_line(job)
     return Listed(
         folder=path,
         state=state,
@@ -132,7 +149,7 @@ def _describe(path: Path, job: Job | None) -> Listed:
 
 
 def _newest_step(checkpoints: Path) -> int | None:
-    """Of the newest checkpoint whose manifest is whole; its files aren't read."""
+    """Return the step of the newest checkpoint with a valid manifest; its other files aren't read."""
     for step in reversed(saved_steps(checkpoints)):
         if read_manifest(checkpoints / checkpoint_name(step))[0] is not None:
             return step
@@ -140,7 +157,7 @@ def _newest_step(checkpoints: Path) -> int | None:
 
 
 def _settings(config: dict) -> dict:
-    """What tells a run from others, in short."""
+    """Return the settings that distinguish a run from others, in short."""
     flat = flatten(config)
     named = flat.get("model.path") or flat.get("model.name")
     source = str(flat.get("data._target_", "")).split(".")[-2:][0]
@@ -153,12 +170,12 @@ def _settings(config: dict) -> dict:
 
 
 def _bytes(place: Path) -> int:
-    """Of all files in a folder; those that links lead to don't count."""
+    """Return the size of all files in a folder, without following links."""
     total = 0
     for path, _, files in os.walk(place):
         for name in files:
             try:
                 total += (Path(path) / name).lstat().st_size
-            except FileNotFoundError:  # a run at work renames its files
+            except FileNotFoundError:  # a running run renames its files
                 continue
     return total

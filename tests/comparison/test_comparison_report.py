@@ -47,7 +47,7 @@ def test_a_label_says_in_what_else_an_arm_differs(tmp_path):
 def test_one_run_given_twice_is_refused(tmp_path):
     make_run(tmp_path / "a")
     make_run(tmp_path / "b")
-    with pytest.raises(UserError, match="one run"):
+    with pytest.raises(UserError, match="two runs have the same settings and seed"):
         make_arms(find_runs([tmp_path]))
 
 
@@ -58,7 +58,7 @@ def test_a_folder_without_finished_runs_is_refused(tmp_path):
     (tmp_path / "a" / "summary.json").unlink()
     with pytest.raises(UserError, match="no finished run but 1 unfinished"):
         find_runs([tmp_path])
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="no such folder"):
         find_runs([tmp_path / "nowhere"])
 
 
@@ -168,7 +168,7 @@ def test_predictions_that_are_not_those_of_the_summary_are_refused(tmp_path, nam
     summary = json.loads((tmp_path / "a" / "summary.json").read_text())
     summary["metrics"]["test"][name] += 1e-6
     (tmp_path / "a" / "summary.json").write_text(json.dumps(summary))
-    with pytest.raises(UserError, match=f"a: predictions/test.parquet has {name} 0.[56].*summary.json"):
+    with pytest.raises(UserError, match=f"differ: .*a: predictions/test.parquet has {name} 0.[56].*summary.json"):
         report([tmp_path / "a"], tmp_path)
 
 
@@ -180,7 +180,7 @@ def test_predictions_that_are_not_those_of_the_summary_are_refused(tmp_path, nam
         (pl.col("t").cast(pl.Float64) / 2, "must count draws from 0"),
         ((pl.col("t") > 20).cast(pl.Int64), "must count draws from 0"),
         (pl.lit("0"), "must be numbers"),
-        (pl.lit(None, pl.Int64), "has values that are none"),
+        (pl.lit(None, pl.Int64), "has missing or invalid values"),
     ],
 )
 def test_draws_that_are_none_are_refused(tmp_path, draw, said):
@@ -363,7 +363,7 @@ def test_the_command_tells_a_wrong_folder_in_one_line(tmp_path, folders):
     make_run(tmp_path / "a")
     command = [sys.executable, "-m", "mlens", "compare", *folders]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.startswith("error: missing is no folder")
+    assert done.returncode == 2 and done.stderr.startswith("error: no such folder: missing")
     assert done.stderr.count("\n") == 1 and not (tmp_path / "comparison").exists()
 
 

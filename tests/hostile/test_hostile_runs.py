@@ -184,7 +184,7 @@ def test_figures_that_no_run_predicts(case, pristine, tmp_path):
 def test_a_target_that_stands_twice(pristine, tmp_path):
     frame = pl.read_parquet(pristine / "b" / FILES["test.parquet"])
     pl.concat([frame, frame.slice(3, 1)]).write_parquet(tmp_path / "test.parquet")
-    with pytest.raises(UserError, match="a target stands twice"):
+    with pytest.raises(UserError, match="a target occurs twice"):
         read_predictions(tmp_path / "test.parquet", ("user", "t"))
 
 

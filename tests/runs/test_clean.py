@@ -41,8 +41,8 @@ def test_all_checkpoints_can_go_and_all_else_stays(run):
     assert names(found.checkpoints) == ["step_00000030", "step_00000020", "step_00000010"] and not found.stays
     assert found.bytes == sum(f.stat().st_size for path in found.checkpoints for f in path.iterdir()) > 600
     assert contents(run) == before, "finding removes nothing"
-    told = list(remove(run))
-    assert [path for path, _ in told] == list(found.checkpoints) and sum(size for _, size in told) == found.bytes
+    removed = list(remove(run))
+    assert [path for path, _ in removed] == list(found.checkpoints) and sum(size for _, size in removed) == found.bytes
     gone = {name for name in before if name.startswith("checkpoints/")}
     assert contents(run) == before - gone
     assert find_removable(run).checkpoints == ()
@@ -79,12 +79,12 @@ def test_what_is_no_checkpoint_of_mlens_stays(run):
         40: "can't be read",
         30: "manifest",
         20: "notes.txt",
-        50: "no folder",
-        60: "no folder",
+        50: "not a folder",
+        60: "not a folder",
         80: "70",
     }.items():
-        (told,) = (line for line in found.stays if checkpoint_name(step) in line)
-        assert said in told
+        (reason,) = (line for line in found.stays if checkpoint_name(step) in line)
+        assert said in reason
     list(remove(run))
     assert contents(run) == {name for name in before if not name.startswith("checkpoints/step_00000010")}
 
@@ -138,7 +138,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("keep_best", [False, True])
-def test_a_removal_that_is_killed_at_any_moment_leaves_whole_checkpoints_and_goes_on(tmp_path, run, keep_best):
+def test_a_removal_that_is_killed_at_any_moment_leaves_intact_checkpoints_and_continues(tmp_path, run, keep_best):
     """The disk's changes are counted, and the process dies before each of them once."""
     for after in count():
         copy = tmp_path / str(after)

@@ -40,7 +40,7 @@ def sweep(place, **jobs):
     ).write()
 
 
-def test_a_finished_run_is_told_by_its_own_files(tmp_path):
+def test_a_finished_run_is_described_by_its_files(tmp_path):
     run = finish(make_run(tmp_path / "deep" / "a", "fixed_count", {"count": 10}, seed=3), 20, 40, best=20)
     summary = json.loads((run / "summary.json").read_text())
     (listed,) = list_runs([tmp_path])
@@ -109,7 +109,7 @@ def test_a_sweeps_ledger_says_what_the_folders_cannot(tmp_path):
     assert [run.state for run in list_runs([place / "died"])] == ["failed"]
 
 
-def test_a_broken_ledger_is_told_and_hides_no_run(tmp_path):
+def test_a_broken_ledger_is_reported_and_hides_no_run(tmp_path):
     make_run(tmp_path / "sweep" / "a")
     (tmp_path / "sweep" / "sweep.json").write_text("[")
     assert states(tmp_path) == {"sweep": "broken", "sweep/a": "finished"}
@@ -124,7 +124,7 @@ def test_what_lies_in_a_run_is_no_run_and_links_are_not_followed(tmp_path):
     assert states(elsewhere) == {".": "finished"}
 
 
-@pytest.mark.parametrize(("name", "said"), [("nowhere", "is no folder"), ("empty", "holds no run")])
+@pytest.mark.parametrize(("name", "said"), [("nowhere", "no such folder"), ("empty", "no run")])
 def test_where_there_is_nothing_it_says_so(tmp_path, name, said):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=said):
@@ -153,6 +153,6 @@ def test_the_table_is_sorted_and_hostile_text_is_text(tmp_path, capsys, monkeypa
     assert listing(tmp_path, capsys, "time").index("/z") > listing(tmp_path, capsys, "time").index("[red]")
 
 
-def test_a_failed_jobs_last_words_are_told(tmp_path, capsys):
+def test_the_last_line_of_a_failed_jobs_error_is_shown(tmp_path, capsys):
     sweep(tmp_path / "sweep", never="failed")
     assert "never: failed: CUDA\\x1b[2J" in listing(tmp_path, capsys, "time")
