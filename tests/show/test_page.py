@@ -143,7 +143,7 @@ def test_long_lists_are_cut_unless_all_is_asked_for(tmp_path, capsys):
         (["user=1", "history=nothing"], "history=nothing: there is no such option"),
         (["user=1", "history.foo=1"], "foo"),
         (["user=1", "+history.foo=1"], "foo"),
-        (["nowhere", "user=1"], "no finished run: nowhere"),
+        (["nowhere", "user=1"], "nowhere holds no finished run"),
     ],
 )
 def test_what_cannot_be_shown_is_told_in_one_line(words, said):
