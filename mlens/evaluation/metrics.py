@@ -14,12 +14,12 @@ CUT_OFF = 10
 
 
 def rmse(predicted: np.ndarray, rating: np.ndarray) -> float:
-    """Root mean squared error."""
+    """Return the root mean squared error."""
     return float(np.sqrt(np.mean((predicted - rating) ** 2)))
 
 
 def mae(predicted: np.ndarray, rating: np.ndarray) -> float:
-    """Mean absolute error."""
+    """Return the mean absolute error."""
     return float(np.mean(np.abs(predicted - rating)))
 
 
@@ -36,7 +36,7 @@ def rating_columns(predictions: Predictions, scale: tuple[float, ...]) -> dict[s
 
 
 def calibration_error(probability: np.ndarray, correct: np.ndarray) -> float:
-    """Expected calibration error of the most probable rating, over ten equal-width bins of its probability
+    """Return the expected calibration error of the most probable rating, over ten equal-width bins of its probability
     (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017)."""
     confidence = probability.max(axis=1)
     bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
@@ -45,18 +45,18 @@ def calibration_error(probability: np.ndarray, correct: np.ndarray) -> float:
 
 
 def user_rmse(predicted: np.ndarray, rating: np.ndarray, user: np.ndarray) -> float:
-    """RMSE of each user's targets, averaged over users."""
+    """Return the RMSE of each user's targets, averaged over users."""
     _, index = np.unique(user, return_inverse=True)
     squares = np.bincount(index, (predicted - rating) ** 2) / np.bincount(index)
     return float(np.sqrt(squares).mean())
 
 
 def auc(predicted: np.ndarray, rating: np.ndarray, user: np.ndarray) -> float:
-    """Share of pairs of a user's targets with different ratings that `predicted` orders correctly, averaged over users.
+    """Return the share of correctly ordered pairs of a user's targets with different ratings, averaged over users.
 
-    Equal predictions count half. For ratings of two values this is the area under the ROC curve, for more the
-    concordance index (Harrell et al., "Evaluating the Yield of Medical Tests", JAMA 247(18), 1982). Users without such
-    a pair are left out; NaN if there is no such user.
+    Pairs with equal predictions count half. For ratings of two values this is the area under the ROC curve, for more
+    the concordance index (Harrell et al., "Evaluating the Yield of Medical Tests", JAMA 247(18), 1982). Users without
+    such a pair are left out; NaN if no user has one.
 
     predicted, rating, user: [t].
     """
@@ -80,8 +80,8 @@ def auc(predicted: np.ndarray, rating: np.ndarray, user: np.ndarray) -> float:
 
 
 def ndcg(predicted: np.ndarray, rating: np.ndarray, user: np.ndarray, cut_off: int = CUT_OFF) -> float:
-    """Normalised discounted cumulative gain at rank `cut_off` of a user's targets ordered by `predicted`, averaged over
-    users.
+    """Return the normalised discounted cumulative gain at rank `cut_off` of each user's targets ordered by `predicted`,
+    averaged over users.
 
     It is the sum of rating / log2(1 + rank), divided by that of the ideal order (Järvelin and Kekäläinen, "Cumulated
     Gain-based Evaluation of IR Techniques", TOIS 20(4), 2002; the gain is the rating itself). Tied predictions get the
