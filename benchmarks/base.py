@@ -24,7 +24,7 @@ from setting import command, console, make_setting, start
 
 from mlens.engine.ranks import Ranks, join_ranks
 from mlens.packing.packed import PackedRows
-from mlens.training.base_model import cut_stretches, plan_stretches
+from mlens.training.base_model import cut_excerpts, plan_excerpts
 
 # First calls allocate, or compile.
 WARM_UP = 5
@@ -42,8 +42,8 @@ def main(options: argparse.Namespace) -> None:
         table.add_column(column, justify="right")
     for lines in base.lines:
         for asked in (0.0, base.asked):
-            cut = cut_stretches(dataset.renderer, dataset.stage, lines, base.interleaved, asked, base.seed, epoch=0)
-            steps = plan_stretches(cut, collator, base.ratings_per_step, base.seed, 0, ranks.rank, ranks.world)
+            cut = cut_excerpts(dataset.renderer, dataset.stage, lines, base.interleaved, asked, base.seed, epoch=0)
+            steps = plan_excerpts(cut, collator, base.ratings_per_step, base.seed, 0, ranks.rank, ranks.world)
             ratings, tokens, seconds = _train(engine, collator, steps, options.steps)
             ratings, tokens = (_over_ranks(ranks, count) for count in (ratings, tokens))
             table.add_row(str(lines), f"{asked:.0%}", f"{ratings / seconds:,.0f}", f"{tokens / seconds:,.0f}")

@@ -43,7 +43,7 @@ from mlens.packing.dataset import RatingDataset
 from mlens.packing.plan import plan_epoch
 from mlens.packing.row import Row
 from mlens.packing.steps import Steps
-from mlens.training.base_model import base_weights, cut_stretches, plan_stretches
+from mlens.training.base_model import base_weights, cut_excerpts, plan_excerpts
 
 
 @dataclass(frozen=True)
@@ -149,8 +149,8 @@ def _branches(dataset: RatingDataset, collator, steps: Steps, seed: int) -> Iter
 def _stretches(dataset: RatingDataset, collator, lines: int, seed: int) -> Iterator[tuple[list, int]]:
     epoch = 0
     while True:
-        cut = cut_stretches(dataset.renderer, dataset.stage, lines, INTERLEAVED, ASKED, seed, epoch)
-        for step in plan_stretches(cut, collator, RATINGS_PER_STEP, seed, epoch, 0, 1):
+        cut = cut_excerpts(dataset.renderer, dataset.stage, lines, INTERLEAVED, ASKED, seed, epoch)
+        for step in plan_excerpts(cut, collator, RATINGS_PER_STEP, seed, epoch, 0, 1):
             rows = [(partial(collator.train_row, trees, 1.0), labels, last) for trees, labels, last in step]
             yield rows, RATINGS_PER_STEP
         epoch += 1

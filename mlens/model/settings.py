@@ -27,11 +27,11 @@ def _require_dtype(dtype: str) -> None:
 class Base:
     """How the base model of model=tiny_base is trained, once for all strategies.
 
-    Every rating of a part of a user's history is predicted from those before it.
+    Every rating of an excerpt of a user's history is predicted from those before it.
 
-    lines: ratings of each part, one length after another; empty for no base model.
+    lines: ratings of an excerpt, one length after another; empty for no base model.
     steps: training steps with each length.
-    interleaved: how many neighbouring parts exchange their ratings at random, anew each epoch.
+    interleaved: how many neighbouring excerpts exchange their ratings at random, anew each epoch.
     asked: the share of ratings that are predicted as the target of a prompt; the others are predicted in their lines.
     ratings_per_step: ratings of one update.
     learning_rate: of Muon, for matrices.

@@ -1,8 +1,8 @@
-"""The base model of model=tiny_base: what a pretrained model is to a real user, for a laptop.
+"""The base model of model=tiny_base, which takes the place of a pretrained model on a laptop.
 
-A tiny Qwen3 is trained once on the training ratings alone: short parts of each user's history, in which every rating is
-predicted from the lines before it, most of them where they stand, some as the target of a prompt. Every
-strategy of a comparison then starts from the same competent model, and is trained with its own objective alone.
+A tiny Qwen3 is trained once, on training ratings only: on short excerpts of each user's history, in which every rating
+is predicted from the lines before it, most of them in their lines, some as the target of a prompt. So every strategy of
+a comparison starts from the same competent model.
 """
 
 from __future__ import annotations
@@ -39,11 +39,13 @@ VERSION = 2
 
 
 @dataclass(frozen=True)
-class Stretches:
-    """Stretches of at most `lines` training ratings of a user in order, each rating in exactly one of them.
+class Excerpts:
+    """Excerpts of users' training ratings, in order; each rating is in exactly one of them.
 
-    places [v]: in `stage.visible`, stretch after stretch; start, stop [n]: where each stretch is in `places`; user [n];
-    asked [v] bool: which of the visible ratings are asked for as targets are, instead of carrying loss in their line.
+    user [n]: of each excerpt.
+    places [v]: indices into `stage.visible`, excerpt after excerpt.
+    start, stop [n]: where each excerpt is in `places`.
+    asked [v]: bool, which visible ratings are predicted as targets of prompts, instead of carrying loss in their lines.
     """
 
     renderer: Renderer
@@ -59,8 +61,8 @@ class Stretches:
 
     def tree(self, i: int) -> Tree:
         """A trunk whose every rating carries loss once, in its line or on a branch that sees the lines before it."""
-        renderer, own = self.renderer, self.places[self.start[i] : self.stop[i]]
-        history, asked = self.stage.visible[own], self.asked[own]
+        renderer, places = self.renderer, self.places[self.start[i] : self.stop[i]]
+        history, asked = self.stage.visible[places], self.asked[places]
         trunk = renderer.trunk(self.user[i], history)
         ends = np.cumsum(renderer.pieces.lengths[trunk])
         branches = []
@@ -73,13 +75,17 @@ class Stretches:
         return Tree(renderer.pieces.tokens(trunk), lines, tuple(branches))
 
 
-def cut_stretches(
+def cut_excerpts(
     renderer: Renderer, stage: Stage, lines: int, interleaved: int, asked: float, seed: int, epoch: int
-) -> Stretches:
-    """Cut every user's training ratings every `lines * interleaved` ratings, from a place that differs by user and
-    epoch, and deal those of each cut at random to as few stretches of at most `lines` as hold them, where they keep
-    their order. So each rating comes to stand at every place of a stretch, and, with interleaved > 1, behind others in
-    every epoch; each is asked for with the probability `asked`."""
+) -> Excerpts:
+    """Cut every user's training ratings into excerpts of at most `lines` ratings.
+
+    The ratings are cut every `lines * interleaved` ratings, at places that differ by user and epoch, and those of each
+    piece are distributed at random over as few excerpts as hold them, where they keep their order. So over the epochs a
+    rating has every place in an excerpt, and with interleaved > 1 other ratings before it in every epoch.
+
+    asked: the probability that a rating is predicted as the target of a prompt.
+    """
     user, places = [], []
     drawn = np.zeros(len(stage.visible), dtype=bool)
     for number, key in enumerate(renderer.table.user_keys):
@@ -91,25 +97,25 @@ def cut_stretches(
         borders = np.unique(np.clip([first, *range(first + shift, last, lines * interleaved), last], first, last))
         for begin, end in pairwise(borders):
             within = order[(begin <= order) & (order < end)]
-            stretches = -(-len(within) // lines)
-            places += [np.sort(within[nth::stretches]) for nth in range(stretches)]
-            user += [number] * stretches
-    sizes = np.array([len(stretch) for stretch in places])
+            excerpts = -(-len(within) // lines)
+            places += [np.sort(within[nth::excerpts]) for nth in range(excerpts)]
+            user += [number] * excerpts
+    sizes = np.array([len(excerpt) for excerpt in places])
     stop = np.cumsum(sizes)
-    return Stretches(renderer, stage, np.array(user), np.concatenate(places), stop - sizes, stop, drawn)
+    return Excerpts(renderer, stage, np.array(user), np.concatenate(places), stop - sizes, stop, drawn)
 
 
-def plan_stretches(
-    stretches: Stretches, collator: PackedRows, ratings_per_step: int, seed: int, epoch: int, rank: int, world: int
+def plan_excerpts(
+    excerpts: Excerpts, collator: PackedRows, ratings_per_step: int, seed: int, epoch: int, rank: int, world: int
 ) -> Iterator[list[tuple[list[Tree], float, bool]]]:
-    """The steps of an epoch: for each the rows of `rank`, each with its trees, the step's label tokens over all ranks,
-    and whether it is the last."""
-    keys = stretches.renderer.table.user_keys
-    order = draws.order_of_items(stretches.user, keys, draws.ORDER, seed, epoch)
-    ends = np.cumsum((stretches.stop - stretches.start)[order])
+    """The steps of an epoch. Each is a list of the rows of `rank`: the trees of the row, the number of label tokens of
+    the step over all ranks, and whether the row is the last of the step."""
+    keys = excerpts.renderer.table.user_keys
+    order = draws.order_of_items(excerpts.user, keys, draws.ORDER, seed, epoch)
+    ends = np.cumsum((excerpts.stop - excerpts.start)[order])
     step = (ends - 1) // ratings_per_step
     for members in np.split(order, np.flatnonzero(np.diff(step)) + 1):
-        trees = [stretches.tree(i) for i in members]
+        trees = [excerpts.tree(i) for i in members]
         lengths = np.array(
             [
                 len(tree.trunk) + sum(len(branch.ids) + len(branch.answer) - 1 for branch in tree.branches)
@@ -122,8 +128,11 @@ def plan_stretches(
 
 
 def base_weights(inputs: RunInputs, ranks: Ranks) -> Path | None:
-    """The folder of the base model that the config node `model` asks for (None: it asks for none), trained now by all
-    ranks if it isn't cached yet: by the data, the training ratings, the prompt's form, and the model's own settings."""
+    """The folder of the base model of the config node `model`; None where it has none.
+
+    All ranks train it unless it is cached, by the data, the training ratings, the form of the prompt, and the settings
+    of the model.
+    """
     model, stage = inputs.settings.model, inputs.stages["train"]
     if not (isinstance(model, TinyModel) and model.base.lines):
         return None
@@ -132,10 +141,10 @@ def base_weights(inputs: RunInputs, ranks: Ranks) -> Path | None:
     form["prompt"] = {name: config["prompt"][name] for name in ("task", "question", "chat")}
     key = content_key("base", VERSION, inputs.table.content_hash(), stage.visible.tobytes(), form)
     folder = cache_root() / "bases" / key
-    # Without the lock where it is there: a cache that can't be written to serves too.
+    # Without the lock where it is cached: the cache may be read-only.
     if ranks.broadcast(ranks.main and is_intact(folder)):
         return folder
-    # Of several runs that want the same model at once, one trains it and the others wait.
+    # Of several runs that need the same model at the same time, one trains it and the others wait.
     with lock(folder) if ranks.main else nullcontext():
         if not ranks.broadcast(ranks.main and is_intact(folder, warn=True)):
             _train(inputs, model.base, ranks, folder)
@@ -159,18 +168,19 @@ def _train(inputs: RunInputs, base: Base, ranks: Ranks, folder: Path) -> None:
         task = bar.add_task("base model", total=total)
         for done, rows in enumerate(_steps(base, inputs.renderer, inputs.stages["train"], collator, ranks)):
             engine.set_learning_rate(rate_factor(horizon, done, total))
-            own = 0.0
+            step_loss = 0.0
             for trees, labels, last in rows:
-                own += float(engine.backward(collator.train_row(trees, history_loss_weight=1.0), labels, last)) / labels
-            own = float(ranks.sum(torch.tensor(own, dtype=torch.float64, device=ranks.device)))
-            loss += max(0.02, 1 / (done + 1)) * (own - loss)  # a mean of the last steps, at first of all
+                row = collator.train_row(trees, history_loss_weight=1.0)
+                step_loss += float(engine.backward(row, labels, last)) / labels
+            step_loss = float(ranks.sum(torch.tensor(step_loss, dtype=torch.float64, device=ranks.device)))
+            loss += max(0.02, 1 / (done + 1)) * (step_loss - loss)  # a moving average
             bar.advance(task)
             if (done + 1) % max(1, total // 10) == 0:
                 minutes = (time.perf_counter() - started) / 60
                 console.print(f"base model  step {done + 1:,}  {minutes:.1f} minutes  loss {loss:.4f} nats a token")
     with new_entry(folder) if ranks.main else nullcontext(folder) as entry:
         engine.export(ranks.broadcast(entry), tokenizer)
-    ranks.barrier()  # the others would open it before it has its name
+    ranks.barrier()  # the others must not open it before it is renamed
 
 
 def _steps(base: Base, renderer: Renderer, stage: Stage, collator: PackedRows, ranks: Ranks) -> Iterator[list]:
@@ -179,9 +189,9 @@ def _steps(base: Base, renderer: Renderer, stage: Stage, collator: PackedRows, r
     for lines in base.lines:
         left = base.steps
         while left:
-            stretches = cut_stretches(renderer, stage, lines, base.interleaved, base.asked, base.seed, epoch)
+            excerpts = cut_excerpts(renderer, stage, lines, base.interleaved, base.asked, base.seed, epoch)
             per_step = base.ratings_per_step
-            for rows in plan_stretches(stretches, collator, per_step, base.seed, epoch, ranks.rank, ranks.world):
+            for rows in plan_excerpts(excerpts, collator, per_step, base.seed, epoch, ranks.rank, ranks.world):
                 yield rows
                 left -= 1
                 if not left:

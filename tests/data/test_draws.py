@@ -26,7 +26,7 @@ from mlens.packing.steps import Steps
 from mlens.packing.tree import Tree
 from mlens.probe.questions import CSV, EXAMPLES, rating_questions, title_questions
 from mlens.prompt.renderer import make_renderer
-from mlens.training.base_model import cut_stretches, plan_stretches
+from mlens.training.base_model import cut_excerpts, plan_excerpts
 from tests.helpers.reference import make_table, stage_of
 from tests.helpers.tokenizers_for_tests import HISTORY, style, tiny
 
@@ -111,7 +111,7 @@ def histories(draw):
 
 def stretches(table):
     dataset = dataset_of(table)
-    cut, found = cut_stretches(dataset.renderer, dataset.stage, 3, 3, 0.5, 1, 2), {}
+    cut, found = cut_excerpts(dataset.renderer, dataset.stage, 3, 3, 0.5, 1, 2), {}
     for start, stop, user in zip(cut.start, cut.stop, cut.user, strict=True):
         own = [(named(table, cut.stage.visible[at])[1], bool(cut.asked[at])) for at in cut.places[start:stop]]
         found.setdefault((table.users["id"][int(user)],), []).append(own)
@@ -188,11 +188,11 @@ def order_of_targets(strategy, pieces):
 
 def order_of_stretches(table):
     dataset, visited = dataset_of(table), []
-    cut = cut_stretches(dataset.renderer, dataset.stage, 3, 1, 0.5, 1, 2)
+    cut = cut_excerpts(dataset.renderer, dataset.stage, 3, 1, 0.5, 1, 2)
     with pytest.MonkeyPatch.context() as patched:
         tree = Tree(np.zeros(4, dtype=np.int64), np.zeros(1, dtype=np.int64), ())
         patched.setattr(type(cut), "tree", lambda _, i: visited.append(i) or tree)
-        list(plan_stretches(cut, PackedRows(), 30, 1, 2, rank=0, world=1))
+        list(plan_excerpts(cut, PackedRows(), 30, 1, 2, rank=0, world=1))
     shown = [cut.stage.visible[cut.places[cut.start[i] : cut.stop[i]]] for i in visited]
     return [(named(table, own[0])[0], [named(table, i)[1] for i in own]) for own in shown]
 

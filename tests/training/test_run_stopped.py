@@ -17,7 +17,7 @@ BASE = ("model=tiny_base", "model.base.lines=[4]", "model.base.steps=4")
 # What a run calls in this phase, and whether the run finishes all the same.
 PHASES = {
     "data": ("mlens.data.load", "load_table", False),
-    "base model": ("mlens.training.base_model", "plan_stretches", False),
+    "base model": ("mlens.training.base_model", "plan_excerpts", False),
     "detailed log": ("mlens.training.describe", "describe", False),
     "export": ("mlens.training.conclude", "write_exported", False),
     "baselines": ("mlens.training.conclude", "measure_baselines", False),

@@ -17,7 +17,7 @@ from mlens.data.stage import make_stage
 from mlens.model.load import build_model
 from mlens.packing.packed import PackedRows
 from mlens.prompt.renderer import make_renderer
-from mlens.training.base_model import base_weights, cut_stretches, plan_stretches
+from mlens.training.base_model import base_weights, cut_excerpts, plan_excerpts
 from tests.helpers.cases import SPLITS, small_table
 from tests.helpers.equality import rating_places
 from tests.helpers.runs import FAST, run_here, train
@@ -49,42 +49,42 @@ def several():
 
 @settings(max_examples=50)
 @given(stages(), st.integers(2, 6), st.integers(1, 3), st.sampled_from([0.0, 0.4, 1.0]), st.integers(0, 3))
-def test_stretches_hold_every_training_rating_once_and_no_other(drawn, lines, interleaved, asked, epoch):
+def test_excerpts_hold_every_training_rating_once_and_no_other(drawn, lines, interleaved, asked, epoch):
     renderer, stage, roles = drawn
-    stretches, table = cut_stretches(renderer, stage, lines, interleaved, asked, 0, epoch), renderer.table
+    excerpts, table = cut_excerpts(renderer, stage, lines, interleaved, asked, 0, epoch), renderer.table
     held = []
-    for i, (user, history) in enumerate(zip(stretches.user, histories_of(stretches), strict=True)):
+    for i, (user, history) in enumerate(zip(excerpts.user, histories_of(excerpts), strict=True)):
         own = history.tolist()
         assert 1 <= len(own) <= lines
         assert own == sorted(own)
         assert {int(table.user[rating]) for rating in own} == {int(user)}
-        # Dealt within so many stretches' ratings, and without interleaving not at all.
-        places = stretches.places[stretches.start[i] : stretches.stop[i]]
+        # Dealt within so many excerpts' ratings, and without interleaving not at all.
+        places = excerpts.places[excerpts.start[i] : excerpts.stop[i]]
         assert places[-1] - places[0] < lines * interleaved
         held += own
-    assert len(stretches) == len(stretches.start)
+    assert len(excerpts) == len(excerpts.start)
     assert sorted(held) == np.flatnonzero(roles == TRAIN).tolist()
     assert interleaved > 1 or held == sorted(held)
 
 
-def histories_of(stretches):
-    """Of each stretch its ratings, as indices into the table."""
-    borders = zip(stretches.start, stretches.stop, strict=True)
-    return [stretches.stage.visible[stretches.places[start:stop]] for start, stop in borders]
+def histories_of(excerpts):
+    """Of each excerpt its ratings, as indices into the table."""
+    borders = zip(excerpts.start, excerpts.stop, strict=True)
+    return [excerpts.stage.visible[excerpts.places[start:stop]] for start, stop in borders]
 
 
 @settings(max_examples=30)
 @given(stages(), st.integers(2, 6), st.sampled_from([0.0, 0.4, 1.0]))
-def test_each_rating_of_a_stretch_carries_loss_once_after_those_before_it(drawn, lines, asked):
-    """In its line, or as the target of a prompt whose history is the stretch up to it."""
+def test_each_rating_of_an_excerpt_carries_loss_once_after_those_before_it(drawn, lines, asked):
+    """In its line, or as the target of a prompt whose history is the excerpt up to it."""
     renderer, stage, _ = drawn
-    stretches = cut_stretches(renderer, stage, lines, 2, asked, 0, 0)
-    for i, history in enumerate(histories_of(stretches)):
-        tree = stretches.tree(i)
+    excerpts = cut_excerpts(renderer, stage, lines, 2, asked, 0, 0)
+    for i, history in enumerate(histories_of(excerpts)):
+        tree = excerpts.tree(i)
         places = rating_places(renderer, int(history[0]), history)
         whole = renderer.tokens(int(history[0]), history)
         assert tree.trunk.tolist() == whole[: places[int(history[-1])].stop].tolist()
-        own = stretches.asked[stretches.places[stretches.start[i] : stretches.stop[i]]]
+        own = excerpts.asked[excerpts.places[excerpts.start[i] : excerpts.stop[i]]]
         assert asked == 0.4 or own.all() == own.any() == bool(asked)
         assert tree.lines.tolist() == [place for rating in history[~own] for place in places[int(rating)]]
         want = [
@@ -96,42 +96,40 @@ def test_each_rating_of_a_stretch_carries_loss_once_after_those_before_it(drawn,
 
 
 @pytest.mark.parametrize("asked", [0.0, 0.5])
-def test_a_row_of_stretches_sees_what_it_may(several, asked):
-    stretches = cut_stretches(*several, 6, 2, asked, 0, 0)
-    trees = [stretches.tree(i) for i in range(len(stretches))]
+def test_a_row_of_excerpts_sees_what_it_may(several, asked):
+    excerpts = cut_excerpts(*several, 6, 2, asked, 0, 0)
+    trees = [excerpts.tree(i) for i in range(len(excerpts))]
     check_row(PackedRows().train_row(trees, 1.0), trees)
 
 
 @pytest.mark.parametrize("interleaved", [1, 3])
-def test_a_rating_comes_to_stand_at_every_place_of_a_stretch(several, interleaved):
+def test_a_rating_comes_to_stand_at_every_place_of_an_excerpt(several, interleaved):
     _, stage = several
     rating = stage.visible[stage.visible_offsets[np.argmax(np.diff(stage.visible_offsets))] + 12]
     seen, before, asked = set(), set(), []
     for epoch in range(60):
-        stretches = cut_stretches(*several, 5, interleaved, 0.25, 0, epoch)
-        (own,) = [history.tolist() for history in histories_of(stretches) if rating in history]
+        excerpts = cut_excerpts(*several, 5, interleaved, 0.25, 0, epoch)
+        (own,) = [history.tolist() for history in histories_of(excerpts) if rating in history]
         seen.add(own.index(rating))
         before |= {one for one, next_one in pairwise(own) if next_one == rating}
-        asked.append(stretches.asked)
+        asked.append(excerpts.asked)
     assert seen == {0, 1, 2, 3, 4}
     # Without interleaving the rating before it is always the same one.
     assert len(before) == 1 if interleaved == 1 else len(before) > 5
     assert 0.2 < np.mean(asked) < 0.3 and (np.mean(asked, axis=0) > 0).all() and (np.mean(asked, axis=0) < 0.6).all()
 
 
-def planned(stretches, row_tokens, per_step, world):
+def planned(excerpts, row_tokens, per_step, world):
     """[ranks][steps][rows] of (trees, labels, last)."""
-    return [
-        list(plan_stretches(stretches, PackedRows(row_tokens), per_step, 0, 0, rank, world)) for rank in range(world)
-    ]
+    return [list(plan_excerpts(excerpts, PackedRows(row_tokens), per_step, 0, 0, rank, world)) for rank in range(world)]
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("row_tokens", [60, 300, 10**6])
 @pytest.mark.parametrize("per_step", [1, 12, 1000])
-def test_an_epoch_trains_on_every_stretch_once(several, row_tokens, per_step, world):
-    stretches = cut_stretches(*several, 5, 2, 0.3, 0, 0)
-    ranks = planned(stretches, row_tokens, per_step, world)
+def test_an_epoch_trains_on_every_excerpt_once(several, row_tokens, per_step, world):
+    excerpts = cut_excerpts(*several, 5, 2, 0.3, 0, 0)
+    ranks = planned(excerpts, row_tokens, per_step, world)
     held = []
     for step in zip(*ranks, strict=True):
         assert len({len(rows) for rows in step}) == 1
@@ -140,10 +138,10 @@ def test_an_epoch_trains_on_every_stretch_once(several, row_tokens, per_step, wo
         tokens = sum(len(tree.lines) for tree in trees) + sum(len(answer) for _, answer in prompts(trees))
         assert {labels for rows in step for _, labels, _ in rows} == {tokens}
         held += [key_of(tree) for tree in trees]
-    assert sorted(held) == sorted(key_of(stretches.tree(i)) for i in range(len(stretches)))
-    # A stretch is never cut: a step is that of the ratings that end in it.
-    ratings = int((stretches.stop - stretches.start).sum())
-    assert min(len(stretches), ratings // (per_step + 5)) <= len(ranks[0]) <= -(-ratings // per_step)
+    assert sorted(held) == sorted(key_of(excerpts.tree(i)) for i in range(len(excerpts)))
+    # An excerpt is never cut: a step is that of the ratings that end in it.
+    ratings = int((excerpts.stop - excerpts.start).sum())
+    assert min(len(excerpts), ratings // (per_step + 5)) <= len(ranks[0]) <= -(-ratings // per_step)
 
 
 def key_of(tree):
@@ -151,9 +149,9 @@ def key_of(tree):
 
 
 def test_a_step_ends_once_where_its_last_rows_are_empty(several):
-    """Rows that hold one stretch each: their number is found in strides, which may leave several over."""
+    """Rows that hold one excerpt each: their number is found in strides, which may leave several over."""
     renderer, stage = several
-    one = cut_stretches(renderer, stage, 5, 1, 0.0, 0, 0)
+    one = cut_excerpts(renderer, stage, 5, 1, 0.0, 0, 0)
     chosen = np.full(301, np.argmax(one.stop - one.start))
     many = replace(one, user=one.user[chosen], start=one.start[chosen], stop=one.stop[chosen])
     length = len(many.tree(0).trunk)
@@ -214,8 +212,8 @@ def loss_of(weights):
     made = parts(*SMALL_BASE)
     renderer, stage = made.datasets["train"].renderer, made.datasets["train"].stage
     model = build_model(made.settings.model, made.settings.peft, made.tokenizer, 256, 0, weights=weights)
-    stretches = cut_stretches(renderer, stage, 6, 1, 0.25, 0, 0)
-    row = PackedRows().train_row([stretches.tree(i) for i in range(len(stretches))], 1.0)
+    excerpts = cut_excerpts(renderer, stage, 6, 1, 0.25, 0, 0)
+    row = PackedRows().train_row([excerpts.tree(i) for i in range(len(excerpts))], 1.0)
     with torch.no_grad():
         return -float(row_scores(model, row).sum()) / len(row.label)
 
