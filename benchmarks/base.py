@@ -40,9 +40,10 @@ def main(options: argparse.Namespace) -> None:
     table = Table(title=f"Supervised ratings, {ranks.world} ranks of {options.threads} threads")
     for column in ("lines", "asked as targets", "ratings/s", "tokens/s"):
         table.add_column(column, justify="right")
+    template = dataset.renderer.template
     for lines in base.lines:
         for asked in (0.0, base.asked):
-            cut = cut_excerpts(dataset.renderer, dataset.stage, lines, base.interleaved, asked, base.seed, epoch=0)
+            cut = cut_excerpts(template, dataset.stage, lines, base.interleaved, asked, base.seed, epoch=0)
             steps = plan_excerpts(cut, collator, base.ratings_per_step, base.seed, 0, ranks.rank, ranks.world)
             ratings, tokens, seconds = _train(engine, collator, steps, options.steps)
             ratings, tokens = (_over_ranks(ranks, count) for count in (ratings, tokens))

@@ -149,7 +149,7 @@ def _branches(dataset: RatingDataset, collator, steps: Steps, seed: int) -> Iter
 def _stretches(dataset: RatingDataset, collator, lines: int, seed: int) -> Iterator[tuple[list, int]]:
     epoch = 0
     while True:
-        cut = cut_excerpts(dataset.renderer, dataset.stage, lines, INTERLEAVED, ASKED, seed, epoch)
+        cut = cut_excerpts(dataset.renderer.template, dataset.stage, lines, INTERLEAVED, ASKED, seed, epoch)
         for step in plan_excerpts(cut, collator, RATINGS_PER_STEP, seed, epoch, 0, 1):
             rows = [(partial(collator.train_row, trees, 1.0), labels, last) for trees, labels, last in step]
             yield rows, RATINGS_PER_STEP

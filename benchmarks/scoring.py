@@ -116,12 +116,13 @@ def main(options: argparse.Namespace) -> None:
         dataset, model = setting.datasets["test"], setting.model("sdpa").eval()
         subset = drawn(dataset, case.generated)
         samples, end = samples_of(dataset, subset), setting.inputs.tokenizer.eos_token_id
-        tried = [generate(model, samples, batch, dataset.renderer.longest_answer, end) for batch in case.batches]
+        template = dataset.renderer.template
+        tried = [generate(model, samples, batch, template.longest_answer, end) for batch in case.batches]
         peer = min(tried, key=lambda one: one.seconds)
         predictions, seconds = score(setting)
         checked = list(zip(subset, samples, strict=True))[:: -(-len(subset) // case.compared)]
         difference = max(
-            np.abs(predictions.probability[i] - plain_probability(model, sample, dataset.renderer.answers)).max()
+            np.abs(predictions.probability[i] - plain_probability(model, sample, template.answers)).max()
             for i, sample in checked
         )
         apart = predictions.probability.std(axis=0).max()

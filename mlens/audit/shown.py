@@ -84,7 +84,7 @@ def _audit_places(finder: Finder, dataset: RatingDataset, drawn: _Drawn) -> None
 def _audit_tags(finder: Finder, dataset: RatingDataset, seed: int) -> int:
     """Whether the tags that may stand above a target are its user's, earlier, and of other movies: of all tags that the
     context has them right, and of a sample of targets what is really taken of them."""
-    table, stage, context = dataset.table, dataset.stage, dataset.renderer.context
+    table, stage, context = dataset.table, dataset.stage, dataset.renderer.template.context
     if context is None or context.time is None or table.tags is None:
         return 0
     user, movie, time = (table.tags[name].to_numpy() for name in ("user", "movie", "timestamp"))
@@ -101,7 +101,7 @@ def _audit_tags(finder: Finder, dataset: RatingDataset, seed: int) -> int:
         target = int(stage.targets[i])
         own = slice(offsets[stage.user[i]], offsets[stage.user[i] + 1])
         earlier, other = time[own] < table.timestamp[target], movie[own] != table.movie[target]
-        turns, own_turns = context.turns(table, target, dataset.renderer.style.max_context), context.turn[own]
+        turns, own_turns = context.turns(table, target, dataset.renderer.template.style.max_context), context.turn[own]
         allowed = np.isin(turns, own_turns[earlier & other])
         own_movie[k] = (~allowed & np.isin(turns, own_turns[~other])).any()
         later[k] = (~allowed & ~np.isin(turns, own_turns[~other])).any()

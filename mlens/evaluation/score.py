@@ -49,7 +49,7 @@ def predict(
 
     progress: called after each row with its number of targets.
     """
-    ranks, answers = scorer.ranks, dataset.renderer.answers
+    ranks, answers = scorer.ranks, dataset.renderer.template.answers
     scores = torch.zeros(len(dataset), len(answers), dtype=torch.float64)
     scorer.train(False)
     for trees in plan_scoring(dataset, collator, ranks.rank, ranks.world):

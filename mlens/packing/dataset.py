@@ -17,7 +17,9 @@ from mlens.history.fit import fit
 from mlens.history.none import NoHistory
 from mlens.history.strategy import Strategy
 from mlens.packing.tree import Branch, Shapes, Tree
+from mlens.prompt.prices import make_budget
 from mlens.prompt.renderer import Renderer
+from mlens.prompt.template import Prefix
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class RatingDataset(Dataset[Sample]):
 
     separate: no history depends on the other targets (see `fit`).
 
-    `dataset[i]` only joins pieces: nothing is tokenised here (unless the renderer says that pieces don't join).
+    `dataset[i]` only joins pieces: nothing is tokenised here (unless by a WholePromptRenderer).
     Raises UserError where a target doesn't fit into prompt.max_tokens alone.
     """
 
@@ -58,12 +60,12 @@ class RatingDataset(Dataset[Sample]):
     ) -> None:
         self.table, self.stage, self.strategy, self.renderer = table, stage, strategy, renderer
         self.seed, self.epoch, self.separate = seed, epoch, separate
-        self.budget: Budget = renderer.budget(stage)
+        self.budget: Budget = make_budget(renderer, stage)
         self._fit()
 
     def _fit(self) -> None:
-        strategy = self.strategy if self.renderer.ablation.history else NoHistory()
-        trim, draw = self.renderer.style.trim, (self.seed, self.epoch)
+        strategy = self.strategy if self.renderer.template.ablation.history else NoHistory()
+        trim, draw = self.renderer.template.style.trim, (self.seed, self.epoch)
         self.histories = fit(strategy, self.table, self.stage, self.budget, trim, *draw, self.separate)
 
     def at(self, epoch: int) -> RatingDataset:
@@ -81,7 +83,7 @@ class RatingDataset(Dataset[Sample]):
         history = self.history(i)
         dropped = len(self.histories.wanted(i)) - len(history)
         prompt = self.renderer.tokens(target, history)
-        return Sample(target, history, dropped, prompt, self.renderer.answer(target))
+        return Sample(target, history, dropped, prompt, self.renderer.template.answer(target))
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[i] for i in range(len(self)))
@@ -104,7 +106,7 @@ class RatingDataset(Dataset[Sample]):
 
     def prefix_groups(self, targets: np.ndarray) -> np.ndarray:
         """[n] which of one user's targets share a growing history: equal numbers do, -1 shares with none."""
-        return self.histories.prefix_groups(targets) if self.renderer.joins else np.full(len(targets), -1)
+        return self.histories.prefix_groups(targets) if self.renderer.shares_prefixes else np.full(len(targets), -1)
 
     def shapes(self, targets: np.ndarray) -> Shapes:
         """Which beginnings these targets share, and how long they are.
@@ -114,57 +116,57 @@ class RatingDataset(Dataset[Sample]):
         """
         renderer, stage = self.renderer, self.stage
         alone = -1 - np.arange(len(targets))
-        if not renderer.joins:
+        if not renderer.shares_prefixes:
             prompts = np.array([len(self[i].prompt) for i in targets], dtype=np.int64)
             return Shapes(alone, prompts, np.zeros_like(prompts))
-        heads = renderer.head_lengths(stage.user[targets])
+        template = renderer.template
+        heads = template.head_lengths(stage.user[targets])
         sections = self.histories.section_lengths(targets)
-        rests = renderer.bare_lengths(stage.targets[targets]) - heads
-        if renderer.context is not None:
+        if template.context is None:
+            rests = renderer.bare_lengths(stage.targets[targets]) - heads
+        else:
             shown = zip(stage.targets[targets], heads + sections, strict=True)
-            rests = np.array([renderer.pieces.lengths[renderer.branch(t, used)].sum() for t, used in shown], np.int64)
+            suffixes = (template.suffix(t, template.fitting_turns(t, tokens)) for t, tokens in shown)
+            rests = np.array([template.pieces.lengths[suffix].sum() for suffix in suffixes], np.int64)
         groups = self.prefix_groups(targets)
-        bare = alone.min(initial=0) - 1 - renderer.pieces.head[stage.user[targets]]
+        bare = alone.min(initial=0) - 1 - template.pieces.head[stage.user[targets]]
         keys = np.where(sections == 0, bare, np.where(groups < 0, alone, groups))
         return Shapes(keys, heads + sections, rests)
 
     def tree(self, targets: np.ndarray) -> Tree:
         """The tokens of targets [b] that share a beginning (equal keys in `shapes`; in their user's order)."""
         renderer, stage = self.renderer, self.stage
-        if not renderer.joins:
+        if not renderer.shares_prefixes:
             (sample,) = (self[i] for i in targets)
             nothing = np.zeros(0, dtype=np.int64)
             branch = Branch(len(sample.prompt), nothing, sample.answer)
             return Tree(sample.prompt, nothing, (branch,))
-        last = int(targets[-1])
+        last, template = int(targets[-1]), renderer.template
         places = self.histories.shown(last)
-        trunk = renderer.trunk(stage.user[last], stage.visible_to(last)[places])
-        seen = renderer.head_lengths(stage.user[targets]) + self.histories.section_lengths(targets)
-        assert self._are_prefixes(targets, places, trunk, seen)
+        prefix = template.prefix(stage.user[last], stage.visible_to(last)[places])
+        seen = template.head_lengths(stage.user[targets]) + self.histories.section_lengths(targets)
+        assert self._are_prefixes(targets, places, prefix, seen)
         branches = []
-        for i, tokens in zip(targets, seen, strict=True):
+        for i, tokens in zip(targets, seen.tolist(), strict=True):
             target = int(stage.targets[i])
-            rest = renderer.pieces.tokens(renderer.branch(target, int(tokens)))
-            branches.append(Branch(int(tokens), rest, renderer.answer(target)))
+            suffix = template.suffix(target, template.fitting_turns(target, tokens))
+            branches.append(Branch(tokens, template.pieces.tokens(suffix), template.answer(target)))
         lines = np.flatnonzero(self._first_shown(targets, places))
-        return Tree(renderer.pieces.tokens(trunk), renderer.rating_places(trunk, lines), tuple(branches))
+        return Tree(template.pieces.tokens(prefix.pieces), prefix.rating_tokens(lines), tuple(branches))
 
-    def _are_prefixes(self, targets: np.ndarray, places: np.ndarray, trunk: np.ndarray, seen: np.ndarray) -> bool:
-        """Whether each of `targets`, which sees `seen` tokens of `trunk`, sees complete lines (those of `places` in the
-        last one's list) of its own user, and none that it may not see."""
-        stage, pieces = self.stage, self.renderer.pieces
-        ends = np.cumsum(pieces.lengths[trunk])
-        # What the head takes, and all up to each line's rating.
-        ends = np.append(ends[1], ends[5::3])
+    def _are_prefixes(self, targets: np.ndarray, places: np.ndarray, prefix: Prefix, seen: np.ndarray) -> bool:
+        """Whether each of `targets`, which sees `seen` tokens of `prefix`, sees complete lines (those of `places` in
+        the last one's list) of its own user, and none that it may not see."""
+        stage, head, ends = self.stage, self.renderer.template.pieces.head, prefix.line_ends
         lines = np.minimum(np.searchsorted(ends, seen), len(ends) - 1)
         newest, user = np.append(-1, places)[lines], stage.user[targets]
-        own = (user == user[-1]) | ((lines == 0) & (pieces.head[user] == pieces.head[user[-1]]))
+        own = (user == user[-1]) | ((lines == 0) & (head[user] == head[user[-1]]))
         return bool(((ends[lines] == seen) & (newest < stage.count[targets]) & own).all())
 
     def history_labels(self, targets: np.ndarray) -> int:
         """How many tokens of ratings in the histories of these targets can carry loss (`Tree.lines`)."""
-        total, pieces, renderer = 0, self.renderer.pieces, self.renderer
-        for i in targets if renderer.joins else ():
+        total, pieces = 0, self.renderer.template.pieces
+        for i in targets if self.renderer.shares_prefixes else ():
             places = self.histories.shown(int(i))
             shown = self.stage.visible_to(i)[places[self._first_shown(np.array([i]), places)]]
             total += int(pieces.lengths[pieces.rating[self.table.rating_index[shown]]].sum())

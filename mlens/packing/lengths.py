@@ -35,7 +35,7 @@ def measure_lengths(dataset: RatingDataset) -> Lengths:
     """Measure a stage that has at least one target."""
     n = len(dataset)
     places = np.arange(n) if n <= MOST else np.unique(np.linspace(0, n - 1, MOST).astype(np.int64))
-    tokens = dataset.prompt_lengths(places) + dataset.renderer.longest_answer
+    tokens = dataset.prompt_lengths(places) + dataset.renderer.template.longest_answer
     wanted = np.array([len(dataset.wanted(int(i))) for i in places])
     shown = np.array([len(dataset.history(int(i))) for i in places])
     return Lengths(

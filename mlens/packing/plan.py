@@ -121,7 +121,7 @@ def answers_of(dataset: RatingDataset, targets: np.ndarray) -> np.ndarray:
 
 def answer_lengths(dataset: RatingDataset) -> np.ndarray:
     """[scale] tokens of every legal answer, with its end token."""
-    return np.array([len(answer) for answer in dataset.renderer.answers])
+    return np.array([len(answer) for answer in dataset.renderer.template.answers])
 
 
 def plan_scoring(dataset: RatingDataset, collator: Collator, rank: int, world: int) -> list[tuple[np.ndarray, ...]]:

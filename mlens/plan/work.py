@@ -73,7 +73,7 @@ def scoring_work(dataset: RatingDataset, collator: Collator, world: int) -> Work
         kept = np.flatnonzero(np.isin(dataset.stage.user, users[:: -(-total // MOST)]))
         stage = dataset.stage.keep(kept)
         dataset = RatingDataset(dataset.table, stage, dataset.strategy, dataset.renderer, dataset.seed)
-    targets, chains, answers = np.arange(len(dataset)), answer_lengths(dataset) - 1, dataset.renderer.answers
+    targets, chains, answers = np.arange(len(dataset)), answer_lengths(dataset) - 1, dataset.renderer.template.answers
     # Reference rows read the full prompt for each answer.
     readings = [np.array([n]) for n in chains] if isinstance(collator, ReferenceRows) else [chains]
     shapes, ones, counter = dataset.shapes(targets), np.ones(len(targets)), _WorkCounter()

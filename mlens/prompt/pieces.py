@@ -12,12 +12,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlens.data.ragged import offsets, ranges
 from mlens.data.table import RatingTable
 from mlens.errors import UserError
+from mlens.prompt.context import Context
+from mlens.prompt.frame import ChatFrame
 from mlens.prompt.settings import Ablation, Style
+from mlens.prompt.tokens import PlainText, begin_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 HISTORY_HEADER = "\n\n[HISTORICAL_RATINGS]\n"
 DIALOGUE_HEADER = "\n\n[RECENT_DIALOGUE]\nUser:"
@@ -88,6 +96,64 @@ class Pieces:
 
     def tokens(self, prompt: Sequence[int] | np.ndarray) -> np.ndarray:
         """[tokens] int32: the pieces' ids joined."""
-        lengths = self.lengths[prompt]
-        before = np.cumsum(lengths) - lengths
-        return self.ids[np.repeat(self.offsets[prompt] - before, lengths) + np.arange(lengths.sum())]
+        return self.ids[ranges(self.offsets[prompt], self.lengths[prompt])]
+
+
+def make_pieces(
+    table: RatingTable,
+    style: Style,
+    ablation: Ablation,
+    movies: list[str],
+    context: Context | None,
+    tokenizer: PreTrainedTokenizerBase,
+    plain: PlainText,
+    frame: ChatFrame,
+) -> Pieces:
+    """Tokenise each text once. movies: `movie_texts` of the table; frame: what stands around a prompt."""
+    most_lines = int(np.diff(table.user_offsets).max())
+    heads = head_texts(table, style, ablation)
+    distinct_heads = {head: number for number, head in enumerate(dict.fromkeys(heads))}
+    ratings = rating_texts(table)
+    kinds: dict[str, list[str]] = {
+        "opening": [frame.before],
+        "head": list(distinct_heads),
+        "header": [HISTORY_HEADER],
+        "number": [f"{k}." if k == 1 else f"\n{k}." for k in range(1, most_lines + 1)],
+        "movie": [f" {movie}:" for movie in movies],
+        "rating": [f" {rating}" for rating in ratings],
+        "dialogue": [DIALOGUE_HEADER],
+        "turn": [f" {turn}\nUser:" for turn in context.texts] if context else [],
+        "target": [f" {movie}:\n\n{style.question}" for movie in movies],
+        "closing": [frame.after],
+        "answer": ratings,
+    }
+    ids: list[np.ndarray] = []
+    places: dict[str, np.ndarray] = {}
+    texts: list[str] = []
+    for kind, kind_texts in kinds.items():
+        places[kind] = np.arange(len(texts), len(texts) + len(kind_texts))
+        texts += kind_texts
+        ids += plain.encode(kind_texts)
+    # Template text, in which `<|im_start|>` is a token; a prompt outside a template begins as any text does.
+    before, after = (np.array(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int32) for text in frame)
+    ids[places["opening"][0]] = before if frame.before else begin_ids(tokenizer)
+    ids[places["closing"][0]] = after
+    end = np.array([tokenizer.eos_token_id], dtype=np.int32)
+    for answer in places["answer"]:
+        ids[answer] = np.concatenate([ids[answer], end])
+    return Pieces(
+        texts=texts,
+        ids=np.concatenate(ids),
+        offsets=offsets([len(piece) for piece in ids]),
+        opening=int(places["opening"][0]),
+        head=places["head"][[distinct_heads[head] for head in heads]],
+        header=int(places["header"][0]),
+        number=places["number"],
+        movie=places["movie"],
+        rating=places["rating"],
+        dialogue=int(places["dialogue"][0]),
+        turn=places["turn"],
+        target=places["target"],
+        closing=int(places["closing"][0]),
+        answer=places["answer"],
+    )

@@ -84,7 +84,7 @@ def land_in_evaluation(dataset: RatingDataset, collator: Collator, i: int) -> La
     rows = collator.deal(scoring_shapes(dataset, dealt), world=1)[0]
     planned = [tuple(dealt[tree] for tree in trees) for trees in rows]
     at, landed = _row_of(planned, i)
-    answers = dataset.renderer.answers
+    answers = dataset.renderer.template.answers
     row = collator.score_row([dataset.tree(tree) for tree in landed], answers)
     k = [int(target) for tree in landed for target in tree].index(i)
     true = int(dataset.table.rating_index[stage.targets[i]])

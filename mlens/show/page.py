@@ -189,7 +189,7 @@ def _visible(piece: Piece) -> str:
 
 def _length(look: Look) -> str:
     prompt, answer = sum(len(piece.ids) for piece in look.pieces[:-1]), len(look.pieces[-1].ids)
-    most = look.dataset.renderer.style.max_tokens
+    most = look.dataset.renderer.template.style.max_tokens
     return f"{prompt} tokens of prompt + {answer} of the answer = {prompt + answer} (prompt.max_tokens={most})"
 
 

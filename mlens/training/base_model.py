@@ -32,6 +32,7 @@ from mlens.packing.packed import PackedRows
 from mlens.packing.tree import Branch, Shapes, Tree
 from mlens.pipeline import RunInputs
 from mlens.prompt.renderer import Renderer
+from mlens.prompt.template import PromptTemplate
 from mlens.training.schedule import rate_factor
 from mlens.training.settings import Trainer
 
@@ -48,7 +49,7 @@ class Excerpts:
     asked [v]: bool, which visible ratings are predicted as targets of prompts, instead of carrying loss in their lines.
     """
 
-    renderer: Renderer
+    template: PromptTemplate
     stage: Stage
     user: np.ndarray
     places: np.ndarray
@@ -61,22 +62,20 @@ class Excerpts:
 
     def tree(self, i: int) -> Tree:
         """A trunk whose every rating carries loss once, in its line or on a branch that sees the lines before it."""
-        renderer, places = self.renderer, self.places[self.start[i] : self.stop[i]]
+        template, places = self.template, self.places[self.start[i] : self.stop[i]]
         history, asked = self.stage.visible[places], self.asked[places]
-        trunk = renderer.trunk(self.user[i], history)
-        ends = np.cumsum(renderer.pieces.lengths[trunk])
+        prefix = template.prefix(self.user[i], history)
         branches = []
         for line in np.flatnonzero(asked):
-            # Opening and head; then the heading, and three pieces a line.
-            seen, target = int(ends[2 + 3 * line] if line else ends[1]), int(history[line])
-            rest = renderer.pieces.tokens(renderer.branch(target, seen))
-            branches.append(Branch(seen, rest, renderer.answer(target)))
-        lines = renderer.rating_places(trunk, np.flatnonzero(~asked))
-        return Tree(renderer.pieces.tokens(trunk), lines, tuple(branches))
+            seen, target = int(prefix.line_ends[line]), int(history[line])
+            suffix = template.suffix(target, template.fitting_turns(target, seen))
+            branches.append(Branch(seen, template.pieces.tokens(suffix), template.answer(target)))
+        lines = prefix.rating_tokens(np.flatnonzero(~asked))
+        return Tree(template.pieces.tokens(prefix.pieces), lines, tuple(branches))
 
 
 def cut_excerpts(
-    renderer: Renderer, stage: Stage, lines: int, interleaved: int, asked: float, seed: int, epoch: int
+    template: PromptTemplate, stage: Stage, lines: int, interleaved: int, asked: float, seed: int, epoch: int
 ) -> Excerpts:
     """Cut every user's training ratings into excerpts of at most `lines` ratings.
 
@@ -88,7 +87,7 @@ def cut_excerpts(
     """
     user, places = [], []
     drawn = np.zeros(len(stage.visible), dtype=bool)
-    for number, key in enumerate(renderer.table.user_keys):
+    for number, key in enumerate(template.table.user_keys):
         first, last = stage.visible_offsets[number : number + 2]
         numbers = draws.uniforms(1 + last - first, draws.STRETCHES, seed, key, epoch)
         shift = int(numbers[0] * lines * interleaved)
@@ -102,7 +101,7 @@ def cut_excerpts(
             user += [number] * excerpts
     sizes = np.array([len(excerpt) for excerpt in places])
     stop = np.cumsum(sizes)
-    return Excerpts(renderer, stage, np.array(user), np.concatenate(places), stop - sizes, stop, drawn)
+    return Excerpts(template, stage, np.array(user), np.concatenate(places), stop - sizes, stop, drawn)
 
 
 def plan_excerpts(
@@ -110,7 +109,7 @@ def plan_excerpts(
 ) -> Iterator[list[tuple[list[Tree], float, bool]]]:
     """The steps of an epoch. Each is a list of the rows of `rank`: the trees of the row, the number of label tokens of
     the step over all ranks, and whether the row is the last of the step."""
-    keys = excerpts.renderer.table.user_keys
+    keys = excerpts.template.table.user_keys
     order = draws.order_of_items(excerpts.user, keys, draws.ORDER, seed, epoch)
     ends = np.cumsum((excerpts.stop - excerpts.start)[order])
     step = (ends - 1) // ratings_per_step
@@ -189,7 +188,7 @@ def _steps(base: Base, renderer: Renderer, stage: Stage, collator: PackedRows, r
     for lines in base.lines:
         left = base.steps
         while left:
-            excerpts = cut_excerpts(renderer, stage, lines, base.interleaved, base.asked, base.seed, epoch)
+            excerpts = cut_excerpts(renderer.template, stage, lines, base.interleaved, base.asked, base.seed, epoch)
             per_step = base.ratings_per_step
             for rows in plan_excerpts(excerpts, collator, per_step, base.seed, epoch, ranks.rank, ranks.world):
                 yield rows

@@ -19,7 +19,7 @@ def detailed_log(
 ) -> Iterator[str]:
     """Lines: first the prompt lengths of every stage and whether they are reasonable, then the first training samples
     that have a history, with their raw fields, decoded input and decoded labels."""
-    style = dataset.renderer.style
+    style = dataset.renderer.template.style
     yield f"Prompt lengths in tokens, answer included (prompt.max_tokens={style.max_tokens})"
     for name, stage in lengths.items():
         yield (
@@ -43,7 +43,7 @@ def unreasonable(lengths: Mapping[str, Lengths], dataset: RatingDataset) -> list
             f"WARNING: most prompts are cut ({cut}), so the strategy is mostly the budget's: raise prompt.max_tokens, "
             "or choose a strategy that asks for fewer ratings"
         )
-    shows = type(dataset.strategy).__name__ != "NoHistory" and dataset.renderer.ablation.history
+    shows = type(dataset.strategy).__name__ != "NoHistory" and dataset.renderer.template.ablation.history
     if shows and (blind := _mostly({name: stage.without_history for name, stage in lengths.items()})):
         said.append(f"WARNING: most targets see no history ({blind}): the data may be too sparse")
     return said

@@ -172,9 +172,10 @@ def naive_shown(dataset) -> dict[str, int]:
 
 
 def naive_tags(dataset) -> dict[str, int]:
-    table, context, kinds = dataset.table, dataset.renderer.context, defaultdict(int)
+    table, template, kinds = dataset.table, dataset.renderer.template, defaultdict(int)
+    context = template.context
     for target in dataset.stage.targets.tolist():
-        shown = [context.texts[turn] for turn in context.turns(table, target, dataset.renderer.style.max_context)]
+        shown = [context.texts[turn] for turn in context.turns(table, target, template.style.max_context)]
         wrong = set(shown) - set(naive_turns(table, target, 10**6))
         movie = table.movies["title"][int(table.movie[target])]
         kinds["target_tag"] += any(text.startswith(f"{movie} (") or text.startswith(f"{movie}: ") for text in wrong)
@@ -519,21 +520,26 @@ def test_a_leak_in_a_history_is_found_and_named(plant, data):
 @given(plans(strategy=STRATEGIES, **SHOWING), st.data())
 def test_targets_are_put_on_one_prefix_only_where_each_sees_complete_lines_that_it_may_see(case, data):
     dataset = case.datasets[data.draw(st.sampled_from(list(case.datasets)))]
-    stage, renderer = dataset.stage, dataset.renderer
+    stage, template = dataset.stage, dataset.renderer.template
     a, b = (data.draw(st.integers(0, len(dataset) - 1)) for _ in range(2))
     places = dataset.histories.shown(b)
     lines = stage.visible_to(b)[places]
-    trunks = [renderer.pieces.tokens(renderer.trunk(stage.user[b], lines[:k])) for k in range(len(lines) + 1)]
+    trunks = [template.pieces.tokens(template.prefix(stage.user[b], lines[:k]).pieces) for k in range(len(lines) + 1)]
     tokens = len(data.draw(st.sampled_from(trunks))) + data.draw(st.sampled_from([0, 0, 0, 1]))
     complete = [k for k, trunk in enumerate(trunks) if len(trunk) == tokens]
     right = bool(complete) and set(lines[: complete[0]].tolist()) <= set(stage.visible_to(a).tolist())
     if right and not complete[0]:
-        right = np.array_equal(trunks[0], renderer.pieces.tokens(renderer.trunk(stage.user[a], lines[:0])))
-    trunk, seen = renderer.trunk(stage.user[b], lines), np.array([tokens, len(trunks[-1])])
-    assert dataset._are_prefixes(np.array([a, b]), places, trunk, seen) == right
+        right = np.array_equal(trunks[0], template.pieces.tokens(template.prefix(stage.user[a], lines[:0]).pieces))
+    prefix, seen = template.prefix(stage.user[b], lines), np.array([tokens, len(trunks[-1])])
+    assert dataset._are_prefixes(np.array([a, b]), places, prefix, seen) == right
 
 
 # Leaks in the tags above a target.
+
+
+def with_context(dataset, context: Context):
+    template = replace(dataset.renderer.template, context=context)
+    return changed(dataset, renderer=replace(dataset.renderer, template=template))
 
 
 @dataclass(frozen=True)
@@ -554,8 +560,8 @@ class AllTags(Context):
 @given(plans(strategy=st.just(AllPrevious()), ablations=("history_and_context",)), st.booleans(), st.booleans())
 def test_a_tag_that_is_later_or_of_the_targets_movie_is_found(case, any_time, own_movie):
     for name, dataset in case.datasets.items():
-        context = AllTags(**vars(dataset.renderer.context), any_time=any_time, own_movie=own_movie)
-        dataset = changed(dataset, renderer=replace(dataset.renderer, context=context))
+        context = AllTags(**vars(dataset.renderer.template.context), any_time=any_time, own_movie=own_movie)
+        dataset = with_context(dataset, context)
         expected = naive_tags(dataset)
         assert any_time or "later_tag" not in expected
         assert own_movie or "target_tag" not in expected
@@ -566,13 +572,13 @@ def test_a_tag_that_is_later_or_of_the_targets_movie_is_found(case, any_time, ow
 @given(plans(ablations=("history_and_context",)), SEEDS, st.sampled_from(["time", "movie", "turn", "owner_offsets"]))
 def test_a_tag_that_is_not_the_tables_is_found(case, choice, column):
     dataset = next(iter(case.datasets.values()))
-    context = dataset.renderer.context
+    context = dataset.renderer.template.context
     value = getattr(context, column)
     assume(len(context.turn) and (column != "turn" or len(context.texts) > 1))
     place = choice % len(value)
     new = (value[place] + 1) % len(context.texts) if column == "turn" else value[place] - 1
     wrong = replace(context, **{column: put(value, place, new)})
-    dataset = changed(dataset, renderer=replace(dataset.renderer, context=wrong))
+    dataset = with_context(dataset, wrong)
     with small_blocks():
         assert found({dataset.stage.name: dataset}, case.roles, case.split)["tags"] >= 1
 

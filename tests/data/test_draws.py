@@ -111,7 +111,7 @@ def histories(draw):
 
 def stretches(table):
     dataset = dataset_of(table)
-    cut, found = cut_excerpts(dataset.renderer, dataset.stage, 3, 3, 0.5, 1, 2), {}
+    cut, found = cut_excerpts(dataset.renderer.template, dataset.stage, 3, 3, 0.5, 1, 2), {}
     for start, stop, user in zip(cut.start, cut.stop, cut.user, strict=True):
         own = [(named(table, cut.stage.visible[at])[1], bool(cut.asked[at])) for at in cut.places[start:stop]]
         found.setdefault((table.users["id"][int(user)],), []).append(own)
@@ -188,7 +188,7 @@ def order_of_targets(strategy, pieces):
 
 def order_of_stretches(table):
     dataset, visited = dataset_of(table), []
-    cut = cut_excerpts(dataset.renderer, dataset.stage, 3, 1, 0.5, 1, 2)
+    cut = cut_excerpts(dataset.renderer.template, dataset.stage, 3, 1, 0.5, 1, 2)
     with pytest.MonkeyPatch.context() as patched:
         tree = Tree(np.zeros(4, dtype=np.int64), np.zeros(1, dtype=np.int64), ())
         patched.setattr(type(cut), "tree", lambda _, i: visited.append(i) or tree)

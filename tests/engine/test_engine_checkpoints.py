@@ -259,7 +259,7 @@ def test_lora_trains_and_exports_adapters_alone(tmp_path):
     plain = parts("packing=reference", "model.attention=sdpa")
     adapted = PeftModel.from_pretrained(plain.model, tmp_path / "adapter")
     sample = made.datasets["test"][0]
-    answers = made.datasets["test"].renderer.answers
+    answers = made.datasets["test"].renderer.template.answers
     with torch.no_grad():
         expected = [float(answer_log_probabilities(adapted, sample.prompt, answer).sum()) for answer in answers]
     row = made.collator.score_row([made.datasets["test"].tree(np.array([0]))], answers)

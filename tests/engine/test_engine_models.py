@@ -59,10 +59,10 @@ def test_steps_and_exports_equal_plain_pytorch(name, stage, checkpointing, folde
     own, output = again.get_input_embeddings().weight, again.get_output_embeddings().weight
     assert (own.data_ptr() == output.data_ptr()) == (name == "tied")
     dataset = made.datasets["test"]
-    row = made.collator.score_row([dataset.tree([0])], dataset.renderer.answers)
+    row = made.collator.score_row([dataset.tree([0])], dataset.renderer.template.answers)
     with torch.no_grad():
         prompt = dataset[0].prompt
-        want = [float(answer_log_probabilities(again, prompt, a).sum()) for a in dataset.renderer.answers]
+        want = [float(answer_log_probabilities(again, prompt, a).sum()) for a in dataset.renderer.template.answers]
     assert engine.score(row).tolist() == pytest.approx(want, abs=1e-4)
 
 
@@ -121,7 +121,7 @@ def test_merged_adapters_score_as_they_did_beside_the_model(name, stage, folders
     made = with_model(folders[name], *overrides, peft=LORA, gradient_checkpointing=True)
     engine = made.engine()
     dataset = made.datasets["test"]
-    row = made.collator.score_row([dataset.tree([0])], dataset.renderer.answers)
+    row = made.collator.score_row([dataset.tree([0])], dataset.renderer.template.answers)
     fresh = engine.score(row)
     engine_steps(made, engine, 2)
     engine.export(tmp_path / "merged", made.tokenizer, merge=True)
@@ -132,7 +132,7 @@ def test_merged_adapters_score_as_they_did_beside_the_model(name, stage, folders
     assert moved == {"q_proj", "k_proj", "v_proj", "o_proj"} | (
         set() if experts else {"gate_proj", "up_proj", "down_proj"}
     )
-    prompt, answers = dataset[0].prompt, dataset.renderer.answers
+    prompt, answers = dataset[0].prompt, dataset.renderer.template.answers
     with torch.no_grad():
         want = [float(answer_log_probabilities(again, prompt, answer).sum()) for answer in answers]
     assert engine.score(row).tolist() == pytest.approx(want, abs=1e-4)

@@ -23,7 +23,7 @@ from mlens.packing.plan import plan_epoch, plan_scoring
 from mlens.packing.row import Row
 from mlens.packing.steps import Steps
 from mlens.packing.tree import Tree
-from mlens.prompt.renderer import make_renderer
+from mlens.prompt.renderer import PieceRenderer, make_renderer
 from tests.helpers.reference import HALF_STARS, make_table
 from tests.helpers.tokenizers_for_tests import ABLATIONS, style, tiny
 
@@ -81,7 +81,7 @@ class Case:
 
     @property
     def answers(self) -> list[np.ndarray]:
-        return self.train.renderer.answers
+        return self.train.renderer.template.answers
 
 
 @contextmanager
@@ -129,8 +129,8 @@ def make_case(
 ) -> Case:
     """room: what the longest bare prompt leaves of prompt.max_tokens; fields: others of the prompt's."""
     roomy = make_renderer(table, style(max_tokens=10**6), ABLATIONS[ablation], tiny())
-    longest = int(roomy.bare_lengths(np.arange(len(table))).max()) + roomy.longest_answer
-    renderer = replace(roomy, style=style(max_tokens=longest + room, **fields))
+    longest = int(roomy.bare_lengths(np.arange(len(table))).max()) + roomy.template.longest_answer
+    renderer = PieceRenderer(replace(roomy.template, style=style(max_tokens=longest + room, **fields)))
     roles = assign_roles(table, split)
     stages = {name: make_stage(table, roles, split, name) for name in ("train", "val", "test")}
     datasets = {

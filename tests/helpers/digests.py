@@ -37,6 +37,7 @@ from mlens.history.random import Random
 from mlens.history.strategy import Strategy
 from mlens.identity import Identity
 from mlens.prompt.pieces import DIALOGUE_HEADER, HISTORY_HEADER, head_texts, movie_texts
+from mlens.prompt.prices import make_budget
 from mlens.prompt.renderer import make_renderer
 from mlens.prompt.settings import Ablation
 from mlens.prompt.tokens import tiny_tokenizer
@@ -142,7 +143,7 @@ def digests(folder: Path) -> dict[str, str]:
         stages = make_stages(table, assign_roles(table, split), split, max_eval_users=4, eval_seed=1)
         for strategy_name, strategy in STRATEGIES.items():
             for stage_name, stage in stages.items():
-                histories = fit(strategy, table, stage, renderer.budget(stage), words.trim, 7, 2)
+                histories = fit(strategy, table, stage, make_budget(renderer, stage), words.trim, 7, 2)
                 targets = SimpleNamespace(table=table, stage=stage, renderer=renderer, histories=histories)
                 for what, digest in _of_targets(targets):
                     found[f"{name} {strategy_name} {stage_name} {what}"] = digest

@@ -75,9 +75,9 @@ def line_tokens(case: Case, i: int) -> list[int]:
 def rating_places(renderer: Renderer, target: int, history) -> dict[int, range]:
     """Where in the prompt of `target` each rating of its history stands, found by tokenising the prompt's text up to
     it."""
-    table, places = renderer.table, {}
+    table, places = renderer.template.table, {}
     for n, rating in enumerate(map(int, history)):
-        text = naive_prompt(table, target, history[: n + 1], renderer.ablation, renderer.style).text()
+        text = naive_prompt(table, target, history[: n + 1], renderer.template.ablation, renderer.template.style).text()
         line, shown = text.rpartition("\n\n[RECENT_DIALOGUE]")[0], f" {table.rating[rating]:.1f}"
         assert line.endswith(shown)
         start, stop = (len(whole_ids(tiny(), part)) for part in (line.removesuffix(shown), line))

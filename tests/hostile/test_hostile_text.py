@@ -87,13 +87,13 @@ def assert_structure(tokenizer, table):
         table, style(max_tokens=10**5), EVERYTHING if "profile" in table.users.columns else CONTEXT, tokenizer
     )
     target, history = 2, np.array([0, 1])
-    pieces, text = renderer.pieces, renderer.text(target, history)
+    pieces, text = renderer.template.pieces, renderer.text(target, history)
     prompt = renderer.prompt(target, history)
     assert text == "".join(pieces.texts[piece] for piece in prompt)
     head, *lines = text.split("\n")
     assert head == "[TASK]"
     del lines[0]  # the task, whose text is one line
-    if "profile" in renderer.table.users.columns:
+    if "profile" in renderer.template.table.users.columns:
         assert lines[:2] == ["", "[USER_PROFILE]"]
         del lines[:3]
     assert lines[:2] == ["", "[HISTORICAL_RATINGS]"]
@@ -101,10 +101,10 @@ def assert_structure(tokenizer, table):
     assert [int(line.partition(".")[0]) for line in ratings if RATED.fullmatch(line)] == list(
         range(1, len(history) + 1)
     )
-    turns = len(renderer.turns(target))
+    turns = len(renderer.template.turns(target))
     assert lines[:2] == ["", "[RECENT_DIALOGUE]"]
     assert all(line.startswith("User: ") for line in lines[2 : 3 + turns])
-    assert lines[3 + turns :] == ["", renderer.style.question]
+    assert lines[3 + turns :] == ["", renderer.template.style.question]
     ids = renderer.tokens(target, history).tolist()
     own = {*tokenizer.get_added_vocab().values(), *tokenizer.all_special_ids}
     assert not own.intersection(ids[1:] if ids[0] == tokenizer.bos_token_id else ids)

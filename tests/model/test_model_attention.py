@@ -51,7 +51,7 @@ def test_a_scoring_rows_scores_are_those_of_whole_sequences(pair):
     rows, plain = pair
     dataset = rows.datasets["test"]
     samples, trees = [dataset[i] for i in (0, 1, 5)], [dataset.tree(np.array(tree)) for tree in ([0, 1], [5])]
-    answers = dataset.renderer.answers
+    answers = dataset.renderer.template.answers
     with torch.no_grad():
         packed = scores(rows.model, PackedRows().score_row(trees, answers)).view(len(samples), len(answers))
         alone = [

@@ -27,7 +27,7 @@ def test_rows_are_built_without_tokenising(strategy, context, monkeypatch):
     split, style, ablation = Split("temporal"), Style("Task", "Rating:"), Ablation(True, True, context)
     tokenizer = load_tokenizer(TinyModel(vocab_size=400), table, style, ablation)
     renderer = make_renderer(table, style, ablation, tokenizer)
-    assert renderer.joins
+    assert renderer.shares_prefixes
 
     def refuse(*_, **__):
         raise AssertionError("a text was tokenised")
@@ -46,4 +46,4 @@ def test_rows_are_built_without_tokenising(strategy, context, monkeypatch):
             scores += loader[planned][1].scores
     assert scores == 2 * len(datasets["train"])
     for trees in plan_scoring(datasets["test"], collator, rank=0, world=1):
-        collator.score_row([datasets["test"].tree(tree) for tree in trees], renderer.answers)
+        collator.score_row([datasets["test"].tree(tree) for tree in trees], renderer.template.answers)

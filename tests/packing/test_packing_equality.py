@@ -16,8 +16,10 @@ from mlens.history.none import NoHistory
 from mlens.history.random import Random
 from mlens.packing.dataset import RatingDataset
 from mlens.packing.packed import PackedRows
+from mlens.prompt.renderer import WholePromptRenderer
 from tests.helpers.cases import cases, make_case, score_rows, small_table, train_steps
 from tests.helpers.equality import check_scores, check_training, dtypes
+from tests.helpers.tokenizers_for_tests import plain, tiny
 from tests.helpers.trees import check_row, prompts
 
 STRATEGIES = [
@@ -116,9 +118,8 @@ def test_where_pieces_do_not_join_every_target_is_alone():
     """No beginning is shared then, and no rating's tokens are known."""
     case = make_case(small_table(seed=3, ratings=12), AllPrevious(), room=200)
     dataset = case.train
-    case.datasets["train"] = RatingDataset(
-        dataset.table, dataset.stage, dataset.strategy, replace(dataset.renderer, joins=False), seed=7
-    )
+    renderer = WholePromptRenderer(dataset.renderer.template, plain(tiny()))
+    case.datasets["train"] = RatingDataset(dataset.table, dataset.stage, dataset.strategy, renderer, seed=7)
     built = [one for step in train_steps(case) for one in step]
     assert all(len(tree.branches) == 1 and not len(tree.lines) for one in built for tree in one.trees)
     for one in built:

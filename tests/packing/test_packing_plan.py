@@ -185,7 +185,7 @@ def test_planned_rows_are_as_long_as_planned_and_within_row_tokens(strategy, sha
                 row = collator.train_row([data.tree(tree) for tree in planned.trees])
                 assert row.useful == row.input_ids.numel() == planned_length(data, planned.trees)
                 assert row.useful <= 400
-    answers = data.renderer.answers
+    answers = data.renderer.template.answers
     for trees in plan_scoring(data, collator, 0, world):
         row = collator.score_row([data.tree(tree) for tree in trees], answers)
         assert row.input_ids.numel() <= 400

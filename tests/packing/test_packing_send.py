@@ -29,7 +29,7 @@ def made():
 
 @pytest.mark.parametrize("kind", ["packed", "scored", "blocks", "filler"])
 def test_a_sent_row_is_equal_and_holds_no_file_of_shared_memory(made, kind):
-    dataset, answers = made.datasets["train"], made.datasets["train"].renderer.answers
+    dataset, answers = made.datasets["train"], made.datasets["train"].renderer.template.answers
     trees = [dataset.tree(np.array(targets)) for targets in ([0, 1, 2, 3], [20], [40])]
     row: Row = {
         "packed": lambda: made.collator.train_row(trees, 0.5),

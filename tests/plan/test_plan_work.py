@@ -40,7 +40,7 @@ def scoring_rows(case, dataset):
     for rank in range(case.world):
         for trees in plan_scoring(dataset, case.collator, rank, case.world):
             if trees:
-                yield case.collator.score_row([dataset.tree(tree) for tree in trees], dataset.renderer.answers)
+                yield case.collator.score_row([dataset.tree(tree) for tree in trees], dataset.renderer.template.answers)
 
 
 def as_tuple(passes):

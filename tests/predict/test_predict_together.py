@@ -52,7 +52,7 @@ def test_the_history_is_read_once_however_many_rows_the_movies_take(all_previous
     prompter = predictor.prompter
     dataset = prompter.dataset(prompter.ask(history, movies))
     shapes = dataset.shapes(np.arange(len(movies)))
-    chains = sum(len(answer) - 1 for answer in dataset.renderer.answers)
+    chains = sum(len(answer) - 1 for answer in dataset.renderer.template.answers)
     assert len(set(shapes.trunk)) == 1 and shapes.trunk[0] > 100
     expected = int(shapes.trunk[0]) + int(shapes.rest.sum()) + chains * len(movies)
     assert tokens_read(predictor, history, movies) == expected

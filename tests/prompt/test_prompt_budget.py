@@ -17,6 +17,7 @@ from mlens.history.none import NoHistory
 from mlens.history.random import Random
 from mlens.packing.dataset import RatingDataset
 from mlens.packing.lengths import measure_lengths
+from mlens.prompt.prices import make_budget
 from mlens.prompt.renderer import make_renderer
 from tests.helpers.reference import HALF_STARS, make_table, naive_k, naive_movie, naive_prompt, stage_of
 from tests.helpers.tokenizers_for_tests import (
@@ -137,7 +138,7 @@ def test_windows_are_cut_as_whole_texts_tell(ablation, bounds, stage):
         one_style = style(trim=trim, **chosen_style)
         naive = Naive(table, ABLATIONS[ablation], one_style, tiny())
         renderer = make_renderer(table, one_style, ABLATIONS[ablation], tiny())
-        assert renderer.joins
+        assert renderer.shares_prefixes
         for name, wanted in wanted_of.items():
             dataset = RatingDataset(table, targets, STRATEGIES[name], renderer, seed=1)
             strided = naive.strided(targets, wanted)
@@ -161,7 +162,7 @@ def test_prompt_and_longest_answer_never_pass_max_tokens_and_the_target_is_intac
     chosen = style(max_tokens=most, history_tokens=bound)
     renderer = make_renderer(table, chosen, ABLATIONS[ablation], tiny())
     dataset = RatingDataset(table, stage_of(table, Split("temporal"), "train"), STRATEGIES[name], renderer, seed)
-    longest = max(len(answer) for answer in renderer.answers)
+    longest = max(len(answer) for answer in renderer.template.answers)
     lengths = dataset.prompt_lengths(np.arange(len(dataset)))
     for i, sample in enumerate(dataset):
         assert len(sample.prompt) == lengths[i]
@@ -182,7 +183,7 @@ def test_context_takes_what_history_leaves_and_is_dropped_oldest_first():
     table = make_table([[(m, 3.0, 10 * m) for m in range(6)]], tags=[(0, m, f"tag{m}", 10 * m + 1) for m in range(5)])
     stage = stage_of(table, Split("leave_last"), "test")
     bare = make_renderer(table, style(), HISTORY, tiny())
-    least = int(bare.bare_lengths(stage.targets)[0]) + bare.longest_answer
+    least = int(bare.bare_lengths(stage.targets)[0]) + bare.template.longest_answer
     seen = set()
     for most in range(least, least + 250, 7):
         chosen = style(max_tokens=most, trim="exact")
@@ -210,7 +211,7 @@ def test_what_a_budget_leaves_to_histories_is_what_whole_texts_leave(seed, most,
     chosen = style(max_tokens=most, history_tokens=bound, max_context=most_turns)
     naive = Naive(table, ABLATIONS["history_and_context"], chosen, tiny())
     stage = stage_of(table, Split("temporal"), "train")
-    budget = make_renderer(table, chosen, ABLATIONS["history_and_context"], tiny()).budget(stage)
+    budget = make_budget(make_renderer(table, chosen, ABLATIONS["history_and_context"], tiny()), stage)
     for t, target in enumerate(stage.targets):
         left = most - naive.length(target, [])
         beside = most - naive.length(target, [], naive.turns(target, []))
@@ -232,7 +233,7 @@ def test_a_strided_cut_leaves_room_for_the_turns_that_just_fit():
         for most, beside in ((full, 0), (full - 1, full - 1 - without), (full + 8, 8)):
             chosen = style(max_tokens=most, max_context=3)
             renderer = make_renderer(table, chosen, ABLATIONS["history_and_context"], tiny())
-            assert renderer.budget(stage.keep(np.array([t]))).room_beside_context.tolist() == [beside]
+            assert make_budget(renderer, stage.keep(np.array([t]))).room_beside_context.tolist() == [beside]
     assert checked > 3
 
 
@@ -257,7 +258,7 @@ def test_what_is_cut_does_not_depend_on_the_targets_own_rating():
     )
     stage = stage_of(other, Split("temporal"), "test")
     renderer = make_renderer(other, style(max_tokens=170), HISTORY, tiny())
-    assert len({len(answer) for answer in renderer.answers}) > 1
+    assert len({len(answer) for answer in renderer.template.answers}) > 1
     for t in range(len(stage)):
         shown = set()
         for rating in other.scale:
@@ -282,9 +283,9 @@ def test_whole_prompts_of_pieces_that_do_not_join_keep_the_budget_too(tokenizer,
         longest = max(len(bare.tokens(int(target), np.arange(0))) for target in stage.targets)
         chosen = style(max_tokens=longest + 120)
         dataset = RatingDataset(table, stage, STRATEGIES[name], make_renderer(table, chosen, ablation, tokenizer()), 0)
-        assert not dataset.renderer.joins
+        assert not dataset.renderer.shares_prefixes
         for i, sample in enumerate(dataset):
-            assert len(sample.prompt) + dataset.renderer.longest_answer <= chosen.max_tokens
+            assert len(sample.prompt) + dataset.renderer.template.longest_answer <= chosen.max_tokens
             assert sample.prompt.tolist() == plain_ids(tokenizer(), dataset.text(i))
             assert sample.history.tolist() == dataset.history(i).tolist()
             text = naive_prompt(table, sample.target, sample.history, ablation, chosen)
@@ -315,7 +316,7 @@ def test_measured_lengths_are_those_of_the_samples():
     dataset = RatingDataset(table, stage, AllPrevious(), renderer, 0)
     lengths = measure_lengths(dataset)
     samples = list(dataset)
-    tokens = [len(sample.prompt) + renderer.longest_answer for sample in samples]
+    tokens = [len(sample.prompt) + renderer.template.longest_answer for sample in samples]
     assert (lengths.tokens_min, lengths.tokens_max) == (min(tokens), max(tokens))
     assert lengths.tokens_total == sum(tokens)
     assert lengths.trimmed == np.mean([sample.dropped > 0 for sample in samples])

@@ -113,9 +113,9 @@ def test_a_movie_without_genres_has_no_bracket():
 def test_the_answer_is_the_rating_and_the_end_token(table):
     renderer = make_renderer(table, style(), HISTORY, tiny())
     end = tiny().eos_token_id
-    assert [tiny().decode(answer[:-1]) for answer in renderer.answers] == [str(i / 2) for i in range(1, 11)]
-    assert all(answer[-1] == end for answer in renderer.answers)
-    assert renderer.answer(2).tolist() == [*plain_ids(tiny(), "4.5"), end]
+    assert [tiny().decode(answer[:-1]) for answer in renderer.template.answers] == [str(i / 2) for i in range(1, 11)]
+    assert all(answer[-1] == end for answer in renderer.template.answers)
+    assert renderer.template.answer(2).tolist() == [*plain_ids(tiny(), "4.5"), end]
 
 
 def test_a_records_description_replaces_the_task_of_its_user_alone():
@@ -151,9 +151,9 @@ def test_a_records_own_context_stands_above_the_target():
 def test_with_qwen3_the_joined_ids_are_those_of_the_whole_text(table, name, ablation, golden):
     renderer = make_renderer(table, style(name), ABLATIONS[ablation], qwen3())
     history = np.array([0, 2] if ABLATIONS[ablation].history else [], dtype=int)
-    assert renderer.joins
+    assert renderer.shares_prefixes
     assert renderer.text(3, history) == golden
-    ids = [*renderer.tokens(3, history), *renderer.answer(3)]
+    ids = [*renderer.tokens(3, history), *renderer.template.answer(3)]
     assert ids == [*plain_ids(qwen3(), golden + "2.0"), qwen3().convert_tokens_to_ids("<|im_end|>")]
 
 
@@ -162,9 +162,9 @@ def test_chat_wraps_the_simple_prompt_in_qwen3s_template_with_thinking_off(table
     renderer = make_renderer(table, style("chat"), ABLATIONS["profile_and_history"], qwen3())
     whole = f"<|im_start|>user\n{SIMPLE}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
     history = np.array([0, 2])
-    assert renderer.joins
+    assert renderer.shares_prefixes
     assert renderer.text(3, history) == whole
-    ids = [*renderer.tokens(3, history), *renderer.answer(3)]
+    ids = [*renderer.tokens(3, history), *renderer.template.answer(3)]
     assert ids == plain_ids(qwen3(), f"{whole}2.0<|im_end|>")
     message = [{"role": "user", "content": SIMPLE}]
     template = qwen3().apply_chat_template(message, tokenize=False, add_generation_prompt=True, enable_thinking=False)

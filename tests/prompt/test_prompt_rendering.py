@@ -110,7 +110,7 @@ def test_with_qwen3_odd_titles_tags_and_profiles_join_and_stay_text(ablation):
         tags=[(0, m, ODD[-m], m) for m in range(n)],
     )
     renderer = make_renderer(table, style(), ablation, qwen3())
-    assert renderer.joins
+    assert renderer.shares_prefixes
     special = set(qwen3().get_added_vocab().values())
     assert len(special) > 20
     for target in range(n):
@@ -155,8 +155,8 @@ def test_the_prompt_does_not_depend_on_the_targets_own_rating(world):
 
 def test_the_tiny_tokenizers_pieces_join():
     table = make_table([[(m % 30, HALF_STARS[m % 10], m) for m in range(60)]], profile=["age: 25; occupation: other"])
-    assert make_renderer(table, style(), ABLATIONS["profile_and_history"], tiny()).joins
-    assert make_renderer(table, style("simple_en"), HISTORY, tiny()).joins
+    assert make_renderer(table, style(), ABLATIONS["profile_and_history"], tiny()).shares_prefixes
+    assert make_renderer(table, style("simple_en"), HISTORY, tiny()).shares_prefixes
 
 
 @needs_qwen3
@@ -199,10 +199,10 @@ def test_all_movies_of_ml_latest_small_join_with_qwen3(small, name, profile):
     ablation = ABLATIONS["profile_and_history" if profile else "history_only"]
     chosen = style(name)
     renderer = make_renderer(table, chosen, ablation, qwen3())
-    assert renderer.joins
+    assert renderer.shares_prefixes
     for target in range(20, movies, 10):
         history = np.arange(target - 20, target)
-        ids = [*renderer.tokens(target, history), *renderer.answer(target)]
+        ids = [*renderer.tokens(target, history), *renderer.template.answer(target)]
         text = naive_prompt(table, target, history, ablation, chosen).text() + f"{table.rating[target]:.1f}"
         assert ids == [*plain_ids(qwen3(), text), qwen3().eos_token_id]
     for target in range(movies):
@@ -215,8 +215,8 @@ def test_pieces_that_do_not_join_are_noticed_and_whole_prompts_tokenised():
     table = make_table([[(m % 9, HALF_STARS[m % 10], m) for m in range(40)]])
     with pytest.warns(UserWarning, match="don't join"):
         renderer = make_renderer(table, style(), HISTORY, metaspace())
-    assert not renderer.joins
-    assert not check_borders(renderer)
+    assert not renderer.shares_prefixes
+    assert not check_borders(renderer.template, renderer.plain)
     for target in (0, 1, 39):
         history = np.arange(target)
         text = naive_prompt(table, target, history, HISTORY, style()).text()
@@ -238,9 +238,9 @@ def test_a_tokenizer_with_a_begin_token_begins_prompts_with_it_and_an_end_token_
     table = make_table([[(0, 3.0, 1), (1, 3.0, 2)]])
     renderer = make_renderer(table, style(), HISTORY, tokenizer)
     history = np.array([0])
-    assert renderer.joins
+    assert renderer.shares_prefixes
     assert renderer.tokens(1, history).tolist() == [start, *plain_ids(tiny(), renderer.text(1, history))]
-    assert renderer.answer(1).tolist() == [*plain_ids(tiny(), "3.0"), tokenizer.eos_token_id]
+    assert renderer.template.answer(1).tolist() == [*plain_ids(tiny(), "3.0"), tokenizer.eos_token_id]
 
 
 def test_context_that_no_rating_has_is_an_empty_context():

@@ -35,7 +35,7 @@ def naive_wanted(strategy, visible: list[int]) -> list[int] | None:
 @settings(max_examples=20)
 def test_every_rating_of_the_user_has_one_fate_and_the_right_one(case):
     for dataset in case.datasets.values():
-        strategy = dataset.strategy if dataset.renderer.ablation.history else NoHistory()
+        strategy = dataset.strategy if dataset.renderer.template.ablation.history else NoHistory()
         for i, target in enumerate(dataset.stage.targets.tolist()):
             table = dataset.table
             fates = fates_of(dataset, case.roles, case.split, i)

@@ -81,9 +81,9 @@ def test_a_branch_is_told_with_its_trunk():
     assert [one.branch for one in shared] == sorted(one.branch for one in shared)
     for i, one in zip(own, landed, strict=True):
         if one.trunk is not None:
-            prefix = dataset.renderer.trunk(dataset.stage.user[i], dataset.history(i))
+            prefix = dataset.renderer.template.prefix(dataset.stage.user[i], dataset.history(i))
             ((start, stop),) = one.stretches[0].sees
-            assert (start, stop - start) == (one.trunk[0], len(dataset.renderer.pieces.tokens(prefix)))
+            assert (start, stop - start) == (one.trunk[0], prefix.tokens)
             assert stop <= one.trunk[1]
 
 

@@ -82,7 +82,8 @@ def test_every_part_of_a_prompt_with_context_and_profile_is_named():
             parts = [piece.part for piece in pieces]
             assert [token for piece in pieces[:-1] for token in piece.ids] == dataset[i].prompt.tolist()
             assert parts.count("number") == parts.count("rating") == len(dataset[i].history)
-            assert parts.count("context") == len(naive_turns(dataset.table, target, dataset.renderer.style.max_context))
+            most = dataset.renderer.template.style.max_context
+            assert parts.count("context") == len(naive_turns(dataset.table, target, most))
             assert (parts[0], parts[-2:]) == ("task", ["film to rate", "answer"])
             turns += parts.count("context")
     assert turns

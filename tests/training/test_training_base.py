@@ -41,17 +41,18 @@ def stages(draw):
 
 @pytest.fixture(scope="module")
 def several():
-    """The renderer and training stage of a user of 30 ratings and some with fewer."""
+    """The template and training stage of a user of 30 ratings and some with fewer."""
     table, split = small_table(seed=1, ratings=30), Split("temporal")
     stage = make_stage(table, assign_roles(table, split), split, "train")
-    return make_renderer(table, style(), HISTORY, tiny()), stage
+    return make_renderer(table, style(), HISTORY, tiny()).template, stage
 
 
 @settings(max_examples=50)
 @given(stages(), st.integers(2, 6), st.integers(1, 3), st.sampled_from([0.0, 0.4, 1.0]), st.integers(0, 3))
 def test_excerpts_hold_every_training_rating_once_and_no_other(drawn, lines, interleaved, asked, epoch):
     renderer, stage, roles = drawn
-    excerpts, table = cut_excerpts(renderer, stage, lines, interleaved, asked, 0, epoch), renderer.table
+    template = renderer.template
+    excerpts, table = cut_excerpts(template, stage, lines, interleaved, asked, 0, epoch), template.table
     held = []
     for i, (user, history) in enumerate(zip(excerpts.user, histories_of(excerpts), strict=True)):
         own = history.tolist()
@@ -78,7 +79,7 @@ def histories_of(excerpts):
 def test_each_rating_of_an_excerpt_carries_loss_once_after_those_before_it(drawn, lines, asked):
     """In its line, or as the target of a prompt whose history is the excerpt up to it."""
     renderer, stage, _ = drawn
-    excerpts = cut_excerpts(renderer, stage, lines, 2, asked, 0, 0)
+    excerpts = cut_excerpts(renderer.template, stage, lines, 2, asked, 0, 0)
     for i, history in enumerate(histories_of(excerpts)):
         tree = excerpts.tree(i)
         places = rating_places(renderer, int(history[0]), history)
@@ -88,7 +89,7 @@ def test_each_rating_of_an_excerpt_carries_loss_once_after_those_before_it(drawn
         assert asked == 0.4 or own.all() == own.any() == bool(asked)
         assert tree.lines.tolist() == [place for rating in history[~own] for place in places[int(rating)]]
         want = [
-            (renderer.tokens(int(rating), history[:n]).tolist(), renderer.answer(int(rating)).tolist())
+            (renderer.tokens(int(rating), history[:n]).tolist(), renderer.template.answer(int(rating)).tolist())
             for n, rating in enumerate(history)
             if own[n]
         ]
@@ -150,8 +151,8 @@ def key_of(tree):
 
 def test_a_step_ends_once_where_its_last_rows_are_empty(several):
     """Rows that hold one excerpt each: their number is found in strides, which may leave several over."""
-    renderer, stage = several
-    one = cut_excerpts(renderer, stage, 5, 1, 0.0, 0, 0)
+    template, stage = several
+    one = cut_excerpts(template, stage, 5, 1, 0.0, 0, 0)
     chosen = np.full(301, np.argmax(one.stop - one.start))
     many = replace(one, user=one.user[chosen], start=one.start[chosen], stop=one.stop[chosen])
     length = len(many.tree(0).trunk)
@@ -212,7 +213,7 @@ def loss_of(weights):
     made = parts(*SMALL_BASE)
     renderer, stage = made.datasets["train"].renderer, made.datasets["train"].stage
     model = build_model(made.settings.model, made.settings.peft, made.tokenizer, 256, 0, weights=weights)
-    excerpts = cut_excerpts(renderer, stage, 6, 1, 0.25, 0, 0)
+    excerpts = cut_excerpts(renderer.template, stage, 6, 1, 0.25, 0, 0)
     row = PackedRows().train_row([excerpts.tree(i) for i in range(len(excerpts))], 1.0)
     with torch.no_grad():
         return -float(row_scores(model, row).sum()) / len(row.label)

@@ -1,0 +1,94 @@
+"""What a stage's histories cost in tokens, and the room that its prompts leave to them."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import numpy as np
+
+from mlens.data.blocks import by_blocks, int_type
+from mlens.data.ragged import offsets
+from mlens.data.stage import Stage
+from mlens.errors import UserError
+from mlens.history.budget import Budget
+from mlens.prompt.renderer import Renderer
+from mlens.prompt.template import PromptTemplate
+
+
+def make_budget(renderer: Renderer, stage: Stage) -> Budget:
+    """The prices of `stage`'s histories. Raises UserError where a target doesn't fit alone, and names it.
+
+    Every target leaves room for the longest legal answer: what is shown must not depend on the answer. Context
+    yields to history, so `room` counts no context.
+    """
+    template = renderer.template
+    table, style, pieces, lengths = template.table, template.style, template.pieces, template.pieces.lengths
+    room = style.max_tokens - template.longest_answer
+
+    def left_of(targets: np.ndarray) -> np.ndarray:
+        return (room - renderer.bare_lengths(targets)).astype(int_type(style.max_tokens))
+
+    left = by_blocks(left_of, stage.targets)
+    if (left < 0).any():
+        _refuse(template, stage.targets[int(np.argmin(left))], -int(left.min()))
+    most = room if style.history_tokens is None else min(room, style.history_tokens)
+    beside_target = beside_context = np.minimum(left, most)
+    if template.context is not None:
+        context = by_blocks(lambda targets, left: _context_tokens(template, targets, left), stage.targets, left)
+        beside_context = np.minimum(left - context, most)
+
+    def lines_of(visible: np.ndarray) -> np.ndarray:
+        movie, rating = table.movie[visible], table.rating_index[visible]
+        return (lengths[pieces.movie[movie]] + lengths[pieces.rating[rating]]).astype(np.int32)
+
+    lines, numbers, header = by_blocks(lines_of, stage.visible), lengths[pieces.number], int(lengths[pieces.header])
+    total = int_type(int(lines.sum() + numbers.sum()) + header)
+    return Budget(
+        line_ends=offsets(lines, total),
+        number_ends=offsets(numbers, total),
+        header=header,
+        room=beside_target,
+        room_beside_context=beside_context,
+    )
+
+
+def _context_tokens(template: PromptTemplate, targets: np.ndarray, left: np.ndarray) -> np.ndarray:
+    """[n] tokens of the newest turns of these targets (as many as may be shown) that fit into `left` [n]."""
+    context, table = template.context, template.table
+    assert context is not None
+    costs = template.pieces.lengths[template.pieces.turn[context.turn]].astype(left.dtype)
+    owner = targets if context.time is None else table.user[targets]
+    start, place = context.owner_offsets[owner], context.owner_offsets[owner + 1]
+    if context.time is not None:
+        place = _first_not_before(context.time, start, place, table.timestamp[targets])
+    used, shown = np.zeros_like(left), np.zeros_like(left)
+    t = np.arange(len(targets))
+    while len(t := t[(place[t] > start[t]) & (shown[t] < template.style.max_context)]):
+        place[t] -= 1
+        counts = context.movie is None or context.movie[place[t]] != table.movie[targets[t]]
+        tokens = used[t] + costs[place[t]] * counts
+        fits = tokens <= left[t]
+        t, counts = t[fits], np.broadcast_to(counts, fits.shape)[fits]
+        used[t] = tokens[fits]
+        shown[t] += counts
+    return used
+
+
+def _refuse(template: PromptTemplate, target: int, missing: int) -> NoReturn:
+    table, most = template.table, template.style.max_tokens
+    user, movie = table.users["id"][int(table.user[target])], table.movies["title"][int(table.movie[target])]
+    raise UserError(
+        f"prompt.max_tokens={most} is too small: user {user}'s target {movie!r} alone, without any history, takes "
+        f"{most + missing} tokens"
+    )
+
+
+def _first_not_before(time: np.ndarray, start: np.ndarray, stop: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """[n] the first place in time[start:stop], which ascends, that isn't before `at`, else stop."""
+    low, high = start.copy(), stop.copy()
+    while (low < high).any():
+        open_ = low < high
+        middle = (low + high) // 2
+        before = open_ & (time[np.minimum(middle, len(time) - 1)] < at)
+        low, high = np.where(before, middle + 1, low), np.where(open_ & ~before, middle, high)
+    return low
