@@ -13,6 +13,7 @@ import numpy as np
 
 from mlens.audit.leaks import Finder
 from mlens.data.blocks import group_blocks
+from mlens.data.ragged import offsets
 from mlens.data.split import STAGES, TEST, TRAIN, VAL, Split
 from mlens.data.stage import Stage
 from mlens.data.table import RatingTable
@@ -215,5 +216,5 @@ def _any(marked: np.ndarray, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
     """[t] bool: whether one of marked[begin:end] is."""
     if not marked.any():
         return np.zeros(len(begin), dtype=bool)
-    before = np.concatenate([[0], np.cumsum(marked)])
+    before = offsets(marked)
     return before[end] > before[begin]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def offsets(lengths: Sequence[int] | np.ndarray, dtype: type[np.signedinteger] = np.int64) -> np.ndarray:
+def offsets(lengths: Sequence[int] | np.ndarray, dtype: type[np.number] = np.int64) -> np.ndarray:
     """[n + 1] where each of n lists begins, and where the last one ends.
 
     >>> offsets([2, 0, 3])

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from mlens.data.blocks import group_blocks
+from mlens.data.ragged import offsets, ranges
 from mlens.data.stage import Stage
 from mlens.data.table import RatingTable
 from mlens.packing.dataset import RatingDataset
@@ -61,9 +62,7 @@ def full_history(stage: Stage) -> HistoryReader:
 
     def of(block: slice) -> tuple[np.ndarray, np.ndarray]:
         count = stage.count[block]
-        offsets = np.concatenate([[0], np.cumsum(count, dtype=np.int64)])
-        starts = stage.visible_offsets[stage.user[block]] - offsets[:-1]
-        return stage.visible[np.repeat(starts, count) + np.arange(offsets[-1])], offsets
+        return stage.visible[ranges(stage.visible_offsets[stage.user[block]], count)], offsets(count)
 
     return of
 
@@ -73,8 +72,7 @@ def strategy_history(dataset: RatingDataset) -> HistoryReader:
 
     def of(block: slice) -> tuple[np.ndarray, np.ndarray]:
         chosen = [dataset.history(i) for i in range(block.start, block.stop)]
-        offsets = np.cumsum([0, *map(len, chosen)], dtype=np.int64)
-        return np.concatenate([np.zeros(0, dtype=np.int64), *chosen]), offsets
+        return np.concatenate([np.zeros(0, dtype=np.int64), *chosen]), offsets([len(own) for own in chosen])
 
     return of
 

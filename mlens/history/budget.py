@@ -8,8 +8,6 @@ import numpy as np
 
 from mlens.data.stage import Stage
 
-Indices = np.ndarray | int
-
 
 @dataclass(frozen=True)
 class Budget:
@@ -35,7 +33,7 @@ class Budget:
         start = stage.visible_offsets[stage.user[t]]
         return np.diff(self.line_ends[start : start + stage.count[t] + 1])
 
-    def section(self, base: Indices, start: Indices, stop: Indices) -> np.ndarray:
+    def section(self, base: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
         """Return the tokens of a section with lines start:stop of the list that begins at `base` in `Stage.visible`."""
         lines = self.line_ends[base + stop] - self.line_ends[base + start]
         return np.where(stop > start, self.header + lines + self.number_ends[stop - start], 0)

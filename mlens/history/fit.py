@@ -10,6 +10,7 @@ from typing import ClassVar, NoReturn, Protocol
 import numpy as np
 
 from mlens.data.blocks import by_blocks
+from mlens.data.ragged import offsets, ranges
 from mlens.data.stage import Stage
 from mlens.data.table import RatingTable
 from mlens.errors import UserError
@@ -317,18 +318,17 @@ def _fit_thinned(stage: Stage, budget: Budget, wish: Thinned, separate: bool) ->
         users, user = np.unique(stage.user[block], return_inverse=True)
         n = stage.visible_offsets[users + 1] - stage.visible_offsets[users]
         # The lists of these users, concatenated: base[t] : stop[t] of them is visible to target t of the block.
-        ends = np.cumsum(n)
-        indices = np.arange(n.sum()) + np.repeat(stage.visible_offsets[users + 1] - ends, n)
+        indices = ranges(stage.visible_offsets[users], n)
         shares = below[indices] = halvings_above(wish.level[indices], wish.keep)
         lines = budget.line_ends[indices + 1] - budget.line_ends[indices]
-        base = (ends - n)[user]
+        base = offsets(n)[user]
         stop = base + stage.count[block]
         t, times = np.arange(block.start, block.stop), 0
         sequence = np.arange(len(t)) if separate else user
         while len(t):
             halvings[t] = times
             shown = shares > times
-            shown_ends, costs = (np.concatenate([[0], np.cumsum(part)]) for part in (shown, lines * shown))
+            shown_ends, costs = offsets(shown), offsets(lines * shown)
             k = shown_ends[stop] - shown_ends[base]
             section[t] = np.where(k > 0, budget.header + costs[stop] - costs[base] + budget.number_ends[k], 0)
             # The targets of each sequence from its first full one on.

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from mlens.data.ragged import offsets
 from mlens.errors import UserError
 from mlens.packing.row import Row
 from mlens.packing.tree import Shapes, Tree
@@ -75,8 +76,8 @@ class PackedRows:
         """Cut a tree into at most about `pieces` stretches, or as many as row_tokens needs; of all such cuts, one whose
         most expensive stretch is the cheapest."""
         trunk, rest = shapes.trunk[tree], shapes.rest[tree]
-        tokens = np.concatenate([[0], np.cumsum(rest)])
-        costs = np.concatenate([[0], np.cumsum(rest * (1 + self.pair_cost * (trunk + rest / 2)))])
+        tokens = offsets(rest)
+        costs = offsets(rest * (1 + self.pair_cost * (trunk + rest / 2)), np.float64)
         # A piece first:last costs tops[last] - costs[first], and takes trunk[last] + the tokens of its rests.
         tops, heights = _trunk_cost(trunk, self.pair_cost) + costs[1:], trunk + tokens[1:]
 
@@ -127,7 +128,7 @@ class PackedRows:
                 (branch,) = tree.branches
                 ids = np.concatenate([tree.trunk, branch.ids, branch.answer[:-1]])
                 segments.append(_Segment(ids, answer=branch.answer, lines=tree.lines))
-        starts = _starts([len(segment.ids) for segment in segments])
+        starts = offsets([len(segment.ids) for segment in segments])[:-1]
         answers = [segment.answer for segment in segments if len(segment.answer)]
         # The end token is predicted, never read: the last of what a segment reads predicts it.
         keep = [
@@ -171,11 +172,11 @@ class PackedRows:
                 (branch,) = tree.branches
                 prompt = np.concatenate([tree.trunk, branch.ids])
                 segments += [_Segment(prompt), _Segment(chain_ids, len(prompt), 0)]
-        starts = _starts([len(segment.ids) for segment in segments])
+        starts = offsets([len(segment.ids) for segment in segments])[:-1]
         # A prompt's last token stands before its chains, and all of them start from it; then each token of a chain.
         begins = np.array([start + s.own for start, s in zip(starts, segments, strict=True) if s.seen is not None]) - 1
         kept = 1 + len(chain_ids)
-        before = np.cumsum(chains) - chains
+        before = offsets(chains)[:-1]
         slots = np.concatenate([[0, *(1 + start + np.arange(n))] for start, n in zip(before, chains, strict=True)])
         owner = np.repeat(np.arange(len(answers)), [len(answer) for answer in answers])
         targets = np.arange(len(begins))[:, None]
@@ -210,10 +211,6 @@ def _is_one(tree: Tree) -> bool:
     return len(tree.branches) == 1 and tree.branches[0].seen == len(tree.trunk)
 
 
-def _starts(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
-    return np.cumsum(lengths) - lengths
-
-
 def _make_row(
     segments: list[_Segment],
     chains: list[int],
@@ -225,7 +222,7 @@ def _make_row(
 ) -> Row:
     """The row of these segments, each trunk with its tails behind it; every tail ends in `chains`, where it has any."""
     lengths = np.array([len(segment.ids) for segment in segments])
-    starts = _starts(lengths)
+    starts = offsets(lengths)[:-1]
     is_tail = np.array([segment.seen is not None for segment in segments])
     trunk = np.maximum.accumulate(np.where(is_tail, 0, np.arange(len(segments))))
     seen = np.array([segment.seen or 0 for segment in segments])

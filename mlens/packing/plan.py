@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from mlens.data import draws
 from mlens.data.blocks import by_blocks, int_type
+from mlens.data.ragged import ranges
 from mlens.packing.dataset import RatingDataset
 from mlens.packing.row import Row
 from mlens.packing.steps import Steps
@@ -59,8 +60,7 @@ def epoch_order(dataset: RatingDataset, steps: Steps, seed: int, epoch: int) -> 
     length = np.diff(first, append=index(len(dataset)))
     order = draws.order_of_items(dataset.stage.user[first], dataset.table.user_keys, draws.ORDER, seed, epoch)
     first, length = first[order], length[order]
-    before = np.cumsum(length, dtype=index) - length
-    return np.repeat(first - before, length) + targets
+    return ranges(first, length)
 
 
 def _runs(trunks: np.ndarray) -> np.ndarray:
@@ -76,7 +76,7 @@ def _pieces(start: np.ndarray, targets: int, most: int) -> np.ndarray:
     size = np.diff(start, append=index(targets))
     pieces = -(-size // most)
     run = np.repeat(np.arange(len(start), dtype=index), pieces)
-    part = np.arange(len(run), dtype=index) - np.repeat(np.cumsum(pieces, dtype=index) - pieces, pieces)
+    part = ranges(np.zeros_like(start), pieces)
     return by_blocks(
         lambda run, part: start[run] - (-part.astype(np.int64) * size[run] // pieces[run]).astype(index), run, part
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from mlens.data.ragged import offsets
 from mlens.data.table import RatingTable
 from mlens.errors import UserError
 
@@ -43,14 +44,13 @@ def make_context(table: RatingTable, movie_texts: list[str]) -> Context:
         lists = table.contexts["context"].fill_null([])
         lengths = lists.list.len()
         turns = lists.filter(lengths > 0).explode()
-        offsets = np.concatenate([[0], np.cumsum(lengths.to_numpy(), dtype=np.int64)])
-        return Context(*_distinct(turns), offsets)
+        return Context(*_distinct(turns), offsets(lengths.to_numpy()))
     if table.tags is None:
         raise UserError("the data have no tags and no context for an ablation with context: choose another ablation")
     movie = table.tags["movie"].to_numpy()
     turns = pl.Series([f"{movie_texts[m]}: {tag}" for m, tag in zip(movie, table.tags["tag"], strict=True)])
-    offsets = np.searchsorted(table.tags["user"].to_numpy(), np.arange(len(table.users) + 1))
-    return Context(*_distinct(turns), offsets, table.tags["timestamp"].to_numpy(), movie)
+    owner_offsets = np.searchsorted(table.tags["user"].to_numpy(), np.arange(len(table.users) + 1))
+    return Context(*_distinct(turns), owner_offsets, table.tags["timestamp"].to_numpy(), movie)
 
 
 def _distinct(turns: pl.Series) -> tuple[list[str], np.ndarray]:
