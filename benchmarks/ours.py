@@ -67,7 +67,7 @@ def mean_loss(engine: Engine, rows: list[Row]) -> float:
 
 def rows_of(dataset: RatingDataset, collator: Collator, targets: np.ndarray) -> list[Row]:
     """The rows that train on these targets [n] (ascending) together."""
-    (dealt,) = collator.deal(dataset.shapes(targets).longer_by(_read_answers(dataset, targets)), 1)
+    (dealt,) = collator.deal(dataset.shapes(targets, behind=_read_answers(dataset, targets)), 1)
     return [collator.train_row([dataset.tree(targets[tree]) for tree in row]) for row in dealt]
 
 
@@ -97,7 +97,7 @@ def epoch_tokens(setting: Setting) -> tuple[int, int]:
     dataset, alone, packed = setting.datasets["train"], 0, 0
     for planned in _planned(setting):
         targets = np.concatenate(planned.trees)
-        shapes = dataset.shapes(targets).longer_by(_read_answers(dataset, targets))
+        shapes = dataset.shapes(targets, behind=_read_answers(dataset, targets))
         begins = np.cumsum([0, *map(len, planned.trees[:-1])])
         alone += int(shapes.prompts.sum())
         packed += int(np.maximum.reduceat(shapes.trunk, begins).sum() + shapes.rest.sum())

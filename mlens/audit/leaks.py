@@ -60,10 +60,10 @@ class Finder:
             self.found[kind] = Leak(kind, before.prompts + count, before.example)
 
     def target(self, stage: str, rating: int) -> str:
-        return f"the {stage} target {self.table.named(rating)}"
+        return f"the {stage} target {self.rating(rating)}"
 
     def rating(self, rating: int) -> str:
-        return self.table.named(rating)
+        return f"({self.table.named(rating)})"
 
     def sees(self, stage: str, target: int, roles: np.ndarray, rating: int) -> str:
         role = int(roles[int(rating) % len(self.table)])

@@ -81,10 +81,10 @@ class RatingTable:
         return raw_id_keys(self.movies["id"])
 
     def named(self, rating: int) -> str:
-        """Describe a rating by raw ids, as in `(user 5, movie 10)`."""
+        """Describe a rating by raw ids, as in `user 5, movie 10`."""
         rating = int(rating) % len(self)
         user, movie = int(np.searchsorted(self.user_offsets, rating, side="right")) - 1, int(self.movie[rating])
-        return f"(user {self.users['id'][user]}, movie {self.movies['id'][movie]})"
+        return f"user {self.users['id'][user]}, movie {self.movies['id'][movie]}"
 
     def content_hash(self) -> str:
         """Hash everything that a prompt or a split can depend on: for a mapped table, the cache folder's name."""

@@ -94,7 +94,7 @@ def _refuse_stage(strategy: Strategy, stage: Stage, what: str) -> NoReturn:
 
 
 def _refuse_target(strategy: Strategy, table: RatingTable, stage: Stage, t: int, what: str) -> NoReturn:
-    target = f"the {stage.name} target {table.named(stage.targets[t])}"
+    target = f"the {stage.name} target ({table.named(stage.targets[t])})"
     raise UserError(f"the history strategy {type(strategy).__name__} is wrong about {target}: {what}")
 
 

@@ -108,8 +108,8 @@ class RatingDataset(Dataset[Sample]):
         """[n] which of one user's targets share a growing history: equal numbers do, -1 shares with none."""
         return self.histories.prefix_groups(targets) if self.renderer.shares_prefixes else np.full(len(targets), -1)
 
-    def shapes(self, targets: np.ndarray) -> Shapes:
-        """Which beginnings these targets share, and how long they are.
+    def shapes(self, targets: np.ndarray, behind: np.ndarray | int = 0) -> Shapes:
+        """Which beginnings these targets share, and how long they are, with `behind` [n] tokens read after each prompt.
 
         Targets without history share the task (and the profile, where they have the same) with every other such target,
         of whatever user.
@@ -118,7 +118,7 @@ class RatingDataset(Dataset[Sample]):
         alone = -1 - np.arange(len(targets))
         if not renderer.shares_prefixes:
             prompts = np.array([len(self[i].prompt) for i in targets], dtype=np.int64)
-            return Shapes(alone, prompts, np.zeros_like(prompts))
+            return Shapes(alone, prompts, np.zeros_like(prompts) + behind)
         template = renderer.template
         heads = template.head_lengths(stage.user[targets])
         sections = self.histories.section_lengths(targets)
@@ -131,7 +131,7 @@ class RatingDataset(Dataset[Sample]):
         groups = self.prefix_groups(targets)
         bare = alone.min(initial=0) - 1 - template.pieces.head[stage.user[targets]]
         keys = np.where(sections == 0, bare, np.where(groups < 0, alone, groups))
-        return Shapes(keys, heads + sections, rests)
+        return Shapes(keys, heads + sections, rests + behind)
 
     def tree(self, targets: np.ndarray) -> Tree:
         """The tokens of targets [b] that share a beginning (equal keys in `shapes`; in their user's order)."""

@@ -101,7 +101,7 @@ def plan_epoch(
         targets = step_targets(order, steps, step)
         answers = answers_of(dataset, targets)
         # A row reads a prompt and its answer without the end token.
-        rows = collator.deal(dataset.shapes(targets).longer_by(answers - 1), world)[rank]
+        rows = collator.deal(dataset.shapes(targets, behind=answers - 1), world)[rank]
         labels = float(answers.sum())
         if steps.history_loss_weight:
             labels += steps.history_loss_weight * dataset.history_labels(targets)
@@ -131,7 +131,7 @@ def plan_scoring(dataset: RatingDataset, collator: Collator, rank: int, world: i
 
 def scoring_shapes(dataset: RatingDataset, targets: np.ndarray) -> Shapes:
     """What scoring reads of these targets: a prompt and every legal answer without its end token."""
-    return dataset.shapes(targets).longer_by(int((answer_lengths(dataset) - 1).sum()))
+    return dataset.shapes(targets, behind=int((answer_lengths(dataset) - 1).sum()))
 
 
 class RowLoader(Dataset):

@@ -43,7 +43,3 @@ class Shapes:
     def prompts(self) -> np.ndarray:
         """[n] tokens of each whole prompt."""
         return self.trunk + self.rest
-
-    def longer_by(self, tokens: np.ndarray | int) -> Shapes:
-        """The same with so many tokens behind each prompt."""
-        return Shapes(self.key, self.trunk, self.rest + tokens)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -54,7 +54,7 @@ def training_work(dataset: RatingDataset, collator: Collator, steps: Steps, worl
         targets = step_targets(order, steps, int(step))
         shapes, labels = dataset.shapes(targets), answers_of(dataset, targets)
         answer = labels - 1
-        by_rank = collator.deal(shapes.longer_by(answer), world)
+        by_rank = collator.deal(replace(shapes, rest=shapes.rest + answer), world)
         if steps.history_loss_weight:
             labels = labels + [dataset.history_labels(targets[[i]]) for i in range(len(targets))]
         counter.add(by_rank, targets, _TargetShapes(shapes, answer, answer * (answer + 1) / 2, labels))
@@ -77,7 +77,7 @@ def scoring_work(dataset: RatingDataset, collator: Collator, world: int) -> Work
     # Reference rows read the full prompt for each answer.
     readings = [np.array([n]) for n in chains] if isinstance(collator, ReferenceRows) else [chains]
     shapes, ones, counter = dataset.shapes(targets), np.ones(len(targets)), _WorkCounter()
-    by_rank = collator.deal(shapes.longer_by(int(chains.sum())), world)
+    by_rank = collator.deal(replace(shapes, rest=shapes.rest + int(chains.sum())), world)
     for read in readings:
         pairs, tokens = float((read * (read + 1)).sum() / 2), read.sum()
         counter.add(by_rank, targets, _TargetShapes(shapes, ones * tokens, ones * pairs, ones * (1 + tokens)))

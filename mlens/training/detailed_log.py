@@ -65,8 +65,8 @@ def _with_history_first(dataset: RatingDataset) -> Iterator[int]:
 
 def _sample(dataset: RatingDataset, i: int, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
     table, sample = dataset.table, dataset[i]
-    user, movie = int(table.user[sample.target]), int(table.movie[sample.target])
-    yield f"=== sample {i}: user {table.users['id'][user]}, movie {table.movies['id'][movie]} ==="
+    movie = int(table.movie[sample.target])
+    yield f"=== sample {i}: {table.named(sample.target)} ==="
     yield f"title: {table.movies['title'][movie]}"
     yield f"genres: {table.movies['genres'][movie]}"
     yield f"rating: {table.scale[table.rating_index[sample.target]]}, timestamp: {table.timestamp[sample.target]}"

@@ -369,9 +369,7 @@ def in_short(step: dict) -> str:
 
 def _names(dataset: RatingDataset, targets: list[int]) -> str:
     """The first few of these targets, by raw ids."""
-    table, rows = dataset.table, dataset.stage.targets[targets[:5]]
-    users, movies = table.users["id"], table.movies["id"]
-    names = [f"user {users[int(table.user[i])]} movie {movies[int(table.movie[i])]}" for i in rows]
+    names = [f"({dataset.table.named(rating)})" for rating in dataset.stage.targets[targets[:5]]]
     return ", ".join(names) + (f" and {len(targets) - len(names)} more" if len(targets) > len(names) else "")
 
 

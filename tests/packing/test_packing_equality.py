@@ -98,7 +98,7 @@ def test_shapes_say_what_trees_hold(case, data):
         assert len(tree.trunk) == shapes.trunk[own].max() == tree.branches[-1].seen
         # The longest beginning that could be shared: all but the target and its context.
         assert all(np.array_equal(samples[i].prompt[: shapes.trunk[i]], tree.trunk[: shapes.trunk[i]]) for i in own)
-    longer = shapes.longer_by(np.arange(len(chosen)))
+    longer = dataset.shapes(chosen, behind=np.arange(len(chosen)))
     assert (longer.prompts - shapes.prompts).tolist() == list(range(len(chosen)))
 
 
