@@ -39,8 +39,7 @@ def probe(overrides: list[str], count: int, seed: int) -> None:
     from mlens.probe.questions import CHOICES
 
     settings = check(compose_config(overrides))
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        recalled = probe_model(settings, count, seed, progress)
+    recalled = probe_model(settings, count, seed, Progress(console=Console(stderr=True), transient=True))
     table = Table()
     for column in ("asked for", "questions", "recalled", "95% interval", "p"):
         table.add_column(column, justify="left" if column == "asked for" else "right")

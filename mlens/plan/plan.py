@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from mlens.config import Settings, check
 from mlens.engine.engine import uses_bf16_parameters
 from mlens.engine.settings import checkpoint_bytes
 from mlens.model.flops import forward_flops, training_flops
-from mlens.model.settings import Lora, PretrainedModel, TinyModel
+from mlens.model.settings import Lora
 from mlens.packing.dataset import RatingDataset
 from mlens.packing.lengths import Lengths, measure_lengths
 from mlens.packing.plan import steps_per_epoch
@@ -147,21 +147,22 @@ def prepare(overrides: Sequence[str]) -> PlannedJob:
 
     Raises UserError where train.py would, except for a model's folder without weights.
     """
-    settings = check(compose_config(overrides))
-    tokenizer_folder = _folder_of_tokenizer_alone(settings.model)
+    config = compose_config(overrides)
+    tokenizer_folder = _folder_of_tokenizer_alone(config.model)
     if tokenizer_folder is not None:
-        settings = replace(settings, model=replace(settings.model, path=None))
+        config.model.path = None
+    settings = check(config)
     inputs = open_inputs(settings, tokenizer_folder=tokenizer_folder)
     datasets = {name: inputs.dataset(name) for name in inputs.stages}
     sizes, sizes_from = model_config(settings.model, inputs.tokenizer, settings.prompt.max_tokens)
     return PlannedJob(settings, datasets, sizes, sizes_from)
 
 
-def _folder_of_tokenizer_alone(model: TinyModel | PretrainedModel) -> Path | None:
+def _folder_of_tokenizer_alone(model: Mapping[str, Any]) -> Path | None:
     """Return model.path if it holds a tokenizer and no model, while the model's name says its sizes."""
-    if not isinstance(model, PretrainedModel) or model.path is None or model.name is None:
+    if model.get("path") is None or model.get("name") is None:
         return None
-    folder = Path(model.path).expanduser()
+    folder = Path(model["path"]).expanduser()
     if (folder / "config.json").is_file() or not (folder / "tokenizer.json").is_file():
         return None
     return folder

@@ -26,7 +26,7 @@ def probe_model(settings: Settings, count: int, seed: int, progress: Progress) -
 
     count: at most how many questions of each kind.
     seed: of the choice of questions.
-    progress: gets a bar for each kind.
+    progress: not started yet; gets a bar for each kind.
 
     Raises UserError where the model is not a pretrained one, the rows are not packed ones, or the data hold too few
     movies or users to ask for.
@@ -48,7 +48,8 @@ def probe_model(settings: Settings, count: int, seed: int, progress: Progress) -
     model.to(device)
     require_passed(check_model(model, model, LONGEST, False, device), type(model).__name__)
     found = []
-    for questions in kinds:
-        bar = progress.add_task(f"asking for a {questions.kind}", total=CHOICES * len(questions.answers))
-        found.append(recall(model, tokenizer, questions, settings.packing, partial(progress.advance, bar)))
+    with progress:
+        for questions in kinds:
+            bar = progress.add_task(f"asking for a {questions.kind}", total=CHOICES * len(questions.answers))
+            found.append(recall(model, tokenizer, questions, settings.packing, partial(progress.advance, bar)))
     return found

@@ -66,7 +66,7 @@ def commands(file: Path) -> list[str]:
     lines = file.read_text().splitlines()
     if lines[0].startswith("# @package"):
         lines = lines[1:]
-    begin = r"# (python -m mlens\.plan|(python|torchrun .*)\s?train\.py)"
+    begin = r"# (mlens plan|(python|torchrun .*)\s?train\.py)"
     return [line.removeprefix("# ") for line in lines[:2] if re.match(begin, line)]
 
 

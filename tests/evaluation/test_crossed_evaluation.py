@@ -9,7 +9,6 @@ from mlens.cli.evaluate import COMPARED, main, print_beside_run
 from mlens.compose import run_config
 from mlens.config import check
 from mlens.errors import UserError
-from mlens.evaluation import evaluate as module
 from mlens.evaluation.evaluate import evaluate
 from mlens.evaluation.reevaluate import reevaluate
 from mlens.model.load import ParamPlacement, load_exported_tokenizer, load_trained
@@ -102,7 +101,7 @@ def test_an_evaluation_that_is_interrupted_leaves_nothing(run, monkeypatch):
             raise KeyboardInterrupt
         return evaluate(scorer, dataset, *_)
 
-    monkeypatch.setattr(module, "evaluate", interrupted)
+    monkeypatch.setattr("mlens.evaluation.reevaluate.evaluate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         reevaluate(run, ["history=random"])
     assert not (run / "evaluations" / "history=random").exists()
