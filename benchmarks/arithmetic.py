@@ -96,7 +96,9 @@ def rows_of(setting: Setting, imitated: bool) -> list[Row]:
     dataset, collator = setting.datasets["train"], setting.collator
     if imitated:
         return ours.rows_of(dataset, collator, np.arange(2))
-    return [collator.train_row([dataset.tree(tree) for tree in row.trees]) for row in ours.drawn_rows(setting)[:1]]
+    return [
+        collator.train_row([dataset.prefix_group(tree) for tree in row.groups]) for row in ours.drawn_rows(setting)[:1]
+    ]
 
 
 def main(options: argparse.Namespace) -> None:

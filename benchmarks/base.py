@@ -3,8 +3,9 @@
     python benchmarks/base.py --data DIR [--threads 2]                         DIR: the folder of ml-latest-small
     torchrun --nproc_per_node=2 benchmarks/base.py --data DIR --threads 1
 
-Steps of the base model (planned, built and trained on as in the run itself) on stretches of each of its lengths: trunks
-alone, in which every rating carries loss where it stands, and with the share of them that it asks as targets are.
+Steps of the base model (planned, built and trained on as in the run itself) on stretches of each of its lengths:
+prefixes alone, in which every rating carries loss where it stands, and with the share of them that it asks as targets
+are.
 
 A minute on two cores.
 """
@@ -59,10 +60,10 @@ def _train(engine, collator: PackedRows, steps, count: int) -> tuple[int, int, f
     for step, rows in zip(range(count + WARM_UP), steps, strict=False):
         if step == WARM_UP:
             ratings, tokens, began = 0, 0, time.perf_counter()
-        for trees, labels, last in rows:
-            row = collator.train_row(trees, history_loss_weight=1.0)
+        for groups, labels, last in rows:
+            row = collator.train_row(groups, history_loss_weight=1.0)
             engine.backward(row, labels, last)
-            ratings += sum(len(tree.lines) // RATING_TOKENS + len(tree.branches) for tree in trees)
+            ratings += sum(len(group.lines) // RATING_TOKENS + len(group.suffixes) for group in groups)
             tokens += row.useful
     return ratings, tokens, time.perf_counter() - began
 

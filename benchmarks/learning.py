@@ -137,7 +137,7 @@ def _branches(dataset: RatingDataset, collator, steps: Steps, seed: int) -> Iter
         for planned in plan_epoch(drawn, collator, steps, seed, epoch, 0, 1):
 
             def row(planned=planned, drawn=drawn) -> Row:
-                return make_row([drawn.tree(tree) for tree in planned.trees])
+                return make_row([drawn.prefix_group(tree) for tree in planned.groups])
 
             rows.append((row, planned.labels, planned.last))
             if planned.last:

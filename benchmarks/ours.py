@@ -67,8 +67,8 @@ def mean_loss(engine: Engine, rows: list[Row]) -> float:
 
 def rows_of(dataset: RatingDataset, collator: Collator, targets: np.ndarray) -> list[Row]:
     """The rows that train on these targets [n] (ascending) together."""
-    (dealt,) = collator.deal(dataset.shapes(targets, behind=_read_answers(dataset, targets)), 1)
-    return [collator.train_row([dataset.tree(targets[tree]) for tree in row]) for row in dealt]
+    (packed,) = collator.pack(dataset.shapes(targets, behind=_read_answers(dataset, targets)), 1)
+    return [collator.train_row([dataset.prefix_group(targets[group]) for group in row]) for row in packed]
 
 
 def drawn_rows(setting: Setting) -> list[PlannedRow]:
@@ -96,11 +96,11 @@ def epoch_tokens(setting: Setting) -> tuple[int, int]:
     """How many tokens a training epoch has: one sample at a time, and in its rows."""
     dataset, alone, packed = setting.datasets["train"], 0, 0
     for planned in _planned(setting):
-        targets = np.concatenate(planned.trees)
+        targets = np.concatenate(planned.groups)
         shapes = dataset.shapes(targets, behind=_read_answers(dataset, targets))
-        begins = np.cumsum([0, *map(len, planned.trees[:-1])])
+        begins = np.cumsum([0, *map(len, planned.groups[:-1])])
         alone += int(shapes.prompts.sum())
-        packed += int(np.maximum.reduceat(shapes.trunk, begins).sum() + shapes.rest.sum())
+        packed += int(np.maximum.reduceat(shapes.prefix, begins).sum() + shapes.suffix.sum())
     return alone, packed
 
 

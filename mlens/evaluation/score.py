@@ -52,9 +52,9 @@ def predict(
     ranks, answers = scorer.ranks, dataset.renderer.template.answers
     scores = torch.zeros(len(dataset), len(answers), dtype=torch.float64)
     scorer.train(False)
-    for trees in plan_scoring(dataset, collator, ranks.rank, ranks.world):
-        row = collator.score_row([dataset.tree(tree) for tree in trees], answers)
-        targets = np.concatenate([np.zeros(0, dtype=np.int64), *trees])
+    for groups in plan_scoring(dataset, collator, ranks.rank, ranks.world):
+        row = collator.score_row([dataset.prefix_group(group) for group in groups], answers)
+        targets = np.concatenate([np.zeros(0, dtype=np.int64), *groups])
         scores[torch.from_numpy(targets)] = scorer.score(row).double().view(len(targets), len(answers))
         progress(len(targets))
     scorer.train(True)

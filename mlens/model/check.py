@@ -19,9 +19,9 @@ from mlens.model.attention.cpu import ROW_ATTENTION
 from mlens.model.attention.cuda import FLEX_ATTENTION
 from mlens.model.scores import prepare_row, row_scores
 from mlens.packing.packed import PackedRows
+from mlens.packing.prefix_group import PrefixGroup, Suffix
 from mlens.packing.reference import ReferenceRows
 from mlens.packing.row import Row
-from mlens.packing.tree import Branch, Tree
 from mlens.text import first_line
 
 # Tokens of the long prompt, of the prefix that two suffixes share, of each of these and of the short prompts, and of
@@ -86,9 +86,9 @@ def check_model(forward: Forward, model: Any, longest: int, autocast: bool, devi
         if not packed_rows:
             with _refused(model, "an ordinary sample", "choose another model"):
                 return _check_causal(scores, _samples(model, longest)[0], compute)
-        trees = _samples(model, longest)
+        groups = _samples(model, longest)
         attentions = ["sdpa", "eager"] if model._supports_sdpa else ["eager"]
-        alone = [ReferenceRows().train_row([tree]) for tree in _separate(trees)]
+        alone = [ReferenceRows().train_row([group]) for group in _separate(groups)]
         alone[-1] = _at_end(alone[-1], longest)
         with _attention(model, attentions[0]), _refused(model, "an ordinary sample", "choose another model"):
             expected = np.concatenate([scores(sample) for sample in alone])
@@ -97,7 +97,7 @@ def check_model(forward: Forward, model: Any, longest: int, autocast: bool, devi
             with _attention(model, attentions[1]):
                 noise = np.abs(scores(alone[0]) - expected[:ANSWER]).max()
             tolerance = max(tolerance, LEEWAY * float(noise))
-        row = _at_end(PackedRows().train_row(trees), longest)
+        row = _at_end(PackedRows().train_row(groups), longest)
         with _refused(model, "packed rows", INSTEAD):
             packed = scores(row)
     difference = float(np.abs(packed - expected).max())
@@ -125,9 +125,9 @@ def require_passed(check: ModelCheck, name: str) -> None:
     )
 
 
-def _check_causal(scores: Callable[[Row], np.ndarray], tree: Tree, compute: torch.dtype) -> ModelCheck:
+def _check_causal(scores: Callable[[Row], np.ndarray], group: PrefixGroup, compute: torch.dtype) -> ModelCheck:
     """All but the last label of a sample, with another last token behind them."""
-    row = ReferenceRows().train_row([tree])
+    row = ReferenceRows().train_row([group])
     other = row.input_ids.clone()
     other[0, -1] = other[0, 0]
     before, after = scores(row)[:-1], scores(replace(row, input_ids=other))[:-1]
@@ -135,7 +135,7 @@ def _check_causal(scores: Callable[[Row], np.ndarray], tree: Tree, compute: torc
     return ModelCheck("causal", difference, ROUNDING[compute], row.input_ids.shape[1])
 
 
-def _samples(model: Any, longest: int) -> list[Tree]:
+def _samples(model: Any, longest: int) -> list[PrefixGroup]:
     """Of random tokens: a long sample, two suffixes on one prefix, and two short samples."""
     random = np.random.default_rng(0)
     long = max(2, min(LONG, longest - ANSWER))
@@ -144,17 +144,17 @@ def _samples(model: Any, longest: int) -> list[Tree]:
     def ids(n: int) -> np.ndarray:
         return random.integers(int(model.config.vocab_size), size=n).astype(np.int32)
 
-    def tree(shared: int, *branches: tuple[int, int]) -> Tree:
-        suffixes = tuple(Branch(seen, ids(length), ids(ANSWER)) for seen, length in branches)
-        return Tree(ids(shared), np.zeros(0, dtype=np.int64), suffixes)
+    def group(shared: int, *lengths: tuple[int, int]) -> PrefixGroup:
+        suffixes = tuple(Suffix(seen, ids(length), ids(ANSWER)) for seen, length in lengths)
+        return PrefixGroup(ids(shared), np.zeros(0, dtype=np.int64), suffixes)
 
-    shorts = (tree(SHORT, (SHORT, 0)) for _ in range(2))
-    return [tree(long, (long, 0)), tree(prefix, (prefix // 2, SHORT), (prefix, SHORT)), *shorts]
+    shorts = (group(SHORT, (SHORT, 0)) for _ in range(2))
+    return [group(long, (long, 0)), group(prefix, (prefix // 2, SHORT), (prefix, SHORT)), *shorts]
 
 
-def _separate(trees: Sequence[Tree]) -> list[Tree]:
+def _separate(groups: Sequence[PrefixGroup]) -> list[PrefixGroup]:
     """Each target as a separate sample."""
-    return [replace(tree, branches=(branch,)) for tree in trees for branch in tree.branches]
+    return [replace(group, suffixes=(suffix,)) for group in groups for suffix in group.suffixes]
 
 
 def _at_end(row: Row, longest: int) -> Row:

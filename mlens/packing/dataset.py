@@ -1,4 +1,4 @@
-"""The dataset: target i of a stage -> its prompt and answer as tokens; and targets that share a beginning, together."""
+"""The dataset: target i of a stage -> its prompt and answer as tokens; and targets that share a prefix, together."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mlens.history.budget import Budget
 from mlens.history.fit import fit
 from mlens.history.none import NoHistory
 from mlens.history.strategy import Strategy
-from mlens.packing.tree import Branch, Shapes, Tree
+from mlens.packing.prefix_group import PrefixGroup, Shapes, Suffix
 from mlens.prompt.prices import make_budget
 from mlens.prompt.renderer import Renderer
 from mlens.prompt.template import Prefix
@@ -109,7 +109,7 @@ class RatingDataset(Dataset[Sample]):
         return self.histories.prefix_groups(targets) if self.renderer.shares_prefixes else np.full(len(targets), -1)
 
     def shapes(self, targets: np.ndarray, behind: np.ndarray | int = 0) -> Shapes:
-        """Which beginnings these targets share, and how long they are, with `behind` [n] tokens read after each prompt.
+        """Which prefixes these targets share, and how long they are, with `behind` [n] tokens read after each prompt.
 
         Targets without history share the task (and the profile, where they have the same) with every other such target,
         of whatever user.
@@ -123,36 +123,35 @@ class RatingDataset(Dataset[Sample]):
         heads = template.head_lengths(stage.user[targets])
         sections = self.histories.section_lengths(targets)
         if template.context is None:
-            rests = renderer.bare_lengths(stage.targets[targets]) - heads
+            suffix = renderer.bare_lengths(stage.targets[targets]) - heads
         else:
             shown = zip(stage.targets[targets], heads + sections, strict=True)
             suffixes = (template.suffix(t, template.fitting_turns(t, tokens)) for t, tokens in shown)
-            rests = np.array([template.pieces.lengths[suffix].sum() for suffix in suffixes], np.int64)
-        groups = self.prefix_groups(targets)
+            suffix = np.array([template.pieces.lengths[suffix].sum() for suffix in suffixes], np.int64)
+        numbers = self.prefix_groups(targets)
         bare = alone.min(initial=0) - 1 - template.pieces.head[stage.user[targets]]
-        keys = np.where(sections == 0, bare, np.where(groups < 0, alone, groups))
-        return Shapes(keys, heads + sections, rests + behind)
+        groups = np.where(sections == 0, bare, np.where(numbers < 0, alone, numbers))
+        return Shapes(groups, heads + sections, suffix + behind)
 
-    def tree(self, targets: np.ndarray) -> Tree:
-        """The tokens of targets [b] that share a beginning (equal keys in `shapes`; in their user's order)."""
+    def prefix_group(self, targets: np.ndarray) -> PrefixGroup:
+        """The tokens of targets [n] that share a prefix (equal groups in `shapes`; in their user's order)."""
         renderer, stage = self.renderer, self.stage
         if not renderer.shares_prefixes:
             (sample,) = (self[i] for i in targets)
             nothing = np.zeros(0, dtype=np.int64)
-            branch = Branch(len(sample.prompt), nothing, sample.answer)
-            return Tree(sample.prompt, nothing, (branch,))
+            return PrefixGroup(sample.prompt, nothing, (Suffix(len(sample.prompt), nothing, sample.answer),))
         last, template = int(targets[-1]), renderer.template
         places = self.histories.shown(last)
         prefix = template.prefix(stage.user[last], stage.visible_to(last)[places])
         seen = template.head_lengths(stage.user[targets]) + self.histories.section_lengths(targets)
         assert self._are_prefixes(targets, places, prefix, seen)
-        branches = []
+        suffixes = []
         for i, tokens in zip(targets, seen.tolist(), strict=True):
             target = int(stage.targets[i])
-            suffix = template.suffix(target, template.fitting_turns(target, tokens))
-            branches.append(Branch(tokens, template.pieces.tokens(suffix), template.answer(target)))
+            pieces = template.suffix(target, template.fitting_turns(target, tokens))
+            suffixes.append(Suffix(tokens, template.pieces.tokens(pieces), template.answer(target)))
         lines = np.flatnonzero(self._first_shown(targets, places))
-        return Tree(template.pieces.tokens(prefix.pieces), prefix.rating_tokens(lines), tuple(branches))
+        return PrefixGroup(template.pieces.tokens(prefix.pieces), prefix.rating_tokens(lines), tuple(suffixes))
 
     def _are_prefixes(self, targets: np.ndarray, places: np.ndarray, prefix: Prefix, seen: np.ndarray) -> bool:
         """Whether each of `targets`, which sees `seen` tokens of `prefix`, sees complete lines (those of `places` in
@@ -164,7 +163,7 @@ class RatingDataset(Dataset[Sample]):
         return bool(((ends[lines] == seen) & (newest < stage.count[targets]) & own).all())
 
     def history_labels(self, targets: np.ndarray) -> int:
-        """How many tokens of ratings in the histories of these targets can carry loss (`Tree.lines`)."""
+        """How many tokens of ratings in the histories of these targets can carry loss (`PrefixGroup.lines`)."""
         total, pieces = 0, self.renderer.template.pieces
         for i in targets if self.renderer.shares_prefixes else ():
             places = self.histories.shown(int(i))

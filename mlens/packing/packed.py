@@ -1,4 +1,4 @@
-"""packing=rows: trees of targets to a row of tokens, none of which sees another."""
+"""packing=rows: prefix groups to a row of tokens, none of which sees another."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import torch
 
 from mlens.data.ragged import offsets
 from mlens.errors import UserError
+from mlens.packing.prefix_group import PrefixGroup, Shapes
 from mlens.packing.row import Row
-from mlens.packing.tree import Shapes, Tree
 
 
 @dataclass(frozen=True)
 class PackedRows:
     """row_tokens: the most tokens of a row, unless one sample alone is longer; share: `auto` (targets with a common
-    beginning are branches on one trunk) or `never`; pair_cost: what one pair of tokens costs in attention, measured in
-    tokens of all else: rows are cut and dealt to cost alike."""
+    prefix share it) or `never`; pair_cost: what one pair of tokens costs in attention, measured in tokens of all else:
+    rows are packed to cost alike."""
 
     row_tokens: int = 8192
     share: str = "auto"
@@ -33,57 +33,59 @@ class PackedRows:
         if not self.pair_cost >= 0:
             raise UserError(f"packing.pair_cost must be at least 0, not {self.pair_cost}")
 
-    def deal(self, shapes: Shapes, world: int) -> list[list[tuple[np.ndarray, ...]]]:
-        """Cut targets of these shapes [n] into rows, and deal the rows to `world` ranks: for each rank its rows, each a
-        tuple of trees, each an ascending array of indices into `shapes`. All ranks get as many rows; some of them may
-        be empty. Trees that don't fit into a row, or cost much more than a rank's share, are cut; each piece repeats
-        its trunk. The most expensive trees are placed first, each into the row that is cheapest so far.
+    def pack(self, shapes: Shapes, world: int) -> list[list[tuple[np.ndarray, ...]]]:
+        """Pack targets of these shapes [n] into rows, and shard the rows to `world` ranks.
 
-        >>> shapes = Shapes(key=np.array([7, 7, 8, 9]), trunk=np.array([4, 5, 2, 2]), rest=np.array([1, 1, 2, 2]))
-        >>> PackedRows(row_tokens=10).deal(shapes, world=2)
+        Returns the rows of each rank, each a tuple of prefix groups, each an ascending array of indices into `shapes`.
+        All ranks get as many rows; some of them may be empty. Groups that don't fit into a row, or cost much more than
+        a rank's share, are cut; each piece repeats its prefix. The most expensive groups are placed first, each into
+        the row that is cheapest so far.
+
+        >>> shapes = Shapes(np.array([7, 7, 8, 9]), prefix=np.array([4, 5, 2, 2]), suffix=np.array([1, 1, 2, 2]))
+        >>> PackedRows(row_tokens=10).pack(shapes, world=2)
         [[(array([0, 1]),)], [(array([2]), array([3]))]]
         """
-        trees = list(self._trees(shapes))
-        if not trees:
+        groups = list(self._groups(shapes))
+        if not groups:
             return [[] for _ in range(world)]
-        tokens, cost = self._prices(shapes, trees)
+        tokens, cost = self._prices(shapes, groups)
         rows = -(-int(np.minimum(tokens, self.row_tokens).sum()) // self.row_tokens)
         rows = -(-rows // world) * world
         share = cost.sum() / world
         if world > 1 and (cost > 1.5 * share).any():
-            shares = zip(trees, cost / share, strict=True)
-            trees = [part for tree, pieces in shares for part in self._cut(shapes, tree, pieces)]
-            tokens, cost = self._prices(shapes, trees)
+            shares = zip(groups, cost / share, strict=True)
+            groups = [part for group, pieces in shares for part in self._cut(shapes, group, pieces)]
+            tokens, cost = self._prices(shapes, groups)
         while True:
-            packed = _fill(tokens, cost, rows, self.row_tokens)
-            if packed is not None:
-                dealt = [tuple(trees[i] for i in row) for row in packed]
-                return [dealt[rank::world] for rank in range(world)]
+            filled = _fill(tokens, cost, rows, self.row_tokens)
+            if filled is not None:
+                packed = [tuple(groups[i] for i in row) for row in filled]
+                return [packed[rank::world] for rank in range(world)]
             # One more at a time would be thousands of tries where rows can't be filled well.
             rows += max(world, rows // 100 // world * world)
 
-    def _trees(self, shapes: Shapes) -> Iterator[np.ndarray]:
-        """The targets of each key, cut where they pass row_tokens."""
+    def _groups(self, shapes: Shapes) -> Iterator[np.ndarray]:
+        """The targets of each group, cut where they pass row_tokens."""
         if self.share == "never":
-            yield from np.arange(len(shapes.key))[:, None]
+            yield from np.arange(len(shapes.group))[:, None]
             return
-        order = np.argsort(shapes.key, kind="stable")
-        borders = np.flatnonzero(np.diff(shapes.key[order])) + 1
-        for tree in np.split(order, borders) if len(order) else ():
-            yield from self._cut(shapes, tree, 1)
+        order = np.argsort(shapes.group, kind="stable")
+        borders = np.flatnonzero(np.diff(shapes.group[order])) + 1
+        for group in np.split(order, borders) if len(order) else ():
+            yield from self._cut(shapes, group, 1)
 
-    def _cut(self, shapes: Shapes, tree: np.ndarray, pieces: float) -> Iterator[np.ndarray]:
-        """Cut a tree into at most about `pieces` stretches, or as many as row_tokens needs; of all such cuts, one whose
-        most expensive stretch is the cheapest."""
-        trunk, rest = shapes.trunk[tree], shapes.rest[tree]
-        tokens = offsets(rest)
-        costs = offsets(rest * (1 + self.pair_cost * (trunk + rest / 2)), np.float64)
-        # A piece first:last costs tops[last] - costs[first], and takes trunk[last] + the tokens of its rests.
-        tops, heights = _trunk_cost(trunk, self.pair_cost) + costs[1:], trunk + tokens[1:]
+    def _cut(self, shapes: Shapes, group: np.ndarray, pieces: float) -> Iterator[np.ndarray]:
+        """Cut a group into at most about `pieces` stretches, or as many as row_tokens needs; this minimises
+        the cost of the most expensive one."""
+        prefix, suffix = shapes.prefix[group], shapes.suffix[group]
+        tokens = offsets(suffix)
+        costs = offsets(suffix * (1 + self.pair_cost * (prefix + suffix / 2)), np.float64)
+        # A piece first:last costs tops[last] - costs[first], and takes prefix[last] + the tokens of its suffixes.
+        tops, heights = _prefix_cost(prefix, self.pair_cost) + costs[1:], prefix + tokens[1:]
 
         def stretches(most: float) -> list[slice]:
             cut, first = [], 0
-            while first < len(tree):
+            while first < len(group):
                 affordable = np.searchsorted(tops, most + costs[first], side="right")
                 fitting = np.searchsorted(heights, self.row_tokens + tokens[first], side="right")
                 last = max(first + 1, int(min(affordable, fitting)))
@@ -99,35 +101,35 @@ class PackedRows:
                 middle = (low + high) / 2
                 low, high = (low, middle) if len(stretches(middle)) <= pieces else (middle, high)
             cut = stretches(high)
-        yield from (tree[stretch] for stretch in cut)
+        yield from (group[stretch] for stretch in cut)
 
-    def _prices(self, shapes: Shapes, trees: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens and cost of each tree."""
-        sizes = np.array([len(tree) for tree in trees])
-        members, ends = np.concatenate(trees), np.cumsum(sizes)
-        trunk, rest = shapes.trunk[members], shapes.rest[members]
-        longest = trunk[ends - 1]
+    def _prices(self, shapes: Shapes, groups: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and cost of each group."""
+        sizes = np.array([len(group) for group in groups])
+        members, ends = np.concatenate(groups), np.cumsum(sizes)
+        prefix, suffix = shapes.prefix[members], shapes.suffix[members]
+        longest = prefix[ends - 1]
         first = ends - sizes
-        branch = rest * (1 + self.pair_cost * (trunk + rest / 2))
-        cost = _trunk_cost(longest, self.pair_cost) + np.add.reduceat(branch, first)
-        return longest + np.add.reduceat(rest, first), cost
+        behind = suffix * (1 + self.pair_cost * (prefix + suffix / 2))
+        cost = _prefix_cost(longest, self.pair_cost) + np.add.reduceat(behind, first)
+        return longest + np.add.reduceat(suffix, first), cost
 
-    def train_row(self, trees: Sequence[Tree], history_loss_weight: float = 0.0) -> Row:
-        """A row whose labels are the answers of the trees' targets; score i is the log-probability of answer i. With
-        history_loss_weight, one more score is that of all ratings that `Tree.lines` name, and counts so much."""
-        if not trees:
+    def train_row(self, groups: Sequence[PrefixGroup], history_loss_weight: float = 0.0) -> Row:
+        """A row whose labels are the answers of the groups' targets; score i is the log-probability of answer i. With
+        history_loss_weight, one more score is that of all ratings that `PrefixGroup.lines` name, and counts so much."""
+        if not groups:
             return filler_row()
         segments: list[_Segment] = []
-        for tree in trees:
-            if not _is_one(tree):
-                segments.append(_Segment(tree.trunk, lines=tree.lines))
-                for branch in tree.branches:
-                    ids = np.concatenate([branch.ids, branch.answer[:-1]])
-                    segments.append(_Segment(ids, branch.seen, answer=branch.answer))
+        for group in groups:
+            if not _is_one(group):
+                segments.append(_Segment(group.prefix, lines=group.lines))
+                for suffix in group.suffixes:
+                    ids = np.concatenate([suffix.ids, suffix.answer[:-1]])
+                    segments.append(_Segment(ids, suffix.seen, answer=suffix.answer))
             else:
-                (branch,) = tree.branches
-                ids = np.concatenate([tree.trunk, branch.ids, branch.answer[:-1]])
-                segments.append(_Segment(ids, answer=branch.answer, lines=tree.lines))
+                (suffix,) = group.suffixes
+                ids = np.concatenate([group.prefix, suffix.ids, suffix.answer[:-1]])
+                segments.append(_Segment(ids, answer=suffix.answer, lines=group.lines))
         starts = offsets([len(segment.ids) for segment in segments])[:-1]
         answers = [segment.answer for segment in segments if len(segment.answer)]
         # The end token is predicted, never read: the last of what a segment reads predicts it.
@@ -154,23 +156,23 @@ class PackedRows:
             weight=weight,
         )
 
-    def score_row(self, trees: Sequence[Tree], answers: Sequence[np.ndarray]) -> Row:
+    def score_row(self, groups: Sequence[PrefixGroup], answers: Sequence[np.ndarray]) -> Row:
         """A row that scores every one of the r legal `answers` for every target: score i * r + j is the
-        log-probability of answer j, its end token included, after the prompt of the i-th target of the trees in order.
+        log-probability of answer j, its end token included, after the prompt of the i-th target of the groups in order.
         Each answer is a short chain of tokens that sees its prompt and itself."""
-        if not trees:
+        if not groups:
             return filler_row()
         chains = [len(answer) - 1 for answer in answers]
         chain_ids = np.concatenate([answer[:-1] for answer in answers])
         segments: list[_Segment] = []
-        for tree in trees:
-            if not _is_one(tree):
-                segments.append(_Segment(tree.trunk))
-                for branch in tree.branches:
-                    segments.append(_Segment(np.concatenate([branch.ids, chain_ids]), branch.seen, len(branch.ids)))
+        for group in groups:
+            if not _is_one(group):
+                segments.append(_Segment(group.prefix))
+                for suffix in group.suffixes:
+                    segments.append(_Segment(np.concatenate([suffix.ids, chain_ids]), suffix.seen, len(suffix.ids)))
             else:
-                (branch,) = tree.branches
-                prompt = np.concatenate([tree.trunk, branch.ids])
+                (suffix,) = group.suffixes
+                prompt = np.concatenate([group.prefix, suffix.ids])
                 segments += [_Segment(prompt), _Segment(chain_ids, len(prompt), 0)]
         starts = offsets([len(segment.ids) for segment in segments])[:-1]
         # A prompt's last token stands before its chains, and all of them start from it; then each token of a chain.
@@ -196,8 +198,9 @@ _NOTHING = np.zeros(0, dtype=np.int64)
 
 @dataclass(frozen=True)
 class _Segment:
-    """ids: what is read; seen: of a tail, how many tokens of the trunk before it its tokens see (None: a trunk); own:
-    how many of a tail's tokens stand before its chains; answer, lines: the labels, as in Branch and Tree."""
+    """ids: what is read; seen: of a suffix, how many tokens of the prefix before it its tokens see (None: a prefix);
+    own: how many of a suffix's tokens stand before its answer chains; answer, lines: the labels, as in Suffix and
+    PrefixGroup."""
 
     ids: np.ndarray
     seen: int | None = None
@@ -206,9 +209,9 @@ class _Segment:
     lines: np.ndarray = field(default_factory=lambda: _NOTHING)
 
 
-def _is_one(tree: Tree) -> bool:
-    """Whether the tree is one ordinary sample, whose trunk and branch are one segment."""
-    return len(tree.branches) == 1 and tree.branches[0].seen == len(tree.trunk)
+def _is_one(group: PrefixGroup) -> bool:
+    """Whether the group is one ordinary sample, whose prefix and suffix are one segment."""
+    return len(group.suffixes) == 1 and group.suffixes[0].seen == len(group.prefix)
 
 
 def _make_row(
@@ -220,30 +223,30 @@ def _make_row(
     owner: np.ndarray,
     weight: np.ndarray,
 ) -> Row:
-    """The row of these segments, each trunk with its tails behind it; every tail ends in `chains`, where it has any."""
+    """The row of these segments, each prefix with its suffixes behind it; every suffix ends in `chains`, if any."""
     lengths = np.array([len(segment.ids) for segment in segments])
     starts = offsets(lengths)[:-1]
-    is_tail = np.array([segment.seen is not None for segment in segments])
-    trunk = np.maximum.accumulate(np.where(is_tail, 0, np.arange(len(segments))))
+    is_suffix = np.array([segment.seen is not None for segment in segments])
+    prefix = np.maximum.accumulate(np.where(is_suffix, 0, np.arange(len(segments))))
     seen = np.array([segment.seen or 0 for segment in segments])
     # Per token: its segment, and its place there.
     of = np.repeat(np.arange(len(segments)), lengths)
     place = np.arange(len(of)) - starts[of]
     positions = seen[of] + place
     spans = np.zeros((len(of), 3, 2), dtype=np.int32)
-    spans[:, 0, 0] = np.where(is_tail, starts[trunk], 0)[of]
-    spans[:, 0, 1] = np.where(is_tail, starts[trunk] + seen, 0)[of]
+    spans[:, 0, 0] = np.where(is_suffix, starts[prefix], 0)[of]
+    spans[:, 0, 1] = np.where(is_suffix, starts[prefix] + seen, 0)[of]
     spans[:, 2, 0] = starts[of]
     spans[:, 2, 1] = np.arange(len(of)) + 1
     if chains:
         own = np.array([segment.own for segment in segments])
         within = np.concatenate([np.arange(n) for n in chains])
-        # The last tokens of each tail, chain after chain.
-        at = (starts + own)[is_tail][:, None] + np.arange(len(within))
-        spans[at, 1, 0] = starts[is_tail][:, None]
-        spans[at, 1, 1] = (starts + own)[is_tail][:, None]
+        # The last tokens of each suffix, chain after chain.
+        at = (starts + own)[is_suffix][:, None] + np.arange(len(within))
+        spans[at, 1, 0] = starts[is_suffix][:, None]
+        spans[at, 1, 1] = (starts + own)[is_suffix][:, None]
         spans[at, 2, 0] = at - within
-        positions[at] = (seen + own)[is_tail][:, None] + within
+        positions[at] = (seen + own)[is_suffix][:, None] + within
 
     def tensor(column: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(column, dtype=np.int64))
@@ -261,13 +264,13 @@ def _make_row(
     )
 
 
-def _trunk_cost(length: np.ndarray, pair_cost: float) -> np.ndarray:
-    """A trunk costs its tokens, and its causal attention."""
+def _prefix_cost(length: np.ndarray, pair_cost: float) -> np.ndarray:
+    """A prefix costs its tokens, and its causal attention."""
     return length * (1 + pair_cost * length / 2)
 
 
 def _fill(tokens: np.ndarray, cost: np.ndarray, rows: int, capacity: int) -> list[list[int]] | None:
-    """The trees of each row, or None where a row of several trees would pass its capacity."""
+    """The groups of each row, or None where a row of several groups would pass its capacity."""
     cheapest = [(0.0, row) for row in range(rows)]
     members: list[list[int]] = [[] for _ in range(rows)]
     used = [0] * rows

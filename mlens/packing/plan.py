@@ -13,34 +13,34 @@ from mlens.data import draws
 from mlens.data.blocks import by_blocks, int_type
 from mlens.data.ragged import ranges
 from mlens.packing.dataset import RatingDataset
+from mlens.packing.prefix_group import PrefixGroup, Shapes
 from mlens.packing.row import Row
 from mlens.packing.steps import Steps
-from mlens.packing.tree import Shapes, Tree
 
 
 @dataclass(frozen=True)
 class PlannedRow:
-    """One row of one rank. step: counts from 0 within the epoch; trees: indices into the dataset, maybe none: those of
-    one array share a trunk; last: the step's last row; labels: the weights of all label tokens of the whole step, over
+    """One row of one rank. step: counts from 0 within the epoch; groups: indices into the dataset, maybe none: those of
+    one array share a prefix; last: the step's last row; labels: the weights of all label tokens of the whole step, over
     all ranks; step_targets: its targets."""
 
     step: int
-    trees: tuple[np.ndarray, ...]
+    groups: tuple[np.ndarray, ...]
     last: bool
     labels: float
     step_targets: int
 
     @property
     def targets(self) -> list[int]:
-        return [int(target) for tree in self.trees for target in tree]
+        return [int(target) for group in self.groups for target in group]
 
 
 class Collator(Protocol):
-    """How trees of targets become rows: a choice of conf/packing/."""
+    """How prefix groups become rows: a choice of conf/packing/."""
 
-    def deal(self, shapes: Shapes, world: int) -> list[list[tuple[np.ndarray, ...]]]: ...
-    def train_row(self, trees: Sequence[Tree], history_loss_weight: float = 0.0) -> Row: ...
-    def score_row(self, trees: Sequence[Tree], answers: Sequence[np.ndarray]) -> Row: ...
+    def pack(self, shapes: Shapes, world: int) -> list[list[tuple[np.ndarray, ...]]]: ...
+    def train_row(self, groups: Sequence[PrefixGroup], history_loss_weight: float = 0.0) -> Row: ...
+    def score_row(self, groups: Sequence[PrefixGroup], answers: Sequence[np.ndarray]) -> Row: ...
 
 
 def steps_per_epoch(targets: int, targets_per_step: int) -> int:
@@ -50,7 +50,7 @@ def steps_per_epoch(targets: int, targets_per_step: int) -> int:
 def epoch_order(dataset: RatingDataset, steps: Steps, seed: int, epoch: int) -> np.ndarray:
     """[targets] the order in which an epoch visits its targets; equal for every world size.
 
-    Neighbouring targets of a user that share a trunk stay together in pieces of at most `steps.targets` /
+    Neighbouring targets of a user that share a prefix stay together in pieces of at most `steps.targets` /
     `steps.pieces`, and the pieces are permuted, by words that each user's have whatever other users there are. So the
     order follows from the histories, not from how rows are packed.
     """
@@ -63,11 +63,11 @@ def epoch_order(dataset: RatingDataset, steps: Steps, seed: int, epoch: int) -> 
     return ranges(first, length)
 
 
-def _runs(trunks: np.ndarray) -> np.ndarray:
-    """[runs] where each stretch of neighbouring targets begins that share a trunk."""
-    new = np.ones(len(trunks), dtype=bool)
-    new[1:] = (trunks[1:] != trunks[:-1]) | (trunks[1:] < 0)
-    return np.flatnonzero(new).astype(int_type(len(trunks)))
+def _runs(numbers: np.ndarray) -> np.ndarray:
+    """[runs] where each stretch of neighbouring targets begins that share a prefix."""
+    new = np.ones(len(numbers), dtype=bool)
+    new[1:] = (numbers[1:] != numbers[:-1]) | (numbers[1:] < 0)
+    return np.flatnonzero(new).astype(int_type(len(numbers)))
 
 
 def _pieces(start: np.ndarray, targets: int, most: int) -> np.ndarray:
@@ -101,12 +101,12 @@ def plan_epoch(
         targets = step_targets(order, steps, step)
         answers = answers_of(dataset, targets)
         # A row reads a prompt and its answer without the end token.
-        rows = collator.deal(dataset.shapes(targets, behind=answers - 1), world)[rank]
+        rows = collator.pack(dataset.shapes(targets, behind=answers - 1), world)[rank]
         labels = float(answers.sum())
         if steps.history_loss_weight:
             labels += steps.history_loss_weight * dataset.history_labels(targets)
         for i, row in enumerate(rows):
-            yield PlannedRow(step, tuple(targets[tree] for tree in row), i == len(rows) - 1, labels, len(targets))
+            yield PlannedRow(step, tuple(targets[group] for group in row), i == len(rows) - 1, labels, len(targets))
 
 
 def step_targets(order: np.ndarray, steps: Steps, step: int) -> np.ndarray:
@@ -125,8 +125,8 @@ def answer_lengths(dataset: RatingDataset) -> np.ndarray:
 
 
 def plan_scoring(dataset: RatingDataset, collator: Collator, rank: int, world: int) -> list[tuple[np.ndarray, ...]]:
-    """The rows of `rank`, each a tuple of trees, that together with the other ranks' score every target once."""
-    return collator.deal(scoring_shapes(dataset, np.arange(len(dataset))), world)[rank]
+    """The rows of `rank`, each a tuple of prefix groups; together with the other ranks' they score each target once."""
+    return collator.pack(scoring_shapes(dataset, np.arange(len(dataset))), world)[rank]
 
 
 def scoring_shapes(dataset: RatingDataset, targets: np.ndarray) -> Shapes:
@@ -137,8 +137,8 @@ def scoring_shapes(dataset: RatingDataset, targets: np.ndarray) -> Shapes:
 class RowLoader(Dataset):
     """A map from a planned row to it and its tensors, for torch's DataLoader with batch_size=None."""
 
-    def __init__(self, dataset: RatingDataset, make_row: Callable[[list[Tree]], Row]) -> None:
+    def __init__(self, dataset: RatingDataset, make_row: Callable[[list[PrefixGroup]], Row]) -> None:
         self.dataset, self.make_row = dataset, make_row
 
     def __getitem__(self, planned: PlannedRow) -> tuple[PlannedRow, Row]:
-        return planned, self.make_row([self.dataset.tree(tree) for tree in planned.trees])
+        return planned, self.make_row([self.dataset.prefix_group(group) for group in planned.groups])

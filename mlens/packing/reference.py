@@ -8,31 +8,31 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from mlens.packing.prefix_group import PrefixGroup, Shapes
 from mlens.packing.row import Row
-from mlens.packing.tree import Shapes, Tree
 
 
 @dataclass(frozen=True)
 class ReferenceRows:
     """Rows are ordinary causal sequences, for any attention of the model's own."""
 
-    def deal(self, shapes: Shapes, world: int) -> list[list[tuple[np.ndarray, ...]]]:
-        """One sample a row, dealt in turn; the last rows may be empty."""
-        rows: list[tuple[np.ndarray, ...]] = [(np.array([i]),) for i in range(len(shapes.key))]
+    def pack(self, shapes: Shapes, world: int) -> list[list[tuple[np.ndarray, ...]]]:
+        """One sample a row, to each rank in turn; the last rows may be empty."""
+        rows: list[tuple[np.ndarray, ...]] = [(np.array([i]),) for i in range(len(shapes.group))]
         rows += [()] * (-len(rows) % world)
         return [rows[rank::world] for rank in range(world)]
 
-    def train_row(self, trees: Sequence[Tree], history_loss_weight: float = 0.0) -> Row:
+    def train_row(self, groups: Sequence[PrefixGroup], history_loss_weight: float = 0.0) -> Row:
         """The prompt and its answer as one sequence; score 0 is the answer's log-probability, and with
-        history_loss_weight score 1 that of the ratings that `Tree.lines` names."""
-        if not trees:
+        history_loss_weight score 1 that of the ratings that `PrefixGroup.lines` names."""
+        if not groups:
             return _sequences([np.zeros(1, dtype=np.int64)], prompt=1, answers=[], useful=1)
-        (tree,) = trees
-        (branch,) = tree.branches
-        row = self.score_row(trees, [branch.answer])
-        if not (history_loss_weight and len(tree.lines)):
+        (group,) = groups
+        (suffix,) = group.suffixes
+        row = self.score_row(groups, [suffix.answer])
+        if not (history_loss_weight and len(group.lines)):
             return row
-        kept, lines = len(row.keep), torch.from_numpy(tree.lines)
+        kept, lines = len(row.keep), torch.from_numpy(group.lines)
         return Row(
             input_ids=row.input_ids,
             position_ids=row.position_ids,
@@ -45,13 +45,13 @@ class ReferenceRows:
             useful=row.useful,
         )
 
-    def score_row(self, trees: Sequence[Tree], answers: Sequence[np.ndarray]) -> Row:
+    def score_row(self, groups: Sequence[PrefixGroup], answers: Sequence[np.ndarray]) -> Row:
         """One whole sequence for every legal answer, padded at the end; score j is the log-probability of answer j."""
-        if not trees:
+        if not groups:
             return self.train_row([])
-        (tree,) = trees
-        (branch,) = tree.branches
-        prompt = np.concatenate([tree.trunk[: branch.seen], branch.ids])
+        (group,) = groups
+        (suffix,) = group.suffixes
+        prompt = np.concatenate([group.prefix[: suffix.seen], suffix.ids])
         ids = [np.concatenate([prompt, answer[:-1]]) for answer in answers]
         return _sequences(ids, len(prompt), list(answers), useful=sum(len(sequence) for sequence in ids))
 

@@ -18,12 +18,12 @@ from mlens.packing.plan import (
     step_targets,
     steps_per_epoch,
 )
+from mlens.packing.prefix_group import Shapes
 from mlens.packing.reference import ReferenceRows
 from mlens.packing.row import Row
 from mlens.packing.steps import Steps
-from mlens.packing.tree import Shapes
 
-Trees = tuple[np.ndarray, ...]
+Groups = tuple[np.ndarray, ...]
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ def training_work(dataset: RatingDataset, collator: Collator, steps: Steps, worl
         targets = step_targets(order, steps, int(step))
         shapes, labels = dataset.shapes(targets), answers_of(dataset, targets)
         answer = labels - 1
-        by_rank = collator.deal(replace(shapes, rest=shapes.rest + answer), world)
+        by_rank = collator.pack(replace(shapes, suffix=shapes.suffix + answer), world)
         if steps.history_loss_weight:
             labels = labels + [dataset.history_labels(targets[[i]]) for i in range(len(targets))]
         counter.add(by_rank, targets, _TargetShapes(shapes, answer, answer * (answer + 1) / 2, labels))
 
-    def row(trees: Trees) -> Row:
-        return collator.train_row([dataset.tree(tree) for tree in trees], steps.history_loss_weight)
+    def row(groups: Groups) -> Row:
+        return collator.train_row([dataset.prefix_group(group) for group in groups], steps.history_loss_weight)
 
     return counter.work(len(order), row)
 
@@ -77,13 +77,13 @@ def scoring_work(dataset: RatingDataset, collator: Collator, world: int) -> Work
     # Reference rows read the full prompt for each answer.
     readings = [np.array([n]) for n in chains] if isinstance(collator, ReferenceRows) else [chains]
     shapes, ones, counter = dataset.shapes(targets), np.ones(len(targets)), _WorkCounter()
-    by_rank = collator.deal(replace(shapes, rest=shapes.rest + int(chains.sum())), world)
+    by_rank = collator.pack(replace(shapes, suffix=shapes.suffix + int(chains.sum())), world)
     for read in readings:
         pairs, tokens = float((read * (read + 1)).sum() / 2), read.sum()
         counter.add(by_rank, targets, _TargetShapes(shapes, ones * tokens, ones * pairs, ones * (1 + tokens)))
 
-    def row(trees: Trees) -> Row:
-        return collator.score_row([dataset.tree(tree) for tree in trees], answers)
+    def row(groups: Groups) -> Row:
+        return collator.score_row([dataset.prefix_group(group) for group in groups], answers)
 
     return counter.work(total * len(readings), row)
 
@@ -103,16 +103,16 @@ class _TargetShapes:
     pairs: np.ndarray
     logits: np.ndarray
 
-    def passes(self, trees: Iterable[np.ndarray]) -> Passes:
-        """Return the passes of a row of these trees: each prefix once, then every suffix with its chains."""
+    def passes(self, groups: Iterable[np.ndarray]) -> Passes:
+        """Return the passes of a row of these groups: each prefix once, then every suffix with its chains."""
         tokens = pairs = logits = 0.0
-        for tree in trees:
-            trunk, rest, chains = self.shapes.trunk[tree], self.shapes.rest[tree], self.chains[tree]
-            top = float(trunk.max())
-            tokens += top + float((rest + chains).sum())
-            behind = rest * trunk + rest * (rest + 1) / 2 + chains * (trunk + rest) + self.pairs[tree]
+        for group in groups:
+            prefix, suffix, chains = self.shapes.prefix[group], self.shapes.suffix[group], self.chains[group]
+            top = float(prefix.max())
+            tokens += top + float((suffix + chains).sum())
+            behind = suffix * prefix + suffix * (suffix + 1) / 2 + chains * (prefix + suffix) + self.pairs[group]
             pairs += top * (top + 1) / 2 + float(behind.sum())
-            logits += float(self.logits[tree].sum())
+            logits += float(self.logits[group].sum())
         return Passes(tokens, pairs, logits)
 
 
@@ -131,29 +131,29 @@ class _WorkCounter:
     unshared_tokens: float = 0.0
     rows: int = 0
     targets: int = 0
-    most: dict[str, tuple[float, Trees]] = field(default_factory=dict)
+    most: dict[str, tuple[float, Groups]] = field(default_factory=dict)
 
-    def add(self, by_rank: Sequence[Sequence[Trees]], targets: np.ndarray, sizes: _TargetShapes) -> None:
+    def add(self, by_rank: Sequence[Sequence[Groups]], targets: np.ndarray, sizes: _TargetShapes) -> None:
         """Add the rows of one step, or of an evaluation."""
         self.rows = max(self.rows, len(by_rank[0]))
         self.targets += len(targets)
         self.unshared_tokens += float((sizes.shapes.prompts + sizes.chains).sum())
-        for trees in (trees for rank in by_rank for trees in rank if trees):
-            passes = sizes.passes(trees)
+        for groups in (groups for rank in by_rank for groups in rank if groups):
+            passes = sizes.passes(groups)
             self.passes += passes
             for name in ("tokens", "logits"):
                 size = getattr(passes, name)
                 if name not in self.most or size > self.most[name][0]:
-                    self.most[name] = size, tuple(targets[tree] for tree in trees)
+                    self.most[name] = size, tuple(targets[group] for group in groups)
 
-    def work(self, targets: int, make: Callable[[Trees], Row]) -> Work:
+    def work(self, targets: int, make: Callable[[Groups], Row]) -> Work:
         """Return the work, scaled to this number of targets.
 
-        make: builds the row of these trees of targets.
+        make: builds the row of these groups of targets.
         """
-        scale, seen = targets / self.targets, list[Trees]()
-        for _, trees in self.most.values():
-            if not any(trees is other for other in seen):
-                seen.append(trees)
-        rows = tuple(make(trees) for trees in seen)
+        scale, seen = targets / self.targets, list[Groups]()
+        for _, groups in self.most.values():
+            if not any(groups is other for other in seen):
+                seen.append(groups)
+        rows = tuple(make(groups) for groups in seen)
         return Work(self.passes.times(scale), self.unshared_tokens * scale, self.rows, rows, 1 / scale)

@@ -14,7 +14,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from mlens.model.scores import prepare_row, row_scores
 from mlens.packing.packed import PackedRows
-from mlens.packing.tree import Branch, Shapes, Tree
+from mlens.packing.prefix_group import PrefixGroup, Shapes, Suffix
 from mlens.probe.questions import CHOICES, Questions
 from mlens.prompt.tokens import PlainText, begin_ids
 
@@ -63,22 +63,22 @@ def answer_scores(
     progress: Callable[[int], None] = lambda _: None,
 ) -> np.ndarray:
     """[questions, CHOICES] the log-probability (nats) of each question's answer behind each of its beginnings: all are
-    branches on the examples, which are computed once a row."""
+    suffixes of the examples, which are computed once a row."""
     plain = PlainText(tokenizer)
     (examples,) = plain.encode([questions.examples])
-    trunk = np.concatenate([begin_ids(tokenizer), examples])
+    prefix = np.concatenate([begin_ids(tokenizer), examples])
     flat = [beginning for own in questions.beginnings for beginning in own]
     beginnings, answers = plain.encode(flat), plain.encode(questions.answers)
-    branches = [Branch(len(trunk), ids, answers[i // CHOICES]) for i, ids in enumerate(beginnings)]
-    rests = np.array([len(branch.ids) + len(branch.answer) - 1 for branch in branches], dtype=np.int64)
-    shapes = Shapes(np.zeros(len(branches), dtype=np.int64), np.full(len(branches), len(trunk)), rests)
+    suffixes = [Suffix(len(prefix), ids, answers[i // CHOICES]) for i, ids in enumerate(beginnings)]
+    lengths = np.array([len(suffix.ids) + len(suffix.answer) - 1 for suffix in suffixes], dtype=np.int64)
+    shapes = Shapes(np.zeros(len(suffixes), dtype=np.int64), np.full(len(suffixes), len(prefix)), lengths)
     nothing = np.zeros(0, dtype=np.int64)
-    scores = np.zeros(len(branches))
-    (rows,) = collator.deal(shapes, world=1)
+    scores = np.zeros(len(suffixes))
+    (rows,) = collator.pack(shapes, world=1)
     for row in rows:
-        trees = [Tree(trunk, nothing, tuple(branches[i] for i in members)) for members in row]
+        groups = [PrefixGroup(prefix, nothing, tuple(suffixes[i] for i in members)) for members in row]
         members = np.concatenate(row)
-        tensors = prepare_row(collator.train_row(trees), model.device)
+        tensors = prepare_row(collator.train_row(groups), model.device)
         scores[members] = row_scores(model, tensors, autocast=False).cpu().numpy()
         progress(len(members))
     return scores.reshape(-1, CHOICES)

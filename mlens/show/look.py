@@ -8,26 +8,26 @@ from pathlib import Path
 from mlens.data.split import TRAIN
 from mlens.packing.dataset import RatingDataset
 from mlens.pipeline import RunInputs
-from mlens.show.fates import Fate, fates_of
 from mlens.show.find import Asked, find_target, why_role
-from mlens.show.landing import Landing, land_in_evaluation, land_in_training
 from mlens.show.pieces import Piece, prompt_pieces
 from mlens.show.prediction import Prediction, read_prediction
+from mlens.show.rating_status import RatingStatus, rating_statuses
+from mlens.show.row_placement import RowPlacement, place_in_evaluation, place_in_training
 
 
 @dataclass(frozen=True)
 class Look:
     """Of target i of `dataset`: why its rating is of this stage; what became of each of its user's ratings; the prompt
-    as it reads, and piece by piece; where it lands; and what the run in the folder `run` predicted (None without
-    one, and in training)."""
+    as it reads, and piece by piece; where it lies in its row; and what the run in the folder `run` predicted (None
+    without one, and in training)."""
 
     dataset: RatingDataset
     i: int
     why: str
-    fates: list[Fate]
+    statuses: list[RatingStatus]
     text: str
     pieces: list[Piece]
-    landing: Landing
+    placement: RowPlacement
     run: Path | None
     prediction: Prediction | None
 
@@ -48,17 +48,17 @@ def look_at(inputs: RunInputs, asked: Asked, run: Path | None = None) -> Look:
     target = int(dataset.stage.targets[i])
     training = roles[target] == TRAIN
     if training:
-        landing = land_in_training(dataset, settings.packing, settings.trainer.steps(), i)
+        placement = place_in_training(dataset, settings.packing, settings.trainer.steps(), i)
     else:
-        landing = land_in_evaluation(dataset, settings.packing, i)
+        placement = place_in_evaluation(dataset, settings.packing, i)
     return Look(
         dataset=dataset,
         i=i,
         why=why_role(table, roles, settings.split, target),
-        fates=fates_of(dataset, roles, settings.split, i),
+        statuses=rating_statuses(dataset, roles, settings.split, i),
         text=dataset.text(i),
         pieces=prompt_pieces(dataset, inputs.tokenizer, i),
-        landing=landing,
+        placement=placement,
         run=run,
         prediction=None if run is None or training else read_prediction(run, dataset, i),
     )

@@ -15,12 +15,12 @@ from mlens.comparison.runs import strategy_label
 from mlens.data.split import STAGES, TRAIN
 from mlens.history.random import Random
 from mlens.pipeline import RunInputs
-from mlens.show.fates import CHOSEN, DROPPED, HIDDEN, NOT_CHOSEN, TARGET, Fate, counts
 from mlens.show.find import told_time
-from mlens.show.landing import Landing, Stretch
 from mlens.show.look import Look
 from mlens.show.pieces import Piece
 from mlens.show.prediction import Prediction
+from mlens.show.rating_status import CHOSEN, DROPPED, HIDDEN, NOT_CHOSEN, TARGET, RatingStatus, counts
+from mlens.show.row_placement import RowPlacement, Stretch
 from mlens.text import printable
 
 STYLES = {CHOSEN: "green", DROPPED: "yellow", NOT_CHOSEN: "dim", HIDDEN: "red", TARGET: "bold cyan"}
@@ -59,8 +59,8 @@ def print_look(inputs: RunInputs, look: Look, everything: bool = False) -> None:
     section(4, "The same as token ids, piece by piece")
     console.print(_pieces(look, everything))
     console.print(Text(_length(look)), soft_wrap=True)
-    section(5, "The row it lands in")
-    for line in _row(look.landing, len(look.dataset)):
+    section(5, "The row that holds it")
+    for line in _row(look.placement, len(look.dataset)):
         console.print(Text(line), soft_wrap=True)
     console.print(_stretches(look))
     if look.prediction is not None:
@@ -89,13 +89,13 @@ def _target(inputs: RunInputs, look: Look) -> Table:
 
 def _told_history(inputs: RunInputs, look: Look) -> Iterator[str]:
     """The counts, and what the strategy and the budget did."""
-    found, dataset, style = counts(look.fates), look.dataset, inputs.settings.prompt
+    found, dataset, style = counts(look.statuses), look.dataset, inputs.settings.prompt
     visible = found[CHOSEN] + found[DROPPED] + found[NOT_CHOSEN]
     strategy = strategy_label(inputs.settings.config["history"])
     if not inputs.settings.ablation.history:
         strategy += " (not used: the ablation shows no history)"
     yield printable(
-        f"Of {len(look.fates) - 1} other ratings it may see {visible}; history={strategy} wants "
+        f"Of {len(look.statuses) - 1} other ratings it may see {visible}; history={strategy} wants "
         f"{found[CHOSEN] + found[DROPPED]} of these; {found[CHOSEN]} fit and are shown."
     )
     if found[DROPPED]:
@@ -109,39 +109,44 @@ def _told_history(inputs: RunInputs, look: Look) -> Iterator[str]:
 
 
 def _history(inputs: RunInputs, look: Look, everything: bool) -> Table:
-    table, fates = look.dataset.table, look.fates
+    table, statuses = look.dataset.table, look.statuses
     listing = Table("t", "given (UTC)", "rating", "stage", "film", "", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     listing.columns[0].justify = "right"
     listing.columns[4].overflow, listing.columns[4].max_width = "ellipsis", 48
     listing.columns[4].no_wrap = listing.columns[1].no_wrap = True
-    target = next(at for at, fate in enumerate(fates) if fate.kind == TARGET)
-    changes = [at for at, (one, other) in enumerate(pairwise(fates), 1) if one.kind != other.kind]
+    target = next(at for at, status in enumerate(statuses) if status.kind == TARGET)
+    changes = [at for at, (one, other) in enumerate(pairwise(statuses), 1) if one.kind != other.kind]
     around = [near for at in changes if len(changes) <= CHANGES for near in (at - 1, at)]
-    kept = {*range(FIRST), *range(target - BEFORE, target + AFTER + 1), *around, *range(len(fates) - 1, len(fates))}
-    for stretch in _excerpt(len(fates), set(range(len(fates))) if everything else kept):
+    kept = {
+        *range(FIRST),
+        *range(target - BEFORE, target + AFTER + 1),
+        *around,
+        *range(len(statuses) - 1, len(statuses)),
+    }
+    for stretch in _excerpt(len(statuses), set(range(len(statuses))) if everything else kept):
         if len(stretch) > 1:
-            told = [f"{n} {kind}" for kind, n in counts([fates[at] for at in stretch]).items() if n]
+            told = [f"{n} {kind}" for kind, n in counts([statuses[at] for at in stretch]).items() if n]
             listing.add_row("…", "", "", "", Text(f"{len(stretch)} more: {', '.join(told)}", "dim"), "")
             continue
-        fate = fates[stretch[0]]
+        status = statuses[stretch[0]]
         listing.add_row(
-            str(fate.place),
-            told_time(int(table.timestamp[fate.rating])),
-            str(table.scale[table.rating_index[fate.rating]]),
-            fate.role,
-            Text(printable(table.movies["title"][int(table.movie[fate.rating])])),
-            Text(_told(fate)),
-            style=STYLES[fate.kind],
+            str(status.place),
+            told_time(int(table.timestamp[status.rating])),
+            str(table.scale[table.rating_index[status.rating]]),
+            status.role,
+            Text(printable(table.movies["title"][int(table.movie[status.rating])])),
+            Text(_told(status)),
+            style=STYLES[status.kind],
         )
-    listing.caption = ", ".join(f"{kind}: {MEANINGS[kind]}" for kind, n in counts(fates).items() if n)
+    listing.caption = ", ".join(f"{kind}: {MEANINGS[kind]}" for kind, n in counts(statuses).items() if n)
     listing.caption_justify = "left"
     return listing
 
 
-def _told(fate: Fate) -> str:
-    if fate.kind == CHOSEN:
-        return f"chosen: line {fate.line}"
-    return f"{fate.kind}: {fate.why}" if fate.why else fate.kind
+def _told(status: RatingStatus) -> str:
+    if status.kind == CHOSEN:
+        return f"chosen: line {status.line}"
+    return f"{status.kind}: {status.why}" if status.why else status.kind
 
 
 def _excerpt(n: int, kept: set[int]) -> Iterator[range]:
@@ -193,60 +198,64 @@ def _length(look: Look) -> str:
     return f"{prompt} tokens of prompt + {answer} of the answer = {prompt + answer} (prompt.max_tokens={most})"
 
 
-def _row(landing: Landing, targets: int) -> Iterator[str]:
-    where = f"row {landing.row} of {landing.rows} (from 0)"
-    if landing.step is None:
-        alone = "" if landing.dealt == targets else f", if this user's {landing.dealt} of {targets:,} were all there is"
-        yield f"In evaluation, dealt to one process: {where}{alone}."
+def _row(placement: RowPlacement, targets: int) -> Iterator[str]:
+    where = f"row {placement.row} of {placement.rows} (from 0)"
+    if placement.step is None:
+        alone = (
+            ""
+            if placement.packed == targets
+            else f", if this user's {placement.packed} of {targets:,} were all there is"
+        )
+        yield f"In evaluation, packed for one process: {where}{alone}."
     else:
-        yield f"In training, epoch 0, dealt to one process: step {landing.step} of {landing.steps:,}, {where}."
-    yield f"The row has {landing.tokens:,} tokens: {landing.targets} targets in {landing.trees} trees."
-    own = sum(stretch.stop - stretch.first for stretch in landing.stretches)
-    if landing.trunk is None:
+        yield f"In training, epoch 0, packed for one process: step {placement.step} of {placement.steps:,}, {where}."
+    yield f"The row has {placement.tokens:,} tokens: {placement.targets} targets in {placement.groups} prefix groups."
+    own = sum(stretch.stop - stretch.first for stretch in placement.stretches)
+    if placement.prefix is None:
         yield f"This target shares nothing: each of its {own} tokens sees those before it, and no other target's."
     else:
-        (_, seen), trunk = _seen_of_trunk(landing), landing.trunk[1] - landing.trunk[0]
+        (_, seen), prefix = _seen_of_prefix(placement), placement.prefix[1] - placement.prefix[0]
         yield (
-            f"This target is branch {landing.branch} of {landing.branches} (from 0) on a shared trunk of {trunk:,} "
-            f"tokens, of which it sees the first {seen:,}; {own} tokens are its own."
+            f"This target is suffix {placement.suffix} of {placement.suffixes} (from 0) of a shared prefix of "
+            f"{prefix:,} tokens, of which it sees the first {seen:,}; {own} tokens are its own."
         )
-    if landing.other_labels:
-        yield f"Besides, {landing.other_labels} tokens of ratings in the row's histories carry loss (history loss)."
+    if placement.other_labels:
+        yield f"Besides, {placement.other_labels} tokens of ratings in the row's histories carry loss (history loss)."
     yield ""
-    yield _drawn(landing)
-    each = max(1, round(landing.tokens / min(DRAWN, landing.tokens)))
-    signs = {OWN: "its own tokens", SEEN: "trunk it sees", UNSEEN: "trunk it doesn't see", OTHER: "other targets"}
-    legend = ", ".join(f"{sign} {meaning}" for sign, meaning in signs.items() if sign in _drawn(landing))
+    yield _drawn(placement)
+    each = max(1, round(placement.tokens / min(DRAWN, placement.tokens)))
+    signs = {OWN: "its own tokens", SEEN: "prefix it sees", UNSEEN: "prefix it doesn't see", OTHER: "other targets"}
+    legend = ", ".join(f"{sign} {meaning}" for sign, meaning in signs.items() if sign in _drawn(placement))
     yield f"The row from left to right (a sign is about {each} token{'s' * (each > 1)}): {legend}"
 
 
-def _seen_of_trunk(landing: Landing) -> tuple[int, int]:
-    """Where the trunk begins, and how many of its tokens the target sees."""
-    assert landing.trunk is not None
-    first, stop = landing.stretches[0].sees[0]
+def _seen_of_prefix(placement: RowPlacement) -> tuple[int, int]:
+    """Where the prefix begins, and how many of its tokens the target sees."""
+    assert placement.prefix is not None
+    first, stop = placement.stretches[0].sees[0]
     return first, stop - first
 
 
-def _drawn(landing: Landing) -> str:
+def _drawn(placement: RowPlacement) -> str:
     """One sign for each of some neighbouring tokens of the row."""
-    signs = [OTHER] * landing.tokens
-    if landing.trunk is not None:
-        first, seen = _seen_of_trunk(landing)
-        for at in range(*landing.trunk):
+    signs = [OTHER] * placement.tokens
+    if placement.prefix is not None:
+        first, seen = _seen_of_prefix(placement)
+        for at in range(*placement.prefix):
             signs[at] = SEEN if at < first + seen else UNSEEN
-    for stretch in landing.stretches:
+    for stretch in placement.stretches:
         signs[stretch.first : stretch.stop] = [OWN] * (stretch.stop - stretch.first)
-    cells = min(DRAWN, landing.tokens)
-    borders = [cell * landing.tokens // cells for cell in range(cells + 1)]
+    cells = min(DRAWN, placement.tokens)
+    borders = [cell * placement.tokens // cells for cell in range(cells + 1)]
     order = (OWN, SEEN, UNSEEN, OTHER)
     return "".join(min(signs[a:b], key=order.index) for a, b in pairwise(borders))
 
 
 def _stretches(look: Look) -> Table:
     listing = Table("tokens of the row", "positions", "see", "predict", box=box.SIMPLE_HEAD, pad_edge=False)
-    for stretch in look.landing.stretches:
+    for stretch in look.placement.stretches:
         size = stretch.stop - stretch.first
-        predicted = [token for place, token in look.landing.labels if stretch.first <= place < stretch.stop]
+        predicted = [token for place, token in look.placement.labels if stretch.first <= place < stretch.stop]
         listing.add_row(
             f"{stretch.first}–{stretch.stop - 1}",
             f"{stretch.position}–{stretch.position + size - 1}",

@@ -29,7 +29,7 @@ from mlens.engine.settings import OptimizerSettings
 from mlens.model.load import build_model
 from mlens.model.settings import Base, NoPeft, TinyModel
 from mlens.packing.packed import PackedRows
-from mlens.packing.tree import Branch, Shapes, Tree
+from mlens.packing.prefix_group import PrefixGroup, Shapes, Suffix
 from mlens.pipeline import RunInputs
 from mlens.prompt.renderer import Renderer
 from mlens.prompt.template import PromptTemplate
@@ -60,18 +60,18 @@ class Excerpts:
     def __len__(self) -> int:
         return len(self.start)
 
-    def tree(self, i: int) -> Tree:
-        """A trunk whose every rating carries loss once, in its line or on a branch that sees the lines before it."""
+    def prefix_group(self, i: int) -> PrefixGroup:
+        """A prefix whose every rating carries loss once, in its line or in a suffix that sees the lines before it."""
         template, places = self.template, self.places[self.start[i] : self.stop[i]]
         history, asked = self.stage.visible[places], self.asked[places]
         prefix = template.prefix(self.user[i], history)
-        branches = []
+        suffixes = []
         for line in np.flatnonzero(asked):
             seen, target = int(prefix.line_ends[line]), int(history[line])
-            suffix = template.suffix(target, template.fitting_turns(target, seen))
-            branches.append(Branch(seen, template.pieces.tokens(suffix), template.answer(target)))
+            pieces = template.suffix(target, template.fitting_turns(target, seen))
+            suffixes.append(Suffix(seen, template.pieces.tokens(pieces), template.answer(target)))
         lines = prefix.rating_tokens(np.flatnonzero(~asked))
-        return Tree(template.pieces.tokens(prefix.pieces), lines, tuple(branches))
+        return PrefixGroup(template.pieces.tokens(prefix.pieces), lines, tuple(suffixes))
 
 
 def cut_excerpts(
@@ -106,24 +106,24 @@ def cut_excerpts(
 
 def plan_excerpts(
     excerpts: Excerpts, collator: PackedRows, ratings_per_step: int, seed: int, epoch: int, rank: int, world: int
-) -> Iterator[list[tuple[list[Tree], float, bool]]]:
-    """The steps of an epoch. Each is a list of the rows of `rank`: the trees of the row, the number of label tokens of
+) -> Iterator[list[tuple[list[PrefixGroup], float, bool]]]:
+    """The steps of an epoch. Each is a list of the rows of `rank`: the groups of the row, the number of label tokens of
     the step over all ranks, and whether the row is the last of the step."""
     keys = excerpts.template.table.user_keys
     order = draws.order_of_items(excerpts.user, keys, draws.ORDER, seed, epoch)
     ends = np.cumsum((excerpts.stop - excerpts.start)[order])
     step = (ends - 1) // ratings_per_step
     for members in np.split(order, np.flatnonzero(np.diff(step)) + 1):
-        trees = [excerpts.tree(i) for i in members]
+        groups = [excerpts.prefix_group(i) for i in members]
         lengths = np.array(
             [
-                len(tree.trunk) + sum(len(branch.ids) + len(branch.answer) - 1 for branch in tree.branches)
-                for tree in trees
+                len(group.prefix) + sum(len(suffix.ids) + len(suffix.answer) - 1 for suffix in group.suffixes)
+                for group in groups
             ]
         )
-        rows = collator.deal(Shapes(np.arange(len(trees)), lengths, np.zeros_like(lengths)), world)[rank]
-        labels = float(sum(len(tree.lines) + sum(len(branch.answer) for branch in tree.branches) for tree in trees))
-        yield [([trees[i] for (i,) in row], labels, n == len(rows) - 1) for n, row in enumerate(rows)]
+        rows = collator.pack(Shapes(np.arange(len(groups)), lengths, np.zeros_like(lengths)), world)[rank]
+        labels = float(sum(len(group.lines) + sum(len(suffix.answer) for suffix in group.suffixes) for group in groups))
+        yield [([groups[i] for (i,) in row], labels, n == len(rows) - 1) for n, row in enumerate(rows)]
 
 
 def base_weights(inputs: RunInputs, ranks: Ranks) -> Path | None:
@@ -168,8 +168,8 @@ def _train(inputs: RunInputs, base: Base, ranks: Ranks, folder: Path) -> None:
         for done, rows in enumerate(_steps(base, inputs.renderer, inputs.stages["train"], collator, ranks)):
             engine.set_learning_rate(rate_factor(horizon, done, total))
             step_loss = 0.0
-            for trees, labels, last in rows:
-                row = collator.train_row(trees, history_loss_weight=1.0)
+            for groups, labels, last in rows:
+                row = collator.train_row(groups, history_loss_weight=1.0)
                 step_loss += float(engine.backward(row, labels, last)) / labels
             step_loss = float(ranks.sum(torch.tensor(step_loss, dtype=torch.float64, device=ranks.device)))
             loss += max(0.02, 1 / (done + 1)) * (step_loss - loss)  # a moving average

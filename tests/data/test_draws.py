@@ -22,8 +22,8 @@ from mlens.history.random import Random
 from mlens.packing.dataset import RatingDataset
 from mlens.packing.packed import PackedRows
 from mlens.packing.plan import epoch_order
+from mlens.packing.prefix_group import PrefixGroup
 from mlens.packing.steps import Steps
-from mlens.packing.tree import Tree
 from mlens.probe.questions import CSV, EXAMPLES, rating_questions, title_questions
 from mlens.prompt.renderer import make_renderer
 from mlens.training.base_model import cut_excerpts, plan_excerpts
@@ -190,8 +190,8 @@ def order_of_stretches(table):
     dataset, visited = dataset_of(table), []
     cut = cut_excerpts(dataset.renderer.template, dataset.stage, 3, 1, 0.5, 1, 2)
     with pytest.MonkeyPatch.context() as patched:
-        tree = Tree(np.zeros(4, dtype=np.int64), np.zeros(1, dtype=np.int64), ())
-        patched.setattr(type(cut), "tree", lambda _, i: visited.append(i) or tree)
+        group = PrefixGroup(np.zeros(4, dtype=np.int64), np.zeros(1, dtype=np.int64), ())
+        patched.setattr(type(cut), "group", lambda _, i: visited.append(i) or group)
         list(plan_excerpts(cut, PackedRows(), 30, 1, 2, rank=0, world=1))
     shown = [cut.stage.visible[cut.places[cut.start[i] : cut.stop[i]]] for i in visited]
     return [(named(table, own[0])[0], [named(table, i)[1] for i in own]) for own in shown]
@@ -285,10 +285,10 @@ def test_questions_of_the_probe_change_one_by_one(seed, left_out):
         assert ask(table, CSV, 100, 7) == ask(other, CSV, 100, 7)
     assert title_questions(table, CSV, 100, 7) == title_questions(part, CSV, 100, 7)
     whole, shown = questions_by_answerer(rating_questions(table, CSV, 100, 7))
-    rest, shown_of_rest = questions_by_answerer(rating_questions(part, CSV, 100, 7))
+    suffix, shown_of_rest = questions_by_answerer(rating_questions(part, CSV, 100, 7))
     lines, lines_of_rest = (set(text.splitlines()) for text in (shown, shown_of_rest))
     assert len(lines - lines_of_rest) <= 1 and len(lines) == len(lines_of_rest) == EXAMPLES
-    for own, others in rest.items():
+    for own, others in suffix.items():
         if own in whole:
             # The one left out is replaced; and one of the others may have become an example.
             assert len(whole[own] - others) <= 2

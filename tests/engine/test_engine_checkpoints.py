@@ -262,7 +262,7 @@ def test_lora_trains_and_exports_adapters_alone(tmp_path):
     answers = made.datasets["test"].renderer.template.answers
     with torch.no_grad():
         expected = [float(answer_log_probabilities(adapted, sample.prompt, answer).sum()) for answer in answers]
-    row = made.collator.score_row([made.datasets["test"].tree(np.array([0]))], answers)
+    row = made.collator.score_row([made.datasets["test"].prefix_group(np.array([0]))], answers)
     assert engine.score(row).tolist() == pytest.approx(expected, abs=1e-4)
 
 

@@ -59,7 +59,7 @@ def test_steps_and_exports_equal_plain_pytorch(name, stage, checkpointing, folde
     own, output = again.get_input_embeddings().weight, again.get_output_embeddings().weight
     assert (own.data_ptr() == output.data_ptr()) == (name == "tied")
     dataset = made.datasets["test"]
-    row = made.collator.score_row([dataset.tree([0])], dataset.renderer.template.answers)
+    row = made.collator.score_row([dataset.prefix_group([0])], dataset.renderer.template.answers)
     with torch.no_grad():
         prompt = dataset[0].prompt
         want = [float(answer_log_probabilities(again, prompt, a).sum()) for a in dataset.renderer.template.answers]
@@ -121,7 +121,7 @@ def test_merged_adapters_score_as_they_did_beside_the_model(name, stage, folders
     made = with_model(folders[name], *overrides, peft=LORA, gradient_checkpointing=True)
     engine = made.engine()
     dataset = made.datasets["test"]
-    row = made.collator.score_row([dataset.tree([0])], dataset.renderer.template.answers)
+    row = made.collator.score_row([dataset.prefix_group([0])], dataset.renderer.template.answers)
     fresh = engine.score(row)
     engine_steps(made, engine, 2)
     engine.export(tmp_path / "merged", made.tokenizer, merge=True)

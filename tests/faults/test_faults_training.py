@@ -227,7 +227,7 @@ def test_a_number_that_is_none(what, undisturbed, tmp_path, capsys, monkeypatch)
 def test_a_gradient_that_is_not_finite_is_seen_at_every_stage(stage, clipping):
     made = parts(f"deepspeed=zero{stage}", f"trainer.gradient_clipping={clipping}")
     engine = made.engine()
-    row = made.collator.train_row([made.datasets["train"].tree(np.arange(1))])
+    row = made.collator.train_row([made.datasets["train"].prefix_group(np.arange(1))])
     engine.backward(row, 1.0, True)
     assert engine.finite()
     engine.backward(row, 1e-46, True)  # the loss divided by this is infinite
@@ -242,9 +242,9 @@ from mlens.errors import exit_on_user_error
 from mlens.evaluation.local_scorer import LocalScorer
 made = parts("prompt.max_tokens=4096", "packing.row_tokens=4096", "packing.share=never", "data.users=400")
 engine, dataset = made.engine(), made.datasets["train"]
-small = made.collator.train_row([dataset.tree(np.arange(1))])
+small = made.collator.train_row([dataset.prefix_group(np.arange(1))])
 engine.backward(small, 1.0, True)
-large = made.collator.train_row([dataset.tree(np.array([i])) for i in range(len(dataset))])
+large = made.collator.train_row([dataset.prefix_group(np.array([i])) for i in range(len(dataset))])
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (16 << 20), resource.RLIM_INFINITY))
 with exit_on_user_error():

@@ -20,9 +20,9 @@ from mlens.model.attention.cpu_layout import with_cpu_layout
 from mlens.packing.dataset import RatingDataset
 from mlens.packing.packed import PackedRows
 from mlens.packing.plan import plan_epoch, plan_scoring
+from mlens.packing.prefix_group import PrefixGroup
 from mlens.packing.row import Row
 from mlens.packing.steps import Steps
-from mlens.packing.tree import Tree
 from mlens.prompt.renderer import PieceRenderer, make_renderer
 from tests.helpers.reference import HALF_STARS, make_table
 from tests.helpers.tokenizers_for_tests import ABLATIONS, style, tiny
@@ -49,7 +49,7 @@ SPLITS = st.builds(
     ties=st.sampled_from(["order", "strict"]),
     max_train_targets_per_user=st.sampled_from([None, 4, None]),
 )
-# So small that long trunks, bundles with a common beginning and cut products are met in short rows.
+# So small that long prefixes, bundles with a common beginning and cut products are met in short rows.
 LIMITS: st.SearchStrategy[dict[str, int]] = st.one_of(
     st.just({}),
     st.fixed_dictionaries(
@@ -170,10 +170,10 @@ def cases(draw, ratings=9):
 
 @dataclass(frozen=True)
 class BuiltRow:
-    """trees: of a row, and the targets that they are of; labels: of its whole step; rank: which one gets it."""
+    """groups: of a row, and the targets that they are of; labels: of its whole step; rank: which one gets it."""
 
     row: Row
-    trees: list[Tree]
+    groups: list[PrefixGroup]
     targets: list[int]
     labels: float
     rank: int
@@ -187,9 +187,9 @@ def train_steps(case: Case, collator=None) -> list[list[BuiltRow]]:
     with limited(case.limits):
         for rank in range(case.world):
             for planned in plan_epoch(dataset, collator, case.steps, dataset.seed, case.epoch, rank, case.world):
-                trees = [dataset.tree(tree) for tree in planned.trees]
-                row = with_cpu_layout(collator.train_row(trees, weight))
-                built = BuiltRow(row, trees, planned.targets, planned.labels, rank)
+                groups = [dataset.prefix_group(group) for group in planned.groups]
+                row = with_cpu_layout(collator.train_row(groups, weight))
+                built = BuiltRow(row, groups, planned.targets, planned.labels, rank)
                 steps.setdefault(planned.step, []).append(built)
     return [steps[step] for step in sorted(steps)]
 
@@ -201,7 +201,10 @@ def score_rows(case: Case, stage: str, collator=None) -> list[BuiltRow]:
     with limited(case.limits):
         for rank in range(case.world):
             for row in plan_scoring(dataset, collator, rank, case.world):
-                trees, targets = [dataset.tree(tree) for tree in row], [int(t) for tree in row for t in tree]
-                scored = with_cpu_layout(collator.score_row(trees, case.answers))
-                built.append(BuiltRow(scored, trees, targets, 0.0, rank))
+                groups, targets = (
+                    [dataset.prefix_group(group) for group in row],
+                    [int(t) for group in row for t in group],
+                )
+                scored = with_cpu_layout(collator.score_row(groups, case.answers))
+                built.append(BuiltRow(scored, groups, targets, 0.0, rank))
     return built

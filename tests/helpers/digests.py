@@ -177,7 +177,7 @@ def _rows(table, stage, strategy, renderer) -> str:
     parts = [epoch_order(dataset, steps, 7, 2)]
     for rank in range(2):
         for planned in plan_epoch(dataset, collator, steps, 7, 2, rank, 2):
-            row = collator.train_row([dataset.tree(tree) for tree in planned.trees])
+            row = collator.train_row([dataset.prefix_group(group) for group in planned.groups])
             parts += [np.array(planned.targets, dtype=np.int64), *(np.asarray(x) for x in (row.input_ids, row.label))]
             parts += [np.asarray(row.position_ids)]
             if row.spans is not None:

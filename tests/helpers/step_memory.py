@@ -40,7 +40,7 @@ def main(kind: str) -> int:
 
     def step(targets) -> None:
         if kind == "shared":
-            row = PackedRows().train_row([dataset.tree(targets)])
+            row = PackedRows().train_row([dataset.prefix_group(targets)])
             loss = -row_scores(model, row).sum() / len(row.label)
         else:
             loss = padded_loss(model, [dataset[int(i)] for i in targets])

@@ -87,7 +87,7 @@ def engine_steps(made: Parts, engine: Engine, steps: int = STEPS, first: int = 0
     for planned in plan_epoch(dataset, made.collator, per_step, dataset.seed, 0, rank, world, first):
         if planned.step == steps:
             break
-        row = make_row([dataset.tree(tree) for tree in planned.trees])
+        row = make_row([dataset.prefix_group(group) for group in planned.groups])
         loss += float(engine.backward(row, planned.labels, planned.last)) / planned.labels
         if planned.last:
             losses.append(float(made.ranks.sum(torch.tensor(loss, dtype=torch.float64))))

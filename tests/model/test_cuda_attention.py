@@ -13,8 +13,8 @@ from mlens.model.attention.cuda_layout import BLOCK, cuda_layout, with_cuda_layo
 from mlens.packing.packed import PackedRows
 from mlens.packing.row import dense_mask
 from tests.helpers.naive_rows import naive_row
+from tests.helpers.prefix_groups import ANSWERS, lone_trees, make_tree
 from tests.helpers.small_model import model_once, row_scores
-from tests.helpers.trees import ANSWERS, lone_trees, make_tree
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="compiled flex attention needs a CUDA device")
 CUDA = "cuda"

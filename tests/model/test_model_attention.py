@@ -37,7 +37,7 @@ def test_a_training_rows_scores_and_gradients_are_the_samples_own(pair):
     dataset = rows.datasets["train"]
     assert all(len({*dataset.shapes(tree).key}) == 1 for tree in TRAIN)
     samples = [dataset[int(i)] for tree in TRAIN for i in tree]
-    packed = scores(rows.model, PackedRows().train_row([dataset.tree(tree) for tree in TRAIN]))
+    packed = scores(rows.model, PackedRows().train_row([dataset.prefix_group(tree) for tree in TRAIN]))
     alone = torch.stack([answer_log_probabilities(plain, s.prompt, s.answer).sum() for s in samples])
     assert torch.allclose(packed, alone, atol=2e-5)
     weight = torch.linspace(0.5, 2.0, len(samples))
@@ -50,7 +50,7 @@ def test_a_training_rows_scores_and_gradients_are_the_samples_own(pair):
 def test_a_scoring_rows_scores_are_those_of_whole_sequences(pair):
     rows, plain = pair
     dataset = rows.datasets["test"]
-    samples, trees = [dataset[i] for i in (0, 1, 5)], [dataset.tree(np.array(tree)) for tree in ([0, 1], [5])]
+    samples, trees = [dataset[i] for i in (0, 1, 5)], [dataset.prefix_group(np.array(tree)) for tree in ([0, 1], [5])]
     answers = dataset.renderer.template.answers
     with torch.no_grad():
         packed = scores(rows.model, PackedRows().score_row(trees, answers)).view(len(samples), len(answers))
@@ -62,7 +62,7 @@ def test_a_scoring_rows_scores_are_those_of_whole_sequences(pair):
 
 def test_another_sample_in_the_row_changes_nothing():
     made = parts()
-    first, second, third = (made.datasets["train"].tree(np.array([i])) for i in (10, 50, 90))
+    first, second, third = (made.datasets["train"].prefix_group(np.array([i])) for i in (10, 50, 90))
     with torch.no_grad():
         together = scores(made.model, PackedRows().train_row([first, second]))
         exchanged = scores(made.model, PackedRows().train_row([first, third]))
@@ -72,7 +72,7 @@ def test_another_sample_in_the_row_changes_nothing():
 
 def test_a_row_without_its_layout_is_refused():
     made = parts()
-    row = PackedRows().train_row([made.datasets["train"].tree(np.array([0]))])
+    row = PackedRows().train_row([made.datasets["train"].prefix_group(np.array([0]))])
     with pytest.raises(ValueError, match="layout"):
         made.model(input_ids=row.input_ids, position_ids=row.position_ids)
     with pytest.raises(ValueError, match="layout"):

@@ -24,7 +24,7 @@ TRAIN = [np.array([0]), np.array([39, 40, 41]), np.array([100])]
 
 
 def row(made):
-    return with_cpu_layout(PackedRows().train_row([made.datasets["train"].tree(tree) for tree in TRAIN]))
+    return with_cpu_layout(PackedRows().train_row([made.datasets["train"].prefix_group(group) for group in TRAIN]))
 
 
 def build(folder, made, **fields):
@@ -43,7 +43,7 @@ def gradients(model, loss):
 def test_rows_scores_and_gradients_are_those_of_the_unmodified_model(name, checkpointing, made, folder_of):
     model = build(folder_of(name), made, gradient_checkpointing=checkpointing)
     plain = AutoModelForCausalLM.from_pretrained(folder_of(name), dtype=torch.float32, attn_implementation="sdpa")
-    samples = [made.datasets["train"][int(i)] for tree in TRAIN for i in tree]
+    samples = [made.datasets["train"][int(i)] for group in TRAIN for i in group]
     packed = row_scores(model, row(made), autocast=False)
     alone = torch.stack([answer_log_probabilities(plain, s.prompt, s.answer).sum() for s in samples])
     assert torch.allclose(packed, alone, rtol=1e-5, atol=1e-5)

@@ -45,5 +45,5 @@ def test_rows_are_built_without_tokenising(strategy, context, monkeypatch):
         for planned in plan_epoch(dataset, collator, steps, seed=0, epoch=epoch, rank=0, world=1):
             scores += loader[planned][1].scores
     assert scores == 2 * len(datasets["train"])
-    for trees in plan_scoring(datasets["test"], collator, rank=0, world=1):
-        collator.score_row([datasets["test"].tree(tree) for tree in trees], renderer.template.answers)
+    for groups in plan_scoring(datasets["test"], collator, rank=0, world=1):
+        collator.score_row([datasets["test"].prefix_group(group) for group in groups], renderer.template.answers)

@@ -1,4 +1,4 @@
-"""How trees of targets are cut, filled into rows and dealt to ranks: lengths and costs alone."""
+"""How groups of targets are cut, packed into rows and sharded to ranks: lengths and costs alone."""
 
 from collections import defaultdict
 
@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from mlens.errors import UserError
 from mlens.packing.packed import PackedRows
+from mlens.packing.prefix_group import Shapes
 from mlens.packing.reference import ReferenceRows
-from mlens.packing.tree import Shapes
 
 row_collators = st.builds(
     PackedRows,
@@ -23,11 +23,11 @@ worlds = st.integers(1, 4)
 
 
 def make_shapes(columns) -> Shapes:
-    """From (key, trunk, rest) each; of one key, trunks ascend as a user's history does."""
-    key, trunk, rest = (np.array(column, dtype=np.int64) for column in zip(*columns, strict=True))
+    """From (group, prefix, suffix) each; of one group, prefixes ascend as a user's history does."""
+    key, prefix, suffix = (np.array(column, dtype=np.int64) for column in zip(*columns, strict=True))
     for one in set(key.tolist()):
-        trunk[key == one] = np.sort(trunk[key == one])
-    return Shapes(key, trunk, rest)
+        prefix[key == one] = np.sort(prefix[key == one])
+    return Shapes(key, prefix, suffix)
 
 
 @st.composite
@@ -41,65 +41,65 @@ def lone(lengths) -> Shapes:
     return make_shapes([(i, length, 0) for i, length in enumerate(lengths)])
 
 
-def tokens_of(shapes, tree) -> int:
-    """Its longest trunk once, and every branch."""
-    return int(max(shapes.trunk[i] for i in tree) + sum(shapes.rest[i] for i in tree))
+def tokens_of(shapes, group) -> int:
+    """Its longest prefix once, and every suffix."""
+    return int(max(shapes.prefix[i] for i in group) + sum(shapes.suffix[i] for i in group))
 
 
-def cost_of(shapes, tree, pair_cost) -> float:
-    """Tokens, and pair_cost for each pair: a trunk's tokens see half of it on average, a branch's their part of the
-    trunk and half of the branch."""
-    trunk = max(int(shapes.trunk[i]) for i in tree)
-    cost = trunk + pair_cost * trunk * trunk / 2
-    for i in tree:
-        rest, seen = int(shapes.rest[i]), int(shapes.trunk[i])
-        cost += rest + pair_cost * rest * (seen + rest / 2)
+def cost_of(shapes, group, pair_cost) -> float:
+    """Tokens, and pair_cost for each pair: a prefix's tokens see half of it on average, a suffix's their part of the
+    prefix and half of the suffix."""
+    prefix = max(int(shapes.prefix[i]) for i in group)
+    cost = prefix + pair_cost * prefix * prefix / 2
+    for i in group:
+        suffix, seen = int(shapes.suffix[i]), int(shapes.prefix[i])
+        cost += suffix + pair_cost * suffix * (seen + suffix / 2)
     return cost
 
 
-def as_lists(dealt):
-    return [[[tree.tolist() for tree in row] for row in rows] for rows in dealt]
+def as_lists(packed):
+    return [[[group.tolist() for group in row] for row in rows] for rows in packed]
 
 
 @given(collators, shapes(), worlds)
-def test_every_target_is_dealt_once_and_every_rank_gets_as_many_rows(collator, shapes, world):
-    dealt = as_lists(collator.deal(shapes, world))
-    assert len(dealt) == world
-    assert len({len(rows) for rows in dealt}) == 1
-    trees = [tree for rows in dealt for row in rows for tree in row]
-    assert sorted(i for tree in trees for i in tree) == list(range(len(shapes.key)))
-    assert all(tree and tree == sorted(tree) for tree in trees)
-    assert all(len({int(shapes.key[i]) for i in tree}) == 1 for tree in trees)
-    assert dealt == as_lists(collator.deal(shapes, world))
+def test_every_target_is_packed_once_and_every_rank_gets_as_many_rows(collator, shapes, world):
+    packed = as_lists(collator.pack(shapes, world))
+    assert len(packed) == world
+    assert len({len(rows) for rows in packed}) == 1
+    groups = [group for rows in packed for row in rows for group in row]
+    assert sorted(i for group in groups for i in group) == list(range(len(shapes.group)))
+    assert all(group and group == sorted(group) for group in groups)
+    assert all(len({int(shapes.group[i]) for i in group}) == 1 for group in groups)
+    assert packed == as_lists(collator.pack(shapes, world))
 
 
 @given(collators, worlds)
 def test_no_targets_make_no_rows_on_any_rank(collator, world):
     nothing = np.zeros(0, dtype=np.int64)
-    assert collator.deal(Shapes(nothing, nothing, nothing), world) == [[]] * world
+    assert collator.pack(Shapes(nothing, nothing, nothing), world) == [[]] * world
 
 
 @given(row_collators, shapes(), worlds)
 def test_no_row_passes_row_tokens_but_for_one_target_alone(collator, shapes, world):
-    for row in (row for rows in collator.deal(shapes, world) for row in rows):
-        tokens = sum(tokens_of(shapes, tree) for tree in row)
-        assert tokens <= collator.row_tokens or [len(tree) for tree in row] == [1]
+    for row in (row for rows in collator.pack(shapes, world) for row in rows):
+        tokens = sum(tokens_of(shapes, group) for group in row)
+        assert tokens <= collator.row_tokens or [len(group) for group in row] == [1]
 
 
 @given(row_collators, shapes())
 def test_targets_with_a_common_beginning_are_one_tree_where_a_row_holds_it(collator, shapes):
-    (rows,) = collator.deal(shapes, 1)
-    trees = {tuple(tree.tolist()) for row in rows for tree in row}
+    (rows,) = collator.pack(shapes, 1)
+    groups = {tuple(group.tolist()) for row in rows for group in row}
     if collator.share == "never":
-        assert all(len(tree) == 1 for tree in trees)
+        assert all(len(group) == 1 for group in groups)
         return
-    for key in set(shapes.key.tolist()):
-        whole = np.flatnonzero(shapes.key == key)
+    for key in set(shapes.group.tolist()):
+        whole = np.flatnonzero(shapes.group == key)
         if tokens_of(shapes, whole) <= collator.row_tokens:
-            assert tuple(whole.tolist()) in trees
+            assert tuple(whole.tolist()) in groups
 
 
-def best_cuts(shapes, tree, collator) -> dict[int, float]:
+def best_cuts(shapes, group, collator) -> dict[int, float]:
     """By trying all cuts into stretches that rows hold: the lowest price of the most expensive one, by their number."""
 
     def holds(stretch):
@@ -107,14 +107,14 @@ def best_cuts(shapes, tree, collator) -> dict[int, float]:
 
     best: dict[int, dict[int, float]] = defaultdict(dict)  # target -> stretches before it -> their highest price
     best[0][0] = 0.0
-    for last in range(1, len(tree) + 1):
+    for last in range(1, len(group) + 1):
         for first in range(last):
-            stretch = tree[first:last]
+            stretch = group[first:last]
             if holds(stretch):
                 price = cost_of(shapes, stretch, collator.pair_cost)
                 for n, highest in best[first].items():
                     best[last][n + 1] = min(max(highest, price), best[last].get(n + 1, np.inf))
-    return best[len(tree)]
+    return best[len(group)]
 
 
 PAIR_COSTS = st.sampled_from([0.0, 0.001, 0.1])
@@ -124,11 +124,11 @@ NEARLY = 1 + 1e-4
 @given(shapes(most=12), st.integers(60, 400), PAIR_COSTS)
 def test_a_tree_too_long_for_a_row_is_cut_into_the_fewest_pieces_of_most_equal_cost(shapes, row_tokens, pair_cost):
     collator = PackedRows(row_tokens, pair_cost=pair_cost)
-    (rows,) = collator.deal(shapes, 1)
-    trees = [tree.tolist() for row in rows for tree in row]
-    for key in set(shapes.key.tolist()):
-        whole = np.flatnonzero(shapes.key == key).tolist()
-        pieces = sorted(tree for tree in trees if shapes.key[tree[0]] == key)
+    (rows,) = collator.pack(shapes, 1)
+    groups = [group.tolist() for row in rows for group in row]
+    for key in set(shapes.group.tolist()):
+        whole = np.flatnonzero(shapes.group == key).tolist()
+        pieces = sorted(group for group in groups if shapes.group[group[0]] == key)
         assert [i for piece in pieces for i in piece] == whole
         count, highest = min(best_cuts(shapes, whole, collator).items())
         assert len(pieces) == count
@@ -141,41 +141,41 @@ def test_a_tree_too_long_for_a_row_is_cut_into_the_fewest_pieces_of_most_equal_c
     PAIR_COSTS,
 )
 def test_a_tree_alone_in_a_step_is_spread_over_the_ranks_as_evenly_as_can_be(columns, world, pair_cost):
-    """Its pieces repeat the trunk; the rank that works longest works as little as any cut allows."""
+    """Its pieces repeat the prefix; the rank that works longest works as little as any cut allows."""
     one, collator = make_shapes(columns), PackedRows(10**6, pair_cost=pair_cost)
-    dealt = collator.deal(one, world)
-    costs = [sum(cost_of(one, tree, pair_cost) for row in rows for tree in row) for rows in dealt if any(rows)]
+    packed = collator.pack(one, world)
+    costs = [sum(cost_of(one, group, pair_cost) for row in rows for group in row) for rows in packed if any(rows)]
     cuts = best_cuts(one, list(range(len(columns))), collator)
     assert max(costs) <= min(highest for n, highest in cuts.items() if n <= world) * NEARLY
 
 
 @pytest.mark.parametrize("world", [2, 3, 4, 8])
 def test_a_tree_of_one_user_is_spread_over_the_ranks(world):
-    """One long history alone in a step: its pieces repeat the trunk, and cost alike."""
+    """One long history alone in a step: its pieces repeat the prefix, and cost alike."""
     one = make_shapes([(0, 20 * i + 1, 30) for i in range(200)])
     collator = PackedRows(row_tokens=10**6)
-    dealt = collator.deal(one, world)
-    costs = [sum(cost_of(one, tree, collator.pair_cost) for row in rows for tree in row) for rows in dealt]
+    packed = collator.pack(one, world)
+    costs = [sum(cost_of(one, group, collator.pair_cost) for row in rows for group in row) for rows in packed]
     assert max(costs) < 1.05 * np.mean(costs)
     assert max(costs) < 0.65 * cost_of(one, range(200), collator.pair_cost)
-    assert all(len(rows) == 1 for rows in dealt)
+    assert all(len(rows) == 1 for rows in packed)
 
 
 @given(shapes(), worlds)
 def test_a_tree_that_costs_no_more_than_a_ranks_share_stays_whole(shapes, world):
     collator = PackedRows(row_tokens=10**6)
-    trees = [np.flatnonzero(shapes.key == key) for key in set(shapes.key.tolist())]
-    costs = [cost_of(shapes, tree, collator.pair_cost) for tree in trees]
-    dealt = {tuple(tree.tolist()) for rows in collator.deal(shapes, world) for row in rows for tree in row}
-    for tree, cost in zip(trees, costs, strict=True):
+    groups = [np.flatnonzero(shapes.group == key) for key in set(shapes.group.tolist())]
+    costs = [cost_of(shapes, group, collator.pair_cost) for group in groups]
+    packed = {tuple(group.tolist()) for rows in collator.pack(shapes, world) for row in rows for group in row}
+    for group, cost in zip(groups, costs, strict=True):
         if world == 1 or cost < 1.49 * sum(costs) / world:
-            assert tuple(tree.tolist()) in dealt
+            assert tuple(group.tolist()) in packed
 
 
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=80))
 def test_rows_are_well_filled(lengths):
     """Never twice as many rows as tokens need, and none that is empty."""
-    (rows,) = PackedRows(100).deal(lone(lengths), 1)
+    (rows,) = PackedRows(100).pack(lone(lengths), 1)
     assert len(rows) <= 2 * -(-sum(lengths) // 100)
     assert all(len(row) for row in rows)
 
@@ -184,16 +184,16 @@ def test_rows_of_a_step_cost_about_the_same():
     draw = np.random.default_rng(0)
     columns = [(key, 40 * i + 5, 30) for key in range(60) for i in range(draw.integers(1, 12))]
     shapes, collator = make_shapes(columns), PackedRows(3000)
-    rows = [row for rows in collator.deal(shapes, 4) for row in rows]
-    costs = [sum(cost_of(shapes, tree, collator.pair_cost) for tree in row) for row in rows]
+    rows = [row for rows in collator.pack(shapes, 4) for row in rows]
+    costs = [sum(cost_of(shapes, group, collator.pair_cost) for group in row) for row in rows]
     assert len(rows) >= 8
     assert max(costs) < 1.1 * min(costs)
 
 
 def test_the_most_expensive_trees_are_placed_first():
-    """The rows that a rank gets hold dear and cheap trees together, not one after the other."""
-    (rows,) = PackedRows(100).deal(lone([50, 50, 40, 40, 10, 10]), 1)
-    assert sorted(sorted(int(tree[0]) for tree in row) for row in rows) in (
+    """The rows that a rank gets hold dear and cheap groups together, not one after the other."""
+    (rows,) = PackedRows(100).pack(lone([50, 50, 40, 40, 10, 10]), 1)
+    assert sorted(sorted(int(group[0]) for group in row) for row in rows) in (
         [[0, 2, 4], [1, 3, 5]],
         [[0, 2, 5], [1, 3, 4]],
     )
@@ -204,8 +204,8 @@ def test_dearer_pairs_make_later_pieces_shorter():
     one = make_shapes([(0, 10 * i + 1, 20) for i in range(100)])
 
     def sizes(pair_cost):
-        (trees,) = zip(*PackedRows(10**6, pair_cost=pair_cost).deal(one, 4), strict=True)
-        return [len(tree) for (tree,) in sorted(trees, key=lambda row: row[0][0])]
+        (groups,) = zip(*PackedRows(10**6, pair_cost=pair_cost).pack(one, 4), strict=True)
+        return [len(group) for (group,) in sorted(groups, key=lambda row: row[0][0])]
 
     cheap, dear = sizes(0.001), sizes(0.1)
     assert sum(cheap) == sum(dear) == 100

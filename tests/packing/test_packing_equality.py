@@ -19,8 +19,8 @@ from mlens.packing.packed import PackedRows
 from mlens.prompt.renderer import WholePromptRenderer
 from tests.helpers.cases import cases, make_case, score_rows, small_table, train_steps
 from tests.helpers.equality import check_scores, check_training, dtypes
+from tests.helpers.prefix_groups import check_row, prompts
 from tests.helpers.tokenizers_for_tests import plain, tiny
-from tests.helpers.trees import check_row, prompts
 
 STRATEGIES = [
     NoHistory(),
@@ -68,18 +68,18 @@ def test_many_more_cases_train_and_score_as_plain_forwards_do(case, dtype):
 @settings(max_examples=20)
 @given(cases(), st.data())
 def test_rows_hold_the_targets_own_prompts_and_see_nothing_else(case, data):
-    """Spans, positions, labels and layouts; and what a branch sees, joined with its own, is its target's prompt."""
+    """Spans, positions, labels and layouts; and what a suffix sees, joined with its own, is its target's prompt."""
     built = [(one, None) for step in train_steps(case) for one in step]
     stage = data.draw(st.sampled_from(list(case.datasets)))
     built += [(one, case.answers) for one in score_rows(case, stage)]
     for one, answers in built:
         if not one.targets:
-            assert not one.trees and one.row.scores == 0
+            assert not one.groups and one.row.scores == 0
             continue
         dataset = case.train if answers is None else case.datasets[stage]
         samples = [dataset[i] for i in one.targets]
-        assert prompts(one.trees) == [(s.prompt.tolist(), s.answer.tolist()) for s in samples]
-        check_row(one.row, one.trees, answers)
+        assert prompts(one.groups) == [(s.prompt.tolist(), s.answer.tolist()) for s in samples]
+        check_row(one.row, one.groups, answers)
 
 
 @settings(max_examples=25)
@@ -90,14 +90,14 @@ def test_shapes_say_what_trees_hold(case, data):
     shapes, samples = dataset.shapes(chosen), [dataset[int(i)] for i in chosen]
     assert shapes.prompts.tolist() == [len(sample.prompt) for sample in samples]
     assert dataset.prompt_lengths(chosen).tolist() == shapes.prompts.tolist()
-    for key in set(shapes.key.tolist()):
-        own = np.flatnonzero(shapes.key == key)
-        tree = dataset.tree(chosen[own])
-        assert [branch.seen for branch in tree.branches] == shapes.trunk[own].tolist()
-        assert [len(branch.ids) for branch in tree.branches] == shapes.rest[own].tolist()
-        assert len(tree.trunk) == shapes.trunk[own].max() == tree.branches[-1].seen
+    for key in set(shapes.group.tolist()):
+        own = np.flatnonzero(shapes.group == key)
+        group = dataset.prefix_group(chosen[own])
+        assert [suffix.seen for suffix in group.suffixes] == shapes.prefix[own].tolist()
+        assert [len(suffix.ids) for suffix in group.suffixes] == shapes.suffix[own].tolist()
+        assert len(group.prefix) == shapes.prefix[own].max() == group.suffixes[-1].seen
         # The longest beginning that could be shared: all but the target and its context.
-        assert all(np.array_equal(samples[i].prompt[: shapes.trunk[i]], tree.trunk[: shapes.trunk[i]]) for i in own)
+        assert all(np.array_equal(samples[i].prompt[: shapes.prefix[i]], group.prefix[: shapes.prefix[i]]) for i in own)
     longer = dataset.shapes(chosen, behind=np.arange(len(chosen)))
     assert (longer.prompts - shapes.prompts).tolist() == list(range(len(chosen)))
 
@@ -108,10 +108,10 @@ def test_a_step_reads_a_common_beginning_once_where_one_row_holds_it(case):
     case = replace(case, collator=PackedRows(10**6), world=1)
     for (one,) in train_steps(case):
         shapes = case.train.shapes(np.array(sorted(one.targets)))
-        trunks = {key: shapes.trunk[shapes.key == key].max() for key in shapes.key.tolist()}
+        prefixes = {key: shapes.prefix[shapes.group == key].max() for key in shapes.group.tolist()}
         answers = sum(len(case.train[i].answer) - 1 for i in one.targets)
-        assert one.row.useful == sum(trunks.values()) + shapes.rest.sum() + answers
-        assert len(one.trees) == len(trunks)
+        assert one.row.useful == sum(prefixes.values()) + shapes.suffix.sum() + answers
+        assert len(one.groups) == len(prefixes)
 
 
 def test_where_pieces_do_not_join_every_target_is_alone():
@@ -121,11 +121,11 @@ def test_where_pieces_do_not_join_every_target_is_alone():
     renderer = WholePromptRenderer(dataset.renderer.template, plain(tiny()))
     case.datasets["train"] = RatingDataset(dataset.table, dataset.stage, dataset.strategy, renderer, seed=7)
     built = [one for step in train_steps(case) for one in step]
-    assert all(len(tree.branches) == 1 and not len(tree.lines) for one in built for tree in one.trees)
+    assert all(len(group.suffixes) == 1 and not len(group.lines) for one in built for group in one.groups)
     for one in built:
         samples = [case.train[i] for i in one.targets]
-        assert prompts(one.trees) == [(s.prompt.tolist(), s.answer.tolist()) for s in samples]
-        check_row(one.row, one.trees)
+        assert prompts(one.groups) == [(s.prompt.tolist(), s.answer.tolist()) for s in samples]
+        check_row(one.row, one.groups)
         assert one.labels == sum(len(sample.answer) for sample in case.train)
     assert [sample.prompt.tolist() for sample in case.train] == [sample.prompt.tolist() for sample in dataset]
     targets = np.arange(len(dataset))

@@ -29,11 +29,11 @@ def places_of(case: Case, i: int) -> dict[int, range]:
 def supervised(case: Case, built: BuiltRow) -> list[int]:
     """The ratings whose lines carry loss in a row; none does in part."""
     ratings, first = [], 0
-    for tree in built.trees:
-        last = built.targets[first + len(tree.branches) - 1]
-        first += len(tree.branches)
-        lines = set(tree.lines.tolist())
-        assert len(lines) == len(tree.lines)
+    for group in built.groups:
+        last = built.targets[first + len(group.suffixes) - 1]
+        first += len(group.suffixes)
+        lines = set(group.lines.tolist())
+        assert len(lines) == len(group.lines)
         for rating, places in places_of(case, last).items():
             if lines.issuperset(places):
                 ratings.append(rating)

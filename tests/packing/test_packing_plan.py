@@ -61,7 +61,7 @@ def test_the_targets_of_a_step_are_the_same_for_every_world_size(collator, piece
 
 def as_lists(planned):
     return [
-        (row.step, [tree.tolist() for tree in row.trees], row.targets, row.last, row.labels, row.step_targets)
+        (row.step, [group.tolist() for group in row.groups], row.targets, row.last, row.labels, row.step_targets)
         for row in planned
     ]
 
@@ -76,13 +76,13 @@ def test_a_resumed_epoch_goes_on_where_it_was(first):
 # the order
 
 
-def naive_order(trunks, users, keys, most, seed, epoch):
-    """Runs of neighbours with one trunk, cut into the fewest pieces of at most `most`, about as long; then in the order
-    of their words: of each user's pieces the first, the second, … of that user's words."""
+def naive_order(prefixes, users, keys, most, seed, epoch):
+    """Runs of neighbours with one prefix, cut into the fewest pieces of at most `most`, about as long; then in the
+    order of their words: of each user's pieces the first, the second, … of that user's words."""
     pieces = []
-    for trunk, run in groupby(range(len(trunks)), key=lambda i: trunks[i]):
+    for prefix, run in groupby(range(len(prefixes)), key=lambda i: prefixes[i]):
         own = list(run)
-        if trunk < 0:
+        if prefix < 0:
             pieces += [[i] for i in own]
             continue
         n = -(-len(own) // most)
@@ -97,7 +97,7 @@ def naive_order(trunks, users, keys, most, seed, epoch):
 
 
 class Numbered:
-    """A dataset of which the trunks and the users of its targets are known, and nothing else."""
+    """A dataset of which the prefixes and the users of its targets are known, and nothing else."""
 
     def __init__(self, numbers, users, keys):
         self.numbers = np.array(numbers, dtype=np.int64)
@@ -117,15 +117,15 @@ runs = st.lists(st.tuples(st.sampled_from([-1, 0, 1, 2]), st.integers(1, 30)), m
 @given(runs, st.integers(1, 40), st.integers(1, 50), st.integers(0, 3), st.integers(0, 3))
 def test_an_epoch_visits_pieces_of_neighbouring_targets_in_a_random_order(drawn, targets, pieces, seed, epoch):
     # Each run is another user's, but for those that share nothing with the run before.
-    trunks, users = [], []
+    prefixes, users = [], []
     for number, length in drawn:
         user = users[-1] + (number >= 0) if users else 0
-        trunks += [user * 10 + number if number >= 0 else -1] * length
+        prefixes += [user * 10 + number if number >= 0 else -1] * length
         users += [user] * length
     keys = [7 * user + 3 for user in range(9)]
-    order = epoch_order(Numbered(trunks, users, keys), Steps(targets, pieces), seed, epoch)
-    assert order.tolist() == naive_order(trunks, users, keys, max(1, targets // pieces), seed, epoch)
-    assert sorted(order.tolist()) == list(range(len(trunks)))
+    order = epoch_order(Numbered(prefixes, users, keys), Steps(targets, pieces), seed, epoch)
+    assert order.tolist() == naive_order(prefixes, users, keys, max(1, targets // pieces), seed, epoch)
+    assert sorted(order.tolist()) == list(range(len(prefixes)))
 
 
 @pytest.mark.parametrize("strategy", [NoHistory(), Random(0.5), Random(1.0)])
@@ -154,7 +154,7 @@ def test_more_pieces_share_less():
 
 
 def planned_tokens(data, planned):
-    return PACKED.train_row([data.tree(tree) for tree in planned.trees]).useful
+    return PACKED.train_row([data.prefix_group(group) for group in planned.groups]).useful
 
 
 @given(st.integers(1, 200), st.integers(1, 50))
@@ -171,7 +171,7 @@ def test_scoring_takes_every_target_once_with_as_many_rows_on_every_rank(collato
     data = dataset(stage="test")
     rows = [plan_scoring(data, collator, rank, world) for rank in range(world)]
     assert len({len(own) for own in rows}) == 1
-    assert sorted(int(t) for own in rows for row in own for tree in row for t in tree) == list(range(len(data)))
+    assert sorted(int(t) for own in rows for row in own for group in row for t in group) == list(range(len(data)))
 
 
 @pytest.mark.parametrize("strategy", [AllPrevious(), Random(0.6), Random(0.6, "per_user"), FixedCount(4)])
@@ -182,20 +182,20 @@ def test_planned_rows_are_as_long_as_planned_and_within_row_tokens(strategy, sha
     for rank in range(world):
         for planned in plan_epoch(data, collator, STEPS, 0, 0, rank, world):
             if len(planned.targets):
-                row = collator.train_row([data.tree(tree) for tree in planned.trees])
-                assert row.useful == row.input_ids.numel() == planned_length(data, planned.trees)
+                row = collator.train_row([data.prefix_group(group) for group in planned.groups])
+                assert row.useful == row.input_ids.numel() == planned_length(data, planned.groups)
                 assert row.useful <= 400
     answers = data.renderer.template.answers
-    for trees in plan_scoring(data, collator, 0, world):
-        row = collator.score_row([data.tree(tree) for tree in trees], answers)
+    for groups in plan_scoring(data, collator, 0, world):
+        row = collator.score_row([data.prefix_group(group) for group in groups], answers)
         assert row.input_ids.numel() <= 400
     assert answer_lengths(data).tolist() == [len(answer) for answer in answers]
 
 
-def planned_length(data, trees):
+def planned_length(data, groups):
     shapes = data.shapes(np.arange(len(data)))
-    read = {t: int(shapes.rest[t]) + len(data[t].answer) - 1 for tree in trees for t in tree}
-    return sum(int(shapes.trunk[tree].max()) + sum(read[t] for t in tree) for tree in trees)
+    read = {t: int(shapes.suffix[t]) + len(data[t].answer) - 1 for group in groups for t in group}
+    return sum(int(shapes.prefix[group].max()) + sum(read[t] for t in group) for group in groups)
 
 
 @pytest.mark.parametrize("draw", ["per_target", "per_user"])
@@ -206,7 +206,7 @@ def test_loader_workers_change_nothing(draw, workers):
     loader = DataLoader(RowLoader(data, PACKED.train_row), sampler=iter(planned), batch_size=None, num_workers=workers)
     for (got, row), want in zip(loader, planned, strict=True):
         assert as_lists([got]) == as_lists([want])
-        expected = PACKED.train_row([data.tree(tree) for tree in want.trees])
+        expected = PACKED.train_row([data.prefix_group(group) for group in want.groups])
         assert row.input_ids.tolist() == expected.input_ids.tolist()
         assert row.label.tolist() == expected.label.tolist()
         assert row.spans.tolist() == expected.spans.tolist()

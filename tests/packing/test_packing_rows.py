@@ -1,4 +1,4 @@
-"""Rows of trees against masks made from names, and against every sample alone through the model's own attention."""
+"""Rows of groups against masks made from names, and against every sample alone through the model's own attention."""
 
 from dataclasses import replace
 
@@ -13,9 +13,19 @@ from mlens.model.attention import cpu_layout
 from mlens.model.attention.cpu import ROW_ATTENTION, row_attention
 from mlens.model.attention.cpu_layout import with_cpu_layout
 from mlens.packing.packed import PackedRows, filler_row
+from mlens.packing.prefix_group import PrefixGroup
 from mlens.packing.reference import ReferenceRows
 from mlens.packing.row import dense_mask
-from mlens.packing.tree import Tree
+from tests.helpers.prefix_groups import (
+    ANSWERS,
+    VOCABULARY,
+    check_layout,
+    check_row,
+    forests,
+    lone_groups,
+    make_group,
+    prompts,
+)
 from tests.helpers.small_model import (
     assert_close_gradients,
     gradients,
@@ -24,34 +34,33 @@ from tests.helpers.small_model import (
     plain_score,
     row_scores,
 )
-from tests.helpers.trees import ANSWERS, VOCABULARY, check_layout, check_row, forests, lone_trees, make_tree, prompts
 
 ROWS = PackedRows()
 kinds = st.sampled_from(["train", "history", "score"])
 
 
-def make_row(kind, trees):
+def make_row(kind, groups):
     if kind == "score":
-        return with_cpu_layout(ROWS.score_row(trees, ANSWERS))
-    return with_cpu_layout(ROWS.train_row(trees, history_loss_weight=0.5 if kind == "history" else 0.0))
+        return with_cpu_layout(ROWS.score_row(groups, ANSWERS))
+    return with_cpu_layout(ROWS.train_row(groups, history_loss_weight=0.5 if kind == "history" else 0.0))
 
 
 # what tokens see
 
 
 @given(forests(), kinds)
-def test_a_rows_tokens_see_what_their_names_say(trees, kind):
-    row = make_row(kind, trees)
-    check_row(row, trees, ANSWERS if kind == "score" else None)
+def test_a_rows_tokens_see_what_their_names_say(groups, kind):
+    row = make_row(kind, groups)
+    check_row(row, groups, ANSWERS if kind == "score" else None)
     assert row.useful == row.input_ids.numel()
-    targets = sum(len(tree.branches) for tree in trees)
-    lines = sum(len(tree.lines) for tree in trees)
+    targets = sum(len(group.suffixes) for group in groups)
+    lines = sum(len(group.lines) for group in groups)
     if kind == "score":
         assert row.weight.tolist() == [1.0] * (targets * len(ANSWERS))
     else:
         with_history = kind == "history" and lines > 0
         assert row.weight.tolist() == [1.0] * targets + [0.5] * with_history
-        assert len(row.label) == sum(len(a) for _, a in prompts(trees)) + with_history * lines
+        assert len(row.label) == sum(len(a) for _, a in prompts(groups)) + with_history * lines
 
 
 small_limits = st.fixed_dictionaries(
@@ -64,20 +73,20 @@ small_limits = st.fixed_dictionaries(
 
 
 @given(forests(), kinds, small_limits)
-def test_a_layouts_products_are_the_spans(trees, kind, limits):
-    """With limits so small that long trunks, bundles with a common beginning and cut products are met."""
+def test_a_layouts_products_are_the_spans(groups, kind, limits):
+    """With limits so small that long prefixes, bundles with a common beginning and cut products are met."""
     with pytest.MonkeyPatch.context() as patched:
         for name, value in limits.items():
             patched.setattr(cpu_layout, name, value)
-        check_layout(make_row(kind, trees))
+        check_layout(make_row(kind, groups))
 
 
 def test_small_limits_meet_every_kind_of_product():
-    trees = [make_tree(9, [(3, 4), (5, 4), (9, 6)]), make_tree(3, [(1, 2), (3, 2)]), *lone_trees([2, 2, 3])]
+    groups = [make_group(9, [(3, 4), (5, 4), (9, 6)]), make_group(3, [(1, 2), (3, 2)]), *lone_groups([2, 2, 3])]
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(cpu_layout, "LONG", 9)
         patched.setattr(cpu_layout, "BUNDLE", 20)
-        products = make_row("train", trees).layout.products
+        products = make_row("train", groups).layout.products
     longs = [product for product in products if product.common is not None]
     assert [product.common for product in longs] == [slice(0, 3), slice(0, 9)]
     assert any(product.mask is None and not isinstance(product.query, slice) for product in products)
@@ -94,11 +103,11 @@ def random_heads(heads, kv_heads, tokens, seed):
 
 @settings(max_examples=60)
 @given(forests(), kinds, st.sampled_from([(4, 4), (4, 2), (6, 1)]), small_limits, st.integers(0, 3))
-def test_row_attention_is_attention_under_the_dense_mask(trees, kind, heads, limits, seed):
+def test_row_attention_is_attention_under_the_dense_mask(groups, kind, heads, limits, seed):
     with pytest.MonkeyPatch.context() as patched:
         for name, value in limits.items():
             patched.setattr(cpu_layout, name, value)
-        row = make_row(kind, trees)
+        row = make_row(kind, groups)
     q, k, v = random_heads(*heads, row.input_ids.shape[1], seed)
     got, _ = row_attention(torch.nn.Identity(), q, k, v, None, scaling=0.3, layout=row.layout)
     wide_k, wide_v = (x.repeat_interleave(heads[0] // heads[1], dim=1) for x in (k, v))
@@ -110,7 +119,7 @@ def test_row_attention_is_attention_under_the_dense_mask(trees, kind, heads, lim
 
 
 def test_row_attention_in_bfloat16_and_under_autocast():
-    row = make_row("train", [make_tree(30, [(10, 4), (30, 6)])])
+    row = make_row("train", [make_group(30, [(10, 4), (30, 6)])])
     q, k, v = (x.detach().float() for x in random_heads(4, 2, row.input_ids.shape[1], 0))
     exact = row_attention(None, q, k, v, None, 0.3, layout=row.layout)[0]
     alike = row_attention(None, *(x.bfloat16() for x in (q, k, v)), None, 0.3, layout=row.layout)[0]
@@ -135,30 +144,30 @@ def test_row_attention_refuses_a_missing_layout_and_dropout():
 # the model
 
 CASES = {
-    "lone": lone_trees([1, 5, 5, 30, 3], seed=1),
-    "one token": lone_trees([1]),
-    "a tree": [make_tree(30, [(4, 3), (4, 5), (17, 2), (30, 6)], seed=2)],
+    "lone": lone_groups([1, 5, 5, 30, 3], seed=1),
+    "one token": lone_groups([1]),
+    "a group": [make_group(30, [(4, 3), (4, 5), (17, 2), (30, 6)], seed=2)],
     "all kinds": [
-        make_tree(20, [(1, 7), (20, 3)], seed=3),
-        *lone_trees([11, 2], seed=4),
-        make_tree(7, [(3, 4), (7, 4)]),
+        make_group(20, [(1, 7), (20, 3)], seed=3),
+        *lone_groups([11, 2], seed=4),
+        make_group(7, [(3, 4), (7, 4)]),
     ],
-    "alone in a tree": [make_tree(12, [(12, 5)], seed=5)],
+    "alone in a group": [make_group(12, [(12, 5)], seed=5)],
 }
 
 
-def together(*parts) -> list[Tree]:
-    return [tree for part in parts for tree in CASES[part]]
+def together(*parts) -> list[PrefixGroup]:
+    return [group for part in parts for group in CASES[part]]
 
 
-def separately(trees) -> list[Tree]:
-    """Each target's own tree; the lines of the shared trunk are the last one's."""
+def separately(groups) -> list[PrefixGroup]:
+    """Each target's own group; the lines of the shared prefix are the last one's."""
     alone = []
-    for tree in trees:
-        for branch in tree.branches:
-            last = branch is tree.branches[-1]
-            lines = tree.lines if last else tree.lines[:0]
-            alone.append(Tree(tree.trunk[: branch.seen], lines, (branch,)))
+    for group in groups:
+        for suffix in group.suffixes:
+            last = suffix is group.suffixes[-1]
+            lines = group.lines if last else group.lines[:0]
+            alone.append(PrefixGroup(group.prefix[: suffix.seen], lines, (suffix,)))
     return alone
 
 
@@ -174,23 +183,23 @@ def plain_model():
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_samples_log_probability_is_that_of_the_sample_alone(row_model, plain_model, case):
-    trees = CASES[case]
+    groups = CASES[case]
     with torch.no_grad():
-        packed = row_scores(row_model, ROWS.train_row(trees))
-        reference = torch.cat([row_scores(plain_model, ReferenceRows().train_row([t])) for t in separately(trees)])
-        alone = torch.stack([plain_score(plain_model, *sample) for sample in prompts(trees)])
+        packed = row_scores(row_model, ROWS.train_row(groups))
+        reference = torch.cat([row_scores(plain_model, ReferenceRows().train_row([t])) for t in separately(groups)])
+        alone = torch.stack([plain_score(plain_model, *sample) for sample in prompts(groups)])
     torch.testing.assert_close(packed, alone, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(reference, alone, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_legal_rating_is_scored_as_by_a_plain_forward(row_model, plain_model, case):
-    trees = CASES[case]
+    groups = CASES[case]
     with torch.no_grad():
-        packed = row_scores(row_model, ROWS.score_row(trees, ANSWERS))
-        rows = [ReferenceRows().score_row([tree], ANSWERS) for tree in separately(trees)]
+        packed = row_scores(row_model, ROWS.score_row(groups, ANSWERS))
+        rows = [ReferenceRows().score_row([group], ANSWERS) for group in separately(groups)]
         reference = torch.cat([row_scores(plain_model, row) for row in rows])
-        alone = [plain_score(plain_model, prompt, answer) for prompt, _ in prompts(trees) for answer in ANSWERS]
+        alone = [plain_score(plain_model, prompt, answer) for prompt, _ in prompts(groups) for answer in ANSWERS]
     torch.testing.assert_close(packed, torch.stack(alone), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(reference, torch.stack(alone), rtol=1e-6, atol=1e-6)
 
@@ -198,12 +207,12 @@ def test_every_legal_rating_is_scored_as_by_a_plain_forward(row_model, plain_mod
 @pytest.mark.parametrize("weight", [0.0, 0.3])
 @pytest.mark.parametrize("collator", [ROWS, ReferenceRows()], ids=["rows", "reference"])
 def test_the_ratings_of_a_trunk_are_one_score_more(collator, weight, row_model, plain_model):
-    tree = CASES["alone in a tree"][0]
-    row = collator.train_row([tree], weight)
+    group = CASES["alone in a group"][0]
+    row = collator.train_row([group], weight)
     assert row.weight.tolist() == pytest.approx([1.0, *[weight] * (weight > 0)])
     with torch.no_grad():
         scores = row_scores(row_model if collator is ROWS else plain_model, row)
-        own = plain_log_probabilities(plain_model, tree.trunk)[tree.lines - 1].sum()
+        own = plain_log_probabilities(plain_model, group.prefix)[group.lines - 1].sum()
     if weight:
         assert float(scores[1]) == pytest.approx(float(own), rel=1e-6)
 
@@ -212,28 +221,28 @@ def test_the_ratings_of_a_trunk_are_one_score_more(collator, weight, row_model, 
 @pytest.mark.parametrize("weight", [0.0, 0.5])
 def test_loss_and_gradients_are_those_of_the_separate_samples(dtype, relative, weight):
     shared, plain = make_model(ROW_ATTENTION, dtype), make_model("sdpa", dtype)
-    trees = together("a tree", "all kinds", "lone")
+    groups = together("a group", "all kinds", "lone")
 
     def loss(model, rows):
         return -sum((row_scores(model, row) * row.weight).sum() for row in rows)
 
-    one = loss(shared, [ROWS.train_row(trees[:2], weight), ROWS.train_row(trees[2:], weight)])
-    other = loss(plain, [ReferenceRows().train_row([tree], weight) for tree in separately(trees)])
+    one = loss(shared, [ROWS.train_row(groups[:2], weight), ROWS.train_row(groups[2:], weight)])
+    other = loss(plain, [ReferenceRows().train_row([group], weight) for group in separately(groups)])
     assert one.item() == pytest.approx(other.item(), rel=relative)
     assert_close_gradients(gradients(shared, one), gradients(plain, other), relative)
 
 
 def test_a_trunk_alone_carries_the_loss_of_its_lines(row_model, plain_model):
-    trees = [Tree(tree.trunk, tree.lines, ()) for tree in together("a tree", "alone in a tree")]
-    row = ROWS.train_row(trees, 1.0)
+    groups = [PrefixGroup(group.prefix, group.lines, ()) for group in together("a group", "alone in a group")]
+    row = ROWS.train_row(groups, 1.0)
     assert row.weight.tolist() == [1.0]
     with torch.no_grad():
-        own = [plain_log_probabilities(plain_model, tree.trunk)[tree.lines - 1].sum() for tree in trees]
+        own = [plain_log_probabilities(plain_model, group.prefix)[group.lines - 1].sum() for group in groups]
         assert float(row_scores(row_model, row)) == pytest.approx(float(sum(own)), rel=1e-6)
 
 
 def test_checkpointing_changes_nothing():
-    row = ROWS.train_row(together("a tree", "all kinds"))
+    row = ROWS.train_row(together("a group", "all kinds"))
     models = [make_model(ROW_ATTENTION, checkpointing=on) for on in (False, True)]
     losses = [-row_scores(model, row).sum() for model in models]
     assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-12)
@@ -246,16 +255,16 @@ SEVERAL = together("all kinds", "lone")
 @pytest.mark.parametrize("scoring", [False, True])
 @pytest.mark.parametrize("changed", range(len(SEVERAL)))
 def test_no_tree_sees_another_or_any_padding(row_model, scoring, changed):
-    """Other tokens in one tree leave the scores of all others as they are, bit for bit."""
+    """Other tokens in one group leave the scores of all others as they are, bit for bit."""
     other = list(SEVERAL)
-    other[changed] = replace(other[changed], trunk=2 + (other[changed].trunk + 1) % (VOCABULARY - 2))
+    other[changed] = replace(other[changed], prefix=2 + (other[changed].prefix + 1) % (VOCABULARY - 2))
 
-    def scores(trees):
+    def scores(groups):
         with torch.no_grad():
-            return row_scores(row_model, make_row("score" if scoring else "train", trees))
+            return row_scores(row_model, make_row("score" if scoring else "train", groups))
 
     owner = np.repeat(
-        np.arange(len(SEVERAL)), [len(tree.branches) * (len(ANSWERS) if scoring else 1) for tree in SEVERAL]
+        np.arange(len(SEVERAL)), [len(group.suffixes) * (len(ANSWERS) if scoring else 1) for group in SEVERAL]
     )
     same = scores(SEVERAL) == scores(other)
     assert same.tolist() == (owner != changed).tolist()
@@ -263,21 +272,21 @@ def test_no_tree_sees_another_or_any_padding(row_model, scoring, changed):
 
 @pytest.mark.parametrize("changed", range(4))
 def test_no_branch_sees_another(row_model, changed):
-    (tree,) = CASES["a tree"]
-    branches = list(tree.branches)
-    branches[changed] = replace(branches[changed], ids=2 + (branches[changed].ids + 1) % (VOCABULARY - 2))
+    (group,) = CASES["a group"]
+    suffixes = list(group.suffixes)
+    suffixes[changed] = replace(suffixes[changed], ids=2 + (suffixes[changed].ids + 1) % (VOCABULARY - 2))
     with torch.no_grad():
         some, other = (
-            row_scores(row_model, ROWS.train_row([one])) for one in (tree, replace(tree, branches=tuple(branches)))
+            row_scores(row_model, ROWS.train_row([one])) for one in (group, replace(group, suffixes=tuple(suffixes)))
         )
     assert (some == other).tolist() == [i != changed for i in range(4)]
 
 
 def test_answers_do_not_see_one_another(row_model):
-    trees = together("a tree", "lone")
+    groups = together("a group", "lone")
     with torch.no_grad():
         some, other = (
-            row_scores(row_model, ROWS.score_row(trees, answers)).view(-1, 4)
+            row_scores(row_model, ROWS.score_row(groups, answers)).view(-1, 4)
             for answers in (ANSWERS, [*ANSWERS[:2], np.array([30, 31, 32, 1]), ANSWERS[3]])
         )
     assert (some == other).all(dim=0).tolist() == [True, True, False, True]

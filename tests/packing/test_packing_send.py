@@ -30,11 +30,11 @@ def made():
 @pytest.mark.parametrize("kind", ["packed", "scored", "blocks", "filler"])
 def test_a_sent_row_is_equal_and_holds_no_file_of_shared_memory(made, kind):
     dataset, answers = made.datasets["train"], made.datasets["train"].renderer.template.answers
-    trees = [dataset.tree(np.array(targets)) for targets in ([0, 1, 2, 3], [20], [40])]
+    groups = [dataset.prefix_group(np.array(targets)) for targets in ([0, 1, 2, 3], [20], [40])]
     row: Row = {
-        "packed": lambda: made.collator.train_row(trees, 0.5),
-        "scored": lambda: made.collator.score_row(trees, answers),
-        "blocks": lambda: with_cuda_layout(made.collator.train_row(trees)),
+        "packed": lambda: made.collator.train_row(groups, 0.5),
+        "scored": lambda: made.collator.score_row(groups, answers),
+        "blocks": lambda: with_cuda_layout(made.collator.train_row(groups)),
         "filler": lambda: made.collator.train_row([]),
     }[kind]()
     sent = bytes(ForkingPickler.dumps(row))

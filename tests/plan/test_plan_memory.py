@@ -14,8 +14,8 @@ from mlens.plan import sketch
 from mlens.plan.configs import PUBLISHED
 from mlens.plan.memory import static_memory
 from mlens.plan.sketch import Live, ModelCounts, Sketch
+from tests.helpers.prefix_groups import make_tree
 from tests.helpers.small_model import make_model
-from tests.helpers.trees import make_tree
 
 # The paper's example: 7.5 billion parameters on 64 GPUs, in GB (10⁹ bytes).
 PAPER = {0: 120.0, 1: 31.4, 2: 16.6, 3: 1.9}

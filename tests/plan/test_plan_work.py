@@ -31,16 +31,18 @@ def training_rows(case):
     for rank in range(case.world):
         planned = plan_epoch(dataset, case.collator, case.steps, dataset.seed, 0, rank, case.world)
         for one in planned:
-            if one.trees:
-                trees = [dataset.tree(tree) for tree in one.trees]
-                yield case.collator.train_row(trees, case.steps.history_loss_weight)
+            if one.groups:
+                groups = [dataset.prefix_group(group) for group in one.groups]
+                yield case.collator.train_row(groups, case.steps.history_loss_weight)
 
 
 def scoring_rows(case, dataset):
     for rank in range(case.world):
-        for trees in plan_scoring(dataset, case.collator, rank, case.world):
-            if trees:
-                yield case.collator.score_row([dataset.tree(tree) for tree in trees], dataset.renderer.template.answers)
+        for groups in plan_scoring(dataset, case.collator, rank, case.world):
+            if groups:
+                yield case.collator.score_row(
+                    [dataset.prefix_group(group) for group in groups], dataset.renderer.template.answers
+                )
 
 
 def as_tuple(passes):

@@ -53,12 +53,12 @@ def test_the_history_is_read_once_however_many_rows_the_movies_take(all_previous
     dataset = prompter.dataset(prompter.ask(history, movies))
     shapes = dataset.shapes(np.arange(len(movies)))
     chains = sum(len(answer) - 1 for answer in dataset.renderer.template.answers)
-    assert len(set(shapes.trunk)) == 1 and shapes.trunk[0] > 100
-    expected = int(shapes.trunk[0]) + int(shapes.rest.sum()) + chains * len(movies)
+    assert len(set(shapes.prefix)) == 1 and shapes.prefix[0] > 100
+    expected = int(shapes.prefix[0]) + int(shapes.suffix.sum()) + chains * len(movies)
     assert tokens_read(predictor, history, movies) == expected
-    assert tokens_read(predictor, history, movies[::-1]) == expected - int(shapes.trunk[0])
+    assert tokens_read(predictor, history, movies[::-1]) == expected - int(shapes.prefix[0])
     alone = changed(all_previous, packing=PackedRows(share="never"))
-    assert tokens_read(alone, history, movies) == expected + 11 * int(shapes.trunk[0])
+    assert tokens_read(alone, history, movies) == expected + 11 * int(shapes.prefix[0])
 
 
 def said(predictor, movies, history=LINES) -> np.ndarray:

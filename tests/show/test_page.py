@@ -13,10 +13,10 @@ from mlens.history.all_previous import AllPrevious
 from mlens.packing.dataset import RatingDataset
 from mlens.pipeline import open_inputs
 from mlens.prompt.renderer import make_renderer
-from mlens.show.fates import counts
 from mlens.show.find import Asked
 from mlens.show.look import look_at
 from mlens.show.pieces import prompt_pieces
+from mlens.show.rating_status import counts
 from mlens.training.folder import RunFolder
 from tests.helpers.cases import make_case, small_table
 from tests.helpers.reference import naive_turns
@@ -54,7 +54,7 @@ def test_a_look_is_what_the_dataset_gives_the_model(ratings):
         "[HISTORICAL_RATINGS]\n1. Film 18 (Drama): 4.0\n2. Film 19 (Drama): 5.0\n3. Film 20 (Drama): 1.0\n\n"
         "[RECENT_DIALOGUE]\nUser: Film 21 (Drama):\n\n预测用户对该电影的评分："
     )
-    assert counts(seen.fates) == {"chosen": 3, "dropped": 0, "not chosen": 8, "hidden": 0}
+    assert counts(seen.statuses) == {"chosen": 3, "dropped": 0, "not chosen": 8, "hidden": 0}
     assert [token for piece in seen.pieces[:-1] for token in piece.ids] == sample.prompt.tolist()
     assert seen.pieces[-1].ids == tuple(sample.answer.tolist())
     assert "".join(piece.text for piece in seen.pieces[:-1]) == seen.text
@@ -107,7 +107,7 @@ def test_the_page_tells_all_that_a_newcomer_asks(ratings, capsys):
         "│ User: Film 21 (Drama):",
         "2.0<|endoftext|>",
         "(prompt.max_tokens=150)",
-        "In evaluation, dealt to one process: row 0 of 1 (from 0).",
+        "In evaluation, packed to one process: row 0 of 1 (from 0).",
     ):
         assert part in page, part
     assert "\x1b" not in page and "6  What" not in page
@@ -180,7 +180,7 @@ def test_a_runs_prediction_stands_beside_what_it_was_shown(run, capsys):
         assert seen.prediction is not None
         assert seen.prediction.probability == {value: row[f"p_{value}"] for value in inputs.table.scale}
         assert (seen.prediction.expected, seen.prediction.rating) == (row["expected"], row["rating"])
-        found = counts(seen.fates)
+        found = counts(seen.statuses)
         assert (found["chosen"], found["dropped"]) == (row["history_used"], row["history_dropped"])
     capsys.readouterr()
     page = shown(capsys, str(run), f"user={row['user']}", f"t={row['t']}")

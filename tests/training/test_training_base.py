@@ -20,11 +20,11 @@ from mlens.prompt.renderer import make_renderer
 from mlens.training.base_model import base_weights, cut_excerpts, plan_excerpts
 from tests.helpers.cases import SPLITS, small_table
 from tests.helpers.equality import rating_places
+from tests.helpers.prefix_groups import check_row, prompts
 from tests.helpers.runs import FAST, run_here, train
 from tests.helpers.small_model import row_scores
 from tests.helpers.steps import parts
 from tests.helpers.tokenizers_for_tests import HISTORY, style, tiny
-from tests.helpers.trees import check_row, prompts
 
 SMALL_BASE = ("model=tiny_base", "model.base.lines=[4,6]", "model.base.steps=2", "model.base.ratings_per_step=40")
 
@@ -81,26 +81,26 @@ def test_each_rating_of_an_excerpt_carries_loss_once_after_those_before_it(drawn
     renderer, stage, _ = drawn
     excerpts = cut_excerpts(renderer.template, stage, lines, 2, asked, 0, 0)
     for i, history in enumerate(histories_of(excerpts)):
-        tree = excerpts.tree(i)
+        group = excerpts.prefix_group(i)
         places = rating_places(renderer, int(history[0]), history)
         whole = renderer.tokens(int(history[0]), history)
-        assert tree.trunk.tolist() == whole[: places[int(history[-1])].stop].tolist()
+        assert group.prefix.tolist() == whole[: places[int(history[-1])].stop].tolist()
         own = excerpts.asked[excerpts.places[excerpts.start[i] : excerpts.stop[i]]]
         assert asked == 0.4 or own.all() == own.any() == bool(asked)
-        assert tree.lines.tolist() == [place for rating in history[~own] for place in places[int(rating)]]
+        assert group.lines.tolist() == [place for rating in history[~own] for place in places[int(rating)]]
         want = [
             (renderer.tokens(int(rating), history[:n]).tolist(), renderer.template.answer(int(rating)).tolist())
             for n, rating in enumerate(history)
             if own[n]
         ]
-        assert prompts([tree]) == want
+        assert prompts([group]) == want
 
 
 @pytest.mark.parametrize("asked", [0.0, 0.5])
 def test_a_row_of_excerpts_sees_what_it_may(several, asked):
     excerpts = cut_excerpts(*several, 6, 2, asked, 0, 0)
-    trees = [excerpts.tree(i) for i in range(len(excerpts))]
-    check_row(PackedRows().train_row(trees, 1.0), trees)
+    groups = [excerpts.prefix_group(i) for i in range(len(excerpts))]
+    check_row(PackedRows().train_row(groups, 1.0), groups)
 
 
 @pytest.mark.parametrize("interleaved", [1, 3])
@@ -121,7 +121,7 @@ def test_a_rating_comes_to_stand_at_every_place_of_an_excerpt(several, interleav
 
 
 def planned(excerpts, row_tokens, per_step, world):
-    """[ranks][steps][rows] of (trees, labels, last)."""
+    """[ranks][steps][rows] of (groups, labels, last)."""
     return [list(plan_excerpts(excerpts, PackedRows(row_tokens), per_step, 0, 0, rank, world)) for rank in range(world)]
 
 
@@ -135,18 +135,18 @@ def test_an_epoch_trains_on_every_excerpt_once(several, row_tokens, per_step, wo
     for step in zip(*ranks, strict=True):
         assert len({len(rows) for rows in step}) == 1
         assert all([last for *_, last in rows] == [False] * (len(rows) - 1) + [True] for rows in step)
-        trees = [tree for rows in step for trees, _, _ in rows for tree in trees]
-        tokens = sum(len(tree.lines) for tree in trees) + sum(len(answer) for _, answer in prompts(trees))
+        groups = [group for rows in step for groups, _, _ in rows for group in groups]
+        tokens = sum(len(group.lines) for group in groups) + sum(len(answer) for _, answer in prompts(groups))
         assert {labels for rows in step for _, labels, _ in rows} == {tokens}
-        held += [key_of(tree) for tree in trees]
-    assert sorted(held) == sorted(key_of(excerpts.tree(i)) for i in range(len(excerpts)))
+        held += [key_of(group) for group in groups]
+    assert sorted(held) == sorted(key_of(excerpts.prefix_group(i)) for i in range(len(excerpts)))
     # An excerpt is never cut: a step is that of the ratings that end in it.
     ratings = int((excerpts.stop - excerpts.start).sum())
     assert min(len(excerpts), ratings // (per_step + 5)) <= len(ranks[0]) <= -(-ratings // per_step)
 
 
-def key_of(tree):
-    return tree.trunk.tolist(), tree.lines.tolist(), prompts([tree])
+def key_of(group):
+    return group.prefix.tolist(), group.lines.tolist(), prompts([group])
 
 
 def test_a_step_ends_once_where_its_last_rows_are_empty(several):
@@ -155,9 +155,9 @@ def test_a_step_ends_once_where_its_last_rows_are_empty(several):
     one = cut_excerpts(template, stage, 5, 1, 0.0, 0, 0)
     chosen = np.full(301, np.argmax(one.stop - one.start))
     many = replace(one, user=one.user[chosen], start=one.start[chosen], stop=one.stop[chosen])
-    length = len(many.tree(0).trunk)
+    length = len(many.prefix_group(0).prefix)
     (((*rows,),),) = planned(many, length + length // 2, 10**6, world=1)
-    assert [bool(trees) for trees, _, _ in rows].count(False) > 1
+    assert [bool(groups) for groups, _, _ in rows].count(False) > 1
     assert [last for *_, last in rows] == [False] * (len(rows) - 1) + [True]
 
 
@@ -214,7 +214,7 @@ def loss_of(weights):
     renderer, stage = made.datasets["train"].renderer, made.datasets["train"].stage
     model = build_model(made.settings.model, made.settings.peft, made.tokenizer, 256, 0, weights=weights)
     excerpts = cut_excerpts(renderer.template, stage, 6, 1, 0.25, 0, 0)
-    row = PackedRows().train_row([excerpts.tree(i) for i in range(len(excerpts))], 1.0)
+    row = PackedRows().train_row([excerpts.prefix_group(i) for i in range(len(excerpts))], 1.0)
     with torch.no_grad():
         return -float(row_scores(model, row).sum()) / len(row.label)
 

@@ -12,14 +12,14 @@ from mlens.packing.packed import PackedRows
 from mlens.packing.reference import ReferenceRows
 from mlens.packing.row import Row, dense_mask
 from mlens.packing.steps import Steps
-from mlens.show import landing
-from mlens.show.landing import Landing, land_in_evaluation, land_in_training, stretches_of
+from mlens.show import row_placement
+from mlens.show.row_placement import RowPlacement, place_in_evaluation, place_in_training, stretches_of
 from tests.helpers.cases import cases, make_case, score_rows, small_table, train_steps
 
 
-def read(landed: Landing, row: Row) -> np.ndarray:
+def read(placement: RowPlacement, row: Row) -> np.ndarray:
     """The ids that the target's last token sees, in the order of their positions, itself the last."""
-    last = landed.stretches[-1]
+    last = placement.stretches[-1]
     assert row.position_ids.shape[0] == 1
     places = [at for start, stop in [*last.sees, (last.own, last.stop)] for at in range(start, stop)]
     positions = row.position_ids[0].numpy()[places]
@@ -27,16 +27,16 @@ def read(landed: Landing, row: Row) -> np.ndarray:
     return row.input_ids[0].numpy()[places]
 
 
-def check(landed: Landing, row: Row, sample) -> None:
-    assert np.array_equal(read(landed, row), [*sample.prompt, *sample.answer[:-1]])
-    assert [token for _, token in landed.labels] == sample.answer.tolist()
-    places = [place for place, _ in landed.labels]
+def check(placement: RowPlacement, row: Row, sample) -> None:
+    assert np.array_equal(read(placement, row), [*sample.prompt, *sample.answer[:-1]])
+    assert [token for _, token in placement.labels] == sample.answer.tolist()
+    places = [place for place, _ in placement.labels]
     first = len(sample.prompt) - 1
     assert row.position_ids[0].numpy()[places].tolist() == list(range(first, first + len(sample.answer)))
-    seen = torch.zeros(landed.tokens, dtype=torch.bool)
-    for start, stop in [*landed.stretches[-1].sees, (landed.stretches[-1].own, landed.stretches[-1].stop)]:
+    seen = torch.zeros(placement.tokens, dtype=torch.bool)
+    for start, stop in [*placement.stretches[-1].sees, (placement.stretches[-1].own, placement.stretches[-1].stop)]:
         seen[start:stop] = True
-    assert torch.equal(dense_mask(row.spans)[landed.stretches[-1].stop - 1], seen)
+    assert torch.equal(dense_mask(row.spans)[placement.stretches[-1].stop - 1], seen)
 
 
 @given(case=cases())
@@ -47,11 +47,16 @@ def test_in_training_every_target_lands_where_the_plan_has_it(case):
     for step, rows in enumerate(planned):
         for at, built in enumerate(rows):
             for i in built.targets:
-                landed = land_in_training(dataset, case.collator, case.steps, i)
-                assert (landed.step, landed.steps, landed.row, landed.rows) == (step, len(planned), at, len(rows))
-                assert (landed.targets, landed.trees) == (len(built.targets), len(built.trees))
-                assert landed.tokens == built.row.input_ids.shape[1]
-                check(landed, built.row, dataset[i])
+                placement = place_in_training(dataset, case.collator, case.steps, i)
+                assert (placement.step, placement.steps, placement.row, placement.rows) == (
+                    step,
+                    len(planned),
+                    at,
+                    len(rows),
+                )
+                assert (placement.targets, placement.groups) == (len(built.targets), len(built.groups))
+                assert placement.tokens == built.row.input_ids.shape[1]
+                check(placement, built.row, dataset[i])
 
 
 @given(case=cases())
@@ -62,29 +67,34 @@ def test_in_evaluation_every_target_lands_with_its_true_answer(case):
         rows = score_rows(case, name)
         for at, built in enumerate(rows):
             for i in built.targets:
-                landed = land_in_evaluation(dataset, case.collator, i)
-                assert (landed.step, landed.row, landed.rows, landed.dealt) == (None, at, len(rows), len(dataset))
-                check(landed, built.row, dataset[i])
+                placement = place_in_evaluation(dataset, case.collator, i)
+                assert (placement.step, placement.row, placement.rows, placement.packed) == (
+                    None,
+                    at,
+                    len(rows),
+                    len(dataset),
+                )
+                check(placement, built.row, dataset[i])
 
 
 def test_a_branch_is_told_with_its_trunk():
-    """Nine ratings, all targets of training but the held-out ones, on one trunk."""
+    """Nine ratings, all targets of training but the held-out ones, on one prefix."""
     case = make_case(small_table(0), AllPrevious(), steps=Steps(100, 1))
     dataset = case.train
     groups = dataset.prefix_groups(np.arange(len(dataset)))
     user = int(np.bincount(dataset.stage.user).argmax())
     own = [int(i) for i in np.flatnonzero(dataset.stage.user == user) if groups[i] >= 0]
-    landed = [land_in_training(dataset, case.collator, case.steps, i) for i in own]
-    shared = [one for one in landed if one.trunk is not None]
+    placement = [place_in_training(dataset, case.collator, case.steps, i) for i in own]
+    shared = [one for one in placement if one.prefix is not None]
     assert len(shared) > 2
-    assert len({one.trunk for one in shared}) == 1 and len({one.branches for one in shared}) == 1
-    assert [one.branch for one in shared] == sorted(one.branch for one in shared)
-    for i, one in zip(own, landed, strict=True):
-        if one.trunk is not None:
+    assert len({one.prefix for one in shared}) == 1 and len({one.suffixes for one in shared}) == 1
+    assert [one.suffix for one in shared] == sorted(one.suffix for one in shared)
+    for i, one in zip(own, placement, strict=True):
+        if one.prefix is not None:
             prefix = dataset.renderer.template.prefix(dataset.stage.user[i], dataset.history(i))
             ((start, stop),) = one.stretches[0].sees
-            assert (start, stop - start) == (one.trunk[0], prefix.tokens)
-            assert stop <= one.trunk[1]
+            assert (start, stop - start) == (one.prefix[0], prefix.tokens)
+            assert stop <= one.prefix[1]
 
 
 def test_in_reference_rows_a_target_is_a_row_of_its_own():
@@ -92,25 +102,25 @@ def test_in_reference_rows_a_target_is_a_row_of_its_own():
     dataset = case.train
     for i in range(len(dataset)):
         sample = dataset[i]
-        for landed in (
-            land_in_training(dataset, case.collator, case.steps, i),
-            land_in_evaluation(dataset, case.collator, i),
+        for placement in (
+            place_in_training(dataset, case.collator, case.steps, i),
+            place_in_evaluation(dataset, case.collator, i),
         ):
-            (stretch,) = landed.stretches
+            (stretch,) = placement.stretches
             assert (stretch.first, stretch.position, stretch.sees, stretch.own) == (0, 0, (), 0)
             assert stretch.stop == len(sample.prompt) + len(sample.answer) - 1
-            assert [token for _, token in landed.labels] == sample.answer.tolist()
-            assert landed.labels[0][0] == len(sample.prompt) - 1 and landed.trunk is None
+            assert [token for _, token in placement.labels] == sample.answer.tolist()
+            assert placement.labels[0][0] == len(sample.prompt) - 1 and placement.prefix is None
 
 
-def test_of_a_long_evaluation_only_the_users_own_targets_are_dealt(monkeypatch):
+def test_of_a_long_evaluation_only_the_users_own_targets_are_packed(monkeypatch):
     case = make_case(small_table(1), AllPrevious(), lambda most: PackedRows(most))
     dataset = case.datasets["test"]
-    monkeypatch.setattr(landing, "MOST", 0)
+    monkeypatch.setattr(row_placement, "MOST", 0)
     for i in range(len(dataset)):
-        landed = land_in_evaluation(dataset, case.collator, i)
-        assert landed.dealt == np.count_nonzero(dataset.stage.user == dataset.stage.user[i])
-        assert [token for _, token in landed.labels] == dataset[i].answer.tolist()
+        placement = place_in_evaluation(dataset, case.collator, i)
+        assert placement.packed == np.count_nonzero(dataset.stage.user == dataset.stage.user[i])
+        assert [token for _, token in placement.labels] == dataset[i].answer.tolist()
 
 
 @given(st.integers(0, 2**32 - 1))

@@ -12,7 +12,7 @@ from mlens.history.fixed_count import FixedCount
 from mlens.history.fixed_ratio import FixedRatio
 from mlens.history.none import NoHistory
 from mlens.history.random import Random
-from mlens.show.fates import CHOSEN, DROPPED, HIDDEN, NOT_CHOSEN, TARGET, counts, fates_of
+from mlens.show.rating_status import CHOSEN, DROPPED, HIDDEN, NOT_CHOSEN, TARGET, counts, rating_statuses
 from tests.helpers.cases import cases, make_case
 from tests.helpers.reference import make_table, naive_k, naive_visible, own_ratings
 
@@ -38,19 +38,19 @@ def test_every_rating_of_the_user_has_one_fate_and_the_right_one(case):
         strategy = dataset.strategy if dataset.renderer.template.ablation.history else NoHistory()
         for i, target in enumerate(dataset.stage.targets.tolist()):
             table = dataset.table
-            fates = fates_of(dataset, case.roles, case.split, i)
+            statuses = rating_statuses(dataset, case.roles, case.split, i)
             own = own_ratings(table, table.user[target])
-            assert [fate.rating for fate in fates] == own
-            assert [fate.place for fate in fates] == list(range(len(own)))
-            assert [fate.role for fate in fates] == [STAGES[case.roles[rating]] for rating in own]
-            of = {kind: [fate.rating for fate in fates if fate.kind == kind] for kind in counts(fates)}
-            assert [fate.rating for fate in fates if fate.kind == TARGET] == [target]
+            assert [status.rating for status in statuses] == own
+            assert [status.place for status in statuses] == list(range(len(own)))
+            assert [status.role for status in statuses] == [STAGES[case.roles[rating]] for rating in own]
+            of = {kind: [status.rating for status in statuses if status.kind == kind] for kind in counts(statuses)}
+            assert [status.rating for status in statuses if status.kind == TARGET] == [target]
             assert of[CHOSEN] == dataset[i].history.tolist()
-            assert [fate.line for fate in fates if fate.kind == CHOSEN] == list(range(1, 1 + len(of[CHOSEN])))
+            assert [status.line for status in statuses if status.kind == CHOSEN] == list(range(1, 1 + len(of[CHOSEN])))
             assert len(of[DROPPED]) == dataset[i].dropped
             visible = naive_visible(table, case.roles, target, case.split.eval_history, case.split.ties)
             assert sorted([*of[CHOSEN], *of[DROPPED], *of[NOT_CHOSEN]]) == visible
-            assert all(fate.why for fate in fates if fate.kind == HIDDEN)
+            assert all(status.why for status in statuses if status.kind == HIDDEN)
             wanted = naive_wanted(strategy, visible)
             if wanted is not None:
                 assert sorted([*of[CHOSEN], *of[DROPPED]]) == wanted
@@ -69,8 +69,10 @@ def told(strategy, stage, place, split=SPLIT, users=(USER,), **fields):
     dataset = case.datasets[stage]
     i = dataset.stage.targets.tolist().index(place)
     letters = {TARGET: "T", CHOSEN: "c", DROPPED: "d", NOT_CHOSEN: "n", HIDDEN: "h"}
-    fates = fates_of(dataset, case.roles, split, i)
-    return "".join(letters[fate.kind] for fate in fates), {fate.place: fate.why for fate in fates if fate.why}
+    statuses = rating_statuses(dataset, case.roles, split, i)
+    return "".join(letters[status.kind] for status in statuses), {
+        status.place: status.why for status in statuses if status.why
+    }
 
 
 LATER = "later"
@@ -144,10 +146,10 @@ def test_a_random_split_hides_held_out_ratings_between_training_ones():
     case = make_case(make_table([USER]), AllPrevious(), split=split)
     dataset = case.datasets["train"]
     last = len(dataset) - 1
-    fates = fates_of(dataset, case.roles, split, last)
+    statuses = rating_statuses(dataset, case.roles, split, last)
     target = int(dataset.stage.targets[last])
-    between = [fate for fate in fates if fate.place < target and fate.role != "train"]
+    between = [status for status in statuses if status.place < target and status.role != "train"]
     assert between, "this seed draws a held-out rating before the last training one"
-    for fate in between:
-        assert (fate.kind, fate.why) == (HIDDEN, f"held out as {fate.role}")
-    assert np.array_equal([f.rating for f in fates if f.kind == CHOSEN], np.flatnonzero(case.roles[:target] == 0))
+    for status in between:
+        assert (status.kind, status.why) == (HIDDEN, f"held out as {status.role}")
+    assert np.array_equal([f.rating for f in statuses if f.kind == CHOSEN], np.flatnonzero(case.roles[:target] == 0))

@@ -1,4 +1,4 @@
-"""The row that a target lands in: where its tokens stand there, what each sees, and what they are to predict."""
+"""The row that holds a target: where its tokens stand there, what each sees, and what they are to predict."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mlens.packing.plan import Collator, epoch_order, plan_epoch, scoring_shapes
 from mlens.packing.row import Row
 from mlens.packing.steps import Steps
 
-# Targets of an evaluation that are dealt in seconds, whatever the strategy.
+# Targets of an evaluation that are packed in seconds, whatever the strategy.
 MOST = 20_000
 
 
@@ -29,74 +29,78 @@ class Stretch:
 
 
 @dataclass(frozen=True)
-class Landing:
-    """Where target i lands in the first epoch, or in the evaluation, when one process has all rows.
+class RowPlacement:
+    """Where a target lies in the first epoch, or in the evaluation, when one process has all rows.
 
-    step, steps: of the epoch, and all of it (None in evaluation); dealt: how many targets of the stage were dealt; row,
-    rows: in the step (in the evaluation); tokens, trees, targets: of the row; trunk: the stretch of the row that holds
-    its tree's trunk (None: the target shares nothing, its prompt is a segment of its own); branch, branches: which one
-    of the tree's it is; stretches: of its tokens, with those of its true answer; labels: places of the row whose logits
-    are to predict these ids; other_labels: of the row, tokens in histories that carry loss themselves.
-    Numbers of steps, rows and branches count from 0.
+    step, steps: its number, and how many the epoch has (None in evaluation).
+    packed: how many targets of the stage were packed.
+    row, rows: its number, and how many the step (the evaluation) has.
+    tokens, groups, targets: how many the row has.
+    prefix: the stretch of the row that holds the prefix of its group (None: it shares nothing).
+    suffix, suffixes: its number in its group, and how many the group has.
+    stretches: its tokens, with those of its true answer.
+    labels: places of the row, and the ids that their logits are to predict.
+    other_labels: how many tokens in the row's histories carry loss themselves.
+    Steps, rows and suffixes are numbered from 0.
     """
 
     step: int | None
     steps: int | None
-    dealt: int
+    packed: int
     row: int
     rows: int
     tokens: int
-    trees: int
+    groups: int
     targets: int
-    trunk: tuple[int, int] | None
-    branch: int
-    branches: int
+    prefix: tuple[int, int] | None
+    suffix: int
+    suffixes: int
     stretches: tuple[Stretch, ...]
     labels: tuple[tuple[int, int], ...]
     other_labels: int = 0
 
 
-def land_in_training(dataset: RatingDataset, collator: Collator, steps: Steps, i: int) -> Landing:
+def place_in_training(dataset: RatingDataset, collator: Collator, steps: Steps, i: int) -> RowPlacement:
     """Plans the one step of epoch 0 that has target i, and builds the one row."""
     order = epoch_order(dataset, steps, dataset.seed, dataset.epoch)
     step = int(np.flatnonzero(order == i)[0]) // steps.targets
     planned = []
     for one in plan_epoch(dataset, collator, steps, dataset.seed, dataset.epoch, rank=0, world=1, first_step=step):
-        planned.append(one.trees)
+        planned.append(one.groups)
         if one.last:
             break
     weight = steps.history_loss_weight
-    at, landed = _row_of(planned, i)
-    row = collator.train_row([dataset.tree(tree) for tree in landed], weight)
-    targets = [int(target) for tree in landed for target in tree]
-    told = _landing(dataset, landed, row, score=targets.index(i), i=i)
+    at, groups = _row_of(planned, i)
+    row = collator.train_row([dataset.prefix_group(group) for group in groups], weight)
+    targets = [int(target) for group in groups for target in group]
+    told = _placement(dataset, groups, row, score=targets.index(i), i=i)
     others, all_steps = int((row.owner == len(targets)).sum()), steps_per_epoch(len(dataset), steps.targets)
-    return Landing(
-        step=step, steps=all_steps, dealt=len(dataset), row=at, rows=len(planned), other_labels=others, **told
+    return RowPlacement(
+        step=step, steps=all_steps, packed=len(dataset), row=at, rows=len(planned), other_labels=others, **told
     )
 
 
-def land_in_evaluation(dataset: RatingDataset, collator: Collator, i: int) -> Landing:
-    """Deals the whole stage, as an evaluation does, or where it is so long that this takes minutes, the targets of one
+def place_in_evaluation(dataset: RatingDataset, collator: Collator, i: int) -> RowPlacement:
+    """Packs the whole stage, as an evaluation does, or where it is so long that this takes minutes, the targets of one
     user alone; builds the one row that has target i."""
     stage = dataset.stage
-    dealt = np.arange(len(stage)) if len(stage) <= MOST else np.flatnonzero(stage.user == stage.user[i])
-    rows = collator.deal(scoring_shapes(dataset, dealt), world=1)[0]
-    planned = [tuple(dealt[tree] for tree in trees) for trees in rows]
-    at, landed = _row_of(planned, i)
+    packed = np.arange(len(stage)) if len(stage) <= MOST else np.flatnonzero(stage.user == stage.user[i])
+    rows = collator.pack(scoring_shapes(dataset, packed), world=1)[0]
+    planned = [tuple(packed[group] for group in groups) for groups in rows]
+    at, groups = _row_of(planned, i)
     answers = dataset.renderer.template.answers
-    row = collator.score_row([dataset.tree(tree) for tree in landed], answers)
-    k = [int(target) for tree in landed for target in tree].index(i)
+    row = collator.score_row([dataset.prefix_group(group) for group in groups], answers)
+    k = [int(target) for group in groups for target in group].index(i)
     true = int(dataset.table.rating_index[stage.targets[i]])
-    told = _landing(dataset, landed, row, score=k * len(answers) + true, i=i)
-    return Landing(step=None, steps=None, dealt=len(dealt), row=at, rows=len(planned), **told)
+    told = _placement(dataset, groups, row, score=k * len(answers) + true, i=i)
+    return RowPlacement(step=None, steps=None, packed=len(packed), row=at, rows=len(planned), **told)
 
 
 def _row_of(planned: Sequence[tuple[np.ndarray, ...]], i: int) -> tuple[int, tuple[np.ndarray, ...]]:
-    return next((at, trees) for at, trees in enumerate(planned) if any(i in tree for tree in trees))
+    return next((at, groups) for at, groups in enumerate(planned) if any(i in group for group in groups))
 
 
-def _landing(dataset: RatingDataset, trees: tuple[np.ndarray, ...], row: Row, score: int, i: int) -> dict:
+def _placement(dataset: RatingDataset, groups: tuple[np.ndarray, ...], row: Row, score: int, i: int) -> dict:
     """What a row says of target i, whose true answer is its score number `score`."""
     mine = (row.owner == score).nonzero()[:, 0]
     sequence, slot = np.divmod(row.slot[mine].numpy(), len(row.keep))
@@ -110,17 +114,17 @@ def _landing(dataset: RatingDataset, trees: tuple[np.ndarray, ...], row: Row, sc
         spans = row.spans.numpy()
         first = int(spans[places[0], 2, 0])
     tokens = np.union1d(np.arange(first, places[0] + 1), places)
-    tree = next(tree for tree in trees if i in tree)
-    branch, trunk = int(np.flatnonzero(tree == i)[0]), None
+    group = next(group for group in groups if i in group)
+    suffix, prefix = int(np.flatnonzero(group == i)[0]), None
     if spans[first, 0, 1] > spans[first, 0, 0]:
-        trunk = (int(spans[first, 0, 0]), int(spans[first, 0, 0]) + len(dataset.tree(tree).trunk))
+        prefix = (int(spans[first, 0, 0]), int(spans[first, 0, 0]) + len(dataset.prefix_group(group).prefix))
     return {
         "tokens": row.input_ids.shape[1],
-        "trees": len(trees),
-        "targets": sum(map(len, trees)),
-        "trunk": trunk,
-        "branch": branch,
-        "branches": len(tree),
+        "groups": len(groups),
+        "targets": sum(map(len, groups)),
+        "prefix": prefix,
+        "suffix": suffix,
+        "suffixes": len(group),
         "stretches": stretches_of(spans, row.position_ids[int(sequence[0])].numpy(), tokens),
         "labels": tuple(zip(places.tolist(), row.label[mine].tolist(), strict=True)),
     }

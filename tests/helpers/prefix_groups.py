@@ -7,8 +7,8 @@ import torch
 from hypothesis import strategies as st
 
 from mlens.model.attention.cpu_layout import CpuLayout
+from mlens.packing.prefix_group import PrefixGroup, Suffix
 from mlens.packing.row import Row, dense_mask
-from mlens.packing.tree import Branch, Tree
 from tests.helpers.small_model import laid_out
 
 VOCABULARY = 50
@@ -16,57 +16,57 @@ VOCABULARY = 50
 ANSWERS = [np.array(ids) for ids in ([7, 1], [7, 8, 1], [9, 8, 7, 1], [10, 1])]
 
 
-def make_tree(trunk: int, branches, seed: int = 0) -> Tree:
-    """A tree of random tokens. trunk: its length; branches: (how much of the trunk it sees, own tokens) each. Every
-    third token of the trunk is a rating's."""
+def make_group(prefix: int, suffixes, seed: int = 0) -> PrefixGroup:
+    """A group of random tokens. prefix: its length; suffixes: (how much of the prefix it sees, own tokens) each. Every
+    third token of the prefix is a rating's."""
     draw = np.random.default_rng(seed)
 
     def tokens(n):
         return draw.integers(2, VOCABULARY, n)
 
-    return Tree(
-        tokens(trunk),
-        np.arange(2, trunk, 3),
-        tuple(Branch(seen, tokens(own), ANSWERS[draw.integers(len(ANSWERS))]) for seen, own in branches),
+    return PrefixGroup(
+        tokens(prefix),
+        np.arange(2, prefix, 3),
+        tuple(Suffix(seen, tokens(own), ANSWERS[draw.integers(len(ANSWERS))]) for seen, own in suffixes),
     )
 
 
-def lone_trees(lengths, seed: int = 0) -> list[Tree]:
+def lone_groups(lengths, seed: int = 0) -> list[PrefixGroup]:
     """Targets that share nothing, with prompts of these lengths."""
-    return [make_tree(n, [(n, 0)], seed + i) for i, n in enumerate(lengths)]
+    return [make_group(n, [(n, 0)], seed + i) for i, n in enumerate(lengths)]
 
 
 @st.composite
-def forests(draw, trunk=12, rest=6, most=3):
-    """Up to `most` trees of up to five branches each, some of whose trunks go on behind the last of them."""
-    trees: list[Tree] = []
+def forests(draw, prefix=12, suffix=6, most=3):
+    """Up to `most` groups of up to five suffixes each, some of whose prefixes go on behind the last of them."""
+    groups: list[PrefixGroup] = []
     for _ in range(draw(st.integers(1, most))):
-        length = draw(st.integers(1, trunk))
-        seen = sorted(draw(st.lists(st.integers(1, length), min_size=int(not trees), max_size=5)))
+        length = draw(st.integers(1, prefix))
+        seen = sorted(draw(st.lists(st.integers(1, length), min_size=int(not groups), max_size=5)))
         if seen and draw(st.booleans()):
             seen[-1] = length
-        own = [draw(st.integers(int(seen != [length]), rest)) for _ in seen]
-        trees.append(make_tree(length, zip(seen, own, strict=True), draw(st.integers(0, 1000))))
-    return trees
+        own = [draw(st.integers(int(seen != [length]), suffix)) for _ in seen]
+        groups.append(make_group(length, zip(seen, own, strict=True), draw(st.integers(0, 1000))))
+    return groups
 
 
-def prompts(trees) -> list[tuple[list[int], list[int]]]:
-    """Prompt and answer of each target, in the order of its tree."""
+def prompts(groups) -> list[tuple[list[int], list[int]]]:
+    """Prompt and answer of each target, in the order of its group."""
     return [
-        ([*tree.trunk[: branch.seen].tolist(), *branch.ids.tolist()], branch.answer.tolist())
-        for tree in trees
-        for branch in tree.branches
+        ([*group.prefix[: suffix.seen].tolist(), *suffix.ids.tolist()], suffix.answer.tolist())
+        for group in groups
+        for suffix in group.suffixes
     ]
 
 
 @dataclass(frozen=True)
 class Names:
-    """What a row's tokens are called. tree, branch, chain [tokens]: the part that each stands in, which is a trunk
-    (branch -1), a branch (chain -1), or one of a branch's chains; place: where it stands there; seen: how much of its
-    trunk its branch sees; own: how many tokens the branch has."""
+    """What a row's tokens are called. group, suffix, chain [tokens]: the part that each stands in, which is a prefix
+    (suffix -1), a suffix (chain -1), or one of a suffix's chains; place: where it stands there; seen: how much of its
+    prefix its suffix sees; own: how many tokens the suffix has."""
 
-    tree: np.ndarray
-    branch: np.ndarray
+    group: np.ndarray
+    suffix: np.ndarray
     chain: np.ndarray
     place: np.ndarray
     seen: np.ndarray
@@ -75,7 +75,7 @@ class Names:
     @property
     def position(self) -> np.ndarray:
         """[tokens] where each token would stand in its own prompt."""
-        before = np.where(self.branch < 0, 0, self.seen + np.where(self.chain < 0, 0, self.own))
+        before = np.where(self.suffix < 0, 0, self.seen + np.where(self.chain < 0, 0, self.own))
         return before + self.place
 
     @property
@@ -84,22 +84,22 @@ class Names:
         a = Names(*(column[:, None] for column in vars(self).values()))
         b = Names(*(column[None, :] for column in vars(self).values()))
         before = b.place <= a.place
-        of_trunk = (b.branch < 0) & np.where(a.branch < 0, before, b.place < a.seen)
-        of_branch = (b.branch == a.branch) & (b.branch >= 0) & (b.chain < 0) & ((a.chain >= 0) | before)
-        of_chain = (b.branch == a.branch) & (b.chain == a.chain) & (b.chain >= 0) & before
-        return (a.tree == b.tree) & (of_trunk | of_branch | of_chain)
+        of_prefix = (b.suffix < 0) & np.where(a.suffix < 0, before, b.place < a.seen)
+        of_suffix = (b.suffix == a.suffix) & (b.suffix >= 0) & (b.chain < 0) & ((a.chain >= 0) | before)
+        of_chain = (b.suffix == a.suffix) & (b.chain == a.chain) & (b.chain >= 0) & before
+        return (a.group == b.group) & (of_prefix | of_suffix | of_chain)
 
 
-def names(trees, answers=None) -> Names:
+def names(groups, answers=None) -> Names:
     """Of a training row's tokens; with `answers`, of a scoring row's."""
     named = []
-    for t, tree in enumerate(trees):
-        named += [(t, -1, -1, k, 0, 0) for k in range(len(tree.trunk))]
-        for b, branch in enumerate(tree.branches):
-            own = len(branch.ids) + (len(branch.answer) - 1 if answers is None else 0)
-            named += [(t, b, -1, k, branch.seen, own) for k in range(own)]
+    for t, group in enumerate(groups):
+        named += [(t, -1, -1, k, 0, 0) for k in range(len(group.prefix))]
+        for b, suffix in enumerate(group.suffixes):
+            own = len(suffix.ids) + (len(suffix.answer) - 1 if answers is None else 0)
+            named += [(t, b, -1, k, suffix.seen, own) for k in range(own)]
             for c, answer in enumerate(answers or []):
-                named += [(t, b, c, k, branch.seen, own) for k in range(len(answer) - 1)]
+                named += [(t, b, c, k, suffix.seen, own) for k in range(len(answer) - 1)]
     return Names(*np.array(named).T)
 
 
@@ -117,14 +117,14 @@ def contexts(row: Row) -> list[tuple[int, list[int], int]]:
     return told
 
 
-def check_row(row: Row, trees, answers=None) -> None:
-    """A row's spans are those of its trees' names, its positions those of the separate prompts, and each label is
+def check_row(row: Row, groups, answers=None) -> None:
+    """A row's spans are those of its groups' names, its positions those of the separate prompts, and each label is
     predicted from its prompt and the answer so far."""
-    named = names(trees, answers)
+    named = names(groups, answers)
     assert row.spans is not None
     assert np.array_equal(dense_mask(row.spans).numpy(), named.sees)
     assert row.position_ids[0].tolist() == named.position.tolist()
-    samples = prompts(trees)
+    samples = prompts(groups)
     if answers is None:
         wanted = [
             (i, [*prompt, *answer[:k]], answer[k])
@@ -141,7 +141,9 @@ def check_row(row: Row, trees, answers=None) -> None:
     own = len(wanted)
     told = contexts(row)
     assert told[:own] == wanted
-    lines = [(len(samples), tree.trunk[:at].tolist(), int(tree.trunk[at])) for tree in trees for at in tree.lines]
+    lines = [
+        (len(samples), group.prefix[:at].tolist(), int(group.prefix[at])) for group in groups for at in group.lines
+    ]
     assert told[own:] in ([], lines)
     check_layout(row)
 

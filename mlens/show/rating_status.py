@@ -14,7 +14,7 @@ TARGET, CHOSEN, DROPPED, NOT_CHOSEN, HIDDEN = "target", "chosen", "dropped", "no
 
 
 @dataclass(frozen=True)
-class Fate:
+class RatingStatus:
     """Of one rating: an index into the table. place: t, in its user's order; role: train, val or test; kind: `target`;
     `hidden`, which the target may not see; of what it may see `not chosen` by the strategy, `dropped` by the budget
     from what was chosen, or `chosen` and shown; why: of a hidden one; line: of a chosen one, its number in the prompt.
@@ -28,7 +28,7 @@ class Fate:
     line: int | None = None
 
 
-def fates_of(dataset: RatingDataset, roles: np.ndarray, split: Split, i: int) -> list[Fate]:
+def rating_statuses(dataset: RatingDataset, roles: np.ndarray, split: Split, i: int) -> list[RatingStatus]:
     """Of every rating of the user of target i, in their order; `roles` [n] are those of the whole table."""
     table, stage, target = dataset.table, dataset.stage, int(dataset.stage.targets[i])
     user = int(table.user[target])
@@ -36,17 +36,17 @@ def fates_of(dataset: RatingDataset, roles: np.ndarray, split: Split, i: int) ->
     visible, wanted = set(stage.visible_to(i).tolist()), set(dataset.wanted(i).tolist())
     line = {rating: k for k, rating in enumerate(dataset.history(i).tolist(), 1)}
 
-    def fate(rating: int) -> Fate:
+    def status(rating: int) -> RatingStatus:
         place, role = rating - first, STAGES[roles[rating]]
         if rating == target:
-            return Fate(rating, place, role, TARGET)
+            return RatingStatus(rating, place, role, TARGET)
         if rating not in visible:
-            return Fate(rating, place, role, HIDDEN, _why_hidden(dataset, roles, split, target, rating))
+            return RatingStatus(rating, place, role, HIDDEN, _why_hidden(dataset, roles, split, target, rating))
         if rating in line:
-            return Fate(rating, place, role, CHOSEN, line=line[rating])
-        return Fate(rating, place, role, DROPPED if rating in wanted else NOT_CHOSEN)
+            return RatingStatus(rating, place, role, CHOSEN, line=line[rating])
+        return RatingStatus(rating, place, role, DROPPED if rating in wanted else NOT_CHOSEN)
 
-    return [fate(rating) for rating in range(first, stop)]
+    return [status(rating) for rating in range(first, stop)]
 
 
 def _why_hidden(dataset: RatingDataset, roles: np.ndarray, split: Split, target: int, rating: int) -> str:
@@ -62,7 +62,7 @@ def _why_hidden(dataset: RatingDataset, roles: np.ndarray, split: Split, target:
     return f"held out as {role}"
 
 
-def counts(fates: list[Fate]) -> dict[str, int]:
+def counts(statuses: list[RatingStatus]) -> dict[str, int]:
     """How many there are of each kind, in the order in which they are told."""
-    found = Counter(fate.kind for fate in fates)
+    found = Counter(status.kind for status in statuses)
     return {kind: found[kind] for kind in (CHOSEN, DROPPED, NOT_CHOSEN, HIDDEN)}
