@@ -32,8 +32,8 @@ def run(config: DictConfig, stop: StopRequest) -> float | None:
     from mlens.pipeline import build_inputs
     from mlens.preflight import preflight
     from mlens.training.base_model import base_weights
-    from mlens.training.conclude import conclude, finished
-    from mlens.training.describe import describe
+    from mlens.training.conclude import finish_run, report_finished
+    from mlens.training.describe import describe_run
     from mlens.training.folder import find_folder, make_folder
     from mlens.training.journal import open_journal
     from mlens.training.loop import fit
@@ -41,9 +41,9 @@ def run(config: DictConfig, stop: StopRequest) -> float | None:
     ranks = join_ranks()
     folder = find_folder(ranks, settings)
     ranks.on_main(lambda: preflight(settings))
-    inputs = build_inputs(settings, ranks, folder.continued)
+    inputs = build_inputs(settings, ranks, folder.resumed_from)
     if folder.finished:
-        return ranks.on_main(lambda: finished(folder, inputs))
+        return ranks.on_main(lambda: report_finished(folder, inputs))
     table, strategy, renderer = inputs.table, settings.history, inputs.renderer
     datasets = {
         name: instantiate(config.dataset, table, stage, strategy, renderer, settings.seed_of(name))
@@ -57,9 +57,9 @@ def run(config: DictConfig, stop: StopRequest) -> float | None:
     engine.check(settings.prompt.max_tokens)
     made = make_folder(ranks, folder, inputs, HydraConfig.get())
     with made, open_journal(ranks, folder, settings) as journal:
-        describe(datasets, inputs.tokenizer, settings, folder, journal)
+        describe_run(datasets, inputs.tokenizer, settings, folder, journal)
         training = fit(engine, datasets, collator, settings, folder, journal, stop)
-        return conclude(training, inputs, audited, HydraConfig.get())
+        return finish_run(training, inputs, audited, HydraConfig.get())
 
 
 if __name__ == "__main__":

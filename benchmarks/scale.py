@@ -41,9 +41,9 @@ STAGES = {
     "mlens.prompt.renderer.make_renderer": "pieces",
     "mlens.audit.audit.audit": "leak audit",
     "mlens.engine.engine.make_engine": "engine",
-    "mlens.training.describe.describe": "lengths, log",
+    "mlens.training.describe.describe_run": "lengths, log",
     "mlens.training.loop.fit": "training, validation",
-    "mlens.training.conclude.conclude": "test, baselines",
+    "mlens.training.conclude.finish_run": "test, baselines",
 }
 
 

@@ -1,4 +1,4 @@
-"""The config of a command beside train.py: composed from conf/ as train.py's, or a finished run's own with changes."""
+"""Make the config of a command: composed from conf/ as in train.py, or that of a finished run with overrides."""
 
 from __future__ import annotations
 
@@ -19,31 +19,36 @@ from mlens.trust import refuse_foreign
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
-    """What train.py's main would get with these overrides. Raises UserError for what Hydra refuses."""
+    """Compose the config as train.py does with these overrides. Raises UserError for what Hydra refuses."""
     register_resolvers()
     with hydra_errors_explained(overrides), initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("config", list(overrides))
 
 
 def run_config(run: Path, overrides: Sequence[str], may_differ: Sequence[str], trust: bool = False) -> DictConfig:
-    """A finished run's config with these overrides: a group's choice is taken from conf/, its keys are set one by one.
+    """Return the config of a finished run with these overrides.
 
-    Raises UserError where the run isn't finished, an override sets what isn't in or below `may_differ`, or, unless
-    `trust` says that the run may run code as a program may, its config names classes from elsewhere.
+    run: its folder
+    overrides: choices of groups, which are taken from conf/, and single keys
+    may_differ: the keys that may be overridden, with all below them
+    trust: allow the config to name classes from outside mlens, whose code runs
+
+    Raises UserError where the run isn't finished, another key is overridden, or the config names such a class without
+    `trust`.
     """
     if not (run / "summary.json").is_file():
         raise UserError(f"{run} holds no finished run: summary.json is missing")
     file = run / ".hydra" / "config.yaml"
     content = read_saved_config(file)
     if "${" in json.dumps(content, default=repr):
-        raise UserError(f"{file} refers to a value elsewhere with ${{…}}, which is not looked up")
+        raise UserError(f"{file} refers to another value with ${{…}}, which is not resolved")
     config = OmegaConf.create(content)
     with hydra_errors_explained(overrides):
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     for override in parsed:
         key = override.key_or_group
         if not any(key == name or key.startswith(f"{name}.") for name in may_differ):
-            raise UserError(f"{key} can't differ from the run's own: only {', '.join(may_differ)} can")
+            raise UserError(f"{key} can't differ from the run's: only {', '.join(may_differ)} can")
     chosen = compose_config([str(override.input_line) for override in parsed if "." not in override.key_or_group])
     with open_dict(config):
         for override in parsed:

@@ -51,9 +51,9 @@ def phases() -> list[str]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, phases):
     folder = tmp_path_factory.mktemp("runs") / "finished"
-    enter = Journal.enter
+    set_phase = Journal.set_phase
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Journal, "enter", lambda journal, phase: (phases.append(phase), enter(journal, phase)))
+        patched.setattr(Journal, "set_phase", lambda journal, phase: (phases.append(phase), set_phase(journal, phase)))
         run_here(folder, *RANDOM)
     return folder
 
@@ -308,7 +308,7 @@ def test_the_command_ends_with_the_name_of_the_summary_and_takes_local_rank(tmp_
     assert "made up" in result.stdout and "this model" in result.stdout
     # Nothing stands before the table: what goes on is told on stderr.
     assert result.stdout.lstrip().startswith("history=none data=sample model=tiny: 1 steps")
-    assert "baselines of " in result.stderr and "Traceback" not in result.stderr
+    assert "fitting baselines to " in result.stderr and "Traceback" not in result.stderr
 
 
 @pytest.fixture(scope="module")

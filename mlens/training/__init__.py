@@ -1,1 +1,1 @@
-"""The training loop: schedule, early stopping, logs, tracking, and the files in the run's folder."""
+"""The training loop: schedule, early stopping, logs, experiment tracking, and the files in a run's folder."""

@@ -1,4 +1,4 @@
-"""model/README.md: the model's card in the form of Hugging Face, written when the run has been measured."""
+"""model/README.md: the model card, as Hugging Face defines it, written after the final evaluation."""
 
 from __future__ import annotations
 
@@ -17,24 +17,30 @@ from mlens.identity import NOT_RESULT
 from mlens.model.settings import Lora, PretrainedModel
 
 METRICS = ("rmse", "mae", "user_rmse", "accuracy", "nll", "auc", "ndcg_10", "calibration_error", "illegal_mass")
-# Overrides whose values are places of one machine, which say nothing about the model.
+# Overrides whose values are paths on one machine, which say nothing about the model.
 PLACES = tuple(name for name in NOT_RESULT if name.endswith(("path", "dir")))
 HEADINGS = {"full_history": "shown the whole history", "own_history": "shown this model's history"}
 LIMITS = """- It knows how people in these data rate, on this scale, and films by their titles and genres alone.
-- The probabilities are the model's own; `calibration_error` says how far they can be believed.
-- It was chosen on validation among the models of this run, and measured on test once.
-- A prompt of another form than the one above asks for something that it hasn't learned.
+- The probabilities are the model's, without recalibration; `calibration_error` says how reliable they are.
+- It was selected on validation among the checkpoints of this run, and evaluated on test once.
+- It was trained on prompts of the format above alone.
 """
 
 
 def model_card(settings: Settings, terms: Terms, strategy: str, ranks: int, summary: dict) -> str:
-    """The card of a model trained by these settings. strategy: the choice of conf/history/; summary: what summary.json
-    holds."""
+    """Return the model card, as Markdown with YAML metadata.
+
+    settings: of the run that trained the model
+    terms: of the data's use
+    strategy: the option of conf/history/
+    ranks: how many trained the model
+    summary: the content of summary.json
+    """
     title = f"Ratings of films by history={strategy}"
     parts = {
         "Results": _results(summary),
         "Predict": _usage(settings),
-        "Prompt and history": _asked(settings),
+        "Prompt and history": _inputs(settings),
         "Data": _data(terms, summary),
         "Training": _training(settings, ranks, summary),
         "Limits": LIMITS,
@@ -76,12 +82,12 @@ def _results(summary: dict) -> str:
     lines += [row(f"`{name}`", [metrics[stage][name] for stage in stages]) for name in METRICS]
     lines.append(f"| targets | {' | '.join(str(metrics[stage]['targets']) for stage in stages)} |")
     text = "RMSE and MAE are of the expected rating. AUC and NDCG@10 rank each user's held-out films.\n"
-    averaged = {stage: own["averaged"]["rmse"] for stage, own in metrics.items() if "averaged" in own}
+    averaged = {stage: of["averaged"]["rmse"] for stage, of in metrics.items() if "averaged" in of}
     if averaged:
-        said = ", ".join(f"{stage} {value:.4f}" for stage, value in averaged.items())
+        values = ", ".join(f"{stage} {value:.4f}" for stage, value in averaged.items())
         text += (
-            "Figures are means over several draws of histories. mlens predict averages the predictions of as many, "
-            f"which takes as many times the work; their RMSE: {said}.\n"
+            "Metrics are means over several draws of histories. mlens predict averages the predictions over the same "
+            f"number of draws, at that many times the cost; RMSE of the averaged predictions: {values}.\n"
         )
     text += "\n"
     text += "\n".join(lines) + "\n\nSimple baselines on the same targets, fitted on the training ratings (RMSE):\n\n"
@@ -108,7 +114,7 @@ def _usage(settings: Settings) -> str:
         )
     )
     if _is_adapter(settings):
-        return text + "\nThe folder holds an adapter; its base model is loaded from where `mlens.json` says.\n"
+        return text + "\nThe folder holds an adapter; `mlens.json` says where its base model is loaded from.\n"
     return text + (
         '\n`AutoModelForCausalLM.from_pretrained("DIR")` loads it without mlens. `--prompts --output FILE` writes the '
         "prompts that it reads, as text and as token ids. After a prompt it writes a rating such as `4.5` and the end "
@@ -116,7 +122,7 @@ def _usage(settings: Settings) -> str:
     )
 
 
-def _asked(settings: Settings) -> str:
+def _inputs(settings: Settings) -> str:
     nodes = {name: asdict(getattr(settings, name)) for name in ("history", "ablation", "prompt")}
     nodes["history"] = {"strategy": type(settings.history).__name__, **nodes["history"]}
     return _as_yaml(nodes)
@@ -127,7 +133,7 @@ def _data(terms: Terms, summary: dict) -> str:
     text = f"{terms.name}: {counts['ratings']:,} ratings of {counts['movies']:,} films by {counts['users']:,} users. "
     text += f"Licence: {terms.licence}. It bounds what may be done with a model that was trained on them.\n"
     if summary["made_up_data"]:
-        text += "\nThe data are made up: this model says how the program works, not how people rate.\n"
+        text += "\nThe data are made up: this model shows how the program works, not how people rate.\n"
     return text if terms.citation is None else f"{text}\nPublished results cite: {terms.citation}.\n"
 
 
@@ -142,12 +148,12 @@ def _training(settings: Settings, ranks: int, summary: dict) -> str:
         "fingerprint": summary["fingerprint"],
         "versions": summary["versions"],
     }
-    text = _fenced(command(summary["overrides"], ranks)) + "\nPATH stands for a place on your machine.\n\n"
+    text = _fenced(command(summary["overrides"], ranks)) + "\nPATH stands for a path on your machine.\n\n"
     return text + _as_yaml(facts)
 
 
 def command(overrides: Sequence[str], ranks: int) -> str:
-    """The command of a run, without the places of the machine that it ran on.
+    """Return the command that started a run, with PATH for the paths of its machine.
 
     >>> command(["data=csv", "data.path=/home/me/x.csv", "history=random", "prompt.question=How much?"], ranks=2)
     "torchrun --nproc_per_node=2 train.py data=csv data.path=PATH history=random 'prompt.question=How much?'"
@@ -165,7 +171,7 @@ def _as_yaml(content: dict) -> str:
 
 
 def _fenced(text: str, language: str = "") -> str:
-    """A code block that no run of backticks inside can end."""
+    """Return `text` as a code block, fenced by more backticks than it holds in a row."""
     longest = max(map(len, re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text}\n{fence}\n"

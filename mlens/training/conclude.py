@@ -1,4 +1,4 @@
-"""The end of a run: the best model exported and measured, and what is left in the folder."""
+"""The end of a run: export and evaluate the best model, and write the results into the run's folder."""
 
 from __future__ import annotations
 
@@ -27,18 +27,19 @@ from mlens.training.loop import Training
 from mlens.training.summary import print_table, versions
 
 
-def conclude(training: Training, inputs: RunInputs, audited: dict | None, hydra_config: HydraConf) -> float | None:
-    """Take the model that was best on validation, export it, evaluate it on validation and test, and write predictions
-    and, last of all, summary.json, with what the leak audit said (on rank 0). Returns the validation RMSE (None without
-    validation targets).
+def finish_run(training: Training, inputs: RunInputs, audited: dict | None, hydra_config: HydraConf) -> float | None:
+    """Export the model that was best on validation, evaluate it on validation and test, and write the results.
 
-    A signal raises Stopped, and a resumed run finishes this, until nothing but small files is left to write; those are
-    written, and the run has finished.
+    The main process writes the predictions, the model card and, last, summary.json, with the findings of the leak
+    audit in it. Returns the validation RMSE; None without validation targets.
+
+    A signal raises Stopped until nothing but small files is left to write, and a resumed run repeats this. Later
+    signals are ignored: the files are written, and the run is finished.
     """
     engine, folder, journal, progress = training.engine, training.folder, training.journal, training.progress
     settings, roles = inputs.settings, inputs.roles
     with ending_together(engine.ranks, training.stop):
-        training.take_best()
+        training.load_best()
         merge = isinstance(settings.peft, Lora) and settings.peft.merge
         engine.export(folder.model, inputs.tokenizer, merge)
         if engine.ranks.main:
@@ -52,12 +53,12 @@ def conclude(training: Training, inputs: RunInputs, audited: dict | None, hydra_
     training.stop.interrupt(f"asked to stop after training; resume=true output_dir={folder.path} finishes the run")
     for name, stage in evaluated.items():
         atomic_write(folder.predictions(name), stage.frame.write_parquet)
-    # Before the baselines, whose memory is not the run's.
+    # Before the baselines, so that the peak memory is the run's without theirs.
     summary = _summary(training, inputs, evaluated, list(hydra_config.overrides.task))
     started = time.perf_counter()
-    journal.enter("baselines")
-    # At the size of ml-32m LensKit takes many minutes: who waits should know for what.
-    journal.say(f"baselines of {np.count_nonzero(roles == TRAIN):,} training ratings, on the same targets")
+    journal.set_phase("baselines")
+    # Announced, since at the size of ml-32m LensKit takes many minutes.
+    journal.log(f"fitting baselines to {np.count_nonzero(roles == TRAIN):,} training ratings")
     held_out = {name: training.datasets[name] for name in evaluated}
     baselines = measure_baselines(inputs.table, roles, held_out, settings.evaluation.draws)
     seconds["baselines"] = time.perf_counter() - started
@@ -80,25 +81,25 @@ def conclude(training: Training, inputs: RunInputs, audited: dict | None, hydra_
     return rmse
 
 
-def finished(folder: RunFolder, inputs: RunInputs) -> float | None:
-    """Say that the run in `folder` has finished already; returns its validation RMSE (None without one).
+def report_finished(folder: RunFolder, inputs: RunInputs) -> float | None:
+    """Print that the run in `folder` is finished; returns its validation RMSE, None without one.
 
-    Raises UserError where it isn't the run that these inputs are of.
+    Raises UserError where the folder holds another run than that of these inputs.
     """
     summary = json.loads(folder.summary.read_text(encoding="utf-8"))
     now = inputs.fingerprint
     if summary["fingerprint"] != now:
         raise UserError(
-            f"{folder.path} holds a run that finished with other settings, data, model or version (fingerprint "
+            f"{folder.path} holds a finished run with other settings, data, model or version (fingerprint "
             f"{summary['fingerprint']}, now {now}): give another output_dir, or remove it to run it again"
         )
-    print(f"{folder.path} holds this run, finished", file=sys.stderr)
+    print(f"this run is finished already: {folder.path}", file=sys.stderr)
     print(folder.summary, flush=True)
     return summary["metrics"].get("val", {}).get("rmse")
 
 
 def _evaluate(training: Training, stage: str) -> Evaluated:
-    """The best model on `stage`; its validation was evaluated when it was found, unless another process found it."""
+    """Evaluate the best model on `stage`; its validation is reused where this process made it."""
     return training.best if stage == "val" and training.best is not None else training.evaluate(stage)
 
 

@@ -1,4 +1,4 @@
-"""What a run will do, before it does it: plan.json, the detailed log, and the banner."""
+"""Describe a run before it starts: plan.json, the detailed log, and the banner on the terminal."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from mlens.files import write_json, write_text
 from mlens.packing.dataset import RatingDataset
 from mlens.packing.lengths import measure_lengths
 from mlens.packing.plan import steps_per_epoch
-from mlens.training.detailed_log import detailed_log, unreasonable
+from mlens.training.detailed_log import detailed_log, length_warnings
 from mlens.training.folder import RunFolder
 from mlens.training.journal import Journal
 from mlens.training.loop import total_steps
 
 
-def describe(
+def describe_run(
     datasets: dict[str, RatingDataset],
     tokenizer: PreTrainedTokenizerBase,
     settings: Settings,
     folder: RunFolder,
     journal: Journal,
 ) -> None:
-    """Measure every stage's prompts, write plan.json and the detailed log, and say the essentials."""
-    if not journal.speaks:
+    """Measure the prompts of every stage, write plan.json and the detailed log, and log a short description."""
+    if not journal.enabled:
         return
     train = datasets["train"]
     lengths = {name: measure_lengths(dataset) for name, dataset in datasets.items()}
@@ -33,22 +33,28 @@ def describe(
     per_epoch = steps_per_epoch(len(train), settings.trainer.targets_per_step)
     stages = {name: asdict(stage) for name, stage in lengths.items()}
     minutes = settings.trainer.max_minutes
-    warned = unreasonable(lengths, train)
-    plan = {"stages": stages, "steps": steps, "steps_per_epoch": per_epoch, "max_minutes": minutes, "warnings": warned}
+    warnings = length_warnings(lengths, train)
+    plan = {
+        "stages": stages,
+        "steps": steps,
+        "steps_per_epoch": per_epoch,
+        "max_minutes": minutes,
+        "warnings": warnings,
+    }
     write_json(folder.plan, plan)
     write_text(folder.detailed_log, "\n".join(detailed_log(lengths, train, tokenizer)))
     table = train.table
     if table.made_up:
-        journal.say("The data are made up (data=sample): results say how the program works, not how people rate.")
-    journal.say(
+        journal.log("The data are made up (data=sample): results show how the program works, not how people rate.")
+    journal.log(
         f"{len(table):,} ratings of {len(table.users):,} users; {type(train.strategy).__name__}; "
         + ", ".join(f"{len(dataset):,} {name} targets" for name, dataset in datasets.items())
     )
-    journal.say(
+    journal.log(
         f"prompts of {lengths['train'].tokens_median} tokens (median; 99% {lengths['train'].tokens_p99}); "
-        f"{lengths['train'].trimmed:.0%} cut; {steps:,} steps, {per_epoch:,} an epoch"
-        + ("" if minutes is None else f", as many as {minutes:g} minutes hold")
+        f"{lengths['train'].trimmed:.0%} trimmed; {steps:,} steps, {per_epoch:,} an epoch"
+        + ("" if minutes is None else f", limited to {minutes:g} minutes")
     )
-    for line in warned:
-        journal.say(line)
-    journal.say(f"run folder: {folder.path}")
+    for line in warnings:
+        journal.log(line)
+    journal.log(f"run folder: {folder.path}")

@@ -1,4 +1,4 @@
-"""training_logs/detailed_training_log.txt: the model's input as it is, to be checked by eye."""
+"""training_logs/detailed_training_log.txt: prompt lengths and some of the model's inputs, to be checked by eye."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ REASONABLE = "This is reasonable: most prompts hold all that the strategy chose.
 def detailed_log(
     lengths: dict[str, Lengths], dataset: RatingDataset, tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[str]:
-    """Lines: first the prompt lengths of every stage and whether they are reasonable, then the first training samples
-    that have a history, with their raw fields, decoded input and decoded labels."""
+    """Yield the lines of the log.
+
+    First the prompt lengths of every stage and whether they are reasonable, then the first training samples that have
+    a history, with their raw fields, decoded input and decoded labels.
+    """
     style = dataset.renderer.template.style
     yield f"Prompt lengths in tokens, answer included (prompt.max_tokens={style.max_tokens})"
     for name, stage in lengths.items():
@@ -28,29 +31,32 @@ def detailed_log(
             f"history cut for {stage.trimmed:.1%} of them ({stage.ratings_dropped:.1%} of the chosen ratings); "
             f"{stage.without_history:.1%} without history"
         )
-    yield from (f"  {line}" for line in unreasonable(lengths, dataset) or [REASONABLE])
+    yield from (f"  {line}" for line in length_warnings(lengths, dataset) or [REASONABLE])
     yield ""
     for i in islice(_with_history_first(dataset), SAMPLES):
         yield from _sample(dataset, i, tokenizer)
 
 
-def unreasonable(lengths: Mapping[str, Lengths], dataset: RatingDataset) -> list[str]:
-    """A warning where most prompts of a stage are cut, and one where most of its targets see no history; `dataset`
-    holds the strategy."""
-    said = []
+def length_warnings(lengths: Mapping[str, Lengths], dataset: RatingDataset) -> list[str]:
+    """Return a warning for stages that trim most prompts, and one for stages where most targets see no history.
+
+    dataset: any of the run's, for the strategy
+    """
+    found = []
     if cut := _mostly({name: stage.trimmed for name, stage in lengths.items()}):
-        said.append(
-            f"WARNING: most prompts are cut ({cut}), so the strategy is mostly the budget's: raise prompt.max_tokens, "
-            "or choose a strategy that asks for fewer ratings"
+        found.append(
+            f"WARNING: most prompts are trimmed ({cut}): the token budget, more than the strategy, determines the "
+            "history. Raise prompt.max_tokens, or choose a strategy that selects fewer ratings"
         )
     shows = type(dataset.strategy).__name__ != "NoHistory" and dataset.renderer.template.ablation.history
     if shows and (blind := _mostly({name: stage.without_history for name, stage in lengths.items()})):
-        said.append(f"WARNING: most targets see no history ({blind}): the data may be too sparse")
-    return said
+        found.append(f"WARNING: most targets see no history ({blind}): the data may be too sparse")
+    return found
 
 
 def _mostly(shares: Mapping[str, float]) -> str:
-    """
+    """List the stages with a share above one half.
+
     >>> _mostly({"train": 0.4, "val": 0.55, "test": 1.0})
     'val 55%, test 100%'
     """
@@ -58,15 +64,15 @@ def _mostly(shares: Mapping[str, float]) -> str:
 
 
 def _with_history_first(dataset: RatingDataset) -> Iterator[int]:
-    """Targets that see at least three ratings, then (for strategies without history) any."""
+    """Yield the targets that see at least three ratings, then (for strategies without history) all."""
     yield from (i for i in range(len(dataset)) if len(dataset.histories.shown(i)) >= 3)
     yield from range(len(dataset))
 
 
 def _sample(dataset: RatingDataset, i: int, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
     table, sample = dataset.table, dataset[i]
-    movie = int(table.movie[sample.target])
-    yield f"=== sample {i}: {table.named(sample.target)} ==="
+    user, movie = int(table.user[sample.target]), int(table.movie[sample.target])
+    yield f"=== sample {i}: user {table.users['id'][user]}, movie {table.movies['id'][movie]} ==="
     yield f"title: {table.movies['title'][movie]}"
     yield f"genres: {table.movies['genres'][movie]}"
     yield f"rating: {table.scale[table.rating_index[sample.target]]}, timestamp: {table.timestamp[sample.target]}"

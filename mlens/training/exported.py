@@ -1,4 +1,4 @@
-"""model/mlens.json: how a trained model is asked, which with its tokenizer and weights is all that predicting takes."""
+"""model/mlens.json: the settings of an exported model; with its tokenizer and weights all that prediction needs."""
 
 from __future__ import annotations
 
@@ -23,19 +23,24 @@ from mlens.prompt.settings import Ablation, Style
 from mlens.trust import refuse_foreign
 
 FILE = "mlens.json"
-# The version of the file's form; a newer one is refused. Form 1 had no chat_frame and no base_digest.
+# The version of the file's format; a newer one is refused. Version 1 had no chat_frame and no base_digest.
 FORM = 2
 ADAPTER = "adapter_config.json"
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What a trained model's prompts, histories and forward passes depend on. Fields that `Settings` has too mean the
-    same; `model` is the folder itself, or the base model that the adapter in it (`peft`) changes.
+    """The settings that an exported model's prompts, histories and forward passes depend on.
 
-    scale: the legal ratings, ascending; dtype: what the model computes in; bf16_parameters: hold the parameters in
-    bfloat16; chat_frame: what the chat template put around a prompt in training (None: no template); base_digest: of
-    the model that the adapter was trained on (None: no adapter, or a file of form 1).
+    folder: that of the exported model.
+    scale: the legal ratings, ascending.
+    history, ablation, prompt, packing, evaluation, seed: as in `Settings`.
+    model: the model in the folder itself, or the base model of the adapter in it.
+    peft: `Lora` where the folder holds an adapter.
+    dtype: the model computes in it.
+    bf16_parameters: whether the parameters are in bfloat16.
+    chat_frame: what the chat template put around a prompt in training; None: no template.
+    base_digest: of the model that the adapter was trained on; None: no adapter, or a file of version 1.
     """
 
     folder: Path
@@ -55,7 +60,7 @@ class Exported:
 
 
 def write_exported(folder: Path, inputs: RunInputs) -> None:
-    """Write the file into the folder of a model that was trained with these inputs, next to its weights or adapter."""
+    """Write mlens.json into the folder of the exported model or adapter that was trained with these inputs."""
     settings, identity = inputs.settings, inputs.identity
     assert identity is not None
     nodes, model = settings.config, settings.model
@@ -81,26 +86,27 @@ def write_exported(folder: Path, inputs: RunInputs) -> None:
 
 
 def read_exported(path: Path, trust: bool = False) -> Exported:
-    """What stands in the folder of a run, or of a model by itself.
+    """Read mlens.json.
 
-    Raises UserError where there is none, where its file is not what it should be, and, unless `trust` says that the
-    folder may run code as a program may, where a class of another package than mlens is named or the base model's own
-    code is asked for.
+    path: the folder of a run, or that of a model
+    trust: allow the file to name code to run: a class from outside mlens, or code that comes with the base model
+
+    Raises UserError where the file is missing or not valid, or names code without `trust`.
     """
     folder = next((place for place in (path / "model", path) if (place / FILE).is_file()), None)
     if folder is None:
-        raise UserError(f"{path} holds no trained model: there is no {FILE} in it, and none in its folder model/")
+        raise UserError(f"{path} holds no trained model: there is no {FILE} in it or in its folder model/")
     file = folder / FILE
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        return _made(folder, content, trust)
+        return _parse(folder, content, trust)
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: not valid JSON") from error
 
 
-def _made(folder: Path, content: Any, trust: bool) -> Exported:
+def _parse(folder: Path, content: Any, trust: bool) -> Exported:
     fields = {
         **dict.fromkeys(("history", "ablation", "prompt", "packing", "evaluation"), dict),
         **{"form": int, "mlens": str, "scale": list, "dtype": str, "attention": str, "seed": int},
@@ -114,9 +120,9 @@ def _made(folder: Path, content: Any, trust: bool) -> Exported:
         if not isinstance(content[name], kind) or (kind is int and isinstance(content[name], bool)):
             raise UserError(f"{name} must not be {content[name]!r}")
     if content["form"] != FORM:
-        raise UserError(f"is of form {content['form']}, written by mlens {content['mlens']}: this version reads {FORM}")
+        raise UserError(f"has format {content['form']}, written by mlens {content['mlens']}: this version reads {FORM}")
     if "${" in json.dumps(content):
-        raise UserError("refers to a value elsewhere with ${…}, which is not looked up")
+        raise UserError("refers to another value with ${…}, which is not resolved")
     frame = content["chat_frame"]
     if frame is not None and (len(frame) != 2 or not all(isinstance(text, str) for text in frame)):
         raise UserError("chat_frame must be two texts, or null")
@@ -126,7 +132,7 @@ def _made(folder: Path, content: Any, trust: bool) -> Exported:
         refuse_foreign({name: content[name] for name in ("history", "packing", "base")})
     adapter = (folder / ADAPTER).is_file()
     if adapter and content["base"] is None:
-        raise UserError(f"names no base model, though {ADAPTER} stands beside it")
+        raise UserError(f"names no base model for the adapter in {ADAPTER}")
     model = PretrainedModel(None, path=str(folder), dtype=content["dtype"], attention=content["attention"])
     base = _chosen("base", content["base"]) if adapter else model
     return Exported(

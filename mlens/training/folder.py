@@ -1,8 +1,8 @@
-"""A run's folder: who makes it, what stands where, and when it is refused."""
+"""A run's folder: its layout, its lock, and when it is refused."""
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -26,17 +26,21 @@ if TYPE_CHECKING:
     from mlens.engine.ranks import Ranks
     from mlens.pipeline import RunInputs
 
+logger = logging.getLogger(__name__)
+
 LOCK = ".lock"
 WANDB_ID = ".wandb_id"
-# In the folder of metrics.jsonl.
+# The file, next to metrics.jsonl, that names what the run is doing.
 PHASE = "phase"
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The places in a run's folder. A run is finished when `summary` exists.
+    """The paths in a run's folder. A run is finished when `summary` exists.
 
-    resumed: whether this process continues a run that the folder holds; finished: whether that one has finished.
+    path: the folder.
+    resumed: whether this process resumes a run that the folder holds.
+    finished: whether that run is finished.
     """
 
     path: Path
@@ -87,32 +91,33 @@ class RunFolder:
         return self.path / "wandb"
 
     @property
-    def continued(self) -> Path | None:
-        """The folder of the run that is continued; None for a new run."""
+    def resumed_from(self) -> Path | None:
+        """The folder of the run that is resumed; None for a new run."""
         return self.path if self.resumed else None
 
     @property
     def begun(self) -> bool:
-        """Whether there is a run to resume: its config is written when all else is in place."""
+        """Whether there is a run to resume: its config is written after everything else."""
         return self.config.is_file()
 
     def refuse_links(self) -> None:
-        """Raises OSError where a link stands for what is written in this folder. The folder itself may be one."""
+        """Raise OSError where a path that is written in this folder is a link. The folder itself may be one."""
         refuse_links(self.path / LOCK, self.hydra, self.checkpoints, self.model, self.metrics.parent, self.metrics)
         refuse_links(self.predictions("test").parent, self.wandb, self.path / WANDB_ID)
 
 
 def find_folder(ranks: Ranks, settings: Settings) -> RunFolder:
-    """The run's folder, named by rank 0 for all; nothing is written yet.
+    """Return the run's folder, which the main process names for all ranks; nothing is written yet.
 
-    Raises UserError where it holds a finished run (but with resume=auto), an unfinished one without `resume`, other
-    files, or a run whose config differs in more than a resume may change; warns where the schedule's horizon changes.
+    Raises UserError where the folder holds a finished run (except with resume=auto), an unfinished run without
+    `resume`, other files, or a run whose config differs in more than a resume may change. Logs a warning where the
+    horizon of the learning-rate schedule changes.
     """
     return ranks.on_main(lambda: _check(Path(settings.output_dir or _unused_folder()).expanduser(), settings))
 
 
 def _unused_folder() -> Path:
-    """outputs/DATE/TIME, with a number where another run began in the same second."""
+    """Return outputs/DATE/TIME, with a number where another run began in the same second."""
     path = Path("outputs") / f"{datetime.now():%Y-%m-%d/%H-%M-%S}"
     return next(p for p in (path.with_name(f"{path.name}{end}") for end in ("", *range(2, 1000))) if not p.exists())
 
@@ -127,7 +132,7 @@ def _check(path: Path, settings: Settings) -> RunFolder:
         _check_resume(folder, settings)
         folder = RunFolder(path, resumed=True)
     elif folder.begun:
-        raise UserError(f"{path} holds an unfinished run: resume=true continues it; or give another output_dir")
+        raise UserError(f"{path} holds an unfinished run: resume it with resume=true, or give another output_dir")
     else:
         refuse_other_files(folder)
     folder.refuse_links()
@@ -135,38 +140,40 @@ def _check(path: Path, settings: Settings) -> RunFolder:
 
 
 def refuse_other_files(folder: RunFolder) -> None:
-    """Raises UserError where the folder, which holds no run's config, holds any file but what a run leaves that is
-    killed before it has written its config. So a run may start there, and overwrites nothing."""
+    """Raise UserError where a folder without a run's config holds any other file, so that a new run overwrites nothing.
+
+    Files that a run writes before its config are accepted: a run that was killed there can be started again.
+    """
     for path in sorted(folder.path.rglob("*")) if folder.path.exists() else ():
         precedes = path.parent == folder.hydra or path in (folder.path / LOCK, folder.path / IDENTITY)
         if not precedes and (path.is_symlink() or not path.is_dir()):
             raise UserError(
-                f"{folder.path} holds other files than a run (there is no .hydra/config.yaml, but {path.name}): remove "
-                "them, or give another output_dir"
+                f"{folder.path} holds other files than a run's (there is {path.name}, and no .hydra/config.yaml): "
+                "remove them, or give another output_dir"
             )
 
 
 @contextmanager
 def make_folder(ranks: Ranks, folder: RunFolder, inputs: RunInputs, hydra_config: HydraConf) -> Iterator[None]:
-    """Make the folder and write the run's identity and .hydra/ into it: rank 0 alone, when all that can be wrong has
-    been checked. Inside, no other run can have it.
+    """Create the folder on the main process, lock it, and write the run's identity and .hydra/ into it.
 
-    Raises UserError where another run has it, or has had it since it was checked.
+    Called after all checks, so that a run that can't work leaves no folder. Raises UserError where another run holds
+    the lock, or has used the folder since it was checked.
     """
-    with ExitStack() as held:
-        ranks.on_main(lambda: _write(folder, held, inputs, hydra_config))
+    with ExitStack() as locks:
+        ranks.on_main(lambda: _write(folder, locks, inputs, hydra_config))
         yield
 
 
 @contextmanager
 def alone_in(path: Path) -> Iterator[None]:
-    """Inside, no run can be at work in the folder `path`. Raises UserError where one is."""
+    """Hold the lock of the run's folder `path`. Raises UserError where a run holds it."""
     refuse_links(path / LOCK)
     lock = FileLock(path / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise UserError(f"another run is at work in {path}: wait for it, or give another output_dir") from error
+        raise UserError(f"another run is using {path}: wait for it, or give another output_dir") from error
     try:
         yield
     finally:
@@ -174,8 +181,10 @@ def alone_in(path: Path) -> Iterator[None]:
 
 
 def is_at_work(path: Path) -> bool:
-    """Whether a run is at work in the folder `path`: asked by holding its lock for a moment. Of somebody else's folder,
-    whose lock can't be opened or is a link, it isn't known, and False."""
+    """Whether a run holds the lock of the folder `path`, tested by acquiring it for a moment.
+
+    False also where the lock can't be opened or is a link, as in another user's folder.
+    """
     if not (path / LOCK).is_file():
         return False
     try:
@@ -187,13 +196,13 @@ def is_at_work(path: Path) -> bool:
         return False
 
 
-def _write(folder: RunFolder, held: ExitStack, inputs: RunInputs, hydra_config: HydraConf) -> None:
+def _write(folder: RunFolder, locks: ExitStack, inputs: RunInputs, hydra_config: HydraConf) -> None:
     settings, identity = inputs.settings, inputs.identity
     assert identity is not None
     folder.path.mkdir(parents=True, exist_ok=True)
-    held.enter_context(alone_in(folder.path))
+    locks.enter_context(alone_in(folder.path))
     if _check(folder.path, settings) != folder:
-        raise UserError(f"{folder.path} was used by another run meanwhile: start again")
+        raise UserError(f"another run has used {folder.path} in the meantime: start again")
     for made in (folder.hydra, folder.checkpoints, folder.metrics.parent, folder.predictions("test").parent):
         remove_leftovers(ensure_folder(made))
     write_identity(folder.path, identity)
@@ -209,4 +218,4 @@ def _check_resume(folder: RunFolder, settings: Settings) -> None:
         raise UserError(f"resume=true: {folder.path} holds no run (no .hydra/config.yaml): {remedy}")
     horizon = refuse_changes(read_saved_config(saved), settings.config)
     if horizon:
-        warnings.warn(f"{', '.join(horizon)} changed: the rate goes on along another schedule", stacklevel=2)
+        logger.warning(f"{', '.join(horizon)} changed: the learning rate continues on another schedule")

@@ -1,13 +1,13 @@
-"""What a run reports while it trains: metrics.jsonl, Weights & Biases, and the terminal. Only rank 0 reports."""
+"""The log of a run while it trains: metrics.jsonl, Weights & Biases and the terminal, from the main process alone."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import secrets
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -21,20 +21,22 @@ from mlens.files import atomic_write, flush, naming, open_append, write_text
 from mlens.training.folder import PHASE, WANDB_ID, RunFolder
 from mlens.training.settings import Wandb
 
+logger = logging.getLogger(__name__)
+
 
 def open_journal(ranks: Ranks, folder: RunFolder, settings: Settings) -> Journal:
-    """The journal of a run; only that of rank 0 writes."""
+    """Open the journal of a run; only that of the main process writes."""
     return Journal(folder.metrics, ranks.main, settings.wandb, settings.config)
 
 
 class Journal:
-    """Records steps and validations. With `speaks` false (on ranks other than 0) it does nothing."""
+    """Records of steps and validations, progress bars, messages. Where `enabled` is false, all methods do nothing."""
 
-    def __init__(self, file: Path, speaks: bool, wandb: Wandb, config: dict) -> None:
-        self.speaks = speaks
-        self.console = Console(stderr=True, quiet=not speaks)
+    def __init__(self, file: Path, enabled: bool, wandb: Wandb, config: dict) -> None:
+        self.enabled = enabled
+        self.console = Console(stderr=True, quiet=not enabled)
         self._run: Any = None
-        if not speaks:
+        if not enabled:
             return
         self._path = file
         self._file = open_append(file)
@@ -50,57 +52,58 @@ class Journal:
             disable=not sys.stderr.isatty(),
         )
 
-    def enter(self, phase: str) -> None:
-        """Write what the run does now to training_logs/phase, for the board of a sweep, which sees only folders."""
-        if self.speaks:
+    def set_phase(self, phase: str) -> None:
+        """Write what the run is doing to training_logs/phase, where a sweep that monitors its jobs reads it."""
+        if self.enabled:
             write_text(self._path.with_name(PHASE), phase)
 
     def sync(self) -> int:
-        """Flush all records to the disk; returns the file's size, which a checkpoint keeps for `rewind`."""
-        if not self.speaks:
+        """Flush all records to disk; returns the size of the file in bytes, which a checkpoint stores for `rewind`."""
+        if not self.enabled:
             return 0
         os.fsync(self._file.fileno())
         flush(self._path.parent)
         return self._path.stat().st_size
 
     def rewind(self, step: int, size: int | None = None) -> None:
-        """Keep the records up to `step`, since a resumed run writes the later ones again. Of a file that was damaged,
-        the intact records are kept, with a warning.
+        """Drop the records after `step`, which a resumed run writes again.
 
-        size: of the file after `step`; None where it isn't known.
+        size: of the file after that step, in bytes; None: not known
+
+        Where the file was damaged since, the intact records are kept and a warning is logged.
         """
-        if not self.speaks:
+        if not self.enabled:
             return
         content = self._path.read_bytes()
         kept, damaged = intact_records(content, step, size)
         if damaged:
-            warnings.warn(f"{self._path} is damaged: records of steps up to {step} are lost", stacklevel=2)
+            logger.warning(f"{self._path} is damaged: some records of steps up to {step} are lost")
         self._file.close()
         atomic_write(self._path, lambda stream: stream.write(kept))
         self._file = open_append(self._path)
 
-    def begin(self, what: str, total: int, done: int = 0) -> TaskID:
+    def begin(self, name: str, total: int, done: int = 0) -> TaskID:
         """Show a progress bar; returns its number for `advance` and `end`."""
-        if not self.speaks:
+        if not self.enabled:
             return TaskID(0)
         self._progress.start()
-        return self._progress.add_task(what, total=total, completed=done, note="")
+        return self._progress.add_task(name, total=total, completed=done, note="")
 
     def advance(self, bar: TaskID, done: int, note: str = "") -> None:
-        if self.speaks:
+        if self.enabled:
             self._progress.update(bar, completed=done, note=note)
 
     def follow(self, bar: TaskID) -> Callable[[int], None]:
-        """A function that advances the bar by its argument."""
-        return lambda done: self._progress.advance(bar, done) if self.speaks else None
+        """Return a function that advances the bar by its argument."""
+        return lambda done: self._progress.advance(bar, done) if self.enabled else None
 
     def end(self, bar: TaskID) -> None:
-        if self.speaks:
+        if self.enabled:
             self._progress.remove_task(bar)
 
     def record(self, kind: str, step: int, **values: Any) -> None:
-        """Write one line to metrics.jsonl, and log the same values to Weights & Biases as `kind/name`."""
-        if not self.speaks:
+        """Append a line to metrics.jsonl, and log its values to Weights & Biases as `kind/name`."""
+        if not self.enabled:
             return
         with naming(self._path):  # the error of a full disk doesn't name the file
             self._file.write(json.dumps({"kind": kind, "step": step, **values}).encode() + b"\n")
@@ -108,12 +111,12 @@ class Journal:
         if self._run is not None:
             self._run.log({f"{kind}/{name}": value for name, value in values.items()}, step=step)
 
-    def say(self, text: str) -> None:
-        """Print a line to the terminal (stderr), above the progress bar. `text` is plain text, not markup."""
+    def log(self, text: str) -> None:
+        """Print a line on stderr, above the progress bar. `text` is plain text, not markup."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def summarise(self, metrics: dict) -> None:
-        """Send the final metrics to Weights & Biases."""
+        """Add the final metrics to the Weights & Biases run."""
         if self._run is not None:
             self._run.summary.update(metrics)
 
@@ -121,8 +124,8 @@ class Journal:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Stop the progress bars and finish the tracked run, as failed after an exception."""
-        if not self.speaks:
+        """Stop the bars and finish the Weights & Biases run, as failed where an exception ends it."""
+        if not self.enabled:
             return
         self._progress.stop()
         self._file.close()
@@ -131,10 +134,12 @@ class Journal:
 
 
 def intact_records(content: bytes, step: int, size: int | None) -> tuple[bytes, bool]:
-    """The records up to `step` in a metrics.jsonl, and whether some of them are lost.
+    """Return the records up to `step` in a metrics.jsonl, and whether some of them are lost.
 
-    size: of the file when it held exactly these records; None where it isn't known. Later content is read only where
-        earlier content is damaged, and records may have moved.
+    content: of the file
+    size: of the file when it held these records and no others, in bytes; None: not known
+
+    What follows after `size` bytes is read only where the part before is damaged, since records may have moved then.
     """
     if size is not None:
         lines = _lines(content[:size])
@@ -148,17 +153,17 @@ def intact_records(content: bytes, step: int, size: int | None) -> tuple[bytes, 
 
 
 def _lines(content: bytes) -> list[bytes]:
-    """The complete lines. bytes.splitlines would also split at a carriage return."""
+    """Return the complete lines. bytes.splitlines would also split at a carriage return."""
     return [line + b"\n" for line in content.split(b"\n")[:-1]]
 
 
 def _is_up_to(step: int, line: bytes) -> bool:
-    number = _step_of(line)
-    return number is not None and number <= step
+    recorded = _step_of(line)
+    return recorded is not None and recorded <= step
 
 
 def _step_of(line: bytes) -> int | None:
-    """The step of a record; None where the line isn't a record."""
+    """Return the step of a record; None where the line is not a record."""
     try:
         record = json.loads(line)
         number = record["step"]

@@ -1,4 +1,4 @@
-"""Rows of tokens for training, built ahead by worker processes."""
+"""Load the token rows of training, which worker processes build ahead of time."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from mlens.packing.row import Row
 def load_rows(
     builder: RowLoader, planned: Iterable[PlannedRow], workers: int, pin_memory: bool
 ) -> Iterator[tuple[PlannedRow, Row]]:
-    """Yield each planned row with its tensors, in order; with 0 `workers` they are built in this process.
+    """Yield each planned row with its tensors, in order.
 
-    Raises RunFailed where a worker dies, and UserError where /dev/shm can't hold the semaphores of the workers.
+    workers: processes that build the rows; 0: this process does
+
+    Raises RunFailed where a worker dies, and UserError where /dev/shm can't be used for the workers' semaphores.
     """
     loader = DataLoader(
         builder,
@@ -35,7 +37,7 @@ def load_rows(
     except OSError as error:
         if error.filename is not None:
             raise
-        # The queues to and from the workers need semaphores, which are files there.
+        # The queues to and from the workers need semaphores, which are files in /dev/shm.
         raise UserError(
             f"/dev/shm can't be used for trainer.loader_workers={workers}: {str(error.strerror).lower()}. Enlarge it "
             "(docker run --shm-size=64m), or set trainer.loader_workers=0"
@@ -46,16 +48,16 @@ def load_rows(
         if "DataLoader worker" not in str(error):
             raise
         raise RunFailed(
-            "a process that builds rows ahead (trainer.loader_workers) was killed, maybe for want of memory; "
-            "resume=true continues from the last checkpoint, with trainer.loader_workers=0 without such processes"
+            "a loader worker (trainer.loader_workers) was killed, perhaps since the machine ran out of memory. Resume "
+            "from the last checkpoint with resume=true; with trainer.loader_workers=0 there are no workers"
         ) from error
 
 
 def _watched(rows: Iterator) -> Iterator:
-    """Yield `rows`; raise RuntimeError for a dead worker only while waiting for a row.
+    """Yield from `rows`; raises RuntimeError for a worker that died, but only before or while waiting for a row.
 
-    torch's handler of SIGCHLD would raise it anywhere, in the middle of an update or where nothing may be raised. It is
-    needed while a row is read: the remainder of a row that a worker didn't finish never arrives.
+    torch's SIGCHLD handler raises it at any point of this process, even in the middle of an update or where no
+    exception can be raised. While waiting for a row it is needed: a row that its worker didn't finish never arrives.
     """
     check: Any = signal.getsignal(signal.SIGCHLD)
     waiting = False
@@ -68,7 +70,7 @@ def _watched(rows: Iterator) -> Iterator:
     try:
         while True:
             waiting = True
-            check(signal.SIGCHLD, None)  # for a worker that died since the last row
+            check(signal.SIGCHLD, None)  # one that died since the last row
             row = next(rows, None)
             waiting = False
             if row is None:

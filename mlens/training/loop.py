@@ -29,21 +29,24 @@ from mlens.training.loader import load_rows
 from mlens.training.schedule import rate_factor
 from mlens.training.settings import EarlyStopping, Trainer
 
-# What a run's folder says that it does.
+# The phases that a run writes into its folder.
 TRAINING, EVALUATING = "training", {"val": "validating", "test": "testing"}
 
 
 @dataclass
 class Progress:
-    """The progress of a run: all that resuming it needs, besides parameters and optimizer.
+    """The progress of a run: all that a resumed run needs besides the parameters and the optimizer's state.
 
-    epoch, step_in_epoch: of the next update.
-    step: the number of updates so far.
-    targets, tokens: how many were trained on so far.
+    epoch: of the next update.
+    step_in_epoch: of the next update.
+    step: updates so far.
+    targets: trained on so far.
+    tokens: trained on so far, without padding.
     seconds: of training so far.
-    best_rmse, best_step: of the best validation.
-    without_gain: validations since the last improvement by the threshold.
-    validated_step: of the last validation.
+    best_rmse: of the best validation.
+    best_step: that of the best validation.
+    without_gain: validations since the last one that improved on the best RMSE by the threshold.
+    validated_step: that of the last validation.
     """
 
     epoch: int = 0
@@ -57,7 +60,7 @@ class Progress:
     without_gain: int = 0
     validated_step: int = -1
 
-    def validated(self, rmse: float, stopping: EarlyStopping) -> bool:
+    def record_validation(self, rmse: float, stopping: EarlyStopping) -> bool:
         """Record a validation; returns whether it is the best so far."""
         best = math.inf if self.best_rmse is None else self.best_rmse
         self.without_gain = 0 if rmse < best - stopping.threshold else self.without_gain + 1
@@ -69,14 +72,15 @@ class Progress:
 
 @dataclass
 class StepRecord:
-    """What one step has done on this rank so far.
+    """The work of one step on this rank so far.
 
-    loss: sum over its rows.
+    loss: weighted sum over the label tokens of its rows.
     targets: of its rows.
-    not_finite: the targets of the first row whose loss isn't finite.
-    tokens, padded: tokens of its rows without and with padding.
-    longest_row: tokens of its longest row.
-    started: when it began.
+    not_finite: targets of the first row whose loss isn't finite.
+    tokens: without padding.
+    padded: tokens with padding.
+    longest_row: tokens.
+    started: on the clock of `time.perf_counter`.
     """
 
     loss: float = 0.0
@@ -98,7 +102,7 @@ class StepRecord:
 
 
 def total_steps(trainer: Trainer, targets: int) -> int:
-    """Updates of the run if nothing stops it early (a limit in minutes isn't known in steps)."""
+    """Return the updates of a run that nothing stops early; a limit of minutes is not considered."""
     steps = trainer.max_epochs * steps_per_epoch(targets, trainer.targets_per_step)
     return steps if trainer.max_steps is None else min(steps, trainer.max_steps)
 
@@ -107,7 +111,7 @@ def total_steps(trainer: Trainer, targets: int) -> int:
 class Training:
     """The training of a run.
 
-    progress: how far it is.
+    progress: changes with every step.
     best: the evaluation of the best model so far; None before the first validation of this process.
     """
 
@@ -128,30 +132,30 @@ class Training:
         return Checkpoints(self.engine, self.folder.checkpoints, self.settings.trainer.checkpoint.keep)
 
     def resume(self) -> None:
-        """Continue from the newest intact checkpoint; a run that was stopped before it wrote one starts over."""
+        """Load the newest intact checkpoint; without one the run starts over."""
         state = self.checkpoints.load_newest()
         if state is None:
-            self.journal.say("there is no intact checkpoint: the run starts over")
+            self.journal.log("no intact checkpoint found: the run starts over")
             self.journal.rewind(0, 0)
             return
         self.progress = Progress(**state["progress"])
         self._saved_step = self.progress.step
         self.journal.rewind(self.progress.step, state.get("records"))
-        self.journal.say(f"resumed after step {self.progress.step}")
+        self.journal.log(f"resumed after step {self.progress.step}")
 
     def run(self) -> None:
-        """Train to the last step or until patience ends.
+        """Train to the last step, or until early stopping or the time limit.
 
         Leaves checkpoints of the last step and, where there are validation targets, of the best one. Raises RunFailed,
-        with step and targets, for a loss or a gradient that isn't finite; earlier checkpoints stay. After a signal,
-        saves a checkpoint and raises Stopped.
+        which names step and targets, on a loss or a gradient that isn't finite; the checkpoints stay as they were.
+        Raises Stopped on a signal, after it has saved a checkpoint.
         """
         trainer, progress = self.settings.trainer, self.progress
         total = total_steps(trainer, len(self.datasets["train"]))
         bar = self.journal.begin("training", total, progress.step)
         self._saved_at = time.monotonic()
-        self.journal.enter(TRAINING)
-        if self._owes_validation() and progress.step < total:  # stopped between a step and its validation
+        self.journal.set_phase(TRAINING)
+        if self._is_validation_due() and progress.step < total:  # was stopped between a step and its validation
             self._validate()
         while not self._done(total):
             dataset = self.datasets["train"].at(progress.epoch)
@@ -163,7 +167,7 @@ class Training:
                     continue
                 done = finish_step(self.engine, dataset, planned, record, rate, progress)
                 self.journal.record("train", progress.step, **done)
-                self.journal.advance(bar, progress.step, in_short(done))
+                self.journal.advance(bar, progress.step, progress_note(done))
                 self.stop_if_requested()
                 if progress.step < total:
                     self._between_steps()
@@ -172,7 +176,7 @@ class Training:
                 record = self._begin_step()
             else:
                 progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
-                if self._owes_validation() and progress.step < total:
+                if self._is_validation_due() and progress.step < total:
                     self._validate()
         if progress.validated_step != progress.step:
             self._validate()
@@ -186,67 +190,71 @@ class Training:
         return StepRecord()
 
     def stop_if_requested(self) -> None:
-        """Save and raise Stopped after a signal to any rank. All ranks call this together."""
+        """Save and raise Stopped where any rank got a signal to stop. A collective call: all ranks make it."""
         if self.stop.agreed(self.engine.ranks):
             if self._saved_step != self.progress.step:
                 self._save()
             raise Stopped(
-                f"asked to stop after step {self.progress.step}; resume=true output_dir={self.folder.path} continues it"
+                f"asked to stop after step {self.progress.step}; resume=true output_dir={self.folder.path} resumes it"
             )
 
     def _done(self, total: int) -> bool:
         stopping = self.settings.trainer.early_stopping
-        return self.progress.step >= total or self.progress.without_gain >= stopping.patience or self._spent() >= 1
+        return (
+            self.progress.step >= total
+            or self.progress.without_gain >= stopping.patience
+            or self._elapsed_fraction() >= 1
+        )
 
-    def _spent(self) -> float:
-        """The share of trainer.max_minutes that rank 0 has trained for: 1 or more ends the run on all ranks."""
+    def _elapsed_fraction(self) -> float:
+        """Return the elapsed fraction of trainer.max_minutes on the main process's clock; at 1 all ranks stop."""
         limit = self.settings.trainer.max_minutes
         return 0.0 if limit is None else self.engine.ranks.broadcast(self.progress.seconds) / (60 * limit)
 
     def _rate_factor(self, total: int) -> float:
-        """The factor of the learning rate; with trainer.max_minutes, the remaining steps are extrapolated."""
-        step, spent = self.progress.step, self._spent()
-        expected = round(step / spent) if step and spent else total
-        return rate_factor(self.settings.trainer, step, min(total, max(expected, step + 1)))
+        """Return the schedule's factor; under a time limit the total of steps is extrapolated from those done."""
+        step, elapsed = self.progress.step, self._elapsed_fraction()
+        estimate = round(step / elapsed) if step and elapsed else total
+        return rate_factor(self.settings.trainer, step, min(total, max(estimate, step + 1)))
 
-    def _owes_validation(self) -> bool:
-        """Whether a validation is due after this step, or at the end of an epoch, and hasn't been made."""
+    def _is_validation_due(self) -> bool:
+        """Whether a validation is due after this step, or at the end of this epoch, and wasn't made yet."""
         every, progress = self.settings.trainer.validate_every_steps, self.progress
         due = progress.step_in_epoch == 0 if every is None else progress.step % every == 0
         return due and progress.step > 0 and progress.validated_step != progress.step
 
     def _between_steps(self) -> None:
-        if self._owes_validation():
+        if self._is_validation_due():
             self._validate()
-        elif _is_due(self.settings.trainer.checkpoint.every_steps, self.progress.step) or self._minutes_are_over():
+        elif _is_due(self.settings.trainer.checkpoint.every_steps, self.progress.step) or self._is_checkpoint_overdue():
             self._save()
 
-    def _minutes_are_over(self) -> bool:
-        """Whether trainer.checkpoint.every_minutes have passed since the last checkpoint, by rank 0's clock."""
+    def _is_checkpoint_overdue(self) -> bool:
+        """Whether the last checkpoint is trainer.checkpoint.every_minutes old, on the main process's clock."""
         minutes = self.settings.trainer.checkpoint.every_minutes
         return minutes is not None and self.engine.ranks.broadcast(time.monotonic() - self._saved_at >= 60 * minutes)
 
     def _validate(self) -> None:
-        """Validate if there are validation targets, and save."""
+        """Validate where there are validation targets, and save a checkpoint."""
         progress = self.progress
         if "val" in self.datasets:
             evaluated = self.evaluate("val")
             rmse = evaluated.metrics["rmse"]
-            best = progress.validated(rmse, self.settings.trainer.early_stopping)
+            best = progress.record_validation(rmse, self.settings.trainer.early_stopping)
             self.journal.record("val", progress.step, rmse=rmse, best_rmse=progress.best_rmse, seconds=progress.seconds)
-            begun = progress.epoch + (progress.step_in_epoch > 0)
-            where = f"epoch {begun}  step {progress.step}  {progress.seconds:,.0f} s"
-            self.journal.say(f"{where}  validation RMSE {rmse:.4f}{' (best)' if best else ''}")
+            epoch = progress.epoch + (progress.step_in_epoch > 0)
+            where = f"epoch {epoch}  step {progress.step}  {progress.seconds:,.0f} s"
+            self.journal.log(f"{where}  validation RMSE {rmse:.4f}{' (best)' if best else ''}")
             if best:
                 self.best = evaluated
         progress.validated_step = progress.step
         self._save()
-        self.journal.enter(TRAINING)
+        self.journal.set_phase(TRAINING)
 
     def evaluate(self, stage: str) -> Evaluated:
-        """Evaluate the current model on `stage`, with a progress bar. Raises Stopped after a signal."""
+        """Evaluate the current model on `stage`, with a progress bar. Raises Stopped on a signal."""
         times, dataset = self.settings.evaluation.draws, self.datasets[stage]
-        self.journal.enter(EVALUATING[stage])
+        self.journal.set_phase(EVALUATING[stage])
         bar = self.journal.begin(f"evaluating {stage}", len(dataset) * times)
         follow = self.journal.follow(bar)
 
@@ -258,8 +266,8 @@ class Training:
         self.journal.end(bar)
         return evaluated
 
-    def take_best(self) -> None:
-        """Load the parameters of the best validation, if there was one and the model doesn't have them already."""
+    def load_best(self) -> None:
+        """Load the parameters of the best validation, unless the model has them or there was no validation."""
         progress = self.progress
         if progress.best_rmse is not None and progress.best_step != progress.step:
             self.checkpoints.load(progress.best_step)
@@ -267,7 +275,7 @@ class Training:
     def _save(self) -> None:
         progress = self.progress
         needs = None if progress.best_rmse is None else progress.best_step
-        # Before the checkpoint is renamed, so that a power cut can't leave a checkpoint without its records.
+        # Before the checkpoint is renamed, so that after a power cut no checkpoint lacks its records.
         records = self.journal.sync()
         state = {"progress": asdict(progress), "records": records}
         self.checkpoints.save(progress.step, state, needs)
@@ -283,7 +291,7 @@ def fit(
     journal: Journal,
     stop: StopRequest,
 ) -> Training:
-    """Train from the start, or from the newest checkpoint of a resumed run; returns the finished training."""
+    """Train a new run, or resume the one in `folder`; returns the finished training."""
     with ending_together(engine.ranks, stop):
         training = Training(engine, datasets, collator, settings, folder, journal, stop)
         if folder.resumed:
@@ -295,7 +303,7 @@ def fit(
 def _rows(
     engine: Engine, dataset: RatingDataset, collator: Collator, trainer: Trainer, progress: Progress
 ) -> Iterator[tuple[PlannedRow, Row]]:
-    """This rank's rows, from `progress` to the end of the epoch."""
+    """Yield this rank's rows from the next step to the end of the epoch."""
     ranks = engine.ranks
     planned = plan_epoch(
         dataset,
@@ -319,29 +327,32 @@ def finish_step(
     rate: float,
     progress: Progress,
 ) -> dict:
-    """Sum up the step over all ranks, and return its record. Raises RunFailed for a loss or a gradient that isn't
-    finite; nothing of such a step is saved."""
+    """Sum the step over all ranks into `progress`; returns its record for metrics.jsonl.
+
+    Raises RunFailed on a loss or a gradient that isn't finite; such a step is never saved.
+    """
     ranks = engine.ranks
-    wrong = float(not engine.finite())
-    counts = torch.tensor([record.loss, record.tokens, record.padded, wrong], dtype=torch.float64, device=ranks.device)
-    loss, tokens, padded, wrong = ranks.sum(counts).tolist()
+    not_finite = float(not engine.finite())
+    counts = [record.loss, record.tokens, record.padded, not_finite]
+    summed = ranks.sum(torch.tensor(counts, dtype=torch.float64, device=ranks.device))
+    loss, tokens, padded, not_finite = summed.tolist()
     seconds = time.perf_counter() - record.started
     progress.step += 1
     progress.step_in_epoch = planned.step + 1
     progress.targets += planned.step_targets
     progress.tokens += int(tokens)
     progress.seconds += seconds
-    if wrong or not math.isfinite(loss):
-        found = ranks.gather((record.not_finite, record.targets))
-        rows = [target for not_finite, _ in found for target in not_finite]
+    if not_finite or not math.isfinite(loss):
+        gathered = ranks.gather((record.not_finite, record.targets))
+        rows = [target for of_row, _ in gathered for target in of_row]
         what = (
             f"loss of step {progress.step} is {loss}, in the row of"
             if rows
             else (f"gradient of step {progress.step} isn't finite, though its loss is; its targets are")
         )
         raise RunFailed(
-            f"the {what} {_names(dataset, rows or [target for _, targets in found for target in targets])}: "
-            "lower trainer.learning_rate (another output_dir); the checkpoints are those before this step"
+            f"the {what} {_names(dataset, rows or [target for _, of_rank in gathered for target in of_rank])}. "
+            "Lower trainer.learning_rate, with another output_dir; the checkpoints are those before this step"
         )
     return {
         "epoch": progress.epoch,
@@ -358,8 +369,8 @@ def finish_step(
     }
 
 
-def in_short(step: dict) -> str:
-    """The note of a step at its progress bar."""
+def progress_note(step: dict) -> str:
+    """Format a step's record for the progress bar."""
     return (
         f"loss {step['loss']:.3f}  {step['targets_per_second']:,.0f} targets/s  "
         f"{step['tokens_per_second']:,.0f} tokens/s  {step['useful_share']:.0%} useful  "
@@ -368,8 +379,10 @@ def in_short(step: dict) -> str:
 
 
 def _names(dataset: RatingDataset, targets: list[int]) -> str:
-    """The first few of these targets, by raw ids."""
-    names = [f"({dataset.table.named(rating)})" for rating in dataset.stage.targets[targets[:5]]]
+    """List the first few of these targets by raw ids."""
+    table, rows = dataset.table, dataset.stage.targets[targets[:5]]
+    users, movies = table.users["id"], table.movies["id"]
+    names = [f"user {users[int(table.user[i])]} movie {movies[int(table.movie[i])]}" for i in rows]
     return ", ".join(names) + (f" and {len(targets) - len(names)} more" if len(targets) > len(names) else "")
 
 

@@ -1,4 +1,4 @@
-"""The learning rate over the steps of a run."""
+"""The learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from mlens.training.settings import Trainer
 
 
 def warmup(trainer: Trainer, total: int) -> int:
-    """Steps of warm-up, from warmup_ratio or else warmup_steps; at most `total`."""
+    """Return the steps of the warm-up: by the ratio where it is given, else the number, and at most `total`."""
     steps = trainer.warmup_steps if trainer.warmup_ratio is None else round(trainer.warmup_ratio * total)
     return min(steps, total)
 
 
 def rate_factor(trainer: Trainer, step: int, total: int) -> float:
-    """The factor of the base learning rate for update `step` (0 … total - 1).
+    """Return the factor of the base learning rate for update `step` (0 … total - 1).
 
-    It rises linearly to 1 during the warm-up, then stays (constant), or falls to 0 after the last step, linearly or
-    along half a cosine (Loshchilov and Hutter, "SGDR", ICLR 2017, without restarts).
+    Rises linearly to 1 over the warm-up; then stays (constant), or falls to 0 after the last step, linearly or along
+    half a cosine (Loshchilov and Hutter, "SGDR", ICLR 2017, without restarts).
 
     >>> trainer = Trainer(schedule="linear", warmup_steps=2)
     >>> [rate_factor(trainer, step, 6) for step in range(6)]

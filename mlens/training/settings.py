@@ -1,4 +1,4 @@
-"""The config nodes `trainer` and `wandb`. Doesn't import torch."""
+"""The config nodes `trainer`, `wandb`. No torch here."""
 
 from __future__ import annotations
 
@@ -12,11 +12,7 @@ from mlens.packing.steps import Steps
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """When to stop before the last step.
-
-    patience: stop after this many consecutive validations without an improvement.
-    threshold: the least improvement of the best validation RMSE that counts.
-    """
+    """Stop after `patience` validations in a row that don't improve the best validation RMSE by `threshold`."""
 
     patience: int = 3
     threshold: float = 0.001
@@ -30,11 +26,11 @@ class EarlyStopping:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """When to write checkpoints, besides every validation and the end.
+    """When checkpoints are written, besides every validation and the end of training, and how many are kept.
 
-    every_steps: also after this many steps; null for never.
-    every_minutes: also where the last checkpoint is this old; null for never.
-    keep: how many of the newest checkpoints stay, besides that of the best model.
+    every_steps: also after this many steps; null: not.
+    every_minutes: also when the last checkpoint is this old, in minutes; null: not.
+    keep: how many of the newest are kept, besides that of the best model.
     """
 
     every_steps: int | None = None
@@ -52,26 +48,27 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Trainer:
-    """How the model is trained.
+    """The config node `trainer`.
 
-    max_epochs, max_steps: whichever comes first; max_steps=0 evaluates the model as it is.
-    max_minutes: of training, without evaluations; null for no limit. The schedule then follows the clock.
-    targets_per_step: the targets of one update, over all ranks.
-    users_per_step: the least number of pieces of a step, each of neighbouring targets of one user that share a history.
-    history_loss_weight: the weight in the loss of a token of a rating in a history, where one of an answer has 1. With
-        0 only answers carry loss, otherwise each rating also does in its line, once an epoch.
-    optimizer: `adamw`, or `muon` for matrices with AdamW for all other parameters.
+    max_epochs: training ends after this many epochs at the latest.
+    max_steps: training ends after this many steps at the latest; null: no limit; 0: evaluate the untrained model.
+    max_minutes: training ends after this many minutes, evaluations excluded, and the schedule follows the clock; null:
+        no limit.
+    targets_per_step: targets of one update, over all ranks.
+    users_per_step: least number of groups in a step, each of one user's neighbouring targets on one history.
+    history_loss_weight: weight in the loss of a token of a rating in a history, relative to a token of an answer. 0:
+        only answers carry loss; else each rating carries loss once an epoch as a line of a history too.
+    optimizer: `adamw`, or `muon` (Muon on matrices, AdamW on the rest).
     learning_rate: of AdamW, or of Muon.
-    adam_learning_rate: of AdamW where the optimizer is `muon`; null for learning_rate.
-    weight_decay: of all parameters.
-    gradient_clipping: limit of the global norm; 0 for none.
+    adam_learning_rate: of AdamW where optimizer is `muon`; null: learning_rate.
+    weight_decay: as the optimizer defines it.
+    gradient_clipping: largest global norm of the gradient; 0: no clipping.
     schedule: `constant`, `linear` or `cosine`, after the warm-up.
-    warmup_steps: length of the warm-up.
-    warmup_ratio: length of the warm-up as a share of all steps, instead of warmup_steps.
-    validate_every_steps: steps between validations; null for one an epoch.
+    warmup_steps: steps of the warm-up.
+    warmup_ratio: share of all steps for the warm-up, in place of warmup_steps; null: not used.
+    validate_every_steps: null: once an epoch.
     loader_workers: processes that build rows ahead of time.
-    early_stopping: when to stop before the last step.
-    checkpoint: when to write checkpoints.
+    early_stopping, checkpoint: see there.
     """
 
     max_epochs: int = 50
@@ -117,14 +114,17 @@ class Trainer:
             raise UserError(f"trainer.warmup_ratio must be from 0 to 1 or null, not {self.warmup_ratio}")
         if self.optimizer == "muon" and self.gradient_clipping:
             # At ZeRO stages 1 to 3 the clip would scale the orthogonalised update, at stage 0 the gradient.
-            raise UserError("trainer.optimizer=muon needs trainer.gradient_clipping=0: its update has a fixed norm")
+            raise UserError(
+                "trainer.optimizer=muon can't clip gradients, since its update has a fixed norm: set "
+                "trainer.gradient_clipping=0"
+            )
 
     def steps(self) -> Steps:
-        """The settings that planning an epoch needs."""
+        """Return the settings that planning an epoch needs."""
         return Steps(self.targets_per_step, self.users_per_step, self.history_loss_weight)
 
     def optimizer_settings(self) -> OptimizerSettings:
-        """The settings that the engine needs."""
+        """Return the settings that the engine needs."""
         return OptimizerSettings(
             self.optimizer,
             self.learning_rate,
@@ -136,10 +136,10 @@ class Trainer:
 
 @dataclass(frozen=True)
 class Wandb:
-    """How a run is tracked with Weights & Biases.
+    """Weights & Biases.
 
     mode: offline (files only), online or disabled.
-    project, name, group: as Weights & Biases uses them.
+    project, name, group: as Weights & Biases defines them.
     """
 
     mode: str = "offline"

@@ -1,4 +1,4 @@
-"""What a finished run says of itself: summary.json and the table at the end."""
+"""Report a finished run: the package versions of summary.json, and the table at the end."""
 
 from __future__ import annotations
 
@@ -14,22 +14,30 @@ from mlens.evaluation.quality import warnings_of
 
 VERSIONS = ("mlens", "torch", "transformers", "deepspeed", "hydra-core", "numpy", "polars")
 HEADINGS = {"full_history": "given the whole history", "own_history": "given this run's history"}
-AVERAGING = "Means over draws of histories; gain: by how much the RMSE of their averaged prediction is lower."
-WITHOUT_LENSKIT = "For matrix factorisation and item kNN beside these: pip install -e '.[lenskit]'"
+AVERAGING = "Means over draws of histories; gain: by how much the RMSE of the averaged predictions is lower."
+WITHOUT_LENSKIT = "For the matrix factorisation and item kNN baselines: pip install -e '.[lenskit]'"
 
 
 def versions() -> dict[str, str]:
-    """Of Python and the main packages; of LensKit where it is installed."""
+    """Return the versions of Python and the main packages, and of LensKit where it is installed."""
     found = {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}}
     lenskit = lenskit_version()
     return found if lenskit is None else found | {"lenskit": lenskit}
 
 
 def print_table(title: str, metrics: dict, baselines: dict, made_up: bool) -> None:
-    """The run's RMSE and MAE beside the baselines (as `measure_baselines` returns them), on stdout. What was given the
-    run's own history is left out where that is the whole history. With several draws all figures are means over these,
-    and a column says by how much the RMSE of the averaged prediction is lower. Below it a NOTE for each sign that the
-    model has learned nothing on the last stage, or else that it doesn't beat the best baseline."""
+    """Print the RMSE and MAE of the run and of the baselines on stdout.
+
+    title: a line above the table
+    metrics: of the model, by stage
+    baselines: as `measure_baselines` returns them
+    made_up: whether the data are made up (data=sample)
+
+    Baselines given the run's history are left out where that is the full history. With several draws, all values are
+    means over the draws, and a column says by how much the RMSE of the averaged predictions is lower. A NOTE below the
+    table names each sign that the model has learned nothing on the last stage, or else that it doesn't beat the best
+    baseline.
+    """
     stages = list(metrics)
     several = any("averaged" in metrics[stage] for stage in stages)
     table = Table()
@@ -43,8 +51,8 @@ def print_table(title: str, metrics: dict, baselines: dict, made_up: bool) -> No
         for stage in stages:
             cells += [f"{errors[stage][metric]:.4f}" for metric in ("rmse", "mae")]
             if several:
-                own = errors[stage]
-                cells.append(f"{own['rmse'] - own['averaged']['rmse']:.4f}" if "averaged" in own else "")
+                of = errors[stage]
+                cells.append(f"{of['rmse'] - of['averaged']['rmse']:.4f}" if "averaged" in of else "")
         table.add_row(name.replace("_", " "), *cells, style=style)
 
     columns = {column: {stage: baselines[stage][column] for stage in stages} for column in HEADINGS}
@@ -70,11 +78,11 @@ def print_table(title: str, metrics: dict, baselines: dict, made_up: bool) -> No
     if lenskit_version() is None:
         console.print(WITHOUT_LENSKIT, markup=False, highlight=False, soft_wrap=True)
     if made_up:
-        console.print("The data are made up: this says how the program works, not how people rate.", soft_wrap=True)
+        console.print("The data are made up: this shows how the program works, not how people rate.", soft_wrap=True)
 
 
 def _notes(metrics: dict, baselines: dict, stage: str) -> list[str]:
-    """What speaks against a model with these metrics on a stage, beside baselines that are given the full history."""
+    """List signs of failure in the metrics of a stage, compared with the baselines that see the full history."""
     name, errors = min(baselines.items(), key=lambda item: item[1]["rmse"])
     best = name, errors["rmse"]
     found = warnings_of(metrics, baselines["global_mean"]["rmse"], best)

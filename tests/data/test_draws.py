@@ -109,7 +109,7 @@ def histories(draw):
     return of
 
 
-def stretches(table):
+def excerpts(table):
     dataset = dataset_of(table)
     cut, found = cut_excerpts(dataset.renderer.template, dataset.stage, 3, 3, 0.5, 1, 2), {}
     for start, stop, user in zip(cut.start, cut.stop, cut.user, strict=True):
@@ -123,7 +123,7 @@ ALONE = {
     "split.max_train_targets_per_user": capped_targets,
     "history.draw=per_target": histories("per_target"),
     "history.draw=per_user": histories("per_user"),
-    "stretches of the base model": stretches,
+    "excerpts of the base model": excerpts,
 }
 
 # What is a sample of users, or of what belongs to them: -> name: set of members, each of which begins with its user.
@@ -186,7 +186,7 @@ def order_of_targets(strategy, pieces):
     return of
 
 
-def order_of_stretches(table):
+def order_of_excerpts(table):
     dataset, visited = dataset_of(table), []
     cut = cut_excerpts(dataset.renderer.template, dataset.stage, 3, 1, 0.5, 1, 2)
     with pytest.MonkeyPatch.context() as patched:
@@ -200,7 +200,7 @@ def order_of_stretches(table):
 ORDERS = {
     "targets that share nothing": order_of_targets(Random(), 2),
     "targets that share": order_of_targets(AllPrevious(), 2),
-    "stretches of the base model": order_of_stretches,
+    "excerpts of the base model": order_of_excerpts,
 }
 
 

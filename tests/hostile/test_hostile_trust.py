@@ -182,6 +182,6 @@ def test_a_reference_in_a_runs_config_is_not_looked_up(run, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_marker")
     for text in ("${oc.env:HF_TOKEN}", "${oc.${x}:HF_TOKEN}"):
         change(run, x="env", data__path=text)
-        with pytest.raises(UserError, match="refers to a value elsewhere") as told:
+        with pytest.raises(UserError, match="refers to another value") as told:
             run_config(run, [], ())
         assert "marker" not in str(told.value)

@@ -70,11 +70,11 @@ REFUSED = {
     "rows of elsewhere": ({"packing": {"_target_": "subprocess.Popen"}}, "packing._target_=subprocess.Popen"),
     "a value of the environment": (
         {"prompt": {"task": "${oc.env:HOME}", "question": "?"}},
-        "refers to a value elsewhere",
+        "refers to another value",
     ),
     "a scale": ({"scale": [5, 1]}, "rating_scale must be two or more"),
     "words in a scale": ({"scale": [1, "2"]}, "rating_scale must be two or more"),
-    "a later form": ({"form": 3, "mlens": "9.0"}, "is of form 3, written by mlens 9.0"),
+    "a later form": ({"form": 3, "mlens": "9.0"}, "has format 3, written by mlens 9.0"),
     "a wrong kind": ({"prompt": []}, "prompt must not be"),
     "more": ({"more": 1}, "must hold history, ablation"),
 }

@@ -199,7 +199,7 @@ def test_a_sweeps_job_is_a_run_though_its_name_has_an_equals_sign(run, tmp_path,
 
 def test_with_a_run_only_places_may_change_and_other_data_are_told(run, capsys):
     user = f"user={pl.read_parquet(run / 'predictions' / 'test.parquet')['user'][0]}"
-    with pytest.raises(UserError, match=r"history can't differ from the run's own"):
+    with pytest.raises(UserError, match=r"history can't differ from the run's"):
         command.show([str(run), user, "history=none"])
     file = run / "predictions" / "test.parquet"
     kept = file.read_bytes()

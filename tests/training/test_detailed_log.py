@@ -3,7 +3,7 @@
 import pytest
 
 from mlens.packing.lengths import measure_lengths
-from mlens.training.detailed_log import detailed_log, unreasonable
+from mlens.training.detailed_log import detailed_log, length_warnings
 from tests.helpers.steps import parts
 
 
@@ -63,10 +63,10 @@ def test_where_nothing_is_wanted_nothing_is_dropped():
 def test_a_strategy_that_the_budget_decides_is_pointed_out():
     made = parts("history=all_previous", "prompt.max_tokens=100")
     lengths = {name: measure_lengths(dataset) for name, dataset in made.datasets.items()}
-    (line,) = unreasonable(lengths, made.datasets["train"])
-    assert line.startswith("WARNING: most prompts are cut (train ") and "prompt.max_tokens" in line
+    (line,) = length_warnings(lengths, made.datasets["train"])
+    assert line.startswith("WARNING: most prompts are trimmed (train ") and "prompt.max_tokens" in line
 
 
 def test_reasonable_lengths_are_called_so(random_history):
     made, _ = random_history
-    assert not unreasonable({"train": measure_lengths(made.datasets["train"])}, made.datasets["train"])
+    assert not length_warnings({"train": measure_lengths(made.datasets["train"])}, made.datasets["train"])

@@ -76,7 +76,7 @@ def test_a_folder_is_one_runs_at_a_time_and_no_others_later(tmp_path):
     settings = checked(f"output_dir={tmp_path}/run")
     folder = find_folder(rank(0), settings)
     one, other = (make_folder(rank(0), folder, only_identity(settings), hydra_config()) for _ in range(2))
-    with one, pytest.raises(UserError, match="another run is at work"), other:
+    with one, pytest.raises(UserError, match="another run is using"), other:
         pass
     before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
     with (
@@ -203,7 +203,7 @@ def test_a_silent_journal_writes_nothing(tmp_path, capsys):
         journal.follow(bar)(1)
         journal.advance(bar, 1)
         journal.record("train", 1, loss=1.0)
-        journal.say("hello")
+        journal.log("hello")
         journal.rewind(0)
         journal.end(bar)
         journal.summarise({"rmse": 1.0})

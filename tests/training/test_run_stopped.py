@@ -18,7 +18,7 @@ BASE = ("model=tiny_base", "model.base.lines=[4]", "model.base.steps=4")
 PHASES = {
     "data": ("mlens.data.load", "load_table", False),
     "base model": ("mlens.training.base_model", "plan_excerpts", False),
-    "detailed log": ("mlens.training.describe", "describe", False),
+    "detailed log": ("mlens.training.describe", "describe_run", False),
     "export": ("mlens.training.conclude", "write_exported", False),
     "baselines": ("mlens.training.conclude", "measure_baselines", False),
     "card": ("mlens.training.conclude", "model_card", True),

@@ -53,7 +53,7 @@ class KeptCheckpoints(list):
 class Notes:
     """A journal that keeps records."""
 
-    speaks = True
+    enabled = True
 
     def __init__(self):
         self.records = []
@@ -61,7 +61,7 @@ class Notes:
     def begin(self, *_):
         return 0
 
-    advance = end = say = enter = begin
+    advance = end = log = set_phase = begin
 
     def follow(self, _):
         return lambda done: None
