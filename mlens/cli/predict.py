@@ -1,4 +1,4 @@
-"""mlens predict RUN --history FILE --movies FILE: what users will think of movies, best first."""
+"""mlens predict RUN --history FILE --movies FILE: predict users' ratings of movies, the highest first."""
 
 from __future__ import annotations
 
@@ -14,62 +14,64 @@ from mlens.predict.output import writer_for
 if TYPE_CHECKING:
     import polars as pl
 
-    from mlens.predict.ask import Asked
+    from mlens.predict.ask import PredictionRequest
     from mlens.predict.predictor import Prompter
 
-# Rows a user on the screen.
+# Rows of each user on the terminal.
 SHOWN = 10
-# More predictions than this are made with --all only.
+# More predictions need --all.
 MOST = 100_000
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="mlens predict",
-        description="Rate movies for users, given their histories, with the model that a run left: the probability of "
-        "every legal rating and the expected one, the best movies first.",
+        description="Predict users' ratings of movies from their histories, with the model of a run: the probability "
+        "of every legal rating and the expected rating, the highest first.",
         epilog="example: mlens predict outputs/2026-01-31/12-00-00 --history ratings.csv --movies movies.csv "
         "--output predictions.csv",
     )
     parser.add_argument("--version", action="version", version=f"mlens {__version__}")
-    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run, or its model/ alone")
+    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run, or its folder model/")
     parser.add_argument(
         "--history",
         required=True,
         type=Path,
         metavar="FILE",
         help="CSV or JSON: rating, title and genres (or movie, with titles in the other file), and optionally user, "
-        "timestamp (else the lines are in order of time), profile, task; MovieLens' ratings.csv is such a file",
+        "timestamp (without it, lines are in time order), profile, task; MovieLens' ratings.csv is such a file",
     )
     parser.add_argument(
         "--movies",
         required=True,
         type=Path,
         metavar="FILE",
-        help="CSV or JSON: title and genres, and optionally movie, user (else all are for every user who hasn't rated "
-        "them), context; MovieLens' movies.csv is such a file",
+        help="CSV or JSON: title and genres, and optionally movie, user (without it, every movie is for all users who "
+        "haven't rated it), context; MovieLens' movies.csv is such a file",
     )
     parser.add_argument(
         "--user",
         nargs="+",
         action="extend",
         metavar="ID",
-        help="predict for these users of the history only, by their ids in it",
+        help="predict for these users of the history only, by their ids",
     )
-    parser.add_argument("--all", action="store_true", help=f"make more than {MOST:,} predictions, if there are so many")
+    parser.add_argument("--all", action="store_true", help=f"allow more than {MOST:,} predictions")
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help=".csv, .json or .parquet (without: a table on the screen)"
+        "--output", type=Path, metavar="FILE", help=".csv, .json or .parquet (without it, a table on the terminal)"
     )
-    parser.add_argument("--top", type=int, metavar="N", help=f"each user's best N only (on the screen {SHOWN})")
+    parser.add_argument(
+        "--top", type=int, metavar="N", help=f"the best N movies of each user only (on the terminal {SHOWN})"
+    )
     parser.add_argument(
         "--prompts",
         action="store_true",
-        help="write the prompts to --output instead, as text and token ids, for a server; no weights are loaded",
+        help="write the prompts instead, as text and token ids, to --output, for a server; no weights are loaded",
     )
     parser.add_argument(
         "--trust",
         action="store_true",
-        help="let the folder run code: a history strategy from outside of mlens, a base model's own code",
+        help="allow RUN to run code: a history strategy from outside mlens, code that comes with a base model",
     )
     options = parser.parse_args()
     with exit_on_interrupt(), exit_on_user_error(result_on_stdout=options.output is None):
@@ -77,11 +79,11 @@ def main() -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Raises UserError for what can't be used, as far as possible before the weights are loaded."""
+    """Predict, and print or write the result. Raises UserError, where possible before the weights are loaded."""
     if options.top is not None and options.top < 1:
         raise UserError(f"--top must be at least 1, not {options.top}")
     if options.prompts and (options.output is None or options.top is not None):
-        raise UserError("--prompts needs --output FILE, and goes without --top")
+        raise UserError("--prompts needs --output FILE, and can't be combined with --top")
     if options.output is not None:
         writer_for(options.output)
     from rich.console import Console
@@ -90,19 +92,19 @@ def run(options: argparse.Namespace) -> None:
         from mlens.predict.predictor import Prompter
 
         prompter = Prompter.from_run(options.run, options.trust)
-        asked = prompter.ask(options.history, options.movies, options.user, None if options.all else MOST)
-    users = len(set(asked.stage.user.tolist()))
-    counted = f"{len(asked.stage):,} predictions for {users:,} user{'s' * (users != 1)}"
+        request = prompter.request(options.history, options.movies, options.user, None if options.all else MOST)
+    users = len(set(request.stage.user.tolist()))
+    counted = f"{len(request.stage):,} predictions for {users:,} user{'s' * (users != 1)}"
     print(counted, file=sys.stderr, flush=True)
     if options.prompts:
         with Console(stderr=True).status("writing the prompts …"):
-            frame = prompter.prompts(asked)
+            frame = prompter.prompts(request)
     else:
-        frame = _rank(prompter, asked)
+        frame = _rank(prompter, request)
     if options.top is not None or options.output is None:
         frame = frame.filter(frame["rank"] <= (options.top or SHOWN))
     if options.output is None:
-        _show(frame, asked)
+        _show(frame, request)
     else:
         from mlens.files import atomic_write
 
@@ -111,7 +113,7 @@ def run(options: argparse.Namespace) -> None:
         print(options.output)
 
 
-def _rank(prompter: Prompter, asked: Asked) -> pl.DataFrame:
+def _rank(prompter: Prompter, request: PredictionRequest) -> pl.DataFrame:
     from rich.console import Console
 
     from mlens.evaluation.quality import warnings_of
@@ -120,16 +122,16 @@ def _rank(prompter: Prompter, asked: Asked) -> pl.DataFrame:
 
     with Console(stderr=True).status("loading the model …"):
         predictor = Predictor.of(prompter)
-    total = len(asked.stage) * prompter.exported.evaluation.draws
+    total = len(request.stage) * prompter.exported.evaluation.draws
     with progress_bar("predicting", total) as scored:
-        frame = predictor.rank(asked, scored)
+        frame = predictor.rank(request, scored)
     for line in warnings_of({"illegal_mass": frame["illegal_mass"].mean()}):
         print(f"NOTE: {line}", file=sys.stderr, flush=True)
     return frame
 
 
-def _show(frame: pl.DataFrame, asked: Asked) -> None:
-    """The best movies as a table. Titles are text, whatever signs they hold."""
+def _show(frame: pl.DataFrame, request: PredictionRequest) -> None:
+    """Print the best movies as a table. Titles are plain text, not markup."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -145,5 +147,5 @@ def _show(frame: pl.DataFrame, asked: Asked) -> None:
         table.add_row(*(Text(one_line(cell)) for cell in cells))
     console = Console()
     console.print(table)
-    if asked.left_out:
-        console.print(f"{asked.left_out:,} that their users have rated are left out.")
+    if request.left_out:
+        console.print(f"{request.left_out:,} movies that their users have rated are left out.")

@@ -1,4 +1,4 @@
-"""A trained model -> ratings of movies for users with their histories, in Python and as a command."""
+"""Predict users' ratings of movies with a trained model, from Python and from the command line."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ __all__ = ["Predictor", "Prompter"]
 
 
 def __getattr__(name: str) -> Any:
-    """What is asked for from here is imported then: it takes torch, which `--help` needn't."""
+    """Import the classes on first use: they import torch, which `--help` doesn't need."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from mlens.predict import predictor

@@ -1,4 +1,4 @@
-"""What was given -> a table of the users' ratings with the movies to be rated behind them, and the stage of these."""
+"""Turn the input of a prediction into a table of the users' ratings and candidate movies, and a stage of targets."""
 
 from __future__ import annotations
 
@@ -16,61 +16,73 @@ from mlens.data.raw import NEVER, RawTables, build_table
 from mlens.data.stage import Stage
 from mlens.data.table import RatingTable
 from mlens.errors import UserError
-from mlens.predict.given import Given
+from mlens.predict.given import InputTable
 from mlens.prompt.settings import Ablation
 
-# Users that an error quotes.
+# How many users an error message lists.
 QUOTED = 6
 
 
 @dataclass(frozen=True)
-class Asked:
-    """stage: the movies to be rated, each of which sees its user's whole history; in `table` they stand behind it, in
-    the order that they were given in, with the lowest rating in place of one. users, movies: whether ids of these were
-    given; left_out: pairs of a user and a movie of the common list that the user has rated."""
+class PredictionRequest:
+    """The ratings to predict, with the histories to predict them from.
+
+    table: each user's history, then their candidate movies in the order of the input, with the lowest rating as a
+        placeholder.
+    stage: the candidates as targets, each of which sees its user's full history.
+    has_users: whether the input has user ids.
+    has_movies: whether the input has movie ids.
+    left_out: candidates of the common list that were dropped, since their user has rated them.
+    """
 
     table: RatingTable
     stage: Stage
-    users: bool
-    movies: bool
+    has_users: bool
+    has_movies: bool
     left_out: int
 
 
-def ask(
-    history: Given,
-    movies: Given,
+def build_request(
+    history: InputTable,
+    movies: InputTable,
     scale: tuple[float, ...],
     ablation: Ablation,
     users: Sequence[str] | None = None,
     at_most: int | None = None,
-) -> Asked:
-    """Every user's movies to be rated: those of their own, where `movies` has users, else all that they haven't rated.
+) -> PredictionRequest:
+    """Pair every user with their candidate movies.
 
-    users: ids of the only users to predict for (None: all)
-    at_most: how many predictions may be made (None: any number)
+    A user's candidates are those listed for them where `movies` has users, else all movies that they haven't rated.
+    Movies are identified by their ids where both tables have ids, else by their text, `Title (Genres)`.
 
-    Movies are known by their ids where both sides have them, else by their text, `Title (Genres)`. Raises UserError,
-    naming file and line, where a column is missing that the ablation or a title needs, a movie stands twice or has two
-    titles, a user's own movie is one of their history, a user has no history, nothing is left to rate, a rating or
-    time can't be one, one of `users` isn't there, or there are more than `at_most` predictions to make.
+    history: the users' ratings
+    movies: the candidates
+    scale: the legal ratings, ascending
+    ablation: says which columns the prompts need
+    users: ids of the only users to predict for; None: all
+    at_most: the largest number of predictions; None: no limit
+
+    Raises UserError, which names file and line, for a missing column that the ablation or a title needs, a movie that
+    occurs twice or has two titles, a candidate listed for a user who has rated it, a user without a history, an empty
+    list of candidates, an invalid rating or time, an unknown id in `users`, or more than `at_most` predictions.
     """
     _require_columns(history, movies, ablation)
-    rated, asked = _rated(history), movies.frame
+    rated, candidates = _rated(history), movies.frame
     by_id = movies.has("movie") and (history.has("movie") or rated.is_empty())
     if by_id:
-        rated, asked = _alike(rated, asked, "movie")
+        rated, candidates = _with_same_ids(rated, candidates, "movie")
     else:
         if not history.has("title") and not rated.is_empty():
-            raise UserError(f"{history.file} has no titles: give them, or a column movie in {movies.file} too")
-        rated, asked = (frame.with_columns(movie=_text_of_movie()) for frame in (rated, asked))
-    titles = _titles(history, rated, movies, asked)
+            raise UserError(f"{history.file} has no titles: add them, or a column movie in {movies.file} too")
+        rated, candidates = (frame.with_columns(movie=_text_of_movie()) for frame in (rated, candidates))
+    titles = _titles(history, rated, movies, candidates)
     if users is not None:
-        rated, asked = _of_users(history, rated, movies, asked, users)
+        rated, candidates = _of_users(history, rated, movies, candidates, users)
     if at_most is not None:
-        _require_few(rated, movies, asked, at_most)
-    rated, pairs, left_out = _pairs(history, rated, movies, asked)
+        _require_at_most(rated, movies, candidates, at_most)
+    rated, pairs, left_out = _pairs(history, rated, movies, candidates)
     if pairs.is_empty():
-        raise UserError(f"{movies.file}: nothing to rate: every movie in it stands in the history of {history.file}")
+        raise UserError(f"{movies.file}: nothing to rate: every movie in it is rated in {history.file}")
     pairs = pairs.with_columns(rating=pl.lit(scale[0]), timestamp=pl.lit(NEVER - 1, dtype=pl.Int64))
     columns = ["user", "movie", "rating", "timestamp", "line"]
     if ablation.context:
@@ -86,26 +98,26 @@ def ask(
     )
     table = build_table(raw)
     stage = _stage(table, np.bincount(places(pairs["user"], table.users["id"]), minlength=len(table.users)))
-    return Asked(table, stage, history.has("user"), by_id, left_out)
+    return PredictionRequest(table, stage, history.has("user"), by_id, left_out)
 
 
-def _require_columns(history: Given, movies: Given, ablation: Ablation) -> None:
-    asked_for = ", which the model was trained to read"
+def _require_columns(history: InputTable, movies: InputTable, ablation: Ablation) -> None:
+    in_prompt = ", which the model was trained to read"
     needed = [
         (history, "rating", "", not history.frame.is_empty()),
         (movies, "title", "", True),
-        (history, "profile", asked_for, ablation.profile),
-        (movies, "context", asked_for, ablation.context),
+        (history, "profile", in_prompt, ablation.profile),
+        (movies, "context", in_prompt, ablation.context),
     ]
-    for given, name, reason, wanted in needed:
-        if wanted and not given.has(name):
-            raise UserError(f"{given.file}: there is no column {name!r}{reason}")
+    for table, name, reason, required in needed:
+        if required and not table.has(name):
+            raise UserError(f"{table.file}: there is no column {name!r}{reason}")
     if movies.has("user") and not history.has("user"):
-        raise UserError(f"{movies.file} has a column user, and {history.file} has none: give both or neither")
+        raise UserError(f"{movies.file} has a column user, and {history.file} has none: give it in both or in neither")
 
 
-def _rated(history: Given) -> pl.DataFrame:
-    """The history with numbers as such; without times it is in order of time, without users it is of user 0."""
+def _rated(history: InputTable) -> pl.DataFrame:
+    """Return the history with parsed numbers and defaults for missing columns: line numbers as times, user 0."""
     types: Types = {"rating": pl.Float64, "timestamp": pl.Datetime}
     frame = typed(
         history.frame, history.file, {name: types[name] for name in types if history.has(name)}, history.place
@@ -126,8 +138,8 @@ def _text_of_movie() -> pl.Expr:
     return pl.when(genres == "").then(title).otherwise(pl.format("{} ({})", title, genres))
 
 
-def _alike(one: pl.DataFrame, other: pl.DataFrame, name: str) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Ids of both frames as text, unless they are numbers in both; a frame without rows takes the other's kind."""
+def _with_same_ids(one: pl.DataFrame, other: pl.DataFrame, name: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return both frames with ids of one type: text, unless both have numbers; an empty frame takes the other's."""
     if one[name].dtype == other[name].dtype:
         return one, other
     if one.is_empty():
@@ -136,104 +148,107 @@ def _alike(one: pl.DataFrame, other: pl.DataFrame, name: str) -> tuple[pl.DataFr
     return one.with_columns(text), other.with_columns(text)
 
 
-def _titles(history: Given, rated: pl.DataFrame, movies: Given, asked: pl.DataFrame) -> pl.DataFrame:
-    """`movie`, `title`, `genres`: one row a movie of either side."""
+def _titles(history: InputTable, rated: pl.DataFrame, movies: InputTable, candidates: pl.DataFrame) -> pl.DataFrame:
+    """Return one row for each movie of either table: `movie`, `title`, `genres`."""
     columns = ["movie", "title", "genres", "line"]
-    titles = movies_of(asked.select(columns), movies.file, movies.place)
+    titles = movies_of(candidates.select(columns), movies.file, movies.place)
     if history.has("title"):
-        own = movies_of(rated.select(columns), history.file, history.place)
-        both = own.join(titles, on="movie", suffix="_there", maintain_order="left")
+        in_history = movies_of(rated.select(columns), history.file, history.place)
+        both = in_history.join(titles, on="movie", suffix="_there", maintain_order="left")
         other = (pl.col("title") != pl.col("title_there")) | (pl.col("genres") != pl.col("genres_there"))
         history.refuse_any(both.filter(other), f"the movie has another title or other genres in {movies.file}", "movie")
-        titles = pl.concat([titles, own.join(titles, on="movie", how="anti", maintain_order="left")])
+        titles = pl.concat([titles, in_history.join(titles, on="movie", how="anti", maintain_order="left")])
     else:
         unknown = rated.join(titles, on="movie", how="anti", maintain_order="left")
-        history.refuse_any(unknown, f"the movie is not in {movies.file}, and has no title here", "movie")
+        history.refuse_any(unknown, f"the movie is not in {movies.file}, and the history has no titles", "movie")
     return titles.drop("line")
 
 
 def _of_users(
-    history: Given, rated: pl.DataFrame, movies: Given, asked: pl.DataFrame, users: Sequence[str]
+    history: InputTable, rated: pl.DataFrame, movies: InputTable, candidates: pl.DataFrame, users: Sequence[str]
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The rows of these users only. Raises UserError where one has no history, or none a movie to be rated."""
+    """Return the history and the candidates of these users.
+
+    Raises UserError where one of them has no history, or none of them a candidate.
+    """
     if not history.has("user"):
-        raise UserError(f"{history.file} has no column user to choose by: give all of its ratings")
-    own = pl.col("user").cast(pl.String)
-    known = rated.select(own.unique(maintain_order=True)).to_series()
+        raise UserError(f"{history.file} has no column user to select by: leave out --user")
+    ids = pl.col("user").cast(pl.String)
+    known = rated.select(ids.unique(maintain_order=True)).to_series()
     for user in users:
         if user not in known:
             some = ", ".join(known.head(QUOTED)) + (", …" if len(known) > QUOTED else "")
             raise UserError(f"{history.file}: user {user} isn't among its {len(known):,} users: {some}")
     if movies.has("user"):
-        asked = asked.filter(own.is_in(users))
-        if asked.is_empty():
+        candidates = candidates.filter(ids.is_in(users))
+        if candidates.is_empty():
             raise UserError(f"{movies.file}: nothing to rate: it has no movies for {', '.join(users)}")
-    return rated.filter(own.is_in(users)), asked
+    return rated.filter(ids.is_in(users)), candidates
 
 
-def _require_few(rated: pl.DataFrame, movies: Given, asked: pl.DataFrame, at_most: int) -> None:
-    """Raises UserError where more than `at_most` predictions would be made: they are counted before they are listed."""
+def _require_at_most(rated: pl.DataFrame, movies: InputTable, candidates: pl.DataFrame, at_most: int) -> None:
+    """Raise UserError for more than `at_most` predictions, which are counted before they take memory."""
     if movies.has("user"):
-        users, number = asked["user"].n_unique(), len(asked)
+        users, number = candidates["user"].n_unique(), len(candidates)
     else:
         users = max(1, rated["user"].n_unique())
-        known = rated.join(asked, on="movie", how="semi").select("user", "movie").n_unique()
-        number = users * len(asked) - known
+        known = rated.join(candidates, on="movie", how="semi").select("user", "movie").n_unique()
+        number = users * len(candidates) - known
     if number > at_most:
         raise UserError(
-            f"{number:,} predictions for {users:,} users are more than {at_most:,}: choose users with --user ID, or "
-            "give --all to make all of them"
+            f"{number:,} predictions for {users:,} users are more than {at_most:,}: select users with --user ID, or "
+            "make all predictions with --all"
         )
 
 
 def _pairs(
-    history: Given, rated: pl.DataFrame, movies: Given, asked: pl.DataFrame
+    history: InputTable, rated: pl.DataFrame, movies: InputTable, candidates: pl.DataFrame
 ) -> tuple[pl.DataFrame, pl.DataFrame, int]:
-    """The history, the users with their movies to be rated, both with ids of one kind, and how many were left out."""
-    own = ["user", "movie"]
-    again = "the movie stands on an earlier line too"
+    """Return the history, the pairs of users and candidates, both with ids of one type, and how many were left out."""
+    pair = ["user", "movie"]
+    repeated = "the movie is on an earlier line too"
     if movies.has("user"):
-        rated, asked = _alike(rated, asked, "user")
-        movies.refuse_any(asked.filter(~pl.struct(own).is_first_distinct()), again, "movie")
-        unknown = asked.join(rated, on="user", how="anti", maintain_order="left")
+        rated, candidates = _with_same_ids(rated, candidates, "user")
+        movies.refuse_any(candidates.filter(~pl.struct(pair).is_first_distinct()), repeated, "movie")
+        unknown = candidates.join(rated, on="user", how="anti", maintain_order="left")
         movies.refuse_any(unknown, f"the user has no history in {history.file}", "user")
-        known = asked.join(rated, on=own, how="semi", maintain_order="left")
-        movies.refuse_any(known, f"the user has rated the movie in {history.file}", *own)
-        return rated, asked, 0
-    movies.refuse_any(asked.filter(~pl.col("movie").is_first_distinct()), again, "movie")
+        known = candidates.join(rated, on=pair, how="semi", maintain_order="left")
+        movies.refuse_any(known, f"the user has rated the movie in {history.file}", *pair)
+        return rated, candidates, 0
+    movies.refuse_any(candidates.filter(~pl.col("movie").is_first_distinct()), repeated, "movie")
     users = pl.DataFrame({"user": [0]}) if rated.is_empty() else rated.select(pl.col("user").unique().sort())
-    every = users.join(asked, how="cross", maintain_order="left_right")
-    left = every.join(rated, on=own, how="anti", maintain_order="left")
+    every = users.join(candidates, how="cross", maintain_order="left_right")
+    left = every.join(rated, on=pair, how="anti", maintain_order="left")
     return rated, left, len(every) - len(left)
 
 
-def _users(history: Given, rated: pl.DataFrame) -> pl.DataFrame | None:
-    """What is told of each user. Raises UserError where it differs from line to line."""
-    told = [name for name in ("profile", "task") if history.has(name)]
-    if not told:
+def _users(history: InputTable, rated: pl.DataFrame) -> pl.DataFrame | None:
+    """Return each user's profile and task, as far as given. Raises UserError where they differ from line to line."""
+    columns = [name for name in ("profile", "task") if history.has(name)]
+    if not columns:
         return None
-    users = rated.select("user", *told, "line").unique(pl.exclude("line"), keep="first", maintain_order=True)
+    users = rated.select("user", *columns, "line").unique(pl.exclude("line"), keep="first", maintain_order=True)
     history.refuse_any(
         users.filter(~pl.col("user").is_first_distinct()),
-        f"the user has another {' or '.join(told)} on an earlier line",
+        f"the user has another {' or '.join(columns)} on an earlier line",
         "user",
     )
     return users.drop("line")
 
 
-def _stage(table: RatingTable, asked: np.ndarray) -> Stage:
-    """The last `asked` [users] of each user's rows, which see all before them."""
+def _stage(table: RatingTable, count: np.ndarray) -> Stage:
+    """Return a stage of the last `count` [users] rows of each user, each of which sees all rows before these."""
     index = int_type(len(table))
-    seen = np.diff(table.user_offsets) - asked
-    first = np.repeat(table.user_offsets[:-1] + seen, seen + asked)
-    is_asked = np.arange(len(table)) >= first
-    targets = np.flatnonzero(is_asked).astype(index)
+    seen = np.diff(table.user_offsets) - count
+    first = np.repeat(table.user_offsets[:-1] + seen, seen + count)
+    is_target = np.arange(len(table)) >= first
+    targets = np.flatnonzero(is_target).astype(index)
     user = np.asarray(table.user)[targets]
     return Stage(
         name="asked",
         targets=targets,
         user=user,
-        visible=np.flatnonzero(~is_asked).astype(index),
+        visible=np.flatnonzero(~is_target).astype(index),
         visible_offsets=np.concatenate([[0], np.cumsum(seen)]),
         count=seen[user].astype(index),
     )

@@ -1,4 +1,4 @@
-"""Predictions as a file: CSV, JSON or Parquet."""
+"""Write predictions to a file: CSV, JSON or Parquet."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def writer_for(file: Path) -> Callable[[pl.DataFrame, BufferedWriter], object]:
-    """The function that writes a file of this name, by its suffix. Raises UserError for another suffix."""
+    """Return the function that writes a file with this suffix. Raises UserError for an unknown suffix."""
     writers: dict[str, Callable[[pl.DataFrame, BufferedWriter], object]] = {
         ".csv": _write_csv,
         ".json": lambda frame, stream: frame.write_json(stream),
@@ -30,6 +30,6 @@ def _write_csv(frame: pl.DataFrame, stream: BufferedWriter) -> None:
 
     from mlens.data.delimited import without_formulas
 
-    if "prompt_token_ids" in frame.columns:  # a cell holds no list
+    if "prompt_token_ids" in frame.columns:  # CSV has no lists
         frame = frame.with_columns(pl.col("prompt_token_ids").cast(pl.List(pl.String)).list.join(" "))
     without_formulas(frame).write_csv(stream)

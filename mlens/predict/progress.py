@@ -1,4 +1,4 @@
-"""How far predicting has come: a bar on a terminal, else a line about how long it takes."""
+"""Show the progress of predicting: a bar on a terminal, else one line with the estimated time."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-# Seconds of work after which its speed is known, and worth a line.
+# Seconds of work after which the total time is estimated.
 MEASURED = 5.0
 
 
 @contextmanager
 def progress_bar(name: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A function to call with how many more of `total` things are done. All that is shown goes to stderr."""
+    """Show progress on stderr; yields a function that adds its argument to the number of items done, of `total`."""
     console = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -37,7 +37,8 @@ def progress_bar(name: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def duration(seconds: float) -> str:
-    """
+    """Format a duration with one unit.
+
     >>> duration(31), duration(100), duration(9000)
     ('31 seconds', '2 minutes', '2.5 hours')
     """

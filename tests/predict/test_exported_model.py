@@ -53,7 +53,7 @@ def test_a_strategy_from_elsewhere_is_not_even_imported_unless_it_is_trusted(fol
     assert "stranger" not in sys.modules
     prompter = Prompter.from_run(folder, trust=True)
     rated = [{"title": f"Film {i}", "rating": 3} for i in range(5)]
-    assert prompter.prompts(prompter.ask(rated, MOVIES))["prompt"][0].count("Film") == 2
+    assert prompter.prompts(prompter.request(rated, MOVIES))["prompt"][0].count("Film") == 2
 
 
 REFUSED = {

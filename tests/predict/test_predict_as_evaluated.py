@@ -119,7 +119,7 @@ def test_plain_transformers_says_the_same_after_the_text_of_the_prompt(all_previ
     row = all_previous.test.row(-1, named=True)
     movies = [{"title": f"Movie {i} (19{i}9)", "genres": "Drama|Comedy"} for i in range(3)]
     prompter = all_previous.predictor.prompter
-    prompts = prompter.prompts(prompter.ask(all_previous.history(row), movies))
+    prompts = prompter.prompts(prompter.request(all_previous.history(row), movies))
     predicted = all_previous.predictor.predict(all_previous.history(row), movies).sort("title")
     answers = [f"{rating}{tokenizer.eos_token}" for rating in prompter.exported.scale]
     assert prompts["text_is_enough"].all()

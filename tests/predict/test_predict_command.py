@@ -113,5 +113,5 @@ def test_how_long_it_takes_is_said_and_that_the_answer_format_is_not_learned(pre
 
 def test_text_that_holds_a_token_is_told(all_previous):
     prompter = all_previous.predictor.prompter
-    asked = prompter.ask([{"title": "Heat", "rating": 4}], [{"title": "A <|endoftext|> B"}, {"title": "C"}])
+    asked = prompter.request([{"title": "Heat", "rating": 4}], [{"title": "A <|endoftext|> B"}, {"title": "C"}])
     assert prompter.prompts(asked)["text_is_enough"].to_list() == [False, True]

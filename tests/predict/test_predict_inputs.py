@@ -8,8 +8,8 @@ import pytest
 
 from mlens.data.raw import HALF_STARS
 from mlens.errors import UserError
-from mlens.predict.ask import ask
-from mlens.predict.given import as_given, read_given
+from mlens.predict.ask import build_request
+from mlens.predict.given import input_from_rows, read_input
 from tests.helpers.tokenizers_for_tests import ABLATIONS
 
 HISTORY_ONLY = ABLATIONS["history_only"]
@@ -23,8 +23,8 @@ def asked(tmp_path, history, movies, ablation=HISTORY_ONLY, ends=(".csv", ".csv"
     for kind, content, end in zip(("history", "movies"), (history, movies), ends, strict=True):
         file = tmp_path / f"{kind}{end}"
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
-        given.append(read_given(file, kind, HALF_STARS))
-    return ask(*given, HALF_STARS, ablation, **bounds)
+        given.append(read_input(file, kind, HALF_STARS))
+    return build_request(*given, HALF_STARS, ablation, **bounds)
 
 
 def told(asked) -> list[tuple]:
@@ -73,8 +73,8 @@ def test_json_and_records_and_frames(tmp_path):
     assert told(asked(tmp_path, as_json[0], MOVIES, ends=(".json", ".csv"))) == EXPECTED
     lists = [record | {"genres": record["genres"].split("|")} for record in movies.to_dicts()]
     for rows in (movies, movies.to_dicts(), lists):
-        given = as_given(history, "history", tmp_path), as_given(rows, "movies", tmp_path)
-        assert told(ask(*given, HALF_STARS, HISTORY_ONLY)) == EXPECTED
+        given = input_from_rows(history, "history", tmp_path), input_from_rows(rows, "movies", tmp_path)
+        assert told(build_request(*given, HALF_STARS, HISTORY_ONLY)) == EXPECTED
 
 
 def test_movielens_files_as_they_are(tmp_path):
@@ -123,7 +123,7 @@ def test_users_are_chosen_by_their_ids(tmp_path, movies):
     ("history", "movies", "said"),
     [
         (RATINGS, FOR_ALL, "history.csv: user 3 isn't among its 3 users: 1, 2, 20"),
-        ("rating,title\n4,A\n", "title\nB\n", "history.csv has no column user to choose by"),
+        ("rating,title\n4,A\n", "title\nB\n", "history.csv has no column user to select by"),
         (RATINGS.replace("2,12", "3,12"), FOR_EACH, "movies.csv: nothing to rate: it has no movies for 3"),
     ],
 )
@@ -162,8 +162,8 @@ def test_movies_of_each_users_own(tmp_path):
 
 
 def test_a_user_without_any_rating(tmp_path):
-    given = as_given([], "history", tmp_path), as_given([{"title": "Heat"}], "movies", tmp_path)
-    assert told(ask(*given, HALF_STARS, HISTORY_ONLY)) == [(0, [], "Heat ()")]
+    given = input_from_rows([], "history", tmp_path), input_from_rows([{"title": "Heat"}], "movies", tmp_path)
+    assert told(build_request(*given, HALF_STARS, HISTORY_ONLY)) == [(0, [], "Heat ()")]
 
 
 REFUSED = {
@@ -186,7 +186,7 @@ REFUSED = {
     "no column of ratings": ("title\nHeat\n", MOVIES, "history.csv: there is no column 'rating'"),
     "a column twice": (GOOD.replace("title", "movieId", 1), MOVIES, "history.csv:1: there are several columns 'movie'"),
     "movies without titles": (GOOD, "movie\n12\n", "movies.csv: there is no column 'title'"),
-    "the same movie twice": (GOOD, MOVIES + "12,Alien (1979),Horror|Sci-Fi\n", "movies.csv:4: the movie stands on an"),
+    "the same movie twice": (GOOD, MOVIES + "12,Alien (1979),Horror|Sci-Fi\n", "movies.csv:4: the movie is on an"),
     "two titles of a movie": (GOOD, MOVIES + "12,Aliens,\n", "movies.csv:4: movie 12 has another title"),
     "another title there": (
         GOOD,
@@ -231,13 +231,13 @@ RECORDS = {
     "a number for a title": ('[{"title": 7, "rating": 4}]', "record 1: the title must be text, not 7"),
     "a broken id": (
         '[{"movie": 1.5, "title": "a", "rating": 4}]',
-        "record 1: the movie must be a whole number or text",
+        "record 1: the movie must be an integer or text",
     ),
     "a missing id": ('[{"movie": 1, "rating": 4}, {"rating": 4}]', "record 2: the movie is missing"),
     "an unknown key": ('[{"name": "a", "rating": 4}]', "history.json: unknown column 'name'"),
-    "half of a character pair": (
+    "half of a surrogate pair": (
         '[{"title": "a\\ud800", "rating": 4}]',
-        "record 1: the title holds half of a character",
+        "record 1: the title holds half of a surrogate",
     ),
     "half of one in an id": (
         '[{"title": "a", "movie": "\\udc00", "rating": 4}]',
@@ -277,4 +277,4 @@ def test_other_files(tmp_path):
     (tmp_path / "movies.xlsx").touch()
     for file, message in ((tmp_path / "none.csv", "no such file"), (tmp_path / "movies.xlsx", "must end in .csv or")):
         with pytest.raises(UserError, match=message):
-            read_given(file, "movies", HALF_STARS)
+            read_input(file, "movies", HALF_STARS)

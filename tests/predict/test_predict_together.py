@@ -50,7 +50,7 @@ def test_the_history_is_read_once_however_many_rows_the_movies_take(all_previous
     history, movies = LINES[:6], MOVIES
     predictor = changed(all_previous, packing=PackedRows(row_tokens=row_tokens))
     prompter = predictor.prompter
-    dataset = prompter.dataset(prompter.ask(history, movies))
+    dataset = prompter.dataset(prompter.request(history, movies))
     shapes = dataset.shapes(np.arange(len(movies)))
     chains = sum(len(answer) - 1 for answer in dataset.renderer.template.answers)
     assert len(set(shapes.prefix)) == 1 and shapes.prefix[0] > 100

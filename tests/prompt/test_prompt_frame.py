@@ -106,7 +106,7 @@ def test_run_and_model_keep_the_frame_and_predicting_uses_it(chat_run):
 
     def prompt():
         prompter = Prompter.from_run(chat_run)
-        return prompter.prompts(prompter.ask([{"title": "Heat (1995)", "rating": 4}], [{"title": "Ronin (1998)"}]))[
+        return prompter.prompts(prompter.request([{"title": "Heat (1995)", "rating": 4}], [{"title": "Ronin (1998)"}]))[
             0, "prompt"
         ]
 
