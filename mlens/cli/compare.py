@@ -1,4 +1,4 @@
-"""mlens compare DIR [DIR …]: the report of any finished runs."""
+"""mlens compare DIR [DIR …]: write the report that compares finished runs."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="mlens compare",
         description="Compare finished runs: report.html, report.md and results.csv.",
-        epilog="The runs are those in and beneath the folders, at any depth: DIR may be a run, a sweep, or outputs/. "
-        "Those that haven't finished are named and left out. With two strategies the report also shows in what their "
-        "configs differ and where their predictions are farthest apart.",
+        epilog="Runs are searched for at any depth: DIR may be a run, a sweep, or outputs/. Unfinished runs are named "
+        "and left out. With two strategies the report also shows where their configs differ and where their "
+        "predictions differ most.",
     )
     parser.add_argument("--version", action="version", version=f"mlens {__version__}")
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR")
-    parser.add_argument("--output", type=Path, help="where the report goes (DIR, if there is one; else comparison/)")
+    parser.add_argument("--output", type=Path, help="the report's folder (DIR if only one is given, else comparison/)")
     options = parser.parse_args()
-    alone = options.folders[0] if len(options.folders) == 1 else Path("comparison")
+    default = options.folders[0] if len(options.folders) == 1 else Path("comparison")
     with exit_on_interrupt(), exit_on_user_error():
         from mlens.comparison.report import report, say
 
-        say(report(options.folders, options.output or alone))
+        say(report(options.folders, options.output or default))

@@ -1,4 +1,4 @@
-"""mlens plan OVERRIDES: what a run will take, before any GPU is taken."""
+"""mlens plan OVERRIDES: estimate the cost of a run before it occupies any GPU."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from mlens.errors import exit_on_interrupt, exit_on_user_error
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="mlens plan",
-        description="What a run will take, before it takes it: prompt lengths, tokens, steps, memory of each rank part "
-        "by part, time and disk; and, where it doesn't fit, what to change. Takes the overrides of train.py, and "
-        "hardware=NAME, a choice of conf/hardware/ (this_machine by default). No weights are needed: a model.path with "
-        "a tokenizer alone does for the models of conf/model/.",
+        description="Estimate the cost of a run: prompt lengths, tokens, steps, memory of each rank by part, time and "
+        "disk; and, where it doesn't fit, what to change. Takes the overrides of train.py, and hardware=NAME, a choice "
+        "of conf/hardware/ (this_machine by default). No weights are needed: for the models of conf/model/, a "
+        "model.path with a tokenizer is enough.",
         epilog="examples: "
         "mlens plan model=qwen3_8b data=ml_1m history=random hardware=8xH100 ; "
         "mlens plan --multirun history=none,all_previous,random data=ml_latest_small data.path=DIR ; "
@@ -33,7 +33,7 @@ def main() -> None:
 
 def print_plan(overrides: list[str], multirun: bool) -> None:
     """Plan all jobs and print them as one table, then what doesn't fit and what to do."""
-    # It is imported and never started, and would look for a GPU.
+    # DeepSpeed is imported but never started; without this it would look for a GPU.
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from rich.console import Console
 
@@ -47,14 +47,14 @@ def print_plan(overrides: list[str], multirun: bool) -> None:
 
     console = Console()
     if not console.is_terminal:
-        console.width = 80 + 40 * len(wanted.jobs)  # a file has no edge
+        console.width = 80 + 40 * len(wanted.jobs)  # unlike a terminal, a file has no width limit
     plans: dict[str, Plan] = {}
     advice: list[str] = []
     machine: Machine | None = None
     with console.status("") as status:
-        for name, own in wanted.jobs:
+        for name, config in wanted.jobs:
             status.update(f"planning {len(plans) + 1} of {len(wanted.jobs)}")
-            job = prepare(own)
+            job = prepare(config)
             machine = machine or found(wanted.hardware, job.settings.model.dtype)
             process = 0 if machine.cuda else process_bytes()
             plans[name] = planned = plan(job, machine, process)

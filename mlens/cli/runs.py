@@ -1,4 +1,4 @@
-"""mlens runs DIR …: the runs beneath some folders, and room made by removing checkpoints."""
+"""mlens runs DIR …: list the runs below some folders, and free disk space by removing checkpoints."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mlens.runs.listing import Listed
 
 STYLES = {"finished": "green", "running": "cyan", "failed": "red", "broken": "red"}
-# The width of a table that isn't on a terminal.
+# The width of a table that isn't printed to a terminal, in characters.
 PIPED = 200
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -26,9 +26,9 @@ UNITS = ("B", "kB", "MB", "GB", "TB")
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="mlens runs",
-        description="List the runs and sweeps beneath folders: state, result, time and size. With --clean, remove\n"
-        "the checkpoints of finished runs: models and predictions stay, and the checkpoints are of use only for\n"
-        "training a run longer.",
+        description="List the runs and sweeps below folders: state, result, time and size. With --clean, remove\n"
+        "the checkpoints of finished runs: models and predictions are kept; the checkpoints are needed only to\n"
+        "train a run longer.",
         epilog="examples:\n  mlens runs outputs multirun --sort rmse\n"
         "  mlens runs outputs --clean --keep best --dry-run",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -36,10 +36,10 @@ def main() -> None:
     parser.add_argument("--version", action="version", version=f"mlens {__version__}")
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR")
     parser.add_argument("--sort", choices=("time", "rmse"), default="time", help="newest last, or best test RMSE first")
-    parser.add_argument("--clean", action="store_true", help="remove checkpoints of finished runs, after asking")
-    parser.add_argument("--keep", choices=("best",), help="with --clean: the checkpoint of the best model stays")
-    parser.add_argument("--dry-run", action="store_true", help="with --clean: only say what would go")
-    parser.add_argument("--yes", action="store_true", help="with --clean: don't ask")
+    parser.add_argument("--clean", action="store_true", help="remove checkpoints of finished runs, after confirmation")
+    parser.add_argument("--keep", choices=("best",), help="with --clean: keep the checkpoint of the best model")
+    parser.add_argument("--dry-run", action="store_true", help="with --clean: only list what would be removed")
+    parser.add_argument("--yes", action="store_true", help="with --clean: don't ask for confirmation")
     options = parser.parse_args()
     if not options.clean and (options.keep or options.dry_run or options.yes):
         parser.error("--keep, --dry-run and --yes go with --clean")
@@ -64,10 +64,10 @@ def show(folders: list[Path], sort: str) -> None:
         if run.note:
             console.print(one_line(f"{run.folder}: {run.state}: {run.note}"), soft_wrap=True)
     finished = [run for run in runs if run.state == "finished"]
-    room = sum(run.sizes.checkpoints for run in finished)
+    removable = sum(run.sizes.checkpoints for run in finished)
     console.print(
-        f"{len(finished)} of {len(runs)} runs finished; {told_bytes(sum(run.sizes.all for run in runs))}, of which "
-        f"{told_bytes(room)} are checkpoints of finished runs (--clean --dry-run says which could go)",
+        f"{len(finished)} of {len(runs)} runs finished; {format_bytes(sum(run.sizes.all for run in runs))}, of which "
+        f"{format_bytes(removable)} are checkpoints of finished runs (--clean --dry-run lists those it would remove)",
         soft_wrap=True,
     )
 
@@ -86,7 +86,7 @@ def _table(runs: list[Listed]) -> Table:
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    # Where it is narrow, words are folded, and numbers stay whole.
+    # In a narrow table text is wrapped, and numbers are not.
     for name in ("folder", "state", "history", "data", "model"):
         table.add_column(name, overflow="fold", no_wrap=name == "state")
     for name in ("seed", "step", "val\nRMSE", "test\nRMSE", "minutes", "check-\npoints", "model\nsize", "all"):
@@ -98,16 +98,17 @@ def _table(runs: list[Listed]) -> Table:
             *("" if value is None else f"{value:,}" for value in (run.seed, run.step)),
             *("" if value is None else f"{value:.4f}" for value in (run.val, run.test)),
             "" if run.minutes is None else f"{run.minutes:.1f}",
-            *(told_bytes(size) for size in (run.sizes.checkpoints, run.sizes.model, run.sizes.all)),
+            *(format_bytes(size) for size in (run.sizes.checkpoints, run.sizes.model, run.sizes.all)),
         )
         cells = [Text(one_line(cell)) for cell in (*words, *numbers, run.fingerprint)]
         table.add_row(*cells, style=STYLES.get(run.state, "yellow"))
     return table
 
 
-def told_bytes(size: float) -> str:
-    """
-    >>> told_bytes(0), told_bytes(999), told_bytes(1_234_567)
+def format_bytes(size: float) -> str:
+    """Format a number of bytes.
+
+    >>> format_bytes(0), format_bytes(999), format_bytes(1_234_567)
     ('0 B', '999 B', '1.2 MB')
     """
     for unit in UNITS:
@@ -118,49 +119,54 @@ def told_bytes(size: float) -> str:
 
 
 def clean(folders: list[Path], keep_best: bool, dry_run: bool, yes: bool) -> None:
-    """Say what would go, ask, and remove it. Raises UserError where nobody can be asked."""
+    """List removable checkpoints and, after confirmation, remove them.
+
+    Raises UserError where confirmation is needed and stdin isn't a terminal.
+    """
     from mlens.runs.clean import find_removable, remove
     from mlens.runs.listing import FINISHED, list_runs
 
-    going = []
+    removable = []
     for listed in sorted(list_runs(folders), key=lambda listed: listed.folder):
         if listed.state != FINISHED:
             if listed.sizes.checkpoints:
-                say(f"{listed.folder}: stays, the run is {listed.state}")
+                print_line(f"{listed.folder}: kept, the run is {listed.state}")
             continue
         try:
             found = find_removable(listed.folder, keep_best)
         except UserError as error:
-            say(f"{listed.folder}: stays: {error}")
+            print_line(f"{listed.folder}: kept: {error}")
             continue
-        for told in found.stays:
-            say(f"stays: {told}")
+        for kept in found.stays:
+            print_line(f"kept: {kept}")
         if found.checkpoints:
             names = ", ".join(path.name for path in reversed(found.checkpoints))
-            say(f"{listed.folder}: {names}: {told_bytes(found.bytes)}")
-            going.append(found)
-    total = sum(found.bytes for found in going)
-    number = sum(len(found.checkpoints) for found in going)
-    say(f"checkpoints that can go: {number} of {len(going)} finished runs, {told_bytes(total)}")
-    if dry_run or not going:
-        say("nothing was removed")
+            print_line(f"{listed.folder}: {names}: {format_bytes(found.bytes)}")
+            removable.append(found)
+    total = sum(found.bytes for found in removable)
+    number = sum(len(found.checkpoints) for found in removable)
+    print_line(f"removable checkpoints: {number} of {len(removable)} finished runs, {format_bytes(total)}")
+    if dry_run or not removable:
+        print_line("nothing was removed")
         return
     if not yes:
         if not sys.stdin.isatty():
-            raise UserError("nothing was removed: --yes removes without asking, --dry-run only says what would go")
-        if input("These runs couldn't be trained longer then. Remove the checkpoints? [y/N] ").strip().lower() != "y":
-            say("nothing was removed")
+            raise UserError(
+                "nothing was removed: can't ask for confirmation without a terminal. Give --yes or --dry-run"
+            )
+        if input("These runs can't be trained longer then. Remove the checkpoints? [y/N] ").strip().lower() != "y":
+            print_line("nothing was removed")
             return
     removed = 0
-    for found in going:
+    for found in removable:
         try:
             for _, size in remove(found.run, keep_best):
                 removed += size
         except UserError as error:
-            say(f"{found.run}: stays: {error}")
-    say(f"removed {told_bytes(removed)}")
+            print_line(f"{found.run}: kept: {error}")
+    print_line(f"removed {format_bytes(removed)}")
 
 
-def say(line: str) -> None:
-    """Folder names are text: no control characters."""
+def print_line(line: str) -> None:
+    """Print a line without the control characters that a folder's name may have."""
     print(one_line(line), flush=True)

@@ -1,4 +1,4 @@
-"""mlens show [RUN] user=ID [t=N | movie=ID] [stage=…] OVERRIDES…: what the model sees of one target."""
+"""mlens show [RUN] user=ID [t=N | movie=ID] [stage=…] OVERRIDES…: show the model's input for one target."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 from mlens import __version__
 from mlens.errors import UserError, exit_on_interrupt, exit_on_user_error
 
-OWN = ("user", "t", "movie", "stage")
+TARGET_KEYS = ("user", "t", "movie", "stage")
 HELP = """\
 user=, movie=  ids as in the data
-t=             the place among the user's ratings in time order, from 0 (as in predictions/*.parquet)
+t=             the index among the user's ratings in time order, from 0 (as in predictions/*.parquet)
 stage=         without t and movie: the user's last target of train, val or test
-RUN            the folder of a finished run: its config, its tokenizer, and what it predicted
+RUN            the folder of a finished run: uses its config and tokenizer, and shows its prediction
 
 examples:
   mlens show user=1001
@@ -26,8 +26,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="mlens show",
         usage="%(prog)s [RUN] user=ID [t=N | movie=ID] [stage=train|val|test] [OVERRIDE ...] [--all] [--trust]",
-        description="Show what the model sees of one rating that it is to predict: which earlier ratings were chosen,\n"
-        "trimmed or hidden and why, the prompt, its token ids, and the row it lands in. No model is loaded.",
+        description="Show the model's input for one target: which earlier ratings are selected, trimmed or hidden\n"
+        "and why, the prompt, its token ids, and its row. No model is loaded.",
         epilog=HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -36,16 +36,22 @@ def main() -> None:
         "words", nargs="+", metavar="WORD", help="RUN, user=, t=, movie=, stage=, and overrides of train.py"
     )
     parser.add_argument("--all", action="store_true", help="every rating of the user and every piece of the prompt")
-    parser.add_argument("--trust", action="store_true", help="let RUN run code: a class from outside of mlens")
+    parser.add_argument("--trust", action="store_true", help="allow RUN to run code: a class from outside mlens")
     options = parser.parse_args()
     with exit_on_interrupt(), exit_on_user_error(result_on_stdout=True):
         show(options.words, options.all, options.trust)
 
 
 def show(words: list[str], everything: bool = False, trust: bool = False) -> None:
-    """Print the page. Raises UserError where the words ask for what there isn't, or, unless `trust` allows it, the run
-    would run code of its own."""
-    asked, run, overrides = read_words(words)
+    """Print the page for a target.
+
+    words: the command line: RUN, the keys of the target, and overrides
+    everything: list all ratings and pieces
+    trust: allow the run's config to name classes from outside mlens, whose code runs
+
+    Raises UserError where the target doesn't exist, or the run would run code without `trust`.
+    """
+    target, run, overrides = read_words(words)
 
     from rich.console import Console
 
@@ -62,21 +68,23 @@ def show(words: list[str], everything: bool = False, trust: bool = False) -> Non
     with Console(stderr=True).status("reading the data, planning the row …"):
         model, identity = (None, None) if run is None else (RunFolder(run).model, read_identity(run))
         inputs = open_inputs(check(config), tokenizer_folder=model, identity=identity)
-        look = look_at(inputs, Asked(**asked), run)
+        look = look_at(inputs, Asked(**target), run)
     print_look(inputs, look, everything)
 
 
 def read_words(words: list[str]) -> tuple[dict, Path | None, list[str]]:
-    """What was asked for, the run's folder, and the overrides."""
-    pairs = {key: value for key, _, value in (word.partition("=") for word in words if "=" in word) if key in OWN}
-    rest = [word for word in words if word.partition("=")[0] not in OWN]
+    """Split the command line into the keys of the target, the run's folder, and the overrides."""
+    pairs = {
+        key: value for key, _, value in (word.partition("=") for word in words if "=" in word) if key in TARGET_KEYS
+    }
+    rest = [word for word in words if word.partition("=")[0] not in TARGET_KEYS]
     # A sweep's jobs have folders such as history=random.
     folders = [word for word in rest if ("=" not in word and not word.startswith("~")) or Path(word).is_dir()]
     if len(folders) > 1:
-        raise UserError(f"{folders[1]} is no KEY=VALUE, and the run's folder is {folders[0]} already")
+        raise UserError(f"{folders[1]} is no KEY=VALUE, and the run's folder is given already: {folders[0]}")
     if not pairs.get("user"):
-        raise UserError("whose rating? Give user=ID, an id as in the data (data=sample: user=1001)")
+        raise UserError("the user is missing. Give user=ID, an id as in the data (data=sample: user=1001)")
     if "t" in pairs and not pairs["t"].isdecimal():
-        raise UserError(f"t={pairs['t']} must be a place among the user's ratings, counted from 0")
-    asked = pairs | ({"t": int(pairs["t"])} if "t" in pairs else {})
-    return asked, Path(folders[0]) if folders else None, [word for word in rest if word not in folders]
+        raise UserError(f"t={pairs['t']} must be an index among the user's ratings, counted from 0")
+    target = pairs | ({"t": int(pairs["t"])} if "t" in pairs else {})
+    return target, Path(folders[0]) if folders else None, [word for word in rest if word not in folders]

@@ -1,4 +1,4 @@
-"""mlens train OVERRIDES: train.py, for an installed mlens without a checkout."""
+"""mlens train OVERRIDES: run train.py, also from an installed mlens without a checkout."""
 
 from __future__ import annotations
 

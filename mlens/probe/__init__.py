@@ -1,1 +1,1 @@
-"""What a pretrained model already remembers of the data set that it is to be tested on."""
+"""Test whether a pretrained model has memorised the data set that it is to be evaluated on."""

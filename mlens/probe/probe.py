@@ -1,4 +1,4 @@
-"""A pretrained model, before any training here, asked for titles and ratings of the data set by their ids."""
+"""Ask a pretrained model, before any fine-tuning, for titles and ratings of the data set by their ids."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ from mlens.model.check import check_model, require_passed
 from mlens.model.load import ParamPlacement, build_model, load_tokenizer
 from mlens.model.settings import NoPeft, PretrainedModel
 from mlens.packing.packed import PackedRows
-from mlens.probe.questions import CHOICES, CSV, FORMS, rating_questions, title_questions
+from mlens.probe.questions import CHOICES, CSV, FORMATS, rating_questions, title_questions
 from mlens.probe.recall import Recall, recall
 
-# Tokens that a model must be made for: the examples, a beginning and an answer take some 300.
-LONGEST = 512
+# The context length that the model needs, in tokens: the examples, a beginning and an answer take about 300.
+MAX_TOKENS = 512
 
 
 def probe_model(settings: Settings, count: int, seed: int, progress: Progress) -> list[Recall]:
-    """Ask the model for titles, then for ratings.
+    """Ask the model for titles, then for ratings; returns the recall of each.
 
-    count: at most how many questions of each kind.
-    seed: of the choice of questions.
-    progress: not started yet; gets a bar for each kind.
+    settings: of the data, the model and the packing
+    count: the largest number of questions of each kind
+    seed: of the choice of questions
+    progress: not started yet; gets a bar for each kind
 
-    Raises UserError where the model is not a pretrained one, the rows are not packed ones, or the data hold too few
-    movies or users to ask for.
+    Raises UserError where the model isn't pretrained, rows aren't packed, or the data have too few movies or users.
     """
     if not isinstance(settings.model, PretrainedModel):
-        raise UserError("a model from nothing remembers nothing: choose model=hf model.path=DIR, or a Qwen3")
+        raise UserError("only a pretrained model can be probed: choose model=hf model.path=DIR, or a Qwen3")
     if not isinstance(settings.packing, PackedRows):
-        raise UserError("the probe asks in packed rows: choose packing=rows")
+        raise UserError("the probe needs packed rows: choose packing=rows")
     table = load_table(settings.data)
-    form = FORMS.get(type(settings.data).__name__, CSV)
+    form = FORMATS.get(type(settings.data).__name__, CSV)
     kinds = [make(table, form, count, seed) for make in (title_questions, rating_questions)]
     for questions in kinds:
         if not questions.answers:
-            raise UserError(f"the data hold too few movies or users to ask for a {questions.kind}")
+            raise UserError(f"the data have too few movies or users for questions about a {questions.kind}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = load_tokenizer(settings.model, table, settings.prompt, settings.ablation)
     placement = ParamPlacement(bf16=settings.model.dtype == "bfloat16", device=device.type)
-    model = build_model(settings.model, NoPeft(), tokenizer, LONGEST, settings.seed, placement).eval()
+    model = build_model(settings.model, NoPeft(), tokenizer, MAX_TOKENS, settings.seed, placement).eval()
     model.to(device)
-    require_passed(check_model(model, model, LONGEST, False, device), type(model).__name__)
+    require_passed(check_model(model, model, MAX_TOKENS, False, device), type(model).__name__)
     found = []
     with progress:
         for questions in kinds:

@@ -1,10 +1,10 @@
-"""Questions whose answers stand in a data set's files and can't be known without them.
+"""Make questions that only a model that has memorised a data set's files can answer.
 
-A model that has read the files of a data set may repeat them: which title stands beside which id, which rating beside
-which user and movie (Di Palma et al., "Do LLMs Memorize Recommendation Datasets? A Preliminary Study on MovieLens-1M",
-2025, ask so). How probable an answer is by itself says nothing: famous titles and 4.0 are probable everywhere. So the
-answer of a question stays, and the id before it is changed: without memory the true id is the best one as often as any
-other.
+A model that was trained on the files of a data set may reproduce them: which title has which id, which rating belongs
+to which user and movie (Di Palma et al., "Do LLMs Memorize Recommendation Datasets? A Preliminary Study on
+MovieLens-1M", 2025, ask such questions). The probability of an answer alone is no evidence: famous titles and 4.0 are
+probable after any id. So the answer of a question is fixed, and the id before it is varied: without memorisation, the
+true id ranks first no more often than any other.
 """
 
 from __future__ import annotations
@@ -18,15 +18,20 @@ import numpy as np
 from mlens.data import draws
 from mlens.data.table import RatingTable
 
-# How many lines show the form of the file, and how many ids each answer is tried with, the true one among them.
+# How many example lines show the format of the file, and with how many ids, the true one included, an answer is scored.
 EXAMPLES = 8
 CHOICES = 10
 
 
 @dataclass(frozen=True)
 class Questions:
-    """Of one kind. examples: lines of the file, the same before every question; beginnings: for each question the
-    beginnings of CHOICES lines, the true one first; answers: what the true line goes on with."""
+    """Questions of one kind.
+
+    kind: what they ask for.
+    examples: lines of the file, the same before every question.
+    beginnings: for each question the beginnings of CHOICES lines, the true one first.
+    answers: for each question the rest of the true line.
+    """
 
     kind: str
     examples: str
@@ -35,19 +40,24 @@ class Questions:
 
 
 @dataclass(frozen=True)
-class Form:
-    """How a release writes its lines. movie_mark, rating_mark: between a line's fields; whole: ratings are whole
-    numbers where they can be (`4`), else `4.0`."""
+class LineFormat:
+    """How a release writes its lines.
+
+    movie_mark: the separator of a movie's fields.
+    rating_mark: the separator of a rating's fields.
+    integers: integral ratings are written as `4`, else as `4.0`.
+    """
 
     movie_mark: str
     rating_mark: str
-    whole: bool
+    integers: bool
 
     def rating(self, rating: float) -> str:
-        return f"{rating:g}" if self.whole else str(float(rating))
+        """Format a rating."""
+        return f"{rating:g}" if self.integers else str(float(rating))
 
     def title(self, title: str) -> str:
-        """Quoted as csv does where the fields are separated by commas."""
+        """Format a title, with the quotes of CSV where fields are separated by commas."""
         if self.movie_mark != ",":
             return title
         line = io.StringIO()
@@ -55,40 +65,46 @@ class Form:
         return line.getvalue()
 
 
-# By the names of the sources; all others write csv.
-FORMS = {"MovieLens100k": Form("|", "\t", True), "MovieLensDat": Form("::", "::", True)}
-CSV = Form(",", ",", False)
+# By the class name of the source; all others have CSV files.
+FORMATS = {"MovieLens100k": LineFormat("|", "\t", True), "MovieLensDat": LineFormat("::", "::", True)}
+CSV = LineFormat(",", ",", False)
 
 
-def title_questions(table: RatingTable, form: Form, count: int, seed: int) -> Questions:
-    """`id,` and then the title, with the ids of movies of the same year: ids and years often grow together, so that the
-    examples alone would tell ids of another time. Years with fewer than CHOICES movies are left out."""
+def title_questions(table: RatingTable, form: LineFormat, count: int, seed: int) -> Questions:
+    """Make questions with `id,` as the beginning and the title as the answer.
+
+    The other ids are those of movies of the same year: ids often grow with the year, so that the examples alone would
+    rule out ids of other years. Years with fewer than CHOICES movies are left out.
+    """
     ids, titles = table.movies["id"], table.movies["title"]
     year = titles.str.extract(r"\((\d{4})\)$").fill_null("").to_numpy()
     words = draws.each(draws.PROBE, seed, movie=table.movie_keys)
     order = np.argsort(words, kind="stable")
-    shown, asked = order[:EXAMPLES], order[EXAMPLES:]
+    examples, movies = order[:EXAMPLES], order[EXAMPLES:]
     beginnings, answers = [], []
-    for movie in asked:
-        others = asked[(year[asked] == year[movie]) & (asked != movie)]
+    for movie in movies:
+        others = movies[(year[movies] == year[movie]) & (movies != movie)]
         if year[movie] == "" or len(others) < CHOICES - 1:
             continue
         beginnings.append(tuple(f"{ids[int(m)]}{form.movie_mark}" for m in (movie, *_drawn(others, words, movie))))
         answers.append(form.title(titles[int(movie)]))
         if len(answers) == count:
             break
-    lines = [f"{ids[int(m)]}{form.movie_mark}{form.title(titles[int(m)])}\n" for m in shown]
+    lines = [f"{ids[int(m)]}{form.movie_mark}{form.title(titles[int(m)])}\n" for m in examples]
     return Questions("title", "".join(lines), tuple(beginnings), tuple(answers))
 
 
-def _drawn(others: np.ndarray, words: np.ndarray, own: int) -> np.ndarray:
-    """[CHOICES - 1] of `others`, drawn for `own`; all are places in `words`, a word for each movie or user."""
-    return others[np.argsort(draws.mixed(words[others], words[own]), kind="stable")[: CHOICES - 1]]
+def _drawn(others: np.ndarray, words: np.ndarray, true: int) -> np.ndarray:
+    """Draw [CHOICES - 1] of `others` for the question about `true`; all index `words`, one for each movie or user."""
+    return others[np.argsort(draws.mixed(words[others], words[true]), kind="stable")[: CHOICES - 1]]
 
 
-def rating_questions(table: RatingTable, form: Form, count: int, seed: int) -> Questions:
-    """`user,movie,` and then the rating, with the ids of users who didn't rate the movie so. No user stands in two
-    lines, so that nothing can be learnt about one from the examples."""
+def rating_questions(table: RatingTable, form: LineFormat, count: int, seed: int) -> Questions:
+    """Make questions with `user,movie,` as the beginning and the rating as the answer.
+
+    The other ids are those of users who didn't give the movie this rating. No user occurs in two lines, so that the
+    examples carry no information about a question's users.
+    """
     users, movies = table.users["id"], table.movies["id"]
     keys = table.user_keys
     words = draws.each(draws.PROBE, seed, keys, epoch=1)

@@ -1,4 +1,4 @@
-"""How often a model finds the id that belongs to an answer better than the ids that don't."""
+"""Measure how often a model scores an answer highest after the id that it belongs to."""
 
 from __future__ import annotations
 
@@ -24,12 +24,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Recall:
-    """Of one kind of question: how many were asked, in how many the true id made the answer more probable than each
-    other id did, the 95% interval of that share (Wilson's), and how probable as many are without any memory (exact,
-    one-sided)."""
+    """The recall of one kind of question.
+
+    kind: what the questions ask for.
+    questions: their number.
+    recalled: questions whose answer was more probable after the true id than after each other id.
+    low, high: the 95% Wilson interval of the share of recalled questions.
+    p_value: of the exact one-sided binomial test against chance.
+    """
 
     kind: str
-    asked: int
+    questions: int
     recalled: int
     low: float
     high: float
@@ -43,9 +48,11 @@ def recall(
     collator: PackedRows,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Recall:
-    """Ask a model in evaluation form; `progress` is told how many beginnings each row holds.
+    """Ask a model, in evaluation mode, all questions; returns how many it recalls.
 
-    An id, the mark behind it and the answer are tokenised apart, alike for true and other ids.
+    progress: called with the number of beginnings in each row
+
+    A beginning and an answer are tokenised separately, for true and other ids alike.
     """
     scores = answer_scores(model, tokenizer, questions, collator, progress)
     recalled = int((scores[:, :1] > scores[:, 1:]).all(axis=1).sum())
@@ -62,12 +69,14 @@ def answer_scores(
     collator: PackedRows,
     progress: Callable[[int], None] = lambda _: None,
 ) -> np.ndarray:
-    """[questions, CHOICES] the log-probability (nats) of each question's answer behind each of its beginnings: all are
-    suffixes of the examples, which are computed once a row."""
+    """Return the log-probability (nats) of each question's answer after each of its beginnings: [questions, CHOICES].
+
+    The examples are the shared prefix of all beginnings, and are computed once a row.
+    """
     plain = PlainText(tokenizer)
     (examples,) = plain.encode([questions.examples])
     prefix = np.concatenate([begin_ids(tokenizer), examples])
-    flat = [beginning for own in questions.beginnings for beginning in own]
+    flat = [beginning for choices in questions.beginnings for beginning in choices]
     beginnings, answers = plain.encode(flat), plain.encode(questions.answers)
     suffixes = [Suffix(len(prefix), ids, answers[i // CHOICES]) for i, ids in enumerate(beginnings)]
     lengths = np.array([len(suffix.ids) + len(suffix.answer) - 1 for suffix in suffixes], dtype=np.int64)

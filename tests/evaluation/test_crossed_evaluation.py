@@ -5,7 +5,7 @@ import json
 import polars as pl
 import pytest
 
-from mlens.cli.evaluate import COMPARED, main, print_beside_run
+from mlens.cli.evaluate import COMPARED, main, print_with_run
 from mlens.compose import run_config
 from mlens.config import check
 from mlens.errors import UserError
@@ -80,7 +80,7 @@ def test_its_metrics_are_printed_beside_the_runs_own(tmp_path, capsys):
     summary.write_text(json.dumps({"metrics": {"val": figures, "test": {**figures, "rmse": 0.75, "nll": None}}}))
     file = tmp_path / "summary.json"
     file.write_text(json.dumps(own))
-    print_beside_run(tmp_path, summary)
+    print_with_run(tmp_path, summary)
     printed = capsys.readouterr().out
     rows = {line.split("│")[1].strip(): line for line in printed.splitlines() if line.startswith("│")}
     cells = {name: [cell.strip() for cell in row.split("│")[2:-1]] for name, row in rows.items()}
@@ -91,7 +91,7 @@ def test_its_metrics_are_printed_beside_the_runs_own(tmp_path, capsys):
     assert "NOTE: the model is worse than predicting the global mean (RMSE 0.7500 against 0.7000)" in printed
     for edited in ("{", "[]"):
         file.write_text(edited)
-        print_beside_run(tmp_path, summary)
+        print_with_run(tmp_path, summary)
         assert "0.7500" in capsys.readouterr().out
 
 

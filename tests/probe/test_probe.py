@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from mlens.cli.probe import main
 from mlens.model.attention.cpu import ROW_ATTENTION
 from mlens.packing.packed import PackedRows
-from mlens.probe.questions import CHOICES, CSV, EXAMPLES, FORMS, Form, rating_questions, title_questions
+from mlens.probe.questions import CHOICES, CSV, EXAMPLES, FORMATS, LineFormat, rating_questions, title_questions
 from mlens.probe.recall import answer_scores, recall
 from mlens.prompt.tokens import PlainText, tiny_tokenizer
 from tests.helpers.reference import make_table
@@ -49,11 +49,11 @@ def test_title_questions_are_the_files_lines_with_other_ids_of_the_year(table):
     assert len(questions.answers) == len(questions.beginnings) == 20
     shown = questions.examples.splitlines()
     assert len(shown) == EXAMPLES and all(line in [a + b for a, b in lines.items()] for line in shown)
-    for answer, (own, *others) in zip(questions.answers, questions.beginnings, strict=True):
-        assert lines[own] == answer
-        assert len({own, *others}) == CHOICES
+    for answer, (true, *others) in zip(questions.answers, questions.beginnings, strict=True):
+        assert lines[true] == answer
+        assert len({true, *others}) == CHOICES
         assert {years[lines[other]] for other in others} == {years[answer]}
-        assert not any(line.startswith((own, *others)) for line in shown)
+        assert not any(line.startswith((true, *others)) for line in shown)
     assert title_questions(table, CSV, 20, seed=3) == questions != title_questions(table, CSV, 20, seed=4)
 
 
@@ -65,10 +65,10 @@ def test_rating_questions_are_lines_with_ids_of_users_who_did_not_rate_so(table)
     }
     asked = [line.split(",") for line in questions.examples.splitlines()]
     assert len(questions.answers) == 25 and len(asked) == EXAMPLES
-    for answer, (own, *others) in zip(questions.answers, questions.beginnings, strict=True):
-        user, movie, _ = own.split(",")
+    for answer, (true, *others) in zip(questions.answers, questions.beginnings, strict=True):
+        user, movie, _ = true.split(",")
         assert raw[int(user), int(movie)] == float(answer)
-        assert len({own, *others}) == CHOICES and {other.split(",")[1] for other in others} == {movie}
+        assert len({true, *others}) == CHOICES and {other.split(",")[1] for other in others} == {movie}
         assert all(raw.get((int(other.split(",")[0]), int(movie))) != float(answer) for other in others)
         asked.append([user, movie, answer])
     assert all(raw[int(user), int(movie)] == float(rating) for user, movie, rating in asked)
@@ -79,11 +79,11 @@ def test_rating_questions_are_lines_with_ids_of_users_who_did_not_rate_so(table)
     ("form", "title", "rating"),
     [
         (CSV, '7,"Matrix, The (1999)"', "4.0"),
-        (FORMS["MovieLensDat"], "7::Matrix, The (1999)", "4"),
-        (FORMS["MovieLens100k"], "7|Matrix, The (1999)", "4"),
+        (FORMATS["MovieLensDat"], "7::Matrix, The (1999)", "4"),
+        (FORMATS["MovieLens100k"], "7|Matrix, The (1999)", "4"),
     ],
 )
-def test_lines_are_written_as_the_release_writes_them(form: Form, title, rating):
+def test_lines_are_written_as_the_release_writes_them(form: LineFormat, title, rating):
     assert f"7{form.movie_mark}{form.title('Matrix, The (1999)')}" == title
     assert form.rating(4.0) == rating and form.rating(3.5) == "3.5"
 
@@ -126,7 +126,7 @@ def test_what_a_model_has_read_is_recalled_and_nothing_else(table, tokenizer, kn
     questions, plain = title_questions(table, CSV, 20, seed=0), PlainText(tokenizer)
     read = [plain.encode([own[0], end]) for own, end in zip(questions.beginnings, questions.answers, strict=True)]
     found = recall(Memory(read[:known], len(tokenizer)), tokenizer, questions, ROWS)
-    assert (found.asked, found.recalled) == (20, known)
+    assert (found.questions, found.recalled) == (20, known)
     assert found.p_value == pytest.approx(binom.sf(known - 1, 20, 1 / CHOICES))
     z, share = 1.959964, known / 20
     middle, half = share + z**2 / 40, z * (share * (1 - share) / 20 + z**2 / 1600) ** 0.5
@@ -138,7 +138,7 @@ def test_what_a_model_has_read_is_recalled_and_nothing_else(table, tokenizer, kn
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["data=sample"], "error: a model from nothing remembers nothing: choose model=hf model.path=DIR, or a Qwen3"),
+        (["data=sample"], "error: only a pretrained model can be probed: choose model=hf model.path=DIR, or a Qwen3"),
         (["data=sample", "--questions", "0"], "error: --questions must be at least 1, not 0"),
         (["data=nothing"], "error: data=nothing: there is no such option."),
     ],

@@ -207,7 +207,7 @@ def test_of_many_runs_only_the_finished_ones_are_cleaned(tmp_path, run, capsys):
     make_checkpoint(bare / "checkpoints", 5)
     cleaned(tmp_path, False, False, True)
     out = capsys.readouterr().out
-    assert "unfinished: stays, the run is unfinished" in out and "bare: stays: " in out
+    assert "unfinished: kept, the run is unfinished" in out and "bare: kept: " in out
     assert [saved_steps(path / "checkpoints") for path in (run, other, bare)] == [[], [5], [5]]
 
 

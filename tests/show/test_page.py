@@ -137,9 +137,9 @@ def test_long_lists_are_cut_unless_all_is_asked_for(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["t=1"], "whose rating?"),
-        (["user=1", "t=x"], "t=x must be a place"),
-        (["user=1", "t=-1"], "t=-1 must be a place"),
+        (["t=1"], "the user is missing"),
+        (["user=1", "t=x"], "t=x must be an index"),
+        (["user=1", "t=-1"], "t=-1 must be an index"),
         (["one", "two", "user=1"], "two is no KEY=VALUE"),
         (["user=1", "history=nothing"], "history=nothing: there is no such option"),
         (["user=1", "history.foo=1"], "foo"),
