@@ -1,4 +1,4 @@
-"""Fine-tune a language model to predict ratings, and measure how well it does (python train.py --help)."""
+"""Fine-tune a language model to predict ratings, and evaluate it (python train.py --help)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ register_resolvers()
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(config: DictConfig) -> float | None:
-    """One run; returns its best validation RMSE, for sweepers."""
+    """Train and evaluate one model; returns its best validation RMSE, for sweepers."""
     with exit_on_user_error(), stoppable() as stop:
         refuse_other_launchers(HydraConfig.get())
         return run(config, stop)
 
 
 def run(config: DictConfig, stop: StopRequest) -> float | None:
-    # Imported here, so that --help and --cfg answer at once, and a wrong setting is refused soon.
+    # Imported here, so that --help and --cfg are fast, and an invalid setting is refused early.
     from mlens.config import check
 
     settings = check(config)

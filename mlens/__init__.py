@@ -4,11 +4,11 @@ import os
 
 __version__ = "0.3.0"
 
-# Every operation ends with threads that wait for one another, and OpenMP lets them spin for milliseconds first: beside
-# one other busy process training is 3 to 26 times slower. So many turns keep the speed of a quiet machine
-# (benchmarks/threads.py). OpenMP reads this when torch is imported, and child processes inherit it.
+# Threads wait for one another at the end of every operation, and OpenMP lets them spin for milliseconds first: with one
+# other busy process on the machine, training is 3 to 26 times slower. This spin count keeps an idle machine's speed
+# (benchmarks/threads.py). OpenMP reads it when torch is imported, and child processes inherit it.
 SPINS = "2500"
-# Whoever sets one of these has chosen how threads wait.
+# If the user has set one of these, it is left as it is.
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 
 if not any(name in os.environ for name in WAITING):

@@ -8,21 +8,21 @@ from importlib import import_module
 
 from mlens import __version__
 
-# Command, the module of mlens/cli/ that holds it -> what it does.
+# Each command, which is a module of mlens/cli/, with its description.
 COMMANDS = {
-    "train": "train a model and measure it, or with --multirun a sweep of them: train.py",
-    "plan": "what a run will take, before it takes it: tokens, steps, memory, time and disk",
-    "show": "what the model sees of one rating, and why",
-    "probe": "does a pretrained model remember the data set?",
-    "predict": "rate movies for users with a trained model",
+    "train": "train and evaluate a model, or with --multirun a sweep of them: train.py",
+    "plan": "estimate the cost of a run: tokens, steps, memory, time and disk",
+    "show": "show the model's input for one target, and why",
+    "probe": "test whether a pretrained model has memorised the data set",
+    "predict": "predict users' ratings of movies with a trained model",
     "runs": "list runs and sweeps, and remove checkpoints that finished runs don't need",
     "evaluate": "evaluate a finished run's model with other histories",
-    "compare": "compare finished runs: the report",
+    "compare": "write the report that compares finished runs",
 }
 
 
 def main() -> None:
-    """Pass the rest of the command line to a command, which is imported only then."""
+    """Import the command and pass it the rest of the command line."""
     width = max(map(len, COMMANDS))
     parser = argparse.ArgumentParser(
         prog="mlens",
@@ -33,7 +33,7 @@ def main() -> None:
     )
     parser.add_argument("--version", action="version", version=f"mlens {__version__}")
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of the above")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="what the command takes")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="arguments of the command")
     options = parser.parse_args()
     sys.argv = [f"mlens {options.command}", *options.arguments]
     import_module(f"mlens.cli.{options.command}").main()

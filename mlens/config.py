@@ -1,7 +1,7 @@
-"""The composed Hydra config, checked strictly: every node goes through the dataclass of its own package.
+"""Check the composed Hydra config strictly: every node is parsed with its dataclass.
 
-Hydra refuses a wrong key that is overridden, but takes any key that is added (`+history.foo=1`), and runs no
-`__post_init__`. Here an unknown key or a bad value is refused by name, before anything is loaded.
+Hydra rejects an override of an unknown key, but accepts any key that is added (`+history.foo=1`), and runs no
+`__post_init__`. Here an unknown key or an invalid value is refused by name, before anything is loaded.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from mlens.prompt.settings import Ablation, Style
 from mlens.text import first_line
 from mlens.training.settings import Trainer, Wandb
 
-# Nodes of one form, and nodes whose `_target_` says which dataclass they are.
-ONE_FORM = {
+# Nodes with a fixed dataclass, and nodes whose `_target_` names their dataclass.
+FIXED_SCHEMAS = {
     "split": Split,
     "ablation": Ablation,
     "prompt": Style,
@@ -35,20 +35,20 @@ ONE_FORM = {
     "wandb": Wandb,
 }
 CHOSEN = ("data", "history", "model", "peft", "packing")
-# Of the former, those whose `_target_` isn't their form.
-MADE_BY = {"deepspeed": "mlens.engine.engine.make_engine"}
-# What may be taken from the environment.
+# Of the former, those whose `_target_` names a function, and not the dataclass.
+FACTORIES = {"deepspeed": "mlens.engine.engine.make_engine"}
+# The keys that may refer to environment variables.
 PATHS = ("output_dir", "data.path", "data.movies_path", "model.path")
 
 
 @dataclass(frozen=True)
 class Root:
-    """The config's own fields.
+    """The keys at the top level of the config.
 
-    output_dir: the run's folder (null: a new one under outputs/, in a sweep under multirun/).
-    resume: true continues the run in output_dir, and refuses a folder without one; auto continues an unfinished run,
-    starts one where there is none, and exits at once where it is finished.
-    seed: of the order of targets, of the histories drawn in training and of a random model.
+    output_dir: the run's folder; null: a new one under outputs/, in a sweep under multirun/.
+    resume: true resumes the run in output_dir, and refuses a folder without one; auto resumes an unfinished run, starts
+        a new run where there is none, and exits at once where the run is finished.
+    seed: of the order of targets, of the random histories in training, and of a randomly initialised model.
     """
 
     output_dir: str | None
@@ -64,9 +64,9 @@ class Root:
 
 @dataclass(frozen=True)
 class Settings:
-    """The checked config: each node as the object that it describes.
+    """The checked config: each node as an object of its dataclass.
 
-    config: the whole config as nested plain data with its references resolved: what is saved, hashed and tracked.
+    config: all nodes as nested plain data with resolved references, to be saved, hashed and tracked.
     """
 
     output_dir: str | None
@@ -88,15 +88,18 @@ class Settings:
     config: dict = field(repr=False)
 
     def seed_of(self, stage: str) -> int:
-        """The seed of a stage's drawn histories: evaluation's own is the same in all runs that are compared."""
+        """Return the seed of a stage's random histories: that of evaluation is the same in all runs of a comparison."""
         return self.seed if stage == "train" else self.evaluation.seed
 
 
 def check(config: DictConfig) -> Settings:
-    """Every node as its dataclass. Raises UserError that names the node and key for an unknown key, a bad value, or one
-    that is taken from the environment and is no path."""
+    """Parse every node with its dataclass.
+
+    Raises UserError, which names node and key, for an unknown key, an invalid value, or a value other than a path that
+    is taken from the environment.
+    """
     _refuse_environment(config)
-    known = {*ONE_FORM, *CHOSEN, "dataset", *Root.__dataclass_fields__}
+    known = {*FIXED_SCHEMAS, *CHOSEN, "dataset", *Root.__dataclass_fields__}
     unknown = [str(key) for key in config if key not in known]
     if unknown:
         raise UserError(f"unknown key {unknown[0]}: the config's keys are {', '.join(sorted(known))}")
@@ -104,12 +107,12 @@ def check(config: DictConfig) -> Settings:
     if missing:
         raise UserError(f"{missing[0]} is missing: the config needs it")
     root = strictly("", Root, {key: _value(config, key) for key in Root.__dataclass_fields__})
-    nodes = {name: strictly(name, form, _plain(config, name)) for name, form in ONE_FORM.items()}
-    for name, form in ONE_FORM.items():
-        _require_target(name, config, MADE_BY.get(name, f"{form.__module__}.{form.__name__}"))
+    nodes = {name: strictly(name, schema, _plain(config, name)) for name, schema in FIXED_SCHEMAS.items()}
+    for name, schema in FIXED_SCHEMAS.items():
+        _require_target(name, config, FACTORIES.get(name, f"{schema.__module__}.{schema.__name__}"))
     for name in CHOSEN:
         node = _plain(config, name)
-        nodes[name] = strictly(name, chosen_class(name, config[name].get("_target_")), node)
+        nodes[name] = strictly(name, resolve_class(name, config[name].get("_target_")), node)
     for key in _plain(config, "dataset"):
         raise UserError(f"dataset.{key}: unknown key; dataset holds _target_ alone")
     plain = cast(dict, OmegaConf.to_container(config, resolve=True))
@@ -119,9 +122,11 @@ def check(config: DictConfig) -> Settings:
 
 
 def _refuse_environment(config: DictConfig) -> None:
-    """The config is saved with its values, tracked and shown in reports, so that a run can be repeated; what stands in
-    the environment (a token, a key) is meant for none of these. Before anything is resolved, since an error quotes the
-    value."""
+    """Raise UserError for a key other than PATHS that refers to an environment variable.
+
+    The config is saved with its values, tracked and shown in reports, so that a run can be repeated; environment
+    variables may hold secrets. Called before anything is resolved, since an error message quotes the value.
+    """
     for key, value in flatten(cast(dict, OmegaConf.to_container(config, resolve=False))).items():
         if key not in PATHS and re.search(r"\$\{\s*oc\.env\b", str(value)):
             raise UserError(
@@ -146,14 +151,14 @@ def _plain(config: DictConfig, name: str) -> dict:
 
 
 def _require_target(name: str, config: DictConfig, known: str) -> None:
-    """Another target would be called with values that were checked for the known one, whatever it does."""
+    """Raise UserError for another target than `known`, for whose arguments the values were checked."""
     target = config[name].get("_target_", known)
     if target != known:
         raise UserError(f"{name}._target_ must be {known}, not {target}")
 
 
-def chosen_class(name: str, target: object) -> type:
-    """The dataclass that `_target_` of the node `name` names. Raises UserError where it is none."""
+def resolve_class(name: str, target: object) -> type:
+    """Import the dataclass that `_target_` of the node `name` names. Raises UserError where it isn't a dataclass."""
     try:
         found = resolve_name(str(target))
     except (ImportError, AttributeError, ValueError) as error:
@@ -163,16 +168,23 @@ def chosen_class(name: str, target: object) -> type:
     return found
 
 
-def strictly(name: str, form: type, node: dict) -> Any:
-    """The node `name` as its dataclass `form`. Raises UserError that names the key that it lacks or the bad value."""
+def strictly(name: str, schema: type, node: dict) -> Any:
+    """Parse a node strictly.
+
+    name: of the node; empty for the top level
+    schema: its dataclass
+    node: its keys and values
+
+    Raises UserError, which names the key, for a missing or unknown key or an invalid value.
+    """
     where = f"{name}." if name else ""
     for key, value in flatten(node).items():
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
-            raise UserError(f"{where}{key} must be a number of 64 bits")
+            raise UserError(f"{where}{key} must fit into 64 bits")
     try:
-        schema = OmegaConf.structured(form)
-        _make_writable(schema)
-        return OmegaConf.to_object(OmegaConf.merge(schema, node))
+        defaults = OmegaConf.structured(schema)
+        _make_writable(defaults)
+        return OmegaConf.to_object(OmegaConf.merge(defaults, node))
     except UserError:
         raise
     except OmegaConfBaseException as error:
@@ -180,7 +192,7 @@ def strictly(name: str, form: type, node: dict) -> Any:
 
 
 def _make_writable(node: Any) -> None:
-    """A frozen dataclass makes a read-only node, which nothing could be merged into."""
+    """Make the node of a frozen dataclass, which OmegaConf makes read-only, accept a merge."""
     if isinstance(node, DictConfig):
         OmegaConf.set_readonly(node, False)
         for key in node:
@@ -189,12 +201,12 @@ def _make_writable(node: Any) -> None:
 
 
 def _check_together(settings: Settings) -> None:
-    """What only several nodes together can be wrong in."""
+    """Raise UserError for settings of several nodes that contradict one another."""
     row_tokens = getattr(settings.packing, "row_tokens", None)
     if row_tokens is not None and row_tokens < settings.prompt.max_tokens:
         raise UserError(
-            f"packing.row_tokens={row_tokens} can't hold a prompt of prompt.max_tokens={settings.prompt.max_tokens}: "
-            "raise the one or lower the other"
+            f"packing.row_tokens={row_tokens} is less than prompt.max_tokens={settings.prompt.max_tokens}, so that a "
+            "prompt may not fit into a row: raise packing.row_tokens or lower prompt.max_tokens"
         )
     trainer = settings.trainer
     if settings.comparison.equal == "time" and (trainer.max_minutes is None or trainer.max_steps is not None):
@@ -204,13 +216,13 @@ def _check_together(settings: Settings) -> None:
     packed = row_tokens is not None
     if packed != (settings.model.attention == "rows"):
         raise UserError(
-            f"model.attention={settings.model.attention} doesn't go with these rows: "
-            "packing=rows needs model.attention=rows, packing=reference needs another (sdpa)"
+            f"model.attention={settings.model.attention} doesn't match packing: "
+            "packing=rows needs model.attention=rows, packing=reference needs another attention, such as sdpa"
         )
 
 
 def flatten(node: dict, prefix: str = "") -> dict:
-    """Nested keys as dotted ones.
+    """Flatten nested keys to dotted keys.
 
     >>> flatten({"a": {"b": 1}, "c": 2})
     {'a.b': 1, 'c': 2}

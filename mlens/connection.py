@@ -1,18 +1,18 @@
-"""Whether a server can be reached, checked before a library waits minutes for it."""
+"""Check whether a server can be reached, before a library waits minutes for it."""
 
 from __future__ import annotations
 
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
-# Seconds that a server may take to answer at all.
-PATIENCE = 5.0
+# The timeout for the first response of a server, in seconds.
+TIMEOUT = 5.0
 
 
 def connection_error(url: str) -> str | None:
-    """Why the server at `url` can't be reached; None where it answers, whatever it answers."""
+    """Return why the server at `url` can't be reached; None where it responds, even with an HTTP error."""
     try:
-        urlopen(url, timeout=PATIENCE).close()
+        urlopen(url, timeout=TIMEOUT).close()
     except HTTPError:
         return None
     except OSError as error:

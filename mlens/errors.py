@@ -1,4 +1,4 @@
-"""How things end that go wrong: by a mistake of the user's, by what happened to a run, or by a signal."""
+"""End a process after an error of the user, a failure of the run, or a signal."""
 
 from __future__ import annotations
 
@@ -14,57 +14,59 @@ from mlens.files import disk_refusal, in_words
 from mlens.streams import OutputLost, guarded_streams
 from mlens.text import one_line
 
-# Characters of a message: what a file holds may be longer than anybody wants to read.
-LONGEST = 2000
+# The longest message, in characters: a message may quote a file.
+MAX_LENGTH = 2000
 
 
 class UserError(ValueError):
-    """Something the user gave can't be used: a setting, a file, a folder.
+    """A setting, a file or a folder that the user gave can't be used.
 
-    The message is one readable line, whatever a file or folder that it quotes holds: what was wrong, where, and what to
-    do. The entry points print it without a traceback and exit with code 2.
+    The message is one printable line, whatever text from a file it quotes: what is wrong, where, and what to do. The
+    entry points print it without a traceback and exit with code 2.
     """
 
     def __init__(self, message: str) -> None:
         shown = one_line(message)
-        super().__init__(shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 3]}...")
+        super().__init__(shown if len(shown) <= MAX_LENGTH else f"{shown[: MAX_LENGTH - 3]}...")
 
 
 class RunFailed(Exception):
-    """What was given is right, and the run still can't go on: a loss that is no number, a full disk, a dead worker.
+    """A run with valid input can't continue: a loss that isn't finite, a full disk, a dead worker.
 
-    The message is one readable line that says what was saved. The entry point exits with code 1.
+    The message is one line that says what was saved. The entry point exits with code 1.
     """
 
 
 class Stopped(BaseException):
-    """A signal asked the run to stop, and nothing is left to save. The entry point exits with code CONTINUE.
+    """A signal stopped the run, and everything is saved. The entry point exits with code CONTINUE.
 
-    Like KeyboardInterrupt it can be raised anywhere, so no `except Exception` may swallow it.
+    Like KeyboardInterrupt it may be raised anywhere, so it isn't an Exception that a library could swallow.
     """
 
 
 class JobFailed(Exception):
-    """A job of a sweep failed; the message says which and how it ended. The entry point exits with code 1."""
+    """A job of a sweep failed. The message says which job, and how it ended. The entry point exits with code 1."""
 
 
-# What a run exits with that was stopped and can go on: 75, "temporary failure" of sysexits.h.
+# Exit code of a run that was stopped and can be resumed: 75, "temporary failure" of sysexits.h.
 CONTINUE = os.EX_TEMPFAIL
 
-# What a command exits with whose output nobody reads to the end, as a shell reports a program that SIGPIPE ended.
+# Exit code of a command whose output pipe was closed: what a shell reports for a program that SIGPIPE ended.
 READER_GONE = 128 + signal.SIGPIPE
 
-# The same of a program that Ctrl-C ended.
+# Exit code after Ctrl-C: what a shell reports for a program that SIGINT ended.
 INTERRUPTED = 128 + signal.SIGINT
 
-# A launcher ends all ranks when the first one fails: the others leave rank 0 so many seconds to fail first; by the
-# user's mistake they may meet it at different times, in a run they work in step.
+# Seconds that other ranks wait for rank 0 to report an error first, since a launcher ends all ranks when one fails.
+# Ranks may meet a UserError at different times; in training they are synchronised.
 GRACE = {UserError: 20.0, RunFailed: 3.0}
 
 
 def exit_with(error: UserError | RunFailed) -> NoReturn:
-    """End the process with the error's one line on stderr, and exit code 2 for the user's mistake, 1 for a run that
-    can't go on; on several ranks, once a machine: another rank speaks only where rank 0 didn't meet the same error."""
+    """Print the error as one line on stderr, and exit with code 2 for a UserError, 1 for RunFailed.
+
+    Of several ranks on a machine, the first one reports; another one only reports an error that the first didn't meet.
+    """
     kind = UserError if isinstance(error, UserError) else RunFailed
     if os.environ.get("LOCAL_RANK", "0") != "0":
         time.sleep(GRACE[kind])
@@ -74,7 +76,7 @@ def exit_with(error: UserError | RunFailed) -> NoReturn:
 
 @contextmanager
 def exit_on_interrupt(message: str = "Ctrl-C was pressed") -> Iterator[None]:
-    """End the process on Ctrl-C with this message in one line (once a machine) and exit code INTERRUPTED."""
+    """On Ctrl-C, print `message` in one line (once a machine) and exit with code INTERRUPTED."""
     try:
         yield
     except KeyboardInterrupt:
@@ -85,13 +87,13 @@ def exit_on_interrupt(message: str = "Ctrl-C was pressed") -> Iterator[None]:
 
 @contextmanager
 def exit_on_user_error(result_on_stdout: bool = False) -> Iterator[None]:
-    """End the process as `exit_with` does where a UserError or RunFailed is raised inside, or was while Hydra made an
-    object; and where the disk is full, or a file or folder can't be used. Where it was Stopped, end it with one line
-    (once a machine) and exit code CONTINUE.
+    """End the process with one line, and without a traceback, for the errors that a user can act on.
 
-    result_on_stdout: what is printed is the result. Where it can't be written, end with one line and exit code 2; where
-    its reader has gone, without a word and with exit code READER_GONE. Other messages that can't be written are
-    dropped.
+    UserError and RunFailed exit as `exit_with` does, also where Hydra wraps them while it creates an object. So do a
+    full disk, and files or folders that can't be accessed. Stopped exits with code CONTINUE (and one line a machine).
+
+    result_on_stdout: stdout is the result. Where it can't be written, exit with one line and code 2; where its reader
+        has closed the pipe, exit silently with code READER_GONE. Other output that can't be written is dropped.
     """
     with guarded_streams(result_on_stdout), _one_line_errors():
         yield
@@ -102,7 +104,7 @@ def exit_on_user_error(result_on_stdout: bool = False) -> Iterator[None]:
 def _one_line_errors() -> Iterator[None]:
     try:
         yield
-    except JobFailed:  # quotes what the job met, which isn't this process's
+    except JobFailed:  # its cause is an error of the job, not of this process
         raise
     except OutputLost as lost:
         if isinstance(lost.error, BrokenPipeError):

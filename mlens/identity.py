@@ -1,5 +1,8 @@
-"""What identifies a run besides its config: the data, the model that it starts from, and the version. Whatever asks
-whether two runs are the same (fingerprint, resume, a sweep's finished jobs, the arms of a report) compares these."""
+"""What identifies a run besides its config: the data, the initial model, and the version.
+
+Every check whether two runs are the same (fingerprint, resume, a sweep's finished jobs, the arms of a report) compares
+these.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FILE = "identity.json"
-# What the result of a run does not depend on: left out of its fingerprint, and free to change on resume. What
-# data.path and model.path hold counts by its content.
+# Settings that don't affect the result of a run: left out of its fingerprint, and free to change on resume. The files
+# at data.path and model.path are identified by their content.
 NOT_RESULT = (
     "output_dir",
     "resume",
@@ -37,10 +40,12 @@ NOT_RESULT = (
 
 @dataclass(frozen=True)
 class Identity:
-    """data: the content hash of the ratings.
+    """The identity of a run besides its config.
+
+    data: the content hash of the ratings.
     model: the digest of the pretrained model's files; None for a tiny model.
-    chat_frame: what the chat template puts around a prompt; None without one.
-    version: mlens' own.
+    chat_frame: what the chat template puts around a prompt; None without a template.
+    version: that of mlens.
     """
 
     data: str
@@ -49,8 +54,10 @@ class Identity:
     version: str
 
     def fingerprint(self, settings: Settings) -> str:
-        """A hash of all that the result of a run depends on: this, and its config without NOT_RESULT. Two runs with one
-        fingerprint give the same result."""
+        """Return a hash of all that the result of a run depends on: this identity, and the config without NOT_RESULT.
+
+        Two runs with the same fingerprint give the same result.
+        """
         kept = {key: value for key, value in flatten(settings.config).items() if not is_below(key, NOT_RESULT)}
         parts = [kept, self.data, self.version]
         parts += [part for part in (self.model, self.chat_frame) if part is not None]
@@ -60,19 +67,20 @@ class Identity:
 def identify(
     settings: Settings, data: str, tokenizer: Callable[[], PreTrainedTokenizerBase], run: Path | None = None
 ) -> Identity:
-    """The identity of a run with these settings.
+    """Return the identity of a run.
 
-    data: the content hash of the ratings.
-    tokenizer: makes the model's tokenizer, which is needed for a chat template alone.
-    run: the folder of a run that is resumed, which keeps its chat frame; None for a new run.
+    settings: of the run
+    data: the content hash of the ratings
+    tokenizer: returns the model's tokenizer; called only where a chat template is used
+    run: the folder of the run that is resumed, which keeps its chat frame; None for a new run
 
-    Raises UserError where the model can't be had or its template can't be used, or `run` isn't the same run.
+    Raises UserError where the model or its template can't be used, or `run` is another run.
     """
     before = None
     if run is not None:
         before = read_identity(run)
         if before is None:
-            raise UserError(f"{run} doesn't say which data and model it began with ({FILE} is missing): start it again")
+            raise UserError(f"the data and model of the run in {run} are unknown ({FILE} is missing): start it again")
     if not settings.prompt.chat:
         frame = None
     elif before is not None:
@@ -91,8 +99,10 @@ def write_identity(run: Path, identity: Identity) -> None:
 
 
 def read_identity(run: Path) -> Identity | None:
-    """What a run noted when it began; None where the file is missing, as in runs of older versions. Raises UserError
-    where it isn't what a run notes."""
+    """Read the identity in a run's folder; None where the file is missing, as in runs of older versions.
+
+    Raises UserError where the file isn't valid.
+    """
     file = run / FILE
     if not file.is_file():
         return None
@@ -110,5 +120,5 @@ def _require_same(run: Path, before: Identity, now: Identity) -> None:
     if before.model != now.model:
         raise UserError(
             f"the model isn't the one that the run in {run} began with (its config, weights or tokenizer differ): give "
-            "model.path of that one, or another output_dir"
+            "model.path of that model, or another output_dir"
         )

@@ -1,4 +1,4 @@
-"""What Hydra refuses in a command line, in words that say what to type instead."""
+"""Explain what Hydra refuses in a command line, and what to type instead."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 
 # In a checkout a link to conf/; in an installed mlens its files.
 CONF = Path(__file__).parent / "conf"
-# The guide's flags, and the override that replaces each; X stands for the flag's value.
+# The flags of the guide's script, and the override that replaces each; X stands for the flag's value.
 FLAGS = {
     "--history_strategy": "history=X",
     "--history_ratio": "history.ratio=X",
@@ -37,18 +37,18 @@ FLAGS = {
     "--max_length": "prompt.max_tokens=X",
     "--resume_from_checkpoint": "output_dir=X resume=true",
 }
-# What other programs call a key of ours.
+# Other programs' names for our keys.
 SYNONYMS = {"batch_size": "targets_per_step", "epochs": "max_epochs", "max_length": "max_tokens", "n": "count"}
-# How alike two names are (from 0 to 1) of which one may be meant by the other.
-ALIKE = 0.5
-# What a launcher takes, before the script's name.
+# The least similarity (from 0 to 1) of a name that is suggested.
+MIN_SIMILARITY = 0.5
+# The beginnings of launchers' flags, which stand before the script's name.
 LAUNCHER_FLAGS = ("--nproc", "--nnodes", "--node", "--master", "--rdzv", "--standalone", "--num_gpus", "--hostfile")
-# Keys of Hydra's that have no effect here, and what to give instead.
-INSTEAD = {"hydra.run.dir": "output_dir", "hydra.sweep.dir": "output_dir"}
+# Hydra's keys that have no effect here, and their replacements.
+REPLACEMENTS = {"hydra.run.dir": "output_dir", "hydra.sweep.dir": "output_dir"}
 
 
 def refuse_flags(arguments: Sequence[str]) -> str | None:
-    """What to say of a command line that has flags which this program doesn't take; None where it has none.
+    """Return an error message for flags that this program doesn't have; None where there are none.
 
     >>> refuse_flags(["--history_strategy", "random", "--history_ratio=0.5"])
     'settings are KEY=VALUE: write history=random history.ratio=0.5 in place of --history_strategy --history_ratio'
@@ -58,7 +58,7 @@ def refuse_flags(arguments: Sequence[str]) -> str | None:
     for place, argument in enumerate(arguments):
         flag, given, value = argument.partition("=")
         if flag.startswith(LAUNCHER_FLAGS):
-            return f"{flag} is the launcher's: write it before the script, as torchrun {argument} train.py"
+            return f"{flag} is a flag of the launcher: write it before the script, as in torchrun {argument} train.py"
         if flag in FLAGS:
             following = arguments[place + 1 : place + 2]
             value = value if given else next((word for word in following if not word.startswith("-")), "VALUE")
@@ -71,41 +71,40 @@ def refuse_flags(arguments: Sequence[str]) -> str | None:
 
 
 def refuse_unused(arguments: Sequence[str]) -> str | None:
-    """What to say of a command line that sets a key of Hydra's which has no effect here; None where it sets none."""
+    """Return an error message for a key of Hydra that has no effect here; None where there is none."""
     for argument in arguments:
         key, _, value = argument.partition("=")
-        if key in INSTEAD:
-            return f"{key} has no effect here: write {INSTEAD[key]}={value}"
+        if key in REPLACEMENTS:
+            return f"{key} has no effect here: write {REPLACEMENTS[key]}={value}"
     return None
 
 
 def explain(error: Exception, overrides: Sequence[str]) -> str:
-    """One line that says which of these overrides Hydra refused with `error`, and what to type instead."""
+    """Return one line that says which override Hydra refused with `error`, and what to type instead."""
     if isinstance(error, OverrideParseException):
-        return _of_grammar(error.override, error.message)
+        return _explain_syntax(error.override, error.message)
     refused = re.search(r"Could not override '([^']+)'", str(error))
     if refused:
-        return _of_key(refused[1], overrides)
+        return _explain_key(refused[1], overrides)
     missing = re.search(r"Could not find '([^']+)'", str(error))
     if isinstance(error, MissingConfigException) and missing:
-        return _of_option(missing[1], error.options or ())
+        return _explain_option(missing[1], error.options or ())
     return _one_line(error)
 
 
-def _of_grammar(argument: str, message: str) -> str:
-    """Of an argument that can't be read."""
+def _explain_syntax(argument: str, message: str) -> str:
+    """Explain an argument that can't be parsed."""
     key, equals, value = argument.partition("=")
     if not equals:
         return f"{argument} is no override: write KEY=VALUE, without blanks around the ="
     typed = as_typed(key, value)
     if not typed:
         return f"{argument} can't be read: {message.splitlines()[0]}"
-    return f"{argument} can't be read, since its value has signs that mean something to Hydra: write it as {typed}"
+    return f"{argument} can't be read, since its value has special characters of Hydra: write it as {typed}"
 
 
 def as_typed(key: str, value: str) -> str | None:
-    """`key=value` as it must be typed in a shell for Hydra to take the value as it stands; None where `key` itself
-    can't be read.
+    """Return `key=value` quoted for the shell and for Hydra; None where `key` itself can't be parsed.
 
     >>> print(as_typed("output_dir", "/x/lr=1e-4"))
     "output_dir='/x/lr=1e-4'"
@@ -119,7 +118,7 @@ def as_typed(key: str, value: str) -> str | None:
 
 
 def quoted(value: str) -> str:
-    """A value as one string in Hydra's grammar, whatever signs it has.
+    """Quote a value as one string in Hydra's grammar.
 
     >>> quoted("history=none,seed=0")
     "'history=none,seed=0'"
@@ -127,19 +126,20 @@ def quoted(value: str) -> str:
     return QuotedString(text=value, quote=Quote.single).with_quotes()
 
 
-def _of_key(key: str, overrides: Sequence[str]) -> str:
-    """Of a key that the composed config doesn't have."""
+def _explain_key(key: str, overrides: Sequence[str]) -> str:
+    """Explain a key that the composed config doesn't have."""
     group, dot, rest = key.partition(".")
     if not dot:
         if (CONF / key).is_dir():
             value = next((o.partition("=")[2] for o in overrides if o.startswith(f"{key}=")), "OPTION")
-            alone = "mlens plan alone takes hardware" if key == "hardware" else f"write +{key}={value}"
-            return f"{key} isn't chosen by default: {alone}"
+            remedy = "only mlens plan accepts hardware" if key == "hardware" else f"write +{key}={value}"
+            return f"{key} isn't chosen by default: {remedy}"
         names = [*_root_keys(), *(k for g in _groups() for k in _keys(g))]
-        return f"{key}: unknown key.{guess(key, names)} The config's own are {_list(_root_keys())}."
+        return f"{key}: unknown key.{guess(key, names)} The keys at the top level are {_list(_root_keys())}."
     if group == "hydra":
-        own = _flat(_read(CONF / "hydra" / "launcher" / "mlens.yaml"))
-        return f"{key}: unknown key. Those of a sweep are {_list([f'hydra.launcher.{n}' for n in own if n[0] != '_'])}."
+        names = _flat(_read(CONF / "hydra" / "launcher" / "mlens.yaml"))
+        known = [f"hydra.launcher.{name}" for name in names if name[0] != "_"]
+        return f"{key}: unknown key. The keys of a sweep are {_list(known)}."
     options = _options(group)
     if not options:
         return f"{group} has no key {rest}"
@@ -149,18 +149,20 @@ def _of_key(key: str, overrides: Sequence[str]) -> str:
         return f"{key}: unknown key.{guess(key, known)} The keys of {group} are {_list(known)}."
     chosen = _chosen(group, overrides)
     lacking = next((name for name in chosen if name not in having), chosen[0])
-    said = f"{key}: {group}={lacking} has no key {rest}. Those with it: {group}={_list(having)}."
+    refusal = f"{key}: {group}={lacking} has no key {rest}. Options with it: {group}={_list(having)}."
     if len(chosen) == 1:
-        return said
-    ready = _ready(group, rest, chosen, overrides)
-    if ready:
-        return f"{said} For a sweep over them write {group}={','.join(ready)} without {key}."
-    return f"{said} For a sweep over them make a file with the value in conf/{group}/, as {having[-1]}.yaml is one."
+        return refusal
+    presets = _presets(group, rest, chosen, overrides)
+    if presets:
+        return f"{refusal} For a sweep over them write {group}={','.join(presets)} without {key}."
+    return f"{refusal} For a sweep over them make a file with the value in conf/{group}/, such as {having[-1]}.yaml."
 
 
-def _ready(group: str, key: str, chosen: Sequence[str], overrides: Sequence[str]) -> list[str]:
-    """The options of a sweep in which files that set `key` themselves stand for the options that have it (`random_50`
-    for `random` with ratio 0.5); nothing where a value has no such file."""
+def _presets(group: str, key: str, chosen: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """Return the options of a sweep, with those that have `key` replaced by files that set it.
+
+    For example `random_50` for `random` with ratio 0.5. Empty where a value has no such file.
+    """
     values = next((o.partition("=")[2].split(",") for o in overrides if o.startswith(f"{group}.{key}=")), [])
     options, names = _options(group), []
     for option in chosen:
@@ -168,21 +170,21 @@ def _ready(group: str, key: str, chosen: Sequence[str], overrides: Sequence[str]
             names.append(option)
             continue
         for value in values:
-            made = [n for n in options if _bases(group, n) == [option] and str(options[n].get(key)) == value]
-            if not made:
+            matching = [n for n in options if _bases(group, n) == [option] and str(options[n].get(key)) == value]
+            if not matching:
                 return []
-            names.append(made[0])
+            names.append(matching[0])
     return names
 
 
-def _of_option(place: str, options: Sequence[str]) -> str:
-    """Of a choice that its group doesn't have."""
+def _explain_option(place: str, options: Sequence[str]) -> str:
+    """Explain an option that its group doesn't have."""
     group, _, option = place.rpartition("/")
-    return f"{group}={option}: there is no such option.{guess(option, options)} There are {_list(options)}."
+    return f"{group}={option}: there is no such option.{guess(option, options)} The options are {_list(options)}."
 
 
 def guess(word: str, names: Sequence[str]) -> str:
-    """A question that names what may be meant by `word`: the name most like it, or that it abbreviates; else nothing.
+    """Return a question that suggests the name most similar to `word`, or abbreviated by it; empty if none is similar.
 
     >>> guess("lr", ["trainer.max_steps", "trainer.learning_rate"])
     ' Did you mean trainer.learning_rate?'
@@ -190,18 +192,18 @@ def guess(word: str, names: Sequence[str]) -> str:
     ''
     """
 
-    def likeness(name: str) -> tuple[float, int]:
+    def similarity(name: str) -> tuple[float, int]:
         last, typed = name.rpartition(".")[2], word.rpartition(".")[2]
         typed = SYNONYMS.get(typed, typed)
         initials = "".join(part[0] for part in last.split("_") if part)
         return max(SequenceMatcher(None, typed, last).ratio(), 0.9 * (typed == initials)), -len(name)
 
-    best = max(names, key=likeness)
-    return f" Did you mean {best}?" if likeness(best)[0] >= ALIKE else ""
+    best = max(names, key=similarity)
+    return f" Did you mean {best}?" if similarity(best)[0] >= MIN_SIMILARITY else ""
 
 
 def _chosen(group: str, overrides: Sequence[str]) -> list[str]:
-    """The group's options (of a sweep several) that the overrides or the defaults list choose."""
+    """Return the options of a group (several in a sweep) that the overrides or the defaults list select."""
     given = [o.partition("=")[2] for o in overrides if o.partition("=")[0].lstrip("+") == group]
     defaults = [entry[group] for entry in _read(CONF / "config.yaml")["defaults"] if group in entry]
     return str([*defaults, *given][-1]).split(",")
@@ -214,8 +216,8 @@ def _groups() -> tuple[str, ...]:
 
 @cache
 def _root_keys() -> tuple[str, ...]:
-    own = [key for key in _read(CONF / "config.yaml") if key not in ("defaults", "hydra", "dataset")]
-    return (*own, *(group for group in _groups() if "/" not in group))
+    keys = [key for key in _read(CONF / "config.yaml") if key not in ("defaults", "hydra", "dataset")]
+    return (*keys, *(group for group in _groups() if "/" not in group))
 
 
 def _keys(group: str) -> list[str]:
@@ -224,7 +226,7 @@ def _keys(group: str) -> list[str]:
 
 @cache
 def _options(group: str) -> dict[str, dict]:
-    """Each option of a group of conf/ with its keys, dotted, and their values."""
+    """Return each option of a group of conf/ with its dotted keys and their values."""
     return {file.stem: _option(group, file.stem) for file in sorted((CONF / group).glob("*.yaml"))}
 
 
@@ -237,7 +239,7 @@ def _option(group: str, name: str) -> dict:
 
 
 def _bases(group: str, name: str) -> list[str]:
-    """The options of the same group that this one is made from."""
+    """Return the options of the same group that this one extends."""
     defaults = _read(CONF / group / f"{name}.yaml").get("defaults", ())
     return [base for base in defaults if isinstance(base, str) and base != "_self_"]
 
@@ -258,7 +260,7 @@ def _list(names: Sequence[str]) -> str:
 
 
 def _one_line(error: Exception) -> str:
-    """Hydra's message without its search path, and without the advice to add a key: an added one is refused too.
+    """Return Hydra's message without its search path and its advice to add a key, which would be refused too.
 
     >>> _one_line(ValueError("Could not find 'history/x'\\nAvailable options in 'history':\\n\\tnone\\n\\trandom"))
     "Could not find 'history/x' Available options in 'history': none, random"

@@ -1,4 +1,4 @@
-"""What a run works with, made from its settings in one place, for train.py, the commands, benchmarks and tests."""
+"""Build the inputs of a run from its settings, in one place for train.py, the commands, benchmarks and tests."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunInputs:
-    """All that a run works with, but for the model.
+    """The inputs of a run, without the model.
 
     settings: the checked config.
     table: the ratings.
-    roles: [ratings] int8, of every rating of the table: training, validation or test.
+    roles: [ratings] int8, the role of each rating: training, validation or test.
     stages: the targets of train, val and test; a stage without targets is left out, except train.
     tokenizer: the model's.
     identity: what identifies the run besides its config; None where nothing is trained.
@@ -48,7 +48,7 @@ class RunInputs:
 
     @cached_property
     def renderer(self) -> Renderer:
-        """Of this table's prompts; made when it is first needed."""
+        """The renderer of prompts about this table, created on first use."""
         frame = None if self.identity is None else self.identity.chat_frame
         return make_renderer(self.table, self.settings.prompt, self.settings.ablation, self.tokenizer, frame)
 
@@ -59,17 +59,18 @@ class RunInputs:
         return self.identity.fingerprint(self.settings)
 
     def model(self, ranks: Ranks, weights: Path | None = None) -> PreTrainedModel | PeftModel:
-        """The model that is trained, where the engine wants its parameters.
+        """Build the model to be trained, with parameters placed as the engine needs them.
 
-        weights: the folder of the weights it starts from; None: those that the settings say.
+        ranks: the processes that train it
+        weights: the folder of the initial weights; None: those that the settings name
         """
         settings = self.settings
-        held = param_placement(settings.deepspeed, settings.model.dtype, ranks)
+        placement = param_placement(settings.deepspeed, settings.model.dtype, ranks)
         longest, seed = settings.prompt.max_tokens, settings.seed
-        return build_model(settings.model, settings.peft, self.tokenizer, longest, seed, held, weights)
+        return build_model(settings.model, settings.peft, self.tokenizer, longest, seed, placement, weights)
 
     def dataset(self, stage: str) -> RatingDataset:
-        """The targets of a stage, with the histories of the first epoch or of the evaluation's first draw."""
+        """Return the dataset of a stage, with the histories of the first epoch or of the evaluation's first draw."""
         settings = self.settings
         node, seed = settings.config["dataset"], settings.seed_of(stage)
         return instantiate(node, self.table, self.stages[stage], settings.history, self.renderer, seed)
@@ -83,9 +84,9 @@ def open_inputs(
 ) -> RunInputs:
     """Read the data, split them, and load the tokenizer.
 
-    ranks: the processes that all call this; the main one fills the caches first. None: this process alone.
-    tokenizer_folder: where a run has saved its tokenizer; None: the tokenizer that the settings name.
-    identity: of the finished run that this looks into.
+    ranks: the processes that call this together, of which the main one fills the caches first; None: this process
+    tokenizer_folder: where a run has saved its tokenizer; None: the tokenizer that the settings name
+    identity: of a finished run; None: no run
 
     Raises UserError where the data, the split or the tokenizer can't be used.
     """
@@ -101,9 +102,9 @@ def open_inputs(
 
 
 def build_inputs(settings: Settings, ranks: Ranks, resumed: Path | None = None) -> RunInputs:
-    """The inputs of a run that is trained, with its identity.
+    """Build the inputs of a run that is trained, with its identity.
 
-    resumed: the folder of the run that is resumed; None for a new run.
+    resumed: the folder of the run that is resumed; None for a new run
 
     Raises UserError as `open_inputs` does, and where the data or the model aren't those of the resumed run.
     """

@@ -1,4 +1,4 @@
-"""What a run can be known to fail at before it reads any data: its model's files, its chat template, its tracker."""
+"""Check what a run would fail at, before it reads any data: the model's files, the chat template, the tracker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ OFFLINE = "choose wandb.mode=offline (`wandb sync` uploads the run later)"
 
 
 def preflight(settings: Settings) -> None:
-    """Check what these settings name outside of the config. One process of a run calls it, and a sweep for each job.
+    """Check the model, template and tracker that the settings name. Called once a run, by a sweep once a job.
 
     Raises UserError for a pretrained model whose files, tokenizer or architecture can't be used, for a chat template
     that can't be rendered, and for wandb.mode=online without a key or a connection.
@@ -30,7 +30,7 @@ def preflight(settings: Settings) -> None:
 
 
 def _require_wandb() -> None:
-    """Raises UserError where Weights & Biases can't be reached, or has no valid key of this user's."""
+    """Raise UserError where Weights & Biases can't be reached, or the user has no valid key."""
     import wandb
 
     refusal = connection_error(wandb.setup().settings.base_url)

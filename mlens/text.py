@@ -1,11 +1,13 @@
-"""Text of files and other libraries, made fit for one line on a terminal."""
+"""Make text from files and other libraries safe to print on one line of a terminal."""
 
 from __future__ import annotations
 
 
 def one_line(text: str) -> str:
-    """`text` on one line: line breaks become blanks, and characters that do not print (control characters, marks that
-    change the direction of writing) are written as their escapes.
+    """Return `text` on one line.
+
+    Line breaks become blanks; non-printable characters (control characters, marks that change the direction of writing)
+    become escapes.
 
     >>> one_line("Heat\\n\\x1b[2J\\u202e(1995)")
     'Heat \\\\x1b[2J\\\\u202e(1995)'
@@ -14,10 +16,10 @@ def one_line(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` with every character that does not print, line breaks included, written as its escape."""
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+    """Return `text` with every non-printable character, line breaks included, as an escape."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error message of another library, which says what was wrong."""
+    """Return the first line of another library's error message, which says what is wrong."""
     return str(error).strip().partition("\n")[0]

@@ -12,7 +12,7 @@ from mlens.compose import compose_config
 from mlens.config import check
 from mlens.errors import UserError
 from mlens.launch import start
-from mlens.overrides import FLAGS, _of_key, as_typed, guess
+from mlens.overrides import FLAGS, _explain_key, as_typed, guess
 from tests.helpers.runs import ROOT, train
 
 
@@ -46,10 +46,10 @@ def test_a_value_that_hydra_can_not_read_is_shown_as_it_must_be_typed(value):
         (["history.n=3"], r"mean history\.count\?"),
         (["lr=3"], r"^lr: unknown key. Did you mean trainer\.learning_rate\?"),
         (["batch_size=8"], r"mean trainer\.targets_per_step\?"),
-        (["histroy=none"], r"mean history\? The config's own are output_dir, resume, seed, data"),
-        (["history=randm"], r"^history=randm: .* mean random\? There are all_previous, "),
-        (["data.path=/x"], r"data=sample has no key path\. Those with it: data=.*csv, .*ml_latest_small"),
-        (["history=none", "history.ratio=0.5"], r"history=none has no key ratio\. Those with it: .*random"),
+        (["histroy=none"], r"mean history\? The keys at the top level are output_dir, resume, seed, data"),
+        (["history=randm"], r"^history=randm: .* mean random\? The options are all_previous, "),
+        (["data.path=/x"], r"data=sample has no key path\. Options with it: data=.*csv, .*ml_latest_small"),
+        (["history=none", "history.ratio=0.5"], r"history=none has no key ratio\. Options with it: .*random"),
         (["experiment=five_way"], r"write \+experiment=five_way$"),
         (["hydra.launcher.nproc=2"], r"hydra\.launcher\.nproc_per_node"),
         (["history.ratio"], r"^history\.ratio is no override: write KEY=VALUE"),
@@ -63,12 +63,13 @@ def test_a_key_or_option_that_is_not_there_is_answered_with_the_nearest(override
 def test_in_a_sweep_ready_files_stand_for_the_key():
     """Each job lacks the others' keys; what is advised is composed for every strategy of it."""
     sweep = ["history=random,none,fixed_count", "history.ratio=0.3,0.5"]
-    line = _of_key("history.ratio", sweep)
+    line = _explain_key("history.ratio", sweep)
     assert "fixed_count" in line and "history=none has no key" in line
     advised = re.search(r"write history=(\S+) without history\.ratio", line)[1].split(",")
     assert advised == ["random_30", "random_50", "none", "fixed_count"]
     assert [check(compose_config([f"history={name}"])).history.ratio for name in advised[:2]] == [0.3, 0.5]
-    assert "make a file with the value in conf/history/" in _of_key("history.ratio", [sweep[0], "history.ratio=0.4"])
+    advice = _explain_key("history.ratio", [sweep[0], "history.ratio=0.4"])
+    assert "make a file with the value in conf/history/" in advice
 
 
 def ended(monkeypatch, capsys, *arguments: str) -> str:

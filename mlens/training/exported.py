@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import mlens
-from mlens.config import chosen_class, strictly
+from mlens.config import resolve_class, strictly
 from mlens.data.source_fields import check_rating_scale
 from mlens.engine.engine import uses_bf16_parameters
 from mlens.errors import UserError
@@ -154,7 +154,7 @@ def _parse(folder: Path, content: Any, trust: bool) -> Exported:
 
 
 def _chosen(name: str, node: dict) -> Any:
-    return strictly(name, chosen_class(name, node.get("_target_")), _without_target(node))
+    return strictly(name, resolve_class(name, node.get("_target_")), _without_target(node))
 
 
 def _without_target(node: dict) -> dict:

@@ -13,7 +13,7 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from mlens.config import CHOSEN, ONE_FORM, check
+from mlens.config import CHOSEN, FIXED_SCHEMAS, check
 from mlens.model.settings import Lora, NoPeft
 from tests.helpers.runs import CONF, command, composed, train_command_here
 
@@ -71,7 +71,7 @@ def commands(file: Path) -> list[str]:
 
 
 def form_of(group: str, node) -> type:
-    return ONE_FORM[group] if group in ONE_FORM else resolve_name(node["_target_"])
+    return FIXED_SCHEMAS[group] if group in FIXED_SCHEMAS else resolve_name(node["_target_"])
 
 
 def fields_of(form: type) -> dict:
@@ -183,13 +183,13 @@ def test_a_qwen3_model_is_hf_with_its_own_name_and_revision():
 def test_a_deepspeed_choice_sets_only_fields_that_exist(option):
     # Its nulls are left out of the files: they stand for DeepSpeed's own defaults.
     node = once(f"deepspeed={option}").deepspeed
-    known = fields_of(ONE_FORM["deepspeed"])
+    known = fields_of(FIXED_SCHEMAS["deepspeed"])
     assert set(node) - {"_target_"} <= set(known)
     assert set(node.zero_optimization) <= set(known["zero_optimization"])
 
 
 def test_every_group_is_a_node_of_the_config():
-    assert {*GROUPS} - {"experiment", "debug"} == {*ONE_FORM, *CHOSEN}
+    assert {*GROUPS} - {"experiment", "debug"} == {*FIXED_SCHEMAS, *CHOSEN}
 
 
 @pytest.mark.parametrize("field", FIELDS.split())

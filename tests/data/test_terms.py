@@ -5,7 +5,7 @@ import re
 import pytest
 import yaml
 
-from mlens.config import chosen_class
+from mlens.config import resolve_class
 from tests.helpers.runs import CONF
 
 FILES = sorted((CONF / "data").glob("*.yaml"))
@@ -15,7 +15,7 @@ FILES = sorted((CONF / "data").glob("*.yaml"))
 def test_the_terms_stand_in_the_comment(file):
     node = yaml.safe_load(file.read_text())
     target = node.pop("_target_")
-    said = chosen_class("data", target)(**node).terms
+    said = resolve_class("data", target)(**node).terms
     comment = " ".join(line.removeprefix("#").strip() for line in re.findall(r"^#.*", file.read_text(), re.MULTILINE))
     if file.stem.startswith("ml_"):
         assert said.name == f"MovieLens {file.stem.replace('_', '-')} (GroupLens)"

@@ -70,7 +70,7 @@ def test_any_value_of_any_key_is_taken_or_refused_in_one_line(data):
 @pytest.mark.parametrize("key", ["seed", "split.seed", "data.max_users", "trainer.learning_rate", "data.noise"])
 @pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 10**400])
 def test_a_number_that_no_machine_holds(key, number):
-    assert refusal(key, number) == f"{key} must be a number of 64 bits"
+    assert refusal(key, number) == f"{key} must fit into 64 bits"
 
 
 @pytest.mark.parametrize("node", ["split", "deepspeed", "ablation"])

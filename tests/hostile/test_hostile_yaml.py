@@ -15,7 +15,7 @@ from mlens.compose import run_config
 from mlens.engine.ranks import Ranks
 from mlens.errors import UserError
 from mlens.runs.listing import BROKEN, list_runs
-from mlens.saved_config import MOST_BYTES, read_saved_config
+from mlens.saved_config import MAX_BYTES, read_saved_config
 from mlens.training.folder import find_folder, make_folder
 from tests.helpers.outcomes import bounded, is_clear
 from tests.helpers.runs import CONF, checked, composed, hydra_config, only_identity
@@ -31,7 +31,7 @@ HOSTILE = {
     "itself": "a: &a [*a]\n",
     "deep": "a: " + "[" * 5000 + "]" * 5000,
     "long": "a: [" + "1," * 30_000 + "1]\n",
-    "large": "a: " + "x" * MOST_BYTES,
+    "large": "a: " + "x" * MAX_BYTES,
     "large and broken": "a: [" + " " * 10**7,
     "an object": "a: !!python/object/apply:os.system [x]\n",
     "no mapping": "- 1\n",
@@ -87,7 +87,7 @@ def test_every_config_that_a_run_saves_is_read_as_it_was_saved(tmp_path):
         file.write_text(text)
         assert read_saved_config(file) == OmegaConf.to_container(config, resolve=True)
         sizes.append(len(text))
-    assert 10 * max(sizes) < MOST_BYTES
+    assert 10 * max(sizes) < MAX_BYTES
 
 
 @settings(max_examples=20)

@@ -105,7 +105,7 @@ def silent_hub(hub, monkeypatch):
         listening.listen()
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{listening.getsockname()[1]}")
-        monkeypatch.setattr("mlens.connection.PATIENCE", 0.1)
+        monkeypatch.setattr("mlens.connection.TIMEOUT", 0.1)
         yield hub
 
 

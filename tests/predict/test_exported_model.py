@@ -60,7 +60,7 @@ REFUSED = {
     "another module by way of ours": ({"history": {"_target_": "mlens.history.fit.math.floor"}}, "is no dataclass"),
     "a class that is none of ours": (
         {"history": {"_target_": "mlens.history.strategy.Stage"}},
-        "is no choice for history",
+        "is not an option of history",
     ),
     "a setting that isn't one": (
         {"history": {"_target_": "mlens.history.fixed_count.FixedCount", "count": 0}},

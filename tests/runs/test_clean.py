@@ -128,7 +128,7 @@ def test_unfinished_and_broken_runs_keep_theirs(run, hurt, said):
 
 def test_a_run_at_work_keeps_its_checkpoints(run):
     before = contents(run)
-    with alone_in(run), pytest.raises(UserError, match="at work"):
+    with alone_in(run), pytest.raises(UserError, match="another run is using"):
         list(remove(run))
     assert contents(run) == before
 
