@@ -41,7 +41,7 @@ FLAGS = {
 SYNONYMS = {"batch_size": "targets_per_step", "epochs": "max_epochs", "max_length": "max_tokens", "n": "count"}
 # The least similarity (from 0 to 1) of a name that is suggested.
 MIN_SIMILARITY = 0.5
-# The beginnings of launchers' flags, which stand before the script's name.
+# Prefixes of launchers' flags, which come before the script's name.
 LAUNCHER_FLAGS = ("--nproc", "--nnodes", "--node", "--master", "--rdzv", "--standalone", "--num_gpus", "--hostfile")
 # Hydra's keys that have no effect here, and their replacements.
 REPLACEMENTS = {"hydra.run.dir": "output_dir", "hydra.sweep.dir": "output_dir"}
@@ -137,8 +137,8 @@ def _explain_key(key: str, overrides: Sequence[str]) -> str:
         names = [*_root_keys(), *(k for g in _groups() for k in _keys(g))]
         return f"{key}: unknown key.{guess(key, names)} The keys at the top level are {_list(_root_keys())}."
     if group == "hydra":
-        names = _flat(_read(CONF / "hydra" / "launcher" / "mlens.yaml"))
-        known = [f"hydra.launcher.{name}" for name in names if name[0] != "_"]
+        sweep = _flat(_read(CONF / "hydra" / "launcher" / "mlens.yaml"))
+        known = [f"hydra.launcher.{name}" for name in sweep if name[0] != "_"]
         return f"{key}: unknown key. The keys of a sweep are {_list(known)}."
     options = _options(group)
     if not options:

@@ -59,6 +59,6 @@ def _require_plain(text: str, file: Path) -> None:
         anchored = isinstance(event, yaml.NodeEvent) and event.anchor is not None
         if depth > MAX_DEPTH or number > MAX_EVENTS or anchored:
             raise UserError(
-                f"{file} can't be read: a run's config has no anchors or aliases, at most {MAX_DEPTH} levels, and at most "
-                f"{MAX_EVENTS:,} YAML events"
+                f"{file} can't be read: a run's config has no anchors or aliases, at most {MAX_DEPTH} levels, and "
+                f"at most {MAX_EVENTS:,} YAML events"
             )

@@ -39,7 +39,7 @@ def print_plan(overrides: list[str], multirun: bool) -> None:
 
     from mlens.plan.jobs import asked
 
-    wanted = asked(overrides, multirun)
+    request = asked(overrides, multirun)
     from mlens.plan.advice import advise
     from mlens.plan.hardware import Machine, found
     from mlens.plan.plan import Plan, plan, prepare, process_bytes
@@ -47,15 +47,15 @@ def print_plan(overrides: list[str], multirun: bool) -> None:
 
     console = Console()
     if not console.is_terminal:
-        console.width = 80 + 40 * len(wanted.jobs)  # unlike a terminal, a file has no width limit
+        console.width = 80 + 40 * len(request.jobs)  # unlike a terminal, a file has no width limit
     plans: dict[str, Plan] = {}
     advice: list[str] = []
     machine: Machine | None = None
     with console.status("") as status:
-        for name, config in wanted.jobs:
-            status.update(f"planning {len(plans) + 1} of {len(wanted.jobs)}")
+        for name, config in request.jobs:
+            status.update(f"planning {len(plans) + 1} of {len(request.jobs)}")
             job = prepare(config)
-            machine = machine or found(wanted.hardware, job.settings.model.dtype)
+            machine = machine or found(request.hardware, job.settings.model.dtype)
             process = 0 if machine.cuda else process_bytes()
             plans[name] = planned = plan(job, machine, process)
             if not planned.fits:

@@ -58,7 +58,7 @@ def build_request(
     history: the users' ratings
     movies: the candidates
     scale: the legal ratings, ascending
-    ablation: says which columns the prompts need
+    ablation: which columns the prompts need
     users: ids of the only users to predict for; None: all
     at_most: the largest number of predictions; None: no limit
 
@@ -245,7 +245,7 @@ def _stage(table: RatingTable, count: np.ndarray) -> Stage:
     targets = np.flatnonzero(is_target).astype(index)
     user = np.asarray(table.user)[targets]
     return Stage(
-        name="asked",
+        name="predict",
         targets=targets,
         user=user,
         visible=np.flatnonzero(~is_target).astype(index),

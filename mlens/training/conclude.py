@@ -99,7 +99,7 @@ def report_finished(folder: RunFolder, inputs: RunInputs) -> float | None:
 
 
 def _evaluate(training: Training, stage: str) -> Evaluated:
-    """Evaluate the best model on `stage`; its validation is reused where this process made it."""
+    """Evaluate the best model on `stage`; a validation that this process made is reused."""
     return training.best if stage == "val" and training.best is not None else training.evaluate(stage)
 
 
