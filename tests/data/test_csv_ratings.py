@@ -267,7 +267,7 @@ ratings = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     ratings=ratings,
     titles=st.lists(texts, min_size=10, max_size=10),

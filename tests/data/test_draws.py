@@ -208,7 +208,7 @@ seeds = st.tuples(st.integers(0, 2**32 - 1), st.booleans())
 
 
 @pytest.mark.parametrize("name", ALONE)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(seeds, st.integers(0, 13))
 def test_what_is_drawn_for_a_user_does_not_depend_on_the_others(name, seed, left_out):
     source = make_source(*seed)
@@ -218,7 +218,7 @@ def test_what_is_drawn_for_a_user_does_not_depend_on_the_others(name, seed, left
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seeds, st.integers(0, 13))
 def test_of_a_sample_one_member_is_replaced_where_it_must_be(name, seed, left_out):
     source = make_source(*seed)
@@ -234,7 +234,7 @@ def test_of_a_sample_one_member_is_replaced_where_it_must_be(name, seed, left_ou
 
 
 @pytest.mark.parametrize("name", [*ALONE, *SAMPLES])
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(seeds)
 def test_another_numbering_draws_the_same(name, seed):
     source = make_source(*seed)
@@ -244,7 +244,7 @@ def test_another_numbering_draws_the_same(name, seed):
 
 
 @pytest.mark.parametrize("name", ORDERS)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(seeds, st.integers(0, 13))
 def test_an_order_without_a_user_is_the_others_order(name, seed, left_out):
     source = make_source(*seed)
@@ -256,7 +256,7 @@ def test_an_order_without_a_user_is_the_others_order(name, seed, left_out):
     assert [item[0] for item in whole] != sorted(item[0] for item in whole)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(seeds)
 def test_permuted_lines_are_the_same_table_and_the_same_subset(seed):
     source, random = make_source(*seed), np.random.default_rng(seed[0])
@@ -274,7 +274,7 @@ def questions_by_answerer(questions):
     return {own: set(others) for own, *others in questions.beginnings}, questions.examples
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(seeds, st.integers(0, 13))
 def test_questions_of_the_probe_change_one_by_one(seed, left_out):
     source = make_source(*seed)

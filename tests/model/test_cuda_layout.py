@@ -85,7 +85,7 @@ def check_blocks(spans: torch.Tensor, sees: np.ndarray, block: int) -> None:
     assert listed(mask.full_q_num_blocks, mask.full_q_indices) == transposed(full)
 
 
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(SIDES.flatmap(lambda block: st.tuples(st.just(block), naive_rows(block))))
 def test_blocks_of_trunks_branches_and_chains(drawn):
     block, row = drawn
@@ -93,7 +93,7 @@ def test_blocks_of_trunks_branches_and_chains(drawn):
     check_blocks(row.spans, row.sees, block)
 
 
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(st.data())
 def test_blocks_of_spans_that_overlap_touch_or_are_empty(data):
     tokens, block = data.draw(st.integers(1, 40)), data.draw(SIDES)
@@ -132,7 +132,7 @@ def test_the_mask_is_that_of_create_block_mask(row, block):
     assert mask.seq_lengths == other.seq_lengths
 
 
-@settings(max_examples=50)
+@settings(max_examples=20)
 @given(st.data())
 def test_a_span_widened_by_one_is_noticed(data):
     block = data.draw(SIDES)
@@ -178,7 +178,7 @@ def test_a_long_row_never_makes_pairs_of_tokens():
 # rows
 
 
-@settings(max_examples=30)
+@settings(max_examples=12)
 @given(forests(trunk=60, rest=30), st.booleans())
 def test_a_row_with_blocks_is_padded_with_tokens_that_see_themselves_alone(trees, scoring):
     row = PackedRows().score_row(trees, ANSWERS) if scoring else PackedRows().train_row(trees, 0.5)

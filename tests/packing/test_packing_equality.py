@@ -1,6 +1,7 @@
 """Rows that share beginnings train and score as every sample alone does, over everything that a run can choose."""
 
 from dataclasses import replace
+from itertools import cycle
 
 import numpy as np
 import pytest
@@ -32,8 +33,7 @@ STRATEGIES = [
 ]
 
 
-@pytest.mark.parametrize("world", [1, 2])
-@pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
+@pytest.mark.parametrize(("strategy", "world"), zip(STRATEGIES, cycle([1, 2]), strict=False), ids=str)
 def test_every_strategy_trains_and_scores_as_plain_forwards_do(strategy, world):
     table = small_table(seed=3, ratings=12)
     case = make_case(table, strategy, world=world, split=Split("temporal", test_ratio=0.2), room=200)
@@ -41,13 +41,13 @@ def test_every_strategy_trains_and_scores_as_plain_forwards_do(strategy, world):
     check_scores(case, "test", torch.float64)
 
 
-@settings(max_examples=10)
+@settings(max_examples=8)
 @given(cases(ratings=7), dtypes)
 def test_a_steps_loss_and_gradients_are_those_of_plain_forwards(case, dtype):
     check_training(case, dtype)
 
 
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(cases(), dtypes, st.data())
 def test_every_legal_ratings_score_is_that_of_a_plain_forward(case, dtype, data):
     check_scores(case, data.draw(st.sampled_from(list(case.datasets)[::-1])), dtype)
@@ -65,7 +65,7 @@ def test_many_more_cases_train_and_score_as_plain_forwards_do(case, dtype):
 # without a model
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(cases(), st.data())
 def test_rows_hold_the_targets_own_prompts_and_see_nothing_else(case, data):
     """Spans, positions, labels and layouts; and what a suffix sees, joined with its own, is its target's prompt."""
@@ -82,7 +82,7 @@ def test_rows_hold_the_targets_own_prompts_and_see_nothing_else(case, data):
         check_row(one.row, one.groups, answers)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(cases(), st.data())
 def test_shapes_say_what_trees_hold(case, data):
     dataset = case.datasets[data.draw(st.sampled_from(list(case.datasets)))]
@@ -102,7 +102,7 @@ def test_shapes_say_what_trees_hold(case, data):
     assert (longer.prompts - shapes.prompts).tolist() == list(range(len(chosen)))
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(cases())
 def test_a_step_reads_a_common_beginning_once_where_one_row_holds_it(case):
     case = replace(case, collator=PackedRows(10**6), world=1)

@@ -70,7 +70,7 @@ def test_a_leak_changes_a_steps_loss_or_gradients(case, leak, choice):
         check_training(case, torch.float64, change)
 
 
-@settings(max_examples=6, derandomize=True)
+@settings(max_examples=4, derandomize=True)
 @given(cases(ratings=6), st.sampled_from(list(LEAKS)), st.integers(0, 10**6))
 def test_a_leak_changes_scores(case, leak, choice):
     stage = list(case.datasets)[-1]
@@ -80,7 +80,7 @@ def test_a_leak_changes_scores(case, leak, choice):
         check_scores(case, stage, torch.float64, change)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(forests(), st.booleans(), st.sampled_from(list(LEAKS)), st.integers(0, 10**6))
 def test_a_leak_is_read_off_the_spans_too(trees, scoring, leak, choice):
     answers = ANSWERS if scoring else None
@@ -92,7 +92,7 @@ def test_a_leak_is_read_off_the_spans_too(trees, scoring, leak, choice):
         check_row(changed, trees, answers)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(forests(), st.integers(0, 10**6))
 def test_a_leak_in_a_layouts_masks_is_noticed(trees, choice):
     """One pair more, or one less, in the masks that attention really takes."""
@@ -113,7 +113,7 @@ def test_a_leak_in_a_layouts_masks_is_noticed(trees, choice):
         check_layout(replace(row, layout=CpuLayout(tuple(products))))
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(forests(trunk=20, rest=4), st.integers(0, 10**6))
 def test_a_bundle_that_sees_more_of_its_trunk_is_noticed(trees, choice):
     with limited({"LONG": 1, "BUNDLE": 8}):

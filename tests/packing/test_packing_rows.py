@@ -101,7 +101,7 @@ def random_heads(heads, kv_heads, tokens, seed):
     ]
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(forests(), kinds, st.sampled_from([(4, 4), (4, 2), (6, 1)]), small_limits, st.integers(0, 3))
 def test_row_attention_is_attention_under_the_dense_mask(groups, kind, heads, limits, seed):
     with pytest.MonkeyPatch.context() as patched:
