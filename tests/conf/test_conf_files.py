@@ -4,8 +4,8 @@ import dataclasses
 import os
 import re
 import shlex
-from functools import cache
-from itertools import cycle, product
+from functools import cache, partial
+from itertools import cycle, islice, product
 from pathlib import Path
 from pkgutil import resolve_name
 
@@ -129,8 +129,8 @@ def test_every_history_and_ablation_go_together_under_each_deepspeed_in_turn():
     groups = ("history", "ablation", "deepspeed")
     nodes = {group: {option: once(f"{group}={option}")[group] for option in OPTIONS[group]} for group in groups}
     config = composed()
-    pairs = product(OPTIONS["history"], OPTIONS["ablation"])
-    for (history, ablation), deepspeed in zip(pairs, cycle(OPTIONS["deepspeed"]), strict=False):
+    pairs = zip(cycle(OPTIONS["history"]), cycle(OPTIONS["ablation"]), cycle(OPTIONS["deepspeed"]), strict=False)
+    for history, ablation, deepspeed in islice(pairs, max(map(len, OPTIONS.values()))):
         for group, option in zip(groups, (history, ablation, deepspeed), strict=True):
             config[group] = nodes[group][option]
         settings = check(config)
@@ -258,13 +258,19 @@ def test_the_guides_qwen3_settings():
         ("qwen3_30b_a3b", 3, Lora, 1e-4),
     ],
 )
-def test_a_model_brings_settings_that_fit_it_and_what_the_command_says_wins(model, stage, peft, rate):
-    def chosen(*overrides):
-        settings = check(once(f"model={model}", *overrides))
-        zero = settings.deepspeed.zero_optimization.stage
-        return zero, type(settings.peft), settings.trainer.learning_rate
+def test_a_model_brings_settings_that_fit_it(model, stage, peft, rate):
+    assert model_settings(model) == (stage, peft, rate)
 
-    assert chosen() == (stage, peft, rate)
+
+def model_settings(model, *overrides):
+    settings = check(once(f"model={model}", *overrides))
+    zero = settings.deepspeed.zero_optimization.stage
+    return zero, type(settings.peft), settings.trainer.learning_rate
+
+
+@pytest.mark.parametrize("model, stage, peft", [("qwen3_4b", 2, NoPeft), ("qwen3_30b_a3b", 3, Lora)])
+def test_what_the_command_says_wins_over_what_a_model_brings(model, stage, peft):
+    chosen = partial(model_settings, model)
     assert chosen("deepspeed=zero1", "peft=none", "trainer=from_scratch") == (1, NoPeft, 0.02)
     assert chosen("peft=lora", "trainer=lora", "deepspeed=zero3_offload") == (3, Lora, 1e-4)
     assert chosen("trainer.learning_rate=3e-4") == (stage, peft, 3e-4)
