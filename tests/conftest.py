@@ -55,3 +55,11 @@ def signals():
 def no_width_is_asked_for(monkeypatch):
     """Workers of pytest-xdist are given the width of its terminal."""
     monkeypatch.delenv("COLUMNS", raising=False)
+
+
+@pytest.fixture(scope="session")
+def all_previous(tmp_path_factory):
+    """A run whose histories are cut, and its model."""
+    from tests.helpers.predicting_runs import predicting_run
+
+    return predicting_run(tmp_path_factory.mktemp("runs") / "all", "history=all_previous")

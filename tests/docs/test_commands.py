@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 from torch.distributed.run import get_args_parser as torchruns
 
 from mlens.cli.show import read_words
-from mlens.compose import run_config
+from mlens.compose import compose_config, run_config
 from mlens.config import PATHS, check
 from mlens.data.load import load_table
 from mlens.data.sample import Sample
@@ -202,6 +202,7 @@ def test_no_command_is_left_out_but_those_named_here():
 
 
 once = cache(checked)
+composed_config = cache(lambda *overrides: compose_config(overrides))
 
 
 @cache
@@ -231,6 +232,7 @@ def extension(tmp_path_factory):
 def extended(extension, monkeypatch):
     """The files of docs/extending.md can be chosen in this process."""
     put_in(extension, monkeypatch)
+    monkeypatch.setattr("mlens.plan.jobs.compose_config", lambda overrides: composed_config(*overrides))
 
 
 @commands_of("train.py", "torchrun", "deepspeed")

@@ -9,15 +9,15 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from mlens.packing.tree import Tree
+from tests.helpers.trees import ANSWERS, forests, lone_trees
 from torch.nn.attention.flex_attention import create_block_mask, create_mask
 
 from mlens.model.attention.cuda_layout import BLOCK, cuda_layout, with_cuda_layout
 from mlens.packing.packed import PackedRows, filler_row
 from mlens.packing.reference import ReferenceRows
 from mlens.packing.row import dense_mask
-from mlens.packing.tree import Tree
 from tests.helpers.naive_rows import naive_row, naive_rows
-from tests.helpers.trees import ANSWERS, forests, lone_trees
 
 SIDES = st.sampled_from([1, 2, 3, 4, 8, 16])
 # One of FlexAttention's own block size: a causal trunk, branches that end within, at and behind a block's border.
