@@ -4,8 +4,6 @@ import csv
 import json
 import re
 import shutil
-import subprocess
-import sys
 from html.parser import HTMLParser
 from math import fsum, sqrt
 
@@ -13,6 +11,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from mlens.cli.compare import main
+from mlens.comparison import figures
 from mlens.comparison.pairing import pair
 from mlens.comparison.report import report, say
 from mlens.comparison.results import answer, compare
@@ -20,6 +20,19 @@ from mlens.comparison.runs import find_runs, make_arms
 from mlens.comparison.sections import failures
 from mlens.errors import UserError
 from tests.helpers.made_up_runs import NASTY, make_run, make_sweep
+
+
+@pytest.fixture
+def drawn():
+    """A test that asks for this gets a report with its figures."""
+
+
+@pytest.fixture(autouse=True)
+def figures_where_they_are_looked_at(request, monkeypatch):
+    """Drawing them takes most of a report's time."""
+    if "drawn" not in request.fixturenames:
+        for name in ("intervals", "curves", "groups"):
+            monkeypatch.setattr(figures, name, lambda *_, **__: "<svg></svg>")
 
 
 def results_of(folder):
@@ -347,7 +360,7 @@ class Elements(HTMLParser):
         self.links += [value for name, value in attributes if name in ("src", "href", "xlink:href")]
 
 
-def test_the_page_needs_nothing_from_outside_and_titles_are_text(tmp_path):
+def test_the_page_needs_nothing_from_outside_and_titles_are_text(tmp_path, drawn):
     report([make_sweep(tmp_path)], tmp_path)
     html = (tmp_path / "report.html").read_text()
     page = Elements()
@@ -359,20 +372,24 @@ def test_the_page_needs_nothing_from_outside_and_titles_are_text(tmp_path):
 
 
 @pytest.mark.parametrize("folders", [["missing"], ["a", "missing"]])
-def test_the_command_tells_a_wrong_folder_in_one_line(tmp_path, folders):
+def test_the_command_tells_a_wrong_folder_in_one_line(tmp_path, folders, monkeypatch, capsys):
     make_run(tmp_path / "a")
-    command = [sys.executable, "-m", "mlens", "compare", *folders]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.startswith("error: no such folder: missing")
-    assert done.stderr.count("\n") == 1 and not (tmp_path / "comparison").exists()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["comparison", *folders])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    line = capsys.readouterr().err
+    assert ended.value.code == 2 and line.startswith("error: no such folder: missing")
+    assert line.count("\n") == 1 and not (tmp_path / "comparison").exists()
 
 
-def test_the_command_writes_into_the_sweeps_folder(tmp_path):
+def test_the_command_writes_into_the_sweeps_folder(tmp_path, monkeypatch, capsys):
     make_sweep(tmp_path / "sweep")
-    command = [sys.executable, "-m", "mlens", "compare", "sweep"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "all_previous has the lowest test RMSE" in done.stdout and "sweep/report.html" in done.stdout
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["comparison", "sweep"])
+    main()
+    printed = capsys.readouterr().out
+    assert "all_previous has the lowest test RMSE" in printed and "sweep/report.html" in printed
     assert {file.name for file in (tmp_path / "sweep").iterdir() if file.is_file()} == {
         "report.html",
         "report.md",
@@ -381,7 +398,7 @@ def test_the_command_writes_into_the_sweeps_folder(tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
-def test_a_browser_draws_every_plot_without_a_word(tmp_path):
+def test_a_browser_draws_every_plot_without_a_word(tmp_path, drawn):
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     report([make_sweep(tmp_path, seeds=2)], tmp_path)
     told = []
