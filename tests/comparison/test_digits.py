@@ -39,7 +39,11 @@ def p_of(text):
 
 
 @pytest.mark.parametrize(
-    ("users", "seeds", "gap"), [(30, 1, 0.02), (600, 1, 0.02), (600, 3, 0.05), (150, 2, 0.2), (1000, 1, 0.0)]
+    ("users", "seeds", "gap"),
+    [
+        *((30, 1, 0.02), (600, 1, 0.02), (150, 2, 0.2)),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in [(600, 3, 0.05), (1000, 1, 0.0)]),
+    ],
 )
 def test_another_seed_changes_the_last_digit_by_one_at_most(users, seeds, gap):
     errors = comparison(users, seeds, gap)
@@ -83,7 +87,7 @@ def sum_errors_of_two(errors):
     )
 
 
-@pytest.mark.parametrize("users", [40, 500])
+@pytest.mark.parametrize("users", [40, pytest.param(500, marks=pytest.mark.slow)])
 def test_the_error_is_that_of_other_seeds(users):
     errors = comparison(users, 1, 0.05)
     found = [differences(errors, "rmse", seed=seed)[0, 1] for seed in range(60)]
