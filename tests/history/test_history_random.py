@@ -179,10 +179,9 @@ def some_draws():
 
 def test_a_draw_is_the_same_in_a_process_with_another_hash_seed():
     program = "from test_history_random import some_draws; print(some_draws())"
-    for hash_seed in ("1", "2"):
-        env = os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(sys.path)}
-        run = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, check=True, text=True)
-        assert run.stdout == f"{some_draws()}\n"
+    env = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    run = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, check=True, text=True)
+    assert run.stdout == f"{some_draws()}\n"
 
 
 # per user
