@@ -19,12 +19,13 @@ from mlens.errors import UserError
 from mlens.files import write_json
 from mlens.model.digest import model_digest
 from mlens.prompt.frame import ChatFrame, render_frame
-from mlens.text import first_line
+from mlens.schema import TEXT, TEXT_OR_NONE, TWO_TEXTS_OR_NONE, Schema, read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FILE = "identity.json"
+SCHEMA: Schema = {"data": TEXT, "model": TEXT_OR_NONE, "chat_frame": TWO_TEXTS_OR_NONE, "version": TEXT}
 # Settings that don't affect the result of a run: left out of its fingerprint, and free to change on resume. The files
 # at data.path and model.path are identified by their content.
 NOT_RESULT = (
@@ -106,12 +107,10 @@ def read_identity(run: Path) -> Identity | None:
     file = run / FILE
     if not file.is_file():
         return None
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        frame = content.pop("chat_frame")
-        return Identity(**content, chat_frame=None if frame is None else ChatFrame(*frame))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{file} can't be read: {first_line(error)}") from error
+    content = read_json(file, SCHEMA)
+    frame = content["chat_frame"]
+    chat_frame = None if frame is None else ChatFrame(*frame)
+    return Identity(content["data"], content["model"], chat_frame, content["version"])
 
 
 def _require_same(run: Path, before: Identity, now: Identity) -> None:

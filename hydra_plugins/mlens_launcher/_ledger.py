@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,29 +87,19 @@ def read_ledger(folder: Path) -> list[Job]:
     Raises UserError where the file isn't a ledger.
     """
     from mlens.errors import UserError
+    from mlens.schema import INTEGER_OR_NONE, NUMBER_OR_NONE, TEXT, TEXT_OR_NONE, read_json
 
     file = folder / "sweep.json"
     if not file.is_file():
         return []
+    job = {"name": TEXT, "overrides": [TEXT], "fingerprint": TEXT, "state?": TEXT, "queue_id?": TEXT_OR_NONE}
+    job |= {"exit_code?": INTEGER_OR_NONE, "seconds?": NUMBER_OR_NONE, "error?": TEXT_OR_NONE}
     try:
-        jobs = [Job(**job) for job in json.loads(file.read_text(encoding="utf-8"))["jobs"]]
-        invalid = next((job for job in jobs if not _is_valid(job)), None)
-        if invalid is not None:
-            raise ValueError(f"job {invalid.name!r} has values of the wrong type")
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise UserError(f"{file} is not a sweep ledger ({error}). Remove it, or give another output_dir") from error
-    return jobs
-
-
-def _is_valid(job: Job) -> bool:
-    """Whether all values have the right type, so that an edited or truncated ledger is reported when it is read."""
-    texts = [job.name, job.fingerprint, job.state, *(v for v in (job.queue_id, job.error) if v is not None)]
-    numbers = [v for v in (job.exit_code, job.seconds) if v is not None]
-    return (
-        isinstance(job.overrides, list)
-        and all(isinstance(text, str) for text in (*texts, *job.overrides))
-        and all(isinstance(number, int | float) and abs(number) < 1e12 for number in numbers)  # not NaN
-    )
+        content = read_json(file, {"jobs": [job]})
+    except UserError as error:
+        raise UserError(f"{error}. Remove it, or give another output_dir") from error
+    names = [field.name for field in fields(Job)]
+    return [Job(**{name: job[name] for name in names if name in job}) for job in content["jobs"]]
 
 
 def job_names(batch: Sequence[Sequence[str]], first: int = 0) -> list[str]:

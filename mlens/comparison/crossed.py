@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mlens.comparison.forms import EVALUATION, read_json
+from mlens.comparison.run_files import EVALUATION
 from mlens.comparison.runs import Arm, strategy_label
+from mlens.schema import read_json
 
 
 def crossed_table(arms: Sequence[Arm]) -> dict[str, list] | None:

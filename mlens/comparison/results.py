@@ -9,8 +9,8 @@ import numpy as np
 import polars as pl
 
 from mlens.comparison import digits
-from mlens.comparison.forms import SUMMARISED
 from mlens.comparison.pairing import Paired
+from mlens.comparison.run_files import SUMMARISED
 from mlens.comparison.runs import Arm
 from mlens.comparison.statistics import (
     Difference,

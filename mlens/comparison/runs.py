@@ -12,21 +12,11 @@ from typing import Any
 
 import polars as pl
 
-from mlens.comparison.forms import (
-    PLAN,
-    PROMPTS,
-    RECORD,
-    SUMMARY,
-    VALIDATION,
-    parse_json,
-    read_config,
-    read_json,
-    read_predictions,
-    require,
-)
+from mlens.comparison.run_files import PLAN, PROMPTS, RECORD, SUMMARY, VALIDATION, read_config, read_predictions
 from mlens.config import flatten, is_below
 from mlens.errors import UserError
 from mlens.identity import NOT_RESULT
+from mlens.schema import parse_json, read_json, require
 from mlens.text import one_line
 
 # The only key in which the runs of an arm may differ.

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from hydra_plugins.mlens_launcher._ledger import FAILED, STOPPED, WAITING, Job, read_ledger
-from mlens.comparison.forms import read_config
+from mlens.comparison.run_files import read_config
 from mlens.comparison.runs import is_run, read_run, strategy_label, walk
 from mlens.config import flatten
 from mlens.engine.manifest import checkpoint_name, read_manifest, saved_steps

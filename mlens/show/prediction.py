@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from mlens.comparison.forms import read_predictions
+from mlens.comparison.run_files import read_predictions
 from mlens.errors import UserError
 from mlens.packing.dataset import RatingDataset, history_hash
 from mlens.training.folder import RunFolder

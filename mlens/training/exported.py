@@ -20,12 +20,31 @@ from mlens.packing.plan import Collator
 from mlens.pipeline import RunInputs
 from mlens.prompt.frame import ChatFrame
 from mlens.prompt.settings import Ablation, Style
+from mlens.schema import (
+    COUNT,
+    INTEGER,
+    NUMBER,
+    OBJECT,
+    OBJECT_OR_NONE,
+    SWITCH,
+    TEXT,
+    TEXT_OR_NONE,
+    TWO_TEXTS_OR_NONE,
+    Schema,
+    read_json,
+)
 from mlens.trust import refuse_foreign
 
 FILE = "mlens.json"
 # The version of the file's format; a newer one is refused. Version 1 had no chat_frame and no base_digest.
 FORM = 2
 ADAPTER = "adapter_config.json"
+SCHEMA: Schema = {
+    **{"form": COUNT, "mlens": TEXT, "scale": [NUMBER], "dtype": TEXT, "attention": TEXT, "seed": INTEGER},
+    **dict.fromkeys(("history", "ablation", "prompt", "packing", "evaluation"), OBJECT),
+    **{"bf16_parameters": SWITCH, "base": OBJECT_OR_NONE},
+    **{"base_digest?": TEXT_OR_NONE, "chat_frame?": TWO_TEXTS_OR_NONE},  # not in form 1
+}
 
 
 @dataclass(frozen=True)
@@ -97,36 +116,22 @@ def read_exported(path: Path, trust: bool = False) -> Exported:
     if folder is None:
         raise UserError(f"{path} holds no trained model: there is no {FILE} in it or in its folder model/")
     file = folder / FILE
+    content = read_json(file, SCHEMA)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
         return _parse(folder, content, trust)
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: not valid JSON") from error
 
 
-def _parse(folder: Path, content: Any, trust: bool) -> Exported:
-    fields = {
-        **dict.fromkeys(("history", "ablation", "prompt", "packing", "evaluation"), dict),
-        **{"form": int, "mlens": str, "scale": list, "dtype": str, "attention": str, "seed": int},
-        **{"bf16_parameters": bool, "base": dict | None, "base_digest": str | None, "chat_frame": list | None},
-    }
-    if isinstance(content, dict) and content.get("form") == 1:
-        content = {"base_digest": None, "chat_frame": None, **content, "form": FORM}
-    if not isinstance(content, dict) or content.keys() != fields.keys():
-        raise UserError(f"must hold {', '.join(fields)} and nothing else")
-    for name, kind in fields.items():
-        if not isinstance(content[name], kind) or (kind is int and isinstance(content[name], bool)):
-            raise UserError(f"{name} must not be {content[name]!r}")
-    if content["form"] != FORM:
+def _parse(folder: Path, content: dict, trust: bool) -> Exported:
+    if content["form"] > FORM:
         raise UserError(f"has format {content['form']}, written by mlens {content['mlens']}: this version reads {FORM}")
+    for key in content.keys() - {key.removesuffix("?") for key in SCHEMA}:
+        raise UserError(f"{key}: unknown key")
     if "${" in json.dumps(content):
         raise UserError("refers to another value with ${…}, which is not resolved")
-    frame = content["chat_frame"]
-    if frame is not None and (len(frame) != 2 or not all(isinstance(text, str) for text in frame)):
-        raise UserError("chat_frame must be two texts, or null")
-    scale = [float(rating) if isinstance(rating, int | float) else float("nan") for rating in content["scale"]]
+    frame = content.get("chat_frame")
+    scale = [float(rating) for rating in content["scale"]]
     check_rating_scale(scale)
     if not trust:
         refuse_foreign({name: content[name] for name in ("history", "packing", "base")})
@@ -149,7 +154,7 @@ def _parse(folder: Path, content: Any, trust: bool) -> Exported:
         dtype=content["dtype"],
         bf16_parameters=content["bf16_parameters"],
         chat_frame=None if frame is None else ChatFrame(*frame),
-        base_digest=content["base_digest"],
+        base_digest=content.get("base_digest"),
     )
 
 

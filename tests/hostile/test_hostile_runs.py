@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from hydra_plugins.mlens_launcher._ledger import Job, Ledger, read_ledger
 from mlens.comparison import figures
-from mlens.comparison.forms import SUMMARISED, SUMMARY, read_json, read_predictions
 from mlens.comparison.report import report
+from mlens.comparison.run_files import SUMMARISED, SUMMARY, read_predictions
 from mlens.errors import UserError
+from mlens.schema import read_json
 from tests.helpers.byte_mutations import hurt
 from tests.helpers.made_up_runs import make_run
 from tests.helpers.outcomes import bounded, is_clear

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from mlens.comparison.forms import read_config
+from mlens.comparison.run_files import read_config
 from mlens.compose import run_config
 from mlens.engine.ranks import Ranks
 from mlens.errors import UserError

@@ -73,10 +73,10 @@ REFUSED = {
         "refers to another value",
     ),
     "a scale": ({"scale": [5, 1]}, "rating_scale must be two or more"),
-    "words in a scale": ({"scale": [1, "2"]}, "rating_scale must be two or more"),
+    "words in a scale": ({"scale": [1, "2"]}, r"scale\[1\] must be a number, not '2'"),
     "a later form": ({"form": 3, "mlens": "9.0"}, "has format 3, written by mlens 9.0"),
-    "a wrong kind": ({"prompt": []}, "prompt must not be"),
-    "more": ({"more": 1}, "must hold history, ablation"),
+    "a wrong kind": ({"prompt": []}, "prompt must be an object, not a list"),
+    "more": ({"more": 1}, "more: unknown key"),
 }
 
 
