@@ -107,7 +107,7 @@ def test_the_page_tells_all_that_a_newcomer_asks(ratings, capsys):
         "│ User: Film 21 (Drama):",
         "2.0<|endoftext|>",
         "(prompt.max_tokens=150)",
-        "In evaluation, packed to one process: row 0 of 1 (from 0).",
+        "In evaluation, packed for one process: row 0 of 1 (from 0).",
     ):
         assert part in page, part
     assert "\x1b" not in page and "6  What" not in page
