@@ -13,7 +13,7 @@ from mlens.model.attention.cuda_layout import BLOCK, cuda_layout, with_cuda_layo
 from mlens.packing.packed import PackedRows
 from mlens.packing.row import dense_mask
 from tests.helpers.naive_rows import naive_row
-from tests.helpers.prefix_groups import ANSWERS, lone_trees, make_tree
+from tests.helpers.prefix_groups import ANSWERS, lone_groups, make_group
 from tests.helpers.small_model import model_once, row_scores
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="compiled flex attention needs a CUDA device")
@@ -120,7 +120,7 @@ def test_a_models_logits_are_those_under_the_dense_mask():
 
 @pytest.mark.parametrize("scoring", [False, True])
 def test_a_row_padded_to_blocks_scores_as_under_row_attention(scoring):
-    trees = [make_tree(90, [(30, 20), (90, 25)]), *lone_trees([9, 40])]
+    trees = [make_group(90, [(30, 20), (90, 25)]), *lone_groups([9, 40])]
     row = PackedRows().score_row(trees, ANSWERS) if scoring else PackedRows().train_row(trees, 0.5)
     on_gpu, on_cpu = model_once(FLEX_ATTENTION, torch.float32), model_once(ROW_ATTENTION, torch.float32)
     with torch.no_grad():

@@ -9,15 +9,16 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from mlens.packing.tree import Tree
-from tests.helpers.trees import ANSWERS, forests, lone_trees
+from tests.helpers.trees import ANSWERS, forests
 from torch.nn.attention.flex_attention import create_block_mask, create_mask
 
 from mlens.model.attention.cuda_layout import BLOCK, cuda_layout, with_cuda_layout
 from mlens.packing.packed import PackedRows, filler_row
+from mlens.packing.prefix_group import PrefixGroup
 from mlens.packing.reference import ReferenceRows
 from mlens.packing.row import dense_mask
 from tests.helpers.naive_rows import naive_row, naive_rows
+from tests.helpers.prefix_groups import ANSWERS, forests, lone_groups
 
 SIDES = st.sampled_from([1, 2, 3, 4, 8, 16])
 # One of FlexAttention's own block size: a causal trunk, branches that end within, at and behind a block's border.
@@ -179,7 +180,7 @@ def test_a_long_row_never_makes_pairs_of_tokens():
 
 
 @settings(max_examples=12)
-@given(forests(trunk=60, rest=30), st.booleans())
+@given(forests(prefix=60, suffix=30), st.booleans())
 def test_a_row_with_blocks_is_padded_with_tokens_that_see_themselves_alone(trees, scoring):
     row = PackedRows().score_row(trees, ANSWERS) if scoring else PackedRows().train_row(trees, 0.5)
     with_them, tokens = with_cuda_layout(row), len(row.spans)
@@ -203,7 +204,7 @@ def test_a_row_with_blocks_is_padded_with_tokens_that_see_themselves_alone(trees
 
 @pytest.mark.parametrize(("tokens", "length"), [(2, BLOCK), (BLOCK, BLOCK), (BLOCK + 1, 2 * BLOCK)])
 def test_whole_blocks_are_not_padded(tokens, length):
-    row = PackedRows().train_row([Tree(np.arange(tokens), np.arange(1, tokens), ())], 1.0)
+    row = PackedRows().train_row([PrefixGroup(np.arange(tokens), np.arange(1, tokens), ())], 1.0)
     assert len(row.spans) == tokens and with_cuda_layout(row).input_ids.shape == (1, length)
 
 
@@ -214,14 +215,14 @@ def test_a_filler_row_is_padded_too():
 
 
 def test_a_row_without_spans_stays_as_it_is():
-    row = ReferenceRows().train_row(lone_trees([5]))
+    row = ReferenceRows().train_row(lone_groups([5]))
     assert with_cuda_layout(row) is row
-    once = with_cuda_layout(PackedRows().train_row(lone_trees([5])))
+    once = with_cuda_layout(PackedRows().train_row(lone_groups([5])))
     assert with_cuda_layout(once) is once
 
 
 def test_a_row_moves_and_is_pinned_with_its_blocks(monkeypatch):
-    row = with_cuda_layout(PackedRows().score_row(lone_trees([5, 100, 90]), ANSWERS))
+    row = with_cuda_layout(PackedRows().score_row(lone_groups([5, 100, 90]), ANSWERS))
     names = [field.name for field in fields(row.layout) if field.name != "block"]
     moved = row.to(torch.device("meta"))
     assert len(names) == 5 and moved.layout.block == BLOCK

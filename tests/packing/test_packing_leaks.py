@@ -114,7 +114,7 @@ def test_a_leak_in_a_layouts_masks_is_noticed(trees, choice):
 
 
 @settings(max_examples=25)
-@given(forests(trunk=20, rest=4), st.integers(0, 10**6))
+@given(forests(prefix=20, suffix=4), st.integers(0, 10**6))
 def test_a_bundle_that_sees_more_of_its_trunk_is_noticed(trees, choice):
     with limited({"LONG": 1, "BUNDLE": 8}):
         row = with_cpu_layout(PackedRows().train_row(trees))

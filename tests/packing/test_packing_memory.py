@@ -9,14 +9,14 @@ from mlens.model.attention.cpu import row_attention
 from mlens.model.attention.cpu_layout import with_cpu_layout
 from mlens.packing.packed import PackedRows
 from mlens.packing.row import Row
-from tests.helpers.prefix_groups import ANSWERS, lone_trees, make_tree
+from tests.helpers.prefix_groups import ANSWERS, lone_groups, make_group
 from tests.helpers.runs import ROOT, command
 
 # A user of 250 lines, whose every target is a suffix; users of 20 lines, whose targets are; targets that share nothing.
 ROWS = {
-    "one user": [make_tree(5000, [(20 * i, 24) for i in range(1, 251)])],
-    "many users": [make_tree(400, [(20 * i, 24) for i in range(1, 21)], seed) for seed in range(10)],
-    "apart": lone_trees(np.random.default_rng(0).integers(30, 400, 40)),
+    "one user": [make_group(5000, [(20 * i, 24) for i in range(1, 251)])],
+    "many users": [make_group(400, [(20 * i, 24) for i in range(1, 21)], seed) for seed in range(10)],
+    "apart": lone_groups(np.random.default_rng(0).integers(30, 400, 40)),
 }
 
 

@@ -14,7 +14,7 @@ from mlens.plan import sketch
 from mlens.plan.configs import PUBLISHED
 from mlens.plan.memory import static_memory
 from mlens.plan.sketch import Live, ModelCounts, Sketch
-from tests.helpers.prefix_groups import make_tree
+from tests.helpers.prefix_groups import make_group
 from tests.helpers.small_model import make_model
 
 # The paper's example: 7.5 billion parameters on 64 GPUs, in GB (10⁹ bytes).
@@ -99,7 +99,7 @@ def test_what_lives_is_counted_once_and_as_long_as_it_lives():
 
 
 def row_of(branches: int = 4):
-    return PackedRows().train_row([make_tree(40, [(10 * i, 12) for i in range(1, branches + 1)])])
+    return PackedRows().train_row([make_group(40, [(10 * i, 12) for i in range(1, branches + 1)])])
 
 
 def sketch_of(layers: int, checkpointing: bool = False, **more) -> Sketch:
