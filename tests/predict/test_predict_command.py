@@ -93,8 +93,8 @@ def test_many_predictions_are_refused_before_the_weights_are_loaded(predict, mon
     monkeypatch.setattr(Predictor, "of", lambda *_: pytest.fail("the weights were loaded"))
     code, printed = predict()
     assert code == 2 and printed.err == (
-        "error: 26 predictions for 2 users are more than 25: choose users with --user ID, or give --all to make all of "
-        "them\n"
+        "error: 26 predictions for 2 users are more than 25: select users with --user ID, or make all predictions with "
+        "--all\n"
     )
     code, printed = predict("--all", "--prompts", "--output", "all.json")
     assert code == 0 and printed.err == "26 predictions for 2 users\n"
