@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tests.helpers.trees import ANSWERS, forests
 from torch.nn.attention.flex_attention import create_block_mask, create_mask
 
 from mlens.model.attention.cuda_layout import BLOCK, cuda_layout, with_cuda_layout
