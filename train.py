@@ -24,16 +24,16 @@ def main(config: DictConfig) -> float | None:
 
 def run(config: DictConfig, stop: StopRequest) -> float | None:
     # Imported here, so that --help and --cfg are fast, and an invalid setting is refused early.
-    from mlens.config import check
+    from mlens.config import check_config
 
-    settings = check(config)
+    settings = check_config(config)
     from mlens.audit.audit import audit
     from mlens.engine.ranks import join_ranks
     from mlens.pipeline import build_inputs
     from mlens.preflight import preflight
     from mlens.training.base_model import base_weights
-    from mlens.training.conclude import finish_run, report_finished
     from mlens.training.describe import describe_run
+    from mlens.training.finish import finish_run, report_finished
     from mlens.training.folder import find_folder, make_folder
     from mlens.training.journal import open_journal
     from mlens.training.loop import fit

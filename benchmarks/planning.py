@@ -119,9 +119,9 @@ def polars(folder: Path) -> dict[str, float]:
 
 def read(folder: Path, source: str) -> dict[str, float]:
     from mlens.data.csv_ratings import CsvRatings
-    from mlens.data.load import Source
     from mlens.data.movielens_csv import MovieLensCsv
     from mlens.data.raw import build_table
+    from mlens.data.sources import Source
 
     files = [folder / "ratings.csv", folder / "movies.csv"]
     own = CsvRatings(user_column="userId", movie_column="movieId")
@@ -132,8 +132,8 @@ def read(folder: Path, source: str) -> dict[str, float]:
 
 
 def open_cached(folder: Path) -> dict[str, float]:
-    from mlens.data.load import load_table
     from mlens.data.movielens_csv import MovieLensCsv
+    from mlens.data.sources import load_table
 
     with timed(time.perf_counter) as seconds:
         table = load_table(MovieLensCsv("ml-32m", str(folder)))
@@ -145,11 +145,11 @@ def plan(folder: Path, *overrides: str) -> dict[str, float]:
     import numpy as np
 
     from mlens.compose import compose_config
-    from mlens.config import check
+    from mlens.config import check_config
     from mlens.packing.plan import epoch_order
     from mlens.pipeline import open_inputs
 
-    settings = check(compose_config(["data=ml_32m", f"data.path={folder}", *overrides]))
+    settings = check_config(compose_config(["data=ml_32m", f"data.path={folder}", *overrides]))
     steps = {}
     with timed() as seconds:
         inputs = open_inputs(settings)

@@ -29,12 +29,12 @@ import torch
 from rich.table import Table
 from setting import Setting, command, console, make_setting, start
 
-from mlens.data.table import RatingTable
+from mlens.data.rating_table import RatingTable
 from mlens.engine.ranks import Ranks
 from mlens.evaluation.local_scorer import LocalScorer
 from mlens.model.settings import NoPeft
 from mlens.predict import Predictor, Prompter
-from mlens.training.exported import Exported
+from mlens.training.exported import ExportedSettings
 
 # How many movies are asked for one at a time.
 ALONE = 30
@@ -43,7 +43,7 @@ ALONE = 30
 def make_predictor(setting: Setting) -> Predictor:
     """Of the setting's model as it is."""
     settings = setting.inputs.settings
-    exported = Exported(
+    exported = ExportedSettings(
         folder=Path(),
         scale=setting.datasets["test"].table.scale,
         history=settings.history,

@@ -34,7 +34,7 @@ import planning
 ROOT = Path(__file__).parents[1]
 # What train.py calls, in its order.
 STAGES = {
-    "mlens.data.load.load_table": "read, check, sort, cache",
+    "mlens.data.sources.load_table": "read, check, sort, cache",
     "mlens.data.split.assign_roles": "split",
     "mlens.data.stage.make_stages": "targets",
     "mlens.model.load.load_tokenizer": "tokenizer",
@@ -43,7 +43,7 @@ STAGES = {
     "mlens.engine.engine.make_engine": "engine",
     "mlens.training.describe.describe_run": "lengths, log",
     "mlens.training.loop.fit": "training, validation",
-    "mlens.training.conclude.finish_run": "test, baselines",
+    "mlens.training.finish.finish_run": "test, baselines",
 }
 
 
@@ -119,8 +119,8 @@ def read_json(file: Path) -> list[tuple[str, float, float]]:
     from mlens.data.behaviour_json import BehaviourJson
 
     meter = Meter()
-    meter.follow("mlens.data.load.load_table", "read, check, sort, cache")
-    load = importlib.import_module("mlens.data.load").load_table
+    meter.follow("mlens.data.sources.load_table", "read, check, sort, cache")
+    load = importlib.import_module("mlens.data.sources").load_table
     table = load(BehaviourJson(str(file)))
     print(
         f"{len(table):,} ratings of {len(table.users):,} users in {file.stat().st_size / 1e9:.2f} GB", file=sys.stderr

@@ -16,7 +16,7 @@ from rich.console import Console
 from transformers.modeling_utils import PreTrainedModel
 
 from mlens.compose import compose_config
-from mlens.config import check
+from mlens.config import check_config
 from mlens.engine.engine import uses_bf16_parameters
 from mlens.errors import UserError, exit_on_user_error
 from mlens.model.load import ParamPlacement, build_model
@@ -71,7 +71,7 @@ def make_setting(data: Path, *overrides: str) -> Setting:
 
 def compose_setting(*overrides: str) -> Setting:
     """The setting that `overrides` lead to. Raises UserError for a bad override."""
-    inputs = open_inputs(check(compose_config(overrides)))
+    inputs = open_inputs(check_config(compose_config(overrides)))
     datasets = {name: inputs.dataset(name) for name in inputs.stages}
     return Setting(inputs, datasets, inputs.settings.packing)
 

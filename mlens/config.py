@@ -92,7 +92,7 @@ class Settings:
         return self.seed if stage == "train" else self.evaluation.seed
 
 
-def check(config: DictConfig) -> Settings:
+def check_config(config: DictConfig) -> Settings:
     """Parse every node with its dataclass.
 
     Raises UserError, which names node and key, for an unknown key, an invalid value, or a value other than a path that
@@ -106,13 +106,13 @@ def check(config: DictConfig) -> Settings:
     missing = [key for key in sorted(known) if key not in config]
     if missing:
         raise UserError(f"{missing[0]} is missing: the config needs it")
-    root = strictly("", Root, {key: _value(config, key) for key in Root.__dataclass_fields__})
-    nodes = {name: strictly(name, schema, _plain(config, name)) for name, schema in FIXED_SCHEMAS.items()}
+    root = parse_node("", Root, {key: _value(config, key) for key in Root.__dataclass_fields__})
+    nodes = {name: parse_node(name, schema, _plain(config, name)) for name, schema in FIXED_SCHEMAS.items()}
     for name, schema in FIXED_SCHEMAS.items():
         _require_target(name, config, FACTORIES.get(name, f"{schema.__module__}.{schema.__name__}"))
     for name in CHOSEN:
         node = _plain(config, name)
-        nodes[name] = strictly(name, resolve_class(name, config[name].get("_target_")), node)
+        nodes[name] = parse_node(name, resolve_class(name, config[name].get("_target_")), node)
     for key in _plain(config, "dataset"):
         raise UserError(f"dataset.{key}: unknown key; dataset holds _target_ alone")
     plain = cast(dict, OmegaConf.to_container(config, resolve=True))
@@ -168,7 +168,7 @@ def resolve_class(name: str, target: object) -> type:
     return found
 
 
-def strictly(name: str, schema: type, node: dict) -> Any:
+def parse_node(name: str, schema: type, node: dict) -> Any:
     """Parse a node strictly.
 
     name: of the node; empty for the top level

@@ -38,7 +38,7 @@ class RunFailed(Exception):
 
 
 class Stopped(BaseException):
-    """A signal stopped the run, and everything is saved. The entry point exits with code CONTINUE.
+    """A signal stopped the run, and everything is saved. The entry point exits with code EXIT_RESUMABLE.
 
     Like KeyboardInterrupt it may be raised anywhere, so it isn't an Exception that a library could swallow.
     """
@@ -49,7 +49,7 @@ class JobFailed(Exception):
 
 
 # Exit code of a run that was stopped and can be resumed: 75, "temporary failure" of sysexits.h.
-CONTINUE = os.EX_TEMPFAIL
+EXIT_RESUMABLE = os.EX_TEMPFAIL
 
 # Exit code of a command whose output pipe was closed: what a shell reports for a program that SIGPIPE ended.
 READER_GONE = 128 + signal.SIGPIPE
@@ -90,7 +90,8 @@ def exit_on_user_error(result_on_stdout: bool = False) -> Iterator[None]:
     """End the process with one line, and without a traceback, for the errors that a user can act on.
 
     UserError and RunFailed exit as `exit_with` does, also where Hydra wraps them while it creates an object. So do a
-    full disk, and files or folders that can't be accessed. Stopped exits with code CONTINUE (and one line a machine).
+    full disk, and files or folders that can't be accessed. Stopped exits with code EXIT_RESUMABLE (and one line a
+    machine).
 
     result_on_stdout: stdout is the result. Where it can't be written, exit with one line and code 2; where its reader
         has closed the pipe, exit silently with code READER_GONE. Other output that can't be written is dropped.
@@ -113,7 +114,7 @@ def _one_line_errors() -> Iterator[None]:
     except Stopped as stopped:
         if os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"stopped: {stopped}", file=sys.stderr, flush=True)
-        sys.exit(CONTINUE)
+        sys.exit(EXIT_RESUMABLE)
     except Exception as error:
         given = error if isinstance(error, UserError | RunFailed) else error.__cause__
         if isinstance(given, UserError | RunFailed):

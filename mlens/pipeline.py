@@ -11,10 +11,10 @@ import numpy as np
 from hydra.utils import instantiate
 
 from mlens.config import Settings
-from mlens.data.load import load_table
+from mlens.data.rating_table import RatingTable
+from mlens.data.sources import load_table
 from mlens.data.split import assign_roles
 from mlens.data.stage import Stage, make_stages
-from mlens.data.table import RatingTable
 from mlens.engine.engine import param_placement
 from mlens.engine.ranks import Ranks
 from mlens.identity import Identity, identify

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 import mlens
-from mlens.config import check
+from mlens.config import check_config
 from mlens.errors import UserError
 from mlens.identity import identify, read_identity, write_identity
 from mlens.prompt.frame import ChatFrame
@@ -24,13 +24,13 @@ OTHERS = (
 
 def test_the_fingerprint_is_of_what_the_result_depends_on():
     def of(*overrides):
-        return IDENTITY.fingerprint(check(composed(*overrides)))
+        return IDENTITY.fingerprint(check_config(composed(*overrides)))
 
     free = ["output_dir=x", "resume=true", "wandb.name=x", "trainer.loader_workers=3", "data=sample"]
     assert {of(override) for override in free} == {of()}
     bound = ["seed=1", "history=none", "split.seed=1", "evaluation.seed=1", "trainer.max_epochs=2", "prompt.trim=exact"]
     bound += ["trainer.history_loss_weight=0.5", "trainer.users_per_step=4", "model=tiny_base"]
-    others = [other.fingerprint(check(composed())) for other in OTHERS]
+    others = [other.fingerprint(check_config(composed())) for other in OTHERS]
     prints = [of(), *others, *map(of, bound)]
     assert len(set(prints)) == len(prints)
 
@@ -42,7 +42,7 @@ def test_a_run_keeps_its_identity(identity, tmp_path):
 
 
 def test_a_resumed_run_needs_the_data_and_the_model_that_it_began_with(tmp_path):
-    settings = check(composed())
+    settings = check_config(composed())
 
     def begun_as(**fields):
         write_identity(tmp_path, replace(IDENTITY, **fields))
@@ -65,4 +65,4 @@ def test_an_identity_that_is_none_is_refused_in_one_line(content, tmp_path):
 def test_a_run_that_noted_none_is_not_resumed(tmp_path):
     assert read_identity(tmp_path) is None
     with pytest.raises(UserError, match=r"identity\.json is missing"):
-        identify(check(composed()), "data", lambda: None, tmp_path)
+        identify(check_config(composed()), "data", lambda: None, tmp_path)

@@ -5,7 +5,7 @@ import re
 import pytest
 from omegaconf import OmegaConf
 
-from mlens.config import check
+from mlens.config import check_config
 from mlens.errors import JobFailed, UserError
 from mlens.launch import drop_local_rank, register_resolvers, start
 from tests.helpers.runs import CONF, FAST, checked, composed, train_module
@@ -42,7 +42,7 @@ def test_the_environment_chooses_the_tracking_unless_an_override_does(environmen
         monkeypatch.setenv(name, value)
     assert checked().wandb.mode == mode
     assert checked("wandb.mode=disabled").wandb.mode == "disabled"
-    assert check(composed()).config["wandb"]["mode"] == mode  # what is saved with a run says what was done
+    assert check_config(composed()).config["wandb"]["mode"] == mode  # what is saved with a run says what was done
 
 
 def test_a_mode_of_the_environment_that_is_none_is_refused(monkeypatch):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlens.compose import compose_config
-from mlens.config import check
+from mlens.config import check_config
 from mlens.errors import UserError
 from mlens.launch import start
 from mlens.overrides import FLAGS, _explain_key, as_typed, guess
@@ -67,7 +67,7 @@ def test_in_a_sweep_ready_files_stand_for_the_key():
     assert "fixed_count" in line and "history=none has no key" in line
     advised = re.search(r"write history=(\S+) without history\.ratio", line)[1].split(",")
     assert advised == ["random_30", "random_50", "none", "fixed_count"]
-    assert [check(compose_config([f"history={name}"])).history.ratio for name in advised[:2]] == [0.3, 0.5]
+    assert [check_config(compose_config([f"history={name}"])).history.ratio for name in advised[:2]] == [0.3, 0.5]
     advice = _explain_key("history.ratio", [sweep[0], "history.ratio=0.4"])
     assert "make a file with the value in conf/history/" in advice
 
@@ -88,7 +88,7 @@ def test_flags_of_the_guides_scripts_are_answered_with_the_overrides_that_replac
     ]
     line = ended(monkeypatch, capsys, *flags)
     advised = re.search(r"write (.*) in place of", line)[1].split()
-    settings = check(compose_config(advised))
+    settings = check_config(compose_config(advised))
     assert (settings.history.ratio, settings.trainer.max_epochs, settings.output_dir) == (0.5, 3, "/tmp/x")
     assert settings.trainer.early_stopping.patience == 4
 

@@ -4,7 +4,7 @@ Standard input is a pipe from the launcher. When the launcher ends, in whatever 
 kills its ranks and itself: no rank continues to train in a folder that the next sweep needs.
 
 SIGUSR1, SIGTERM and SIGHUP are forwarded to the ranks as SIGUSR1: they save and exit without a time limit (torchrun
-itself would allow them 30 seconds), and this process exits with CONTINUE if all of them were stopped this way.
+itself would allow them 30 seconds), and this process exits with EXIT_RESUMABLE if all of them were stopped this way.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from contextlib import suppress
 
 import psutil
 
-# Copies of mlens.errors.CONTINUE and mlens.engine.stop.SIGNALS, which this script can't always import.
-CONTINUE = os.EX_TEMPFAIL
+# Copies of mlens.errors.EXIT_RESUMABLE and mlens.engine.stop.SIGNALS, which this script can't always import.
+EXIT_RESUMABLE = os.EX_TEMPFAIL
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
@@ -37,7 +37,7 @@ def forward_signal(*_: object) -> None:
     """Ask the ranks to save and exit; exit at once where there are none yet."""
     ranks = psutil.Process().children()
     if not ranks:
-        sys.exit(CONTINUE)
+        sys.exit(EXIT_RESUMABLE)
     for rank in ranks:
         with suppress(psutil.NoSuchProcess):
             rank.send_signal(signal.SIGUSR1)
@@ -67,6 +67,6 @@ if __name__ == "__main__":
     except ChildFailedError as failed:
         codes = {failure.exitcode for failure in failed.failures.values()}
         # A rank that has just started doesn't handle the signals yet, and torchrun ends the last ones by SIGTERM.
-        if codes <= {CONTINUE, *(-number for number in SIGNALS)}:
-            sys.exit(CONTINUE)
+        if codes <= {EXIT_RESUMABLE, *(-number for number in SIGNALS)}:
+            sys.exit(EXIT_RESUMABLE)
         raise

@@ -19,7 +19,7 @@ from hydra_plugins.mlens_launcher import _agent
 from hydra_plugins.mlens_launcher._ledger import FAILED, FINISHED, RUNNING, STOPPED, Ledger
 from hydra_plugins.mlens_launcher._settings import LauncherSettings, Share, divide
 from mlens.engine.stop import SIGNALS
-from mlens.errors import CONTINUE
+from mlens.errors import EXIT_RESUMABLE
 from mlens.files import disk_refusal, ensure_folder, in_words, open_append
 
 # The last line of a traceback, also of a rank under torchrun; the traceback of torchrun follows it.
@@ -131,7 +131,7 @@ def record_end(ledger: Ledger, name: str, code: int, seconds: float) -> None:
 
 def was_stopped(code: int) -> bool:
     """Whether a job's exit code means that a signal stopped it, in its ranks or before they started."""
-    return code == CONTINUE or -code in SIGNALS
+    return code == EXIT_RESUMABLE or -code in SIGNALS
 
 
 def log_file(folder: Path, name: str) -> Path:
@@ -142,7 +142,7 @@ def resuming(command: list[str], run: Path) -> list[str]:
     """Return the command, with `resume=true` if the run has begun already; its last argument stays last."""
     from mlens.training.folder import RunFolder
 
-    begun = RunFolder(run).begun and "resume=true" not in command
+    begun = RunFolder(run).started and "resume=true" not in command
     return [*command[:-1], "resume=true", command[-1]] if begun else command
 
 

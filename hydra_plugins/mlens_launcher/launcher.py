@@ -123,7 +123,7 @@ class MlensLauncher(Launcher):
 
     def _report(self, folder: Path) -> None:
         """Compare the finished jobs. A comparison that isn't possible doesn't fail the sweep."""
-        from mlens.comparison.report import report, say
+        from mlens.comparison.report import print_report, report
         from mlens.comparison.tracking import track
         from mlens.training.settings import Wandb
 
@@ -132,7 +132,7 @@ class MlensLauncher(Launcher):
         except UserError as error:
             print(f"no report: {error}", file=sys.stderr, flush=True)
             return
-        say(written)
+        print_report(written)
         track(written, Wandb(**self.config.wandb), folder)
 
     def _script(self) -> list[str]:
@@ -154,8 +154,8 @@ class MlensLauncher(Launcher):
 
         For each distinct value once: check model and tracker, read the data, and digest the model's files.
         """
-        from mlens.config import check
-        from mlens.data.load import load_table
+        from mlens.config import check_config
+        from mlens.data.sources import load_table
         from mlens.identity import identify
         from mlens.preflight import preflight
 
@@ -167,7 +167,7 @@ class MlensLauncher(Launcher):
             with open_dict(config):
                 del config["hydra"]
             try:
-                settings = check(config)
+                settings = check_config(config)
                 external = repr((settings.model, settings.prompt, settings.wandb.mode))
                 if external not in preflighted:
                     preflight(settings)
@@ -233,7 +233,7 @@ def _signals_as_interrupt() -> Iterator[None]:
 
 def _is_finished(ledger: Ledger, job: Job) -> bool:
     """Whether the job's folder contains its finished run. Raises UserError where it contains another job's."""
-    from mlens.comparison.runs import read_json
+    from mlens.comparison.finished_runs import read_json
 
     folder = ledger.folder / job.name
     summary = folder / "summary.json"
@@ -261,7 +261,7 @@ def _refuse_other_run(folder: Path, job: CheckedJob) -> None:
     from mlens.training.resume import refuse_changes
 
     run = RunFolder(folder / job.entry.name)
-    if not run.begun:
+    if not run.started:
         refuse_links(run.path)  # of a begun or finished job: it may have been moved to a larger disk
         refuse_other_files(run)
         return

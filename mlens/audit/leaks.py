@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mlens.data.rating_table import RatingTable
 from mlens.data.split import STAGES
-from mlens.data.table import RatingTable
 
 KINDS = {
     "table": "the table is not in the order of users and time",

@@ -9,8 +9,8 @@ import numpy as np
 import polars as pl
 
 from mlens.audit.leaks import Finder
-from mlens.data.blocks import BLOCK, group_blocks
-from mlens.data.table import RatingTable
+from mlens.data.chunked import BLOCK, group_blocks
+from mlens.data.rating_table import RatingTable
 from mlens.packing.dataset import RatingDataset
 from mlens.prompt.context import Context
 from mlens.prompt.pieces import movie_texts

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlens.audit.leaks import Finder
-from mlens.data.blocks import group_blocks
+from mlens.data.chunked import group_blocks
 from mlens.data.ragged import offsets
+from mlens.data.rating_table import RatingTable
 from mlens.data.split import STAGES, TEST, TRAIN, VAL, Split
 from mlens.data.stage import Stage
-from mlens.data.table import RatingTable
 
 # Splits in which a user's ratings are training, validation and test in the order of time.
 IN_ORDER = ("temporal", "leave_last")

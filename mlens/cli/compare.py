@@ -23,6 +23,6 @@ def main() -> None:
     options = parser.parse_args()
     default = options.folders[0] if len(options.folders) == 1 else Path("comparison")
     with exit_on_interrupt(), exit_on_user_error():
-        from mlens.comparison.report import report, say
+        from mlens.comparison.report import print_report, report
 
-        say(report(options.folders, options.output or default))
+        print_report(report(options.folders, options.output or default))

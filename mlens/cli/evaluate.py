@@ -48,7 +48,7 @@ def print_with_run(run: Path, summary: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from mlens.evaluation.quality import warnings_of
+    from mlens.evaluation.quality import quality_warnings
 
     other = json.loads(summary.read_text(encoding="utf-8"))
     try:
@@ -68,7 +68,7 @@ def print_with_run(run: Path, summary: Path) -> None:
     console = Console()
     console.print(table)
     global_mean = _number(of_run, "baselines", "test", "full_history", "global_mean", "rmse")
-    for line in warnings_of(other["metrics"]["test"], global_mean):
+    for line in quality_warnings(other["metrics"]["test"], global_mean):
         console.print(f"NOTE: {line}", highlight=False, soft_wrap=True)
 
 

@@ -37,13 +37,13 @@ def print_plan(overrides: list[str], multirun: bool) -> None:
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from rich.console import Console
 
-    from mlens.plan.jobs import asked
+    from mlens.plan.jobs import plan_request
 
-    request = asked(overrides, multirun)
+    request = plan_request(overrides, multirun)
     from mlens.plan.advice import advise
-    from mlens.plan.hardware import Machine, found
-    from mlens.plan.plan import Plan, plan, prepare, process_bytes
-    from mlens.plan.table import print_plans
+    from mlens.plan.hardware import Machine, resolve_machine
+    from mlens.plan.job_plan import Plan, plan, prepare, process_bytes
+    from mlens.plan.plan_table import print_plans
 
     console = Console()
     if not console.is_terminal:
@@ -55,7 +55,7 @@ def print_plan(overrides: list[str], multirun: bool) -> None:
         for name, config in request.jobs:
             status.update(f"planning {len(plans) + 1} of {len(request.jobs)}")
             job = prepare(config)
-            machine = machine or found(request.hardware, job.settings.model.dtype)
+            machine = machine or resolve_machine(request.hardware, job.settings.model.dtype)
             process = 0 if machine.cuda else process_bytes()
             plans[name] = planned = plan(job, machine, process)
             if not planned.fits:

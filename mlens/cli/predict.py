@@ -14,8 +14,8 @@ from mlens.predict.output import writer_for
 if TYPE_CHECKING:
     import polars as pl
 
-    from mlens.predict.ask import PredictionRequest
     from mlens.predict.predictor import Prompter
+    from mlens.predict.request import PredictionRequest
 
 # Rows of each user on the terminal.
 SHOWN = 10
@@ -116,7 +116,7 @@ def run(options: argparse.Namespace) -> None:
 def _rank(prompter: Prompter, request: PredictionRequest) -> pl.DataFrame:
     from rich.console import Console
 
-    from mlens.evaluation.quality import warnings_of
+    from mlens.evaluation.quality import quality_warnings
     from mlens.predict.predictor import Predictor
     from mlens.predict.progress import progress_bar
 
@@ -125,7 +125,7 @@ def _rank(prompter: Prompter, request: PredictionRequest) -> pl.DataFrame:
     total = len(request.stage) * prompter.exported.evaluation.draws
     with progress_bar("predicting", total) as scored:
         frame = predictor.rank(request, scored)
-    for line in warnings_of({"illegal_mass": frame["illegal_mass"].mean()}):
+    for line in quality_warnings({"illegal_mass": frame["illegal_mass"].mean()}):
         print(f"NOTE: {line}", file=sys.stderr, flush=True)
     return frame
 

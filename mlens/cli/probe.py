@@ -34,11 +34,11 @@ def probe(overrides: list[str], count: int, seed: int) -> None:
     from rich.table import Table
 
     from mlens.compose import compose_config
-    from mlens.config import check
+    from mlens.config import check_config
     from mlens.probe.probe import probe_model
     from mlens.probe.questions import CHOICES
 
-    settings = check(compose_config(overrides))
+    settings = check_config(compose_config(overrides))
     recalled = probe_model(settings, count, seed, Progress(console=Console(stderr=True), transient=True))
     table = Table()
     for column in ("kind", "questions", "recalled", "95% interval", "p"):

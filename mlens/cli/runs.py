@@ -15,7 +15,7 @@ from mlens.text import one_line
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from mlens.runs.listing import Listed
+    from mlens.runs.listing import ListedRun
 
 STYLES = {"finished": "green", "running": "cyan", "failed": "red", "broken": "red"}
 # The width of a table that isn't printed to a terminal, in characters.
@@ -72,15 +72,15 @@ def show(folders: list[Path], sort: str) -> None:
     )
 
 
-def _by_time(run: Listed) -> tuple:
+def _by_time(run: ListedRun) -> tuple:
     return run.written, str(run.folder)
 
 
-def _by_rmse(run: Listed) -> tuple:
+def _by_rmse(run: ListedRun) -> tuple:
     return run.test is None, run.test or 0.0, str(run.folder)
 
 
-def _table(runs: list[Listed]) -> Table:
+def _table(runs: list[ListedRun]) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -137,7 +137,7 @@ def clean(folders: list[Path], keep_best: bool, dry_run: bool, yes: bool) -> Non
         except UserError as error:
             print_line(f"{listed.folder}: kept: {error}")
             continue
-        for kept in found.stays:
+        for kept in found.kept:
             print_line(f"kept: {kept}")
         if found.checkpoints:
             names = ", ".join(path.name for path in reversed(found.checkpoints))

@@ -56,10 +56,10 @@ def show(words: list[str], everything: bool = False, trust: bool = False) -> Non
     from rich.console import Console
 
     from mlens.compose import compose_config, run_config
-    from mlens.config import PATHS, check
+    from mlens.config import PATHS, check_config
     from mlens.identity import read_identity
     from mlens.pipeline import open_inputs
-    from mlens.show.find import Asked
+    from mlens.show.find import TargetQuery
     from mlens.show.look import look_at
     from mlens.show.page import print_look
     from mlens.training.folder import RunFolder
@@ -67,8 +67,8 @@ def show(words: list[str], everything: bool = False, trust: bool = False) -> Non
     config = compose_config(overrides) if run is None else run_config(run, overrides, PATHS, trust)
     with Console(stderr=True).status("reading the data, planning the row …"):
         model, identity = (None, None) if run is None else (RunFolder(run).model, read_identity(run))
-        inputs = open_inputs(check(config), tokenizer_folder=model, identity=identity)
-        look = look_at(inputs, Asked(**target), run)
+        inputs = open_inputs(check_config(config), tokenizer_folder=model, identity=identity)
+        look = look_at(inputs, TargetQuery(**target), run)
     print_look(inputs, look, everything)
 
 

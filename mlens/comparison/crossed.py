@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mlens.comparison.finished_runs import Arm, strategy_label
 from mlens.comparison.run_files import EVALUATION
-from mlens.comparison.runs import Arm, strategy_label
 from mlens.schema import read_json
 
 

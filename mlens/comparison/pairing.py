@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from mlens.comparison.runs import Arm, Run
+from mlens.comparison.finished_runs import Arm, Run
 from mlens.errors import UserError
 from mlens.evaluation.metrics import mae, rmse
 

@@ -16,9 +16,9 @@ from rich.text import Text
 
 from mlens.comparison import digits, sections
 from mlens.comparison.crossed import crossed_table
+from mlens.comparison.finished_runs import Arm, differing_keys, find_runs, find_unfinished, make_arms, strategy_label
 from mlens.comparison.pairing import pair
 from mlens.comparison.results import LEVEL, Results, answer, baseline_names, compare, scope, table
-from mlens.comparison.runs import Arm, differing_keys, find_runs, find_unfinished, make_arms, strategy_label
 from mlens.data.delimited import without_formulas
 from mlens.files import atomic_write, write_text
 from mlens.text import one_line
@@ -78,7 +78,7 @@ def report(folders: Sequence[Path], output: Path) -> Report:
     return Report(output / "report.html", content["answer"], frame, _full_history(results), notes, refused)
 
 
-def say(written: Report) -> None:
+def print_report(written: Report) -> None:
     """Print the essentials of the report to stdout."""
     console = Console()
     shown = Table()

@@ -9,9 +9,9 @@ import numpy as np
 import polars as pl
 
 from mlens.comparison import digits
+from mlens.comparison.finished_runs import Arm
 from mlens.comparison.pairing import Paired
 from mlens.comparison.run_files import SUMMARISED
-from mlens.comparison.runs import Arm
 from mlens.comparison.statistics import (
     Difference,
     Errors,
@@ -23,7 +23,7 @@ from mlens.comparison.statistics import (
     user_sums,
 )
 from mlens.errors import UserError
-from mlens.evaluation.quality import warnings_of
+from mlens.evaluation.quality import quality_warnings
 
 # Significance level of Holm-adjusted p-values.
 LEVEL = 0.05
@@ -157,7 +157,7 @@ def signs_of_failure(results: Results, arm: int) -> list[str]:
     found = results.paired.arms[arm]
     metrics = {name: found.mean("metrics", "test", name) for name in ("illegal_mass", "expected_std")}
     mean = found.mean("baselines", "test", "full_history", "global_mean", "rmse")
-    return warnings_of(metrics | {"rmse": results.rmse[arm].value}, mean, best_baseline(results))
+    return quality_warnings(metrics | {"rmse": results.rmse[arm].value}, mean, best_baseline(results))
 
 
 def best_baseline(results: Results) -> tuple[str, float] | None:

@@ -11,9 +11,9 @@ import polars as pl
 
 from mlens.comparison import figures
 from mlens.comparison.figures import Curve
+from mlens.comparison.finished_runs import Arm, Run, differing_keys
 from mlens.comparison.pairing import Paired
 from mlens.comparison.results import Results, signs_of_failure
-from mlens.comparison.runs import Arm, Run, differing_keys
 
 # Groups of targets by the number of the user's earlier ratings, whether the strategy shows them or not.
 HISTORY_EDGES = (0, 10, 20, 50, 100, 200, 500, 1000)

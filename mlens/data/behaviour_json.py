@@ -17,7 +17,7 @@ import polars as pl
 from mlens.data.delimited import PLACE
 from mlens.data.raw import HALF_STARS, RawTables
 from mlens.data.source_fields import check_max_users, check_rating_scale, given_file
-from mlens.data.terms import OWN_DATA, Terms
+from mlens.data.terms import USER_DATA, Terms
 from mlens.data.text_files import open_text, refuse_undecodable
 from mlens.data.values import A_TIME, number, seconds
 from mlens.errors import UserError
@@ -67,7 +67,7 @@ class BehaviourJson:
     path: str | None = None
     max_users: int | None = None
     rating_scale: list[float] | None = None
-    terms: ClassVar[Terms] = OWN_DATA
+    terms: ClassVar[Terms] = USER_DATA
 
     def __post_init__(self) -> None:
         check_max_users(self.max_users)

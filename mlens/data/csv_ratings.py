@@ -12,7 +12,7 @@ import polars as pl
 from mlens.data.delimited import PLACE, Format, Types, compact, read_csv, read_parts
 from mlens.data.raw import HALF_STARS, RawTables, genres_from_pipes
 from mlens.data.source_fields import check_max_users, check_rating_scale, given_file
-from mlens.data.terms import OWN_DATA, Terms
+from mlens.data.terms import USER_DATA, Terms
 from mlens.data.text_files import check_encoding
 from mlens.errors import UserError
 
@@ -47,7 +47,7 @@ class CsvRatings:
     timestamp_column: str | None = "timestamp"
     title_column: str = "title"
     genres_column: str | None = "genres"
-    terms: ClassVar[Terms] = OWN_DATA
+    terms: ClassVar[Terms] = USER_DATA
 
     def __post_init__(self) -> None:
         check_max_users(self.max_users)

@@ -16,7 +16,9 @@ import threading
 import numpy as np
 
 # Purposes of draws; the same seed gives independent draws for different purposes.
-SPLIT, TRAIN_TARGETS, HISTORY, ORDER, EVAL_USERS, DATA_USERS, STRETCHES, EXAMPLES, DROPOUT, PROBE, DEALT = range(1, 12)
+SPLIT, TRAIN_TARGETS, HISTORY, ORDER, EVAL_USERS, DATA_USERS, EXCERPTS, EXAMPLES, DROPOUT, PROBE, EXCERPT_ORDER = range(
+    1, 12
+)
 MASK = (1 << 64) - 1
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from mlens.data.blocks import by_blocks, group_blocks, int_type
+from mlens.data.chunked import by_blocks, group_blocks, int_type
 
 
-def places(ids: pl.Series, among: pl.Series) -> np.ndarray:
+def index_of(ids: pl.Series, among: pl.Series) -> np.ndarray:
     """Return the index of each id in the distinct ids `among`, or -1: [n] int32."""
     if among.dtype.is_integer() and len(among) and len(ids):
         known, wanted = among.to_numpy(), ids.to_numpy()

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from mlens.data.blocks import by_blocks
+from mlens.data.chunked import by_blocks
 from mlens.data.delimited import PLACE
-from mlens.data.order import has_repeats, places, time_order
-from mlens.data.table import RatingTable
+from mlens.data.order import has_repeats, index_of, time_order
+from mlens.data.rating_table import RatingTable
 from mlens.errors import UserError
 
 HALF_STARS = tuple(i / 2 for i in range(1, 11))
@@ -59,7 +59,7 @@ def genres_from_pipes() -> pl.Expr:
     return pl.when(genres != "(no genres listed)").then(genres).otherwise(pl.lit("")).alias("genres")
 
 
-def on_one_line(text: pl.Expr) -> pl.Expr:
+def to_one_line(text: pl.Expr) -> pl.Expr:
     """Replace control characters and line breaks, with the blanks around them, by one blank.
 
     So a title (a tag, a profile, a task, a context turn) can't begin a line of the prompt, and can't imitate one of its
@@ -74,7 +74,7 @@ def is_too_long(text: pl.Expr) -> pl.Expr:
     return text.str.len_chars() > LONGEST_TEXT
 
 
-def too_long(what: str) -> str:
+def too_long_error(what: str) -> str:
     """Return the error for a text that is too long."""
     return f"the {what} has more than {LONGEST_TEXT:,} characters"
 
@@ -87,13 +87,13 @@ def shorten(value: object) -> str:
 
 def tidy_tags(tags: pl.DataFrame) -> pl.DataFrame:
     """Put each tag on one line, without outer blanks; drop empty tags."""
-    return tags.with_columns(on_one_line(pl.col("tag"))).filter(pl.col("tag").fill_null("") != "")
+    return tags.with_columns(to_one_line(pl.col("tag"))).filter(pl.col("tag").fill_null("") != "")
 
 
 def build_table(raw: RawTables) -> RatingTable:
     """Check `raw` and sort it by (user, timestamp, source order).
 
-    Users are numbered by ascending raw id. Every text that a prompt may show is put on one line (`on_one_line`).
+    Users are numbered by ascending raw id. Every text that a prompt may show is put on one line (`to_one_line`).
 
     Raises UserError, naming file, line and rule, for a rating off the scale, a movie without a title or listed twice,
     a rating of an unknown movie, a duplicate (user, movie, timestamp), a negative or impossible time, a user described
@@ -126,21 +126,21 @@ def build_table(raw: RawTables) -> RatingTable:
 
 
 def _contexts(ratings: pl.DataFrame, order: np.ndarray) -> pl.DataFrame:
-    return ratings.select(pl.col("context").gather(order).list.eval(on_one_line(pl.element())))
+    return ratings.select(pl.col("context").gather(order).list.eval(to_one_line(pl.element())))
 
 
 def _checked_movies(raw: RawTables) -> pl.DataFrame:
     """Return `id`, `title` without outer blanks and `genres`, one row a movie."""
     movies = raw.movies.select(
         pl.col("movie").alias("id"),
-        on_one_line(pl.col("title").fill_null("")),
-        on_one_line(pl.col("genres").fill_null("")),
+        to_one_line(pl.col("title").fill_null("")),
+        to_one_line(pl.col("genres").fill_null("")),
         (pl.col("line") if "line" in raw.movies.columns else pl.lit(None)).alias("line"),
     )
     file = raw.movies_file or raw.ratings_file
     _refuse(raw.place, file, movies.filter(pl.col("title") == ""), "the title is missing", ["id"])
     for name in ("title", "genres"):
-        _refuse(raw.place, file, movies.filter(is_too_long(pl.col(name))), too_long(name), ["id"])
+        _refuse(raw.place, file, movies.filter(is_too_long(pl.col(name))), too_long_error(name), ["id"])
     again = movies.filter(~pl.col("id").is_first_distinct())
     _refuse(raw.place, file, again, "the movie is listed on an earlier line too", ["id", "title"])
     return movies.drop("line")
@@ -156,7 +156,7 @@ def _checked_users(raw: RawTables) -> pl.DataFrame:
     if not again.is_empty():
         raise UserError(f"{raw.ratings_file}: user {again['user'][0]} is described twice")
     texts = [name for name in ("profile", "task") if name in raw.users.columns]
-    described = raw.users.with_columns(on_one_line(pl.col(name)) for name in texts)
+    described = raw.users.with_columns(to_one_line(pl.col(name)) for name in texts)
     for name in texts:
         _refuse_long_texts(raw.ratings_file, described, name)
     return users.join(described, on="user", how="left", maintain_order="left")
@@ -167,7 +167,7 @@ def _refuse_long_texts(file: Path, users: pl.DataFrame, name: str) -> None:
         return
     long = users.filter(is_too_long(pl.col(name)))
     if not long.is_empty():
-        raise UserError(f"{file}: user {shorten(long['user'][0])}: {too_long(name)}")
+        raise UserError(f"{file}: user {shorten(long['user'][0])}: {too_long_error(name)}")
 
 
 def _check_tags_and_contexts(raw: RawTables) -> None:
@@ -175,10 +175,10 @@ def _check_tags_and_contexts(raw: RawTables) -> None:
         long = raw.tags.filter(is_too_long(pl.col("tag")))
         if "line" not in long.columns:
             long = long.with_columns(line=pl.lit(None))
-        _refuse(raw.place, raw.tags_file or raw.ratings_file, long, too_long("tag"), ["user", "movie"])
+        _refuse(raw.place, raw.tags_file or raw.ratings_file, long, too_long_error("tag"), ["user", "movie"])
     if "context" in raw.ratings.columns:
         turns = raw.ratings["context"].list.eval(is_too_long(pl.element())).list.any()
-        _refuse_rating(raw, turns.fill_null(False).to_numpy(), too_long("context"))
+        _refuse_rating(raw, turns.fill_null(False).to_numpy(), too_long_error("context"))
 
 
 def _checked_ratings(
@@ -195,7 +195,7 @@ def _checked_ratings(
     scale = np.array(raw.scale)
     given = raw.ratings["rating"].to_numpy()
     level = by_blocks(lambda given: _nearest_level(given, scale), given)
-    movie = places(raw.ratings["movie"], movies["id"])
+    movie = index_of(raw.ratings["movie"], movies["id"])
     _refuse_rating(raw, np.isnan(given), "a rating must be a number")
     # Text like 3.3 and a scale made of tenths agree up to rounding.
     off = by_blocks(lambda given, level: np.abs(given - scale[level]) > 1e-6, given, level)
@@ -204,7 +204,7 @@ def _checked_ratings(
     _refuse_rating(raw, time < 0, "a timestamp must not be negative")
     _refuse_rating(raw, time >= NEVER, f"a timestamp must be below {NEVER:,}")
     _refuse_rating(raw, movie < 0, "the movie is not in the movie list")
-    return places(raw.ratings["user"], users["user"]), movie, level
+    return index_of(raw.ratings["user"], users["user"]), movie, level
 
 
 def _nearest_level(ratings: np.ndarray, scale: np.ndarray) -> np.ndarray:

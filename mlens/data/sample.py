@@ -30,9 +30,9 @@ import numpy as np
 import polars as pl
 from scipy.special import ndtri
 
-from mlens.data.load import Source, load_table
 from mlens.data.raw import HALF_STARS, RawTables
 from mlens.data.sample_words import ADJECTIVES, AGES, GENRE_TAGS, GENRES, NOUNS, OCCUPATIONS, OTHER_TAGS
+from mlens.data.sources import Source, load_table
 from mlens.data.terms import Terms
 from mlens.errors import UserError
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlens.data import draws
-from mlens.data.table import RatingTable
+from mlens.data.rating_table import RatingTable
 from mlens.errors import UserError
 
 TRAIN, VAL, TEST = 0, 1, 2

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from mlens.data.rating_table import RatingTable
 from mlens.data.split import STAGES, TEST, TRAIN, VAL, Split, assign_roles
-from mlens.data.table import RatingTable
 from mlens.errors import UserError
 
 # Values of min_ratings: enough for a rating in each stage, in two of them, and in one.

@@ -9,10 +9,10 @@ from functools import cached_property
 import numpy as np
 
 from mlens.data import draws
-from mlens.data.blocks import group_blocks, int_type
+from mlens.data.chunked import group_blocks, int_type
+from mlens.data.rating_table import RatingTable
 from mlens.data.split import STAGES, TRAIN, Split
 from mlens.data.split_advice import check_stages, required_roles
-from mlens.data.table import RatingTable
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Stage:
         return len(self.targets)
 
     @cached_property
-    def first_new(self) -> np.ndarray:
+    def previous_count(self) -> np.ndarray:
         """The count of the previous target of the same user (0 for a user's first target): [t].
 
         Ratings from this index on are visible to target t, but not to the previous one.

@@ -28,7 +28,7 @@ class Terms:
     citation: str | None = None
 
 
-OWN_DATA = Terms("the user's data", "that of the data")
+USER_DATA = Terms("the user's data", "that of the data")
 
 
 def movielens_terms(release: str) -> Terms:

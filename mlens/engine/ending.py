@@ -28,7 +28,7 @@ GONE = "another rank ended without a word: it was killed, or its machine failed"
 
 
 @contextmanager
-def ending_together(ranks: Ranks, stop: StopRequest) -> Iterator[None]:
+def end_ranks_together(ranks: Ranks, stop: StopRequest) -> Iterator[None]:
     """Inside, the ranks work in step: a signal is deferred until all agree to stop, and a rank that fails reports why.
 
     All ranks raise the UserError or RunFailed of the first one that failed; a rank whose peer has gone without a report
@@ -64,8 +64,8 @@ def ending_together(ranks: Ranks, stop: StopRequest) -> Iterator[None]:
 
 
 def leave_signals_to_parent(_: int) -> None:
-    """Ignore signals in a worker process that was forked inside `ending_together`, until its rank ends it: a signal may
-    be sent to the entire process group, and must not wake the rank's thread.
+    """Ignore signals in a worker process that was forked inside `end_ranks_together`, until its rank ends it: a signal
+    may be sent to the entire process group, and must not wake the rank's thread.
 
     torch lets a worker die of any SIGTERM; its rank would then lack rows of the step that it finishes before it saves.
     """

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from mlens.data.cache import cached_folder, content_key
+from mlens.data.rating_table import RatingTable
 from mlens.data.split import TRAIN
 from mlens.data.stage import Stage
-from mlens.data.table import RatingTable
 from mlens.evaluation.biases import Biases, fit_biases, recent_user_bias, user_bias, user_mean
 from mlens.evaluation.lenskit_models import (
     Factors,
@@ -26,7 +26,7 @@ from mlens.evaluation.lenskit_models import (
     neighbour_predictions,
 )
 from mlens.evaluation.metrics import mae, rmse
-from mlens.evaluation.shown import HistoryReader, ShownRatings, full_history, shown_blocks, strategy_history
+from mlens.evaluation.shown_ratings import HistoryReader, ShownRatings, full_history, shown_blocks, strategy_history
 from mlens.files import write_json
 from mlens.packing.dataset import RatingDataset
 

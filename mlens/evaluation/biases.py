@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlens.data.table import RatingTable
-from mlens.evaluation.shown import ShownRatings
+from mlens.data.rating_table import RatingTable
+from mlens.evaluation.shown_ratings import ShownRatings
 
 # Pseudo-count of global-mean ratings added to each mean: few ratings say little.
 DAMPING = 5.0

@@ -20,7 +20,7 @@ POPULARITY_EDGES = (0, 1, 5, 20, 100)
 
 
 @dataclass(frozen=True)
-class Evaluated:
+class EvaluationResult:
     """The result of evaluating a stage.
 
     metrics: as in summary.json.
@@ -44,7 +44,7 @@ def evaluate(
     collator: Collator,
     draws: int = 1,
     progress: Callable[[int], None] = lambda _: None,
-) -> Evaluated:
+) -> EvaluationResult:
     """Score the dataset `draws` times, each time with histories drawn anew; the dataset's histories are the first draw.
 
     All metrics, including those of groups, are means over draws: the expected error of a prediction from one drawn
@@ -66,7 +66,7 @@ def evaluate(
     used = np.mean([frame["history_used"].to_numpy() for frame in frames], axis=0)
     metrics["by_history_length"] = by_group(*_errors(frames), used, HISTORY_EDGES)
     metrics["targets"] = len(stage)
-    return Evaluated(metrics, frames)
+    return EvaluationResult(metrics, frames)
 
 
 def by_activity(dataset: RatingDataset, roles: np.ndarray, frames: Sequence[pl.DataFrame]) -> dict[str, dict]:

@@ -20,8 +20,8 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from mlens.data.table import RatingTable
-from mlens.evaluation.shown import ShownRatings
+from mlens.data.rating_table import RatingTable
+from mlens.evaluation.shown_ratings import ShownRatings
 
 # FACTORS and EPOCHS are LensKit's defaults. Regularisation, number of neighbours and their minimum were chosen on
 # validation of ml-latest-small (temporal split), from 0.05 to 0.4, 20 to 80 and 1 to 8, with the full history and with

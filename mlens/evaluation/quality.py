@@ -11,7 +11,7 @@ MOST_ILLEGAL = 0.5
 LEAST_SPREAD = 0.01
 
 
-def warnings_of(
+def quality_warnings(
     metrics: Mapping[str, Any], global_rmse: float | None = None, best_baseline: tuple[str, float] | None = None
 ) -> list[str]:
     """Return a sentence for each sign that the model's predictions mean little; none for a model that works.

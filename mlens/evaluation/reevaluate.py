@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mlens.audit.audit import audit
 from mlens.compose import run_config
-from mlens.config import check
+from mlens.config import check_config
 from mlens.engine.engine import uses_bf16_parameters
 from mlens.engine.ranks import join_ranks
 from mlens.errors import UserError
@@ -29,7 +29,7 @@ def reevaluate(run: Path, overrides: list[str], trust: bool = False) -> Path:
     Raises UserError where the run isn't finished, an override would change the targets, the evaluation exists already,
     or, unless `trust` allows it, the run would execute code of its own.
     """
-    settings = check(run_config(run, overrides, MAY_DIFFER, trust))
+    settings = check_config(run_config(run, overrides, MAY_DIFFER, trust))
     ranks = join_ranks()
     folder = run / "evaluations" / ",".join(overrides).replace("/", "_")
     refuse_links(folder.parent, folder, folder / "predictions")

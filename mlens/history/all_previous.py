@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mlens.data.rating_table import RatingTable
 from mlens.data.stage import Stage
-from mlens.data.table import RatingTable
 from mlens.history.strategy import Newest
 
 

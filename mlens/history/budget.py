@@ -17,7 +17,7 @@ class Budget:
     number_ends [max_lines + 1]: cumulative tokens of the line numbers 1, 2, ….
     header: tokens of the section's heading, which an empty history doesn't have.
     room [t]: the most tokens of the section (heading, numbers, lines), given task, target and answer.
-    room_beside_context [t]: the same given the context too; a strided window that is cut takes at most half of it.
+    room_after_context [t]: the same given the context too; a strided window that is cut takes at most half of it.
 
     Columns are int32 where their values, and the sum of both totals, fit, else int64.
     """
@@ -26,7 +26,7 @@ class Budget:
     number_ends: np.ndarray
     header: int
     room: np.ndarray
-    room_beside_context: np.ndarray
+    room_after_context: np.ndarray
 
     def lines(self, stage: Stage, t: int) -> np.ndarray:
         """Return the tokens of each line visible to target t, without its number: [c]."""

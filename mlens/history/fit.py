@@ -9,10 +9,10 @@ from typing import ClassVar, NoReturn, Protocol
 
 import numpy as np
 
-from mlens.data.blocks import by_blocks
+from mlens.data.chunked import by_blocks
 from mlens.data.ragged import offsets, ranges
+from mlens.data.rating_table import RatingTable
 from mlens.data.stage import Stage
-from mlens.data.table import RatingTable
 from mlens.errors import UserError
 from mlens.history.budget import Budget
 from mlens.history.strategy import Newest, Ranked, Strategy, Thinned
@@ -191,7 +191,7 @@ def _strided_starts(
     All sequences are processed in parallel, each from one full target to its next; targets in between keep the start.
     """
     lists, stop = stage.visible_offsets[stage.user[block]], stage.count[block]
-    wanted_start, room, stride_room = wanted_start[block], budget.room[block], budget.room_beside_context[block] // 2
+    wanted_start, room, stride_room = wanted_start[block], budget.room[block], budget.room_after_context[block] // 2
     stride, is_jump = np.zeros_like(wanted_start), np.zeros(len(wanted_start), dtype=bool)
     # For every sequence with a full target: the next target to inspect (t), the end of its targets (last), and the
     # start of its list (base) and of its window (s).

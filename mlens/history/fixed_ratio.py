@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mlens.data.rating_table import RatingTable
 from mlens.data.stage import Stage
-from mlens.data.table import RatingTable
 from mlens.history.strategy import Newest, chosen_count, require_ratio
 
 

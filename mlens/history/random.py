@@ -8,8 +8,8 @@ from functools import partial
 import numpy as np
 
 from mlens.data import draws
+from mlens.data.rating_table import RatingTable
 from mlens.data.stage import Stage
-from mlens.data.table import RatingTable
 from mlens.errors import UserError
 from mlens.history.strategy import Ranked, Thinned, chosen_count, require_ratio
 

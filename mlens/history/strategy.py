@@ -11,8 +11,8 @@ from typing import Protocol
 
 import numpy as np
 
+from mlens.data.rating_table import RatingTable
 from mlens.data.stage import Stage
-from mlens.data.table import RatingTable
 from mlens.errors import UserError
 
 

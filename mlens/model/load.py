@@ -19,7 +19,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from mlens.data.table import RatingTable
+from mlens.data.rating_table import RatingTable
 from mlens.data.text_files import refuse_lfs_pointer
 from mlens.errors import UserError
 from mlens.model.adapters import with_adapters

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch.utils.data import Dataset
 
+from mlens.data.rating_table import RatingTable
 from mlens.data.stage import Stage
-from mlens.data.table import RatingTable
 from mlens.history.budget import Budget
 from mlens.history.fit import fit
 from mlens.history.none import NoHistory
@@ -174,7 +174,7 @@ class RatingDataset(Dataset[Sample]):
     def _first_shown(self, targets: np.ndarray, places: np.ndarray) -> np.ndarray:
         """[h] bool: which of these places (in the user's visible list) are new to one of `targets`: visible to it, and
         to no target of its user before it. So a rating is new to one target of the stage at most."""
-        first, count = self.stage.first_new[targets], self.stage.count[targets]
+        first, count = self.stage.previous_count[targets], self.stage.count[targets]
         within = np.searchsorted(count, places, side="right")
         inside = within < len(targets)
         return inside & (places >= first[np.minimum(within, len(targets) - 1)])

@@ -10,7 +10,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from mlens.data import draws
-from mlens.data.blocks import by_blocks, int_type
+from mlens.data.chunked import by_blocks, int_type
 from mlens.data.ragged import ranges
 from mlens.packing.dataset import RatingDataset
 from mlens.packing.prefix_group import PrefixGroup, Shapes

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from mlens.compose import compose_config
-from mlens.config import Settings, check
+from mlens.config import Settings, check_config
 from mlens.packing.packed import PackedRows
 from mlens.plan.hardware import Machine
-from mlens.plan.memory import GIB
-from mlens.plan.plan import Plan, PlannedJob, count_work, heaviest_rows, rank_memory
+from mlens.plan.job_plan import Plan, PlannedJob, count_work, heaviest_rows, rank_memory
+from mlens.plan.rank_memory import GIB
 
 MOST_GPUS = 64
 
@@ -112,5 +112,5 @@ def _with_rows_of(tokens: int) -> Callable[[Settings], Settings]:
 
 
 def _with_choice(group: str, option: str) -> Callable[[Settings], Settings]:
-    chosen = getattr(check(compose_config([f"{group}={option}"])), group)
+    chosen = getattr(check_config(compose_config([f"{group}={option}"])), group)
     return lambda settings: replace(settings, **{group: chosen})

@@ -17,7 +17,7 @@ RESERVE = 0.08
 
 @dataclass(frozen=True)
 class Hardware:
-    """The hardware as configured; null means: detect it on this machine (`found`).
+    """The hardware as configured; null means: detect it on this machine (`resolve_machine`).
 
     device: `cuda` or `cpu`.
     ranks: number of processes, one for each GPU.
@@ -67,7 +67,7 @@ class Machine:
         return self.device == "cuda"
 
 
-def found(hardware: Hardware, dtype: str) -> Machine:
+def resolve_machine(hardware: Hardware, dtype: str) -> Machine:
     """Detect on this machine what `hardware` leaves open; the rate is measured in `dtype`."""
     import torch
 

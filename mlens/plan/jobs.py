@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.mlens_launcher._ledger import job_names
 from mlens.compose import CONF, compose_config
-from mlens.config import strictly
+from mlens.config import parse_node
 from mlens.errors import UserError
 from mlens.launch import hydra_errors_explained, register_resolvers
 from mlens.plan.hardware import Hardware
@@ -23,7 +23,7 @@ DEFAULT = "this_machine"
 
 
 @dataclass(frozen=True)
-class Asked:
+class PlanRequest:
     """The jobs to plan, and the hardware to plan them for.
 
     hardware: the machine.
@@ -34,7 +34,7 @@ class Asked:
     jobs: list[tuple[str, list[str]]]
 
 
-def asked(overrides: Sequence[str], multirun: bool) -> Asked:
+def plan_request(overrides: Sequence[str], multirun: bool) -> PlanRequest:
     """Parse a command line.
 
     Raises UserError for what Hydra or the node `hardware` rejects, and for a sweep without --multirun.
@@ -55,7 +55,9 @@ def asked(overrides: Sequence[str], multirun: bool) -> Asked:
     (batch,) = BasicSweeper.split_arguments(others, None)
     # hydra.* says where and how the sweep's jobs run; it isn't an override of a job.
     jobs = [[text for text in job if not text.startswith("hydra.")] for job in batch]
-    return Asked(_hardware([str(o.input_line) for o in of_hardware]), list(zip(job_names(jobs, 0), jobs, strict=True)))
+    return PlanRequest(
+        _hardware([str(o.input_line) for o in of_hardware]), list(zip(job_names(jobs, 0), jobs, strict=True))
+    )
 
 
 def _hydra_of(overrides: list[str]) -> DictConfig:
@@ -72,4 +74,4 @@ def _hardware(overrides: list[str]) -> Hardware:
     node = OmegaConf.to_container(config[GROUP], resolve=True)
     if not isinstance(node, dict):
         raise UserError(f"hardware must be an option of conf/hardware/, not {node!r}")
-    return strictly(GROUP, Hardware, {str(key): value for key, value in node.items()})
+    return parse_node(GROUP, Hardware, {str(key): value for key, value in node.items()})

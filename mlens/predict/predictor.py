@@ -17,10 +17,10 @@ from mlens.evaluation.metrics import rating_columns
 from mlens.evaluation.score import Predictions, predict
 from mlens.model.load import load_exported_tokenizer
 from mlens.packing.dataset import RatingDataset
-from mlens.predict.ask import PredictionRequest, build_request
-from mlens.predict.given import input_from_rows, read_input
+from mlens.predict.inputs import input_from_rows, read_input
+from mlens.predict.request import PredictionRequest, build_request
 from mlens.prompt.renderer import make_renderer
-from mlens.training.exported import Exported, read_exported
+from mlens.training.exported import ExportedSettings, read_exported
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,7 +39,7 @@ def _ignore(_: int) -> None:
 class Prompter:
     """Makes the prompts of a trained model, without loading its weights."""
 
-    exported: Exported
+    exported: ExportedSettings
     tokenizer: PreTrainedTokenizerBase
 
     @classmethod

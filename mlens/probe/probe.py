@@ -8,7 +8,7 @@ import torch
 from rich.progress import Progress
 
 from mlens.config import Settings
-from mlens.data.load import load_table
+from mlens.data.sources import load_table
 from mlens.errors import UserError
 from mlens.model.check import check_model, require_passed
 from mlens.model.load import ParamPlacement, build_model, load_tokenizer

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlens.data import draws
-from mlens.data.table import RatingTable
+from mlens.data.rating_table import RatingTable
 
 # How many example lines show the format of the file, and with how many ids, the true one included, an answer is scored.
 EXAMPLES = 8

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from mlens.data.ragged import offsets
-from mlens.data.table import RatingTable
+from mlens.data.rating_table import RatingTable
 from mlens.errors import UserError
 
 

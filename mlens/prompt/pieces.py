@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlens.data.ragged import offsets, ranges
-from mlens.data.table import RatingTable
+from mlens.data.rating_table import RatingTable
 from mlens.errors import UserError
 from mlens.prompt.context import Context
 from mlens.prompt.frame import ChatFrame

@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from mlens.data.blocks import by_blocks, int_type
+from mlens.data.chunked import by_blocks, int_type
 from mlens.data.ragged import offsets
 from mlens.data.stage import Stage
 from mlens.errors import UserError
@@ -48,7 +48,7 @@ def make_budget(renderer: Renderer, stage: Stage) -> Budget:
         number_ends=offsets(numbers, total),
         header=header,
         room=beside_target,
-        room_beside_context=beside_context,
+        room_after_context=beside_context,
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 
-from mlens.data.table import RatingTable
+from mlens.data.rating_table import RatingTable
 from mlens.prompt.context import make_context
 from mlens.prompt.frame import ChatFrame, render_frame
 from mlens.prompt.pieces import make_pieces, movie_texts

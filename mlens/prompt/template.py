@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from mlens.data.ragged import ranges
-from mlens.data.table import RatingTable
+from mlens.data.rating_table import RatingTable
 from mlens.prompt.context import Context
 from mlens.prompt.pieces import Pieces
 from mlens.prompt.settings import Ablation, Style

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlens.comparison.runs import read_run
+from mlens.comparison.finished_runs import read_run
 from mlens.engine.manifest import MANIFEST, PREFIX, read_manifest
 from mlens.errors import UserError
-from mlens.training.folder import RunFolder, alone_in
+from mlens.training.folder import RunFolder, lock_run_folder
 
 # A checkpoint is renamed before it is removed, so that what a crash leaves of it isn't taken for a damaged checkpoint.
 REMOVED = ".removed_"
@@ -33,7 +33,7 @@ class Removable:
     run: Path
     checkpoints: tuple[Path, ...]
     bytes: int
-    stays: tuple[str, ...]
+    kept: tuple[str, ...]
 
 
 def find_removable(run: Path, keep_best: bool = False) -> Removable:
@@ -95,7 +95,7 @@ def remove(run: Path, keep_best: bool = False) -> Iterator[tuple[Path, int]]:
 
     Raises UserError if the run is running, and as `find_removable` does.
     """
-    with alone_in(run):
+    with lock_run_folder(run):
         for path in find_removable(run, keep_best).checkpoints:
             yield path, _remove(path)
 

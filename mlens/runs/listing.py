@@ -9,12 +9,12 @@ from functools import cache
 from pathlib import Path
 
 from hydra_plugins.mlens_launcher._ledger import FAILED, STOPPED, WAITING, Job, read_ledger
+from mlens.comparison.finished_runs import is_run, read_run, strategy_label, walk_runs
 from mlens.comparison.run_files import read_config
-from mlens.comparison.runs import is_run, read_run, strategy_label, walk
 from mlens.config import flatten
 from mlens.engine.manifest import checkpoint_name, read_manifest, saved_steps
 from mlens.errors import UserError
-from mlens.training.folder import RunFolder, is_at_work
+from mlens.training.folder import RunFolder, is_locked
 
 FINISHED, RUNNING, UNFINISHED, BROKEN = "finished", "running", "unfinished", "broken"
 
@@ -29,7 +29,7 @@ class RunSizes:
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedRun:
     """A run in the list; None means unknown.
 
     folder: its folder.
@@ -64,28 +64,28 @@ class Listed:
     written: float = 0.0
 
 
-def list_runs(folders: Iterable[Path]) -> list[Listed]:
+def list_runs(folders: Iterable[Path]) -> list[ListedRun]:
     """List the runs in and beneath these folders, and jobs of sweeps that have no folder yet. Links aren't followed.
 
     Raises UserError if a folder doesn't exist or holds no run.
     """
-    found: dict[Path, Listed] = {}
+    found: dict[Path, ListedRun] = {}
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"no such folder: {folder}. Give the folder of a run or of a sweep, or one that holds runs")
-        here: dict[Path, Listed] = {}
+        here: dict[Path, ListedRun] = {}
         ledger = cache(_read_ledger)
-        for at, found_here in walk(folder):
+        for at, found_here in walk_runs(folder):
             if found_here:
                 jobs, _ = ledger(at.parent)
                 here[at] = _describe(at, jobs.get(at.name))
                 continue
             jobs, problem = ledger(at)
             if problem:
-                here[at] = Listed(at, BROKEN, problem)
+                here[at] = ListedRun(at, BROKEN, problem)
             for name, job in jobs.items():
                 if not is_run(at / name):
-                    here[at / name] = Listed(at / name, job.state, _last_line(job), fingerprint=job.fingerprint)
+                    here[at / name] = ListedRun(at / name, job.state, _last_line(job), fingerprint=job.fingerprint)
         if not here:
             raise UserError(f"no run: {folder}. The folder of a run has .hydra/config.yaml or summary.json")
         found |= here
@@ -106,7 +106,7 @@ def _last_line(job: Job) -> str:
     return lines[-1] if lines else ""
 
 
-def _describe(path: Path, job: Job | None) -> Listed:
+def _describe(path: Path, job: Job | None) -> ListedRun:
     """Describe the run in a folder, given its job in a sweep."""
     folder = RunFolder(path)
     sizes = RunSizes(*(_bytes(place) for place in (folder.checkpoints, folder.model, path)))
@@ -116,7 +116,7 @@ def _describe(path: Path, job: Job | None) -> Listed:
         if folder.summary.is_file():
             run = read_run(path)
             metrics, training = run.summary["metrics"], run.summary["training"]
-            return Listed(
+            return ListedRun(
                 folder=path,
                 state=FINISHED,
                 **_settings(run.config),
@@ -130,13 +130,13 @@ def _describe(path: Path, job: Job | None) -> Listed:
             )
         settings = _settings(read_config(folder.config))
     except UserError as error:
-        return Listed(path, BROKEN, str(error), sizes=sizes, written=written)
+        return ListedRun(path, BROKEN, str(error), sizes=sizes, written=written)
     state, note = UNFINISHED, ""
-    if is_at_work(path):
+    if is_locked(path):
         state = RUNNING
     elif job is not None and job.state in (FAILED, STOPPED, WAITING):
         state, note = job.state, _last_line(job)
-    return Listed(
+    return ListedRun(
         folder=path,
         state=state,
         note=note,

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 import numpy as np
 import polars as pl
 
+from mlens.data.rating_table import RatingTable
 from mlens.data.split import STAGES, TEST, TRAIN, VAL, Split
 from mlens.data.stage import Stage
-from mlens.data.table import RatingTable
 from mlens.errors import UserError
 
 # Ids, and stretches of places, that an error quotes.
@@ -19,7 +19,7 @@ QUOTED = 6
 
 
 @dataclass(frozen=True)
-class Asked:
+class TargetQuery:
     """Raw ids as they were typed. t: the place among the user's ratings in time order, from 0; with neither t nor movie
     it is the user's last target of `stage`, which is the last of test, val, train that has one where it isn't given."""
 
@@ -34,60 +34,60 @@ def find_target(
     roles: np.ndarray,
     split: Split,
     stages: Mapping[str, Stage],
-    asked: Asked,
+    query: TargetQuery,
     max_eval_users: int | None = None,
 ) -> tuple[str, int]:
     """The name of its stage, and its place among that stage's targets. max_eval_users: evaluation.max_users of these
     stages. Raises UserError, which tells what there is."""
-    user = _find_id(table.users["id"], asked.user, "user", "users")
+    user = _find_id(table.users["id"], query.user, "user", "users")
     first, stop = int(table.user_offsets[user]), int(table.user_offsets[user + 1])
     own = roles[first:stop]
-    if asked.stage not in (None, *STAGES):
-        raise UserError(f"stage={asked.stage}: the stages are {', '.join(STAGES)}")
-    if asked.t is not None and asked.movie is not None:
+    if query.stage not in (None, *STAGES):
+        raise UserError(f"stage={query.stage}: the stages are {', '.join(STAGES)}")
+    if query.t is not None and query.movie is not None:
         raise UserError("give t or movie, not both")
-    if asked.t is not None:
-        place = asked.t
+    if query.t is not None:
+        place = query.t
         if not 0 <= place < len(own):
-            raise UserError(f"t={place}: user {asked.user} has {len(own)} ratings, {_told_roles(own)}")
-    elif asked.movie is not None:
-        place = _place_of_movie(table, asked, np.asarray(table.movie[first:stop]))
+            raise UserError(f"t={place}: user {query.user} has {len(own)} ratings, {_told_roles(own)}")
+    elif query.movie is not None:
+        place = _place_of_movie(table, query, np.asarray(table.movie[first:stop]))
     else:
-        return _last_target(table, stages, user, own, asked, max_eval_users)
+        return _last_target(table, stages, user, own, query, max_eval_users)
     role = STAGES[own[place]]
-    if asked.stage not in (None, role):
-        raise UserError(f"t={place} of user {asked.user} is a {role} rating: {_told_roles(own)}")
+    if query.stage not in (None, role):
+        raise UserError(f"t={place} of user {query.user} is a {role} rating: {_told_roles(own)}")
     targets = stages[role].targets if role in stages else np.zeros(0, dtype=np.int64)
     i = int(np.searchsorted(targets, first + place))
     if i == len(targets) or targets[i] != first + place:
         if role != STAGES[TRAIN]:
-            raise UserError(_not_evaluated(table, stages, role, asked, max_eval_users))
+            raise UserError(_not_evaluated(table, stages, role, query, max_eval_users))
         raise UserError(
-            f"t={place} of user {asked.user} is a train rating, and no target: split.max_train_targets_per_user="
+            f"t={place} of user {query.user} is a train rating, and no target: split.max_train_targets_per_user="
             f"{split.max_train_targets_per_user} drew others of this user (it still serves as history)"
         )
     return role, i
 
 
-def _find_id(ids: pl.Series, asked: str, one: str, many: str) -> int:
-    found = (ids.cast(pl.String) == asked).arg_true()
+def _find_id(ids: pl.Series, query: str, one: str, many: str) -> int:
+    found = (ids.cast(pl.String) == query).arg_true()
     if not len(found):
         some = ", ".join(str(known) for known in ids.head(QUOTED))
-        raise UserError(f"{one}={asked} isn't in the data, which have {len(ids):,} {many}: {some}, …")
+        raise UserError(f"{one}={query} isn't in the data, which have {len(ids):,} {many}: {some}, …")
     return int(found[0])
 
 
-def _place_of_movie(table: RatingTable, asked: Asked, movies: np.ndarray) -> int:
-    assert asked.movie is not None
-    movie = _find_id(table.movies["id"], asked.movie, "movie", "movies")
+def _place_of_movie(table: RatingTable, query: TargetQuery, movies: np.ndarray) -> int:
+    assert query.movie is not None
+    movie = _find_id(table.movies["id"], query.movie, "movie", "movies")
     places = np.flatnonzero(movies == movie)
     if len(places) == 1:
         return int(places[0])
     title = table.movies["title"][movie]
     if not len(places):
-        raise UserError(f"user {asked.user} has not rated movie {asked.movie}, {title}")
+        raise UserError(f"user {query.user} has not rated movie {query.movie}, {title}")
     told = " or ".join(f"t={place}" for place in places[:QUOTED])
-    raise UserError(f"user {asked.user} has rated movie {asked.movie}, {title}, {len(places)} times: give {told}")
+    raise UserError(f"user {query.user} has rated movie {query.movie}, {title}, {len(places)} times: give {told}")
 
 
 def _last_target(
@@ -95,25 +95,25 @@ def _last_target(
     stages: Mapping[str, Stage],
     user: int,
     own: np.ndarray,
-    asked: Asked,
+    query: TargetQuery,
     max_eval_users: int | None,
 ) -> tuple[str, int]:
-    for name in reversed(STAGES) if asked.stage is None else (asked.stage,):
+    for name in reversed(STAGES) if query.stage is None else (query.stage,):
         if name in stages and (stages[name].user == user).any():
             return name, int(np.flatnonzero(stages[name].user == user)[-1])
-    if asked.stage is not None and asked.stage != STAGES[TRAIN] and (own == STAGES.index(asked.stage)).any():
-        raise UserError(_not_evaluated(table, stages, asked.stage, asked, max_eval_users))
-    raise UserError(f"user {asked.user} has no {asked.stage or ''} target".replace("  ", " ") + f": {_told_roles(own)}")
+    if query.stage is not None and query.stage != STAGES[TRAIN] and (own == STAGES.index(query.stage)).any():
+        raise UserError(_not_evaluated(table, stages, query.stage, query, max_eval_users))
+    raise UserError(f"user {query.user} has no {query.stage or ''} target".replace("  ", " ") + f": {_told_roles(own)}")
 
 
 def _not_evaluated(
-    table: RatingTable, stages: Mapping[str, Stage], stage: str, asked: Asked, max_eval_users: int | None
+    table: RatingTable, stages: Mapping[str, Stage], stage: str, query: TargetQuery, max_eval_users: int | None
 ) -> str:
     """Why a user with ratings of this stage has no target in it, and what to do."""
     drawn = np.unique(stages[stage].user)
     some = ", ".join(str(table.users["id"][int(user)]) for user in drawn[:QUOTED]) + ", …" * (len(drawn) > QUOTED)
     return (
-        f"user {asked.user} isn't among the evaluated users: evaluation.max_users={max_eval_users} took a sample. Look "
+        f"user {query.user} isn't among the evaluated users: evaluation.max_users={max_eval_users} took a sample. Look "
         f"at a user of the sample ({some}), at a training rating (stage=train), or, without RUN, set "
         "evaluation.max_users=null"
     )

@@ -8,9 +8,9 @@ from pathlib import Path
 from mlens.data.split import TRAIN
 from mlens.packing.dataset import RatingDataset
 from mlens.pipeline import RunInputs
-from mlens.show.find import Asked, find_target, why_role
-from mlens.show.pieces import Piece, prompt_pieces
+from mlens.show.find import TargetQuery, find_target, why_role
 from mlens.show.prediction import Prediction, read_prediction
+from mlens.show.prompt_pieces import Piece, prompt_pieces
 from mlens.show.rating_status import RatingStatus, rating_statuses
 from mlens.show.row_placement import RowPlacement, place_in_evaluation, place_in_training
 
@@ -37,13 +37,13 @@ class Look:
         return int(self.dataset.stage.targets[self.i])
 
 
-def look_at(inputs: RunInputs, asked: Asked, run: Path | None = None) -> Look:
+def look_at(inputs: RunInputs, query: TargetQuery, run: Path | None = None) -> Look:
     """run: the folder of the finished run whose config this is, or None.
 
     Raises UserError where there is no such target, or the run has no prediction for it.
     """
     settings, table, roles = inputs.settings, inputs.table, inputs.roles
-    name, i = find_target(table, roles, settings.split, inputs.stages, asked, settings.evaluation.max_users)
+    name, i = find_target(table, roles, settings.split, inputs.stages, query, settings.evaluation.max_users)
     dataset = inputs.dataset(name)
     target = int(dataset.stage.targets[i])
     training = roles[target] == TRAIN

@@ -11,14 +11,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mlens.comparison.runs import strategy_label
+from mlens.comparison.finished_runs import strategy_label
 from mlens.data.split import STAGES, TRAIN
 from mlens.history.random import Random
 from mlens.pipeline import RunInputs
 from mlens.show.find import told_time
 from mlens.show.look import Look
-from mlens.show.pieces import Piece
 from mlens.show.prediction import Prediction
+from mlens.show.prompt_pieces import Piece
 from mlens.show.rating_status import CHOSEN, DROPPED, HIDDEN, NOT_CHOSEN, TARGET, RatingStatus, counts
 from mlens.show.row_placement import RowPlacement, Stretch
 from mlens.text import printable

@@ -89,10 +89,10 @@ def cut_excerpts(
     drawn = np.zeros(len(stage.visible), dtype=bool)
     for number, key in enumerate(template.table.user_keys):
         first, last = stage.visible_offsets[number : number + 2]
-        numbers = draws.uniforms(1 + last - first, draws.STRETCHES, seed, key, epoch)
+        numbers = draws.uniforms(1 + last - first, draws.EXCERPTS, seed, key, epoch)
         shift = int(numbers[0] * lines * interleaved)
         drawn[first:last] = numbers[1:] < asked
-        order = first + draws.permutation(last - first, draws.DEALT, seed, key, epoch)
+        order = first + draws.permutation(last - first, draws.EXCERPT_ORDER, seed, key, epoch)
         borders = np.unique(np.clip([first, *range(first + shift, last, lines * interleaved), last], first, last))
         for begin, end in pairwise(borders):
             within = order[(begin <= order) & (order < end)]

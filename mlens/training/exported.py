@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import mlens
-from mlens.config import resolve_class, strictly
+from mlens.config import parse_node, resolve_class
 from mlens.data.source_fields import check_rating_scale
 from mlens.engine.engine import uses_bf16_parameters
 from mlens.errors import UserError
@@ -48,7 +48,7 @@ SCHEMA: Schema = {
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportedSettings:
     """The settings that an exported model's prompts, histories and forward passes depend on.
 
     folder: that of the exported model.
@@ -104,7 +104,7 @@ def write_exported(folder: Path, inputs: RunInputs) -> None:
     write_json(folder / FILE, content)
 
 
-def read_exported(path: Path, trust: bool = False) -> Exported:
+def read_exported(path: Path, trust: bool = False) -> ExportedSettings:
     """Read mlens.json.
 
     path: the folder of a run, or that of a model
@@ -123,7 +123,7 @@ def read_exported(path: Path, trust: bool = False) -> Exported:
         raise UserError(f"{file}: {error}") from error
 
 
-def _parse(folder: Path, content: dict, trust: bool) -> Exported:
+def _parse(folder: Path, content: dict, trust: bool) -> ExportedSettings:
     if content["form"] > FORM:
         raise UserError(f"has format {content['form']}, written by mlens {content['mlens']}: this version reads {FORM}")
     for key in content.keys() - {key.removesuffix("?") for key in SCHEMA}:
@@ -140,14 +140,14 @@ def _parse(folder: Path, content: dict, trust: bool) -> Exported:
         raise UserError(f"names no base model for the adapter in {ADAPTER}")
     model = PretrainedModel(None, path=str(folder), dtype=content["dtype"], attention=content["attention"])
     base = _chosen("base", content["base"]) if adapter else model
-    return Exported(
+    return ExportedSettings(
         folder=folder,
         scale=tuple(scale),
         history=_chosen("history", content["history"]),
-        ablation=strictly("ablation", Ablation, _without_target(content["ablation"])),
-        prompt=strictly("prompt", Style, _without_target(content["prompt"])),
+        ablation=parse_node("ablation", Ablation, _without_target(content["ablation"])),
+        prompt=parse_node("prompt", Style, _without_target(content["prompt"])),
         packing=_chosen("packing", content["packing"]),
-        evaluation=strictly("evaluation", Evaluation, content["evaluation"]),
+        evaluation=parse_node("evaluation", Evaluation, content["evaluation"]),
         model=base,
         peft=Lora() if adapter else NoPeft(),
         seed=content["seed"],
@@ -159,7 +159,7 @@ def _parse(folder: Path, content: dict, trust: bool) -> Exported:
 
 
 def _chosen(name: str, node: dict) -> Any:
-    return strictly(name, resolve_class(name, node.get("_target_")), _without_target(node))
+    return parse_node(name, resolve_class(name, node.get("_target_")), _without_target(node))
 
 
 def _without_target(node: dict) -> dict:

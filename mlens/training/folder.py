@@ -96,7 +96,7 @@ class RunFolder:
         return self.path if self.resumed else None
 
     @property
-    def begun(self) -> bool:
+    def started(self) -> bool:
         """Whether there is a run to resume: its config is written after everything else."""
         return self.config.is_file()
 
@@ -128,10 +128,10 @@ def _check(path: Path, settings: Settings) -> RunFolder:
         if settings.resume == "auto":
             return RunFolder(path, resumed=True, finished=True)
         raise UserError(f"{path} holds a finished run: give another output_dir, or remove it to run it again")
-    if settings.resume is True or (settings.resume == "auto" and folder.begun):
+    if settings.resume is True or (settings.resume == "auto" and folder.started):
         _check_resume(folder, settings)
         folder = RunFolder(path, resumed=True)
-    elif folder.begun:
+    elif folder.started:
         raise UserError(f"{path} holds an unfinished run: resume it with resume=true, or give another output_dir")
     else:
         refuse_other_files(folder)
@@ -166,7 +166,7 @@ def make_folder(ranks: Ranks, folder: RunFolder, inputs: RunInputs, hydra_config
 
 
 @contextmanager
-def alone_in(path: Path) -> Iterator[None]:
+def lock_run_folder(path: Path) -> Iterator[None]:
     """Hold the lock of the run's folder `path`. Raises UserError where a run holds it."""
     refuse_links(path / LOCK)
     lock = FileLock(path / LOCK)
@@ -180,7 +180,7 @@ def alone_in(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def is_at_work(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
     """Whether a run holds the lock of the folder `path`, tested by acquiring it for a moment.
 
     False also where the lock can't be opened or is a link, as in another user's folder.
@@ -188,7 +188,7 @@ def is_at_work(path: Path) -> bool:
     if not (path / LOCK).is_file():
         return False
     try:
-        with alone_in(path):
+        with lock_run_folder(path):
             return False
     except UserError:
         return True
@@ -200,7 +200,7 @@ def _write(folder: RunFolder, locks: ExitStack, inputs: RunInputs, hydra_config:
     settings, identity = inputs.settings, inputs.identity
     assert identity is not None
     folder.path.mkdir(parents=True, exist_ok=True)
-    locks.enter_context(alone_in(folder.path))
+    locks.enter_context(lock_run_folder(folder.path))
     if _check(folder.path, settings) != folder:
         raise UserError(f"another run has used {folder.path} in the meantime: start again")
     for made in (folder.hydra, folder.checkpoints, folder.metrics.parent, folder.predictions("test").parent):
@@ -213,7 +213,7 @@ def _write(folder: RunFolder, locks: ExitStack, inputs: RunInputs, hydra_config:
 
 def _check_resume(folder: RunFolder, settings: Settings) -> None:
     saved = folder.config
-    if not folder.begun:
+    if not folder.started:
         remedy = "give output_dir=ITS_FOLDER, or start it without resume=true"
         raise UserError(f"resume=true: {folder.path} holds no run (no .hydra/config.yaml): {remedy}")
     horizon = refuse_changes(read_saved_config(saved), settings.config)

@@ -14,12 +14,12 @@ import torch
 from mlens.config import Settings
 from mlens.data import draws
 from mlens.engine.checkpoints import Checkpoints
-from mlens.engine.ending import ending_together
+from mlens.engine.ending import end_ranks_together
 from mlens.engine.engine import Engine
 from mlens.engine.memory import peak_memory_bytes
 from mlens.engine.stop import StopRequest
 from mlens.errors import RunFailed, Stopped
-from mlens.evaluation.evaluate import Evaluated, evaluate
+from mlens.evaluation.evaluate import EvaluationResult, evaluate
 from mlens.packing.dataset import RatingDataset
 from mlens.packing.plan import Collator, PlannedRow, RowLoader, plan_epoch, steps_per_epoch
 from mlens.packing.row import Row
@@ -123,7 +123,7 @@ class Training:
     journal: Journal
     stop: StopRequest
     progress: Progress = field(default_factory=Progress)
-    best: Evaluated | None = None
+    best: EvaluationResult | None = None
     _saved_step: int | None = None
     _saved_at: float = 0.0
 
@@ -251,7 +251,7 @@ class Training:
         self._save()
         self.journal.set_phase(TRAINING)
 
-    def evaluate(self, stage: str) -> Evaluated:
+    def evaluate(self, stage: str) -> EvaluationResult:
         """Evaluate the current model on `stage`, with a progress bar. Raises Stopped on a signal."""
         times, dataset = self.settings.evaluation.draws, self.datasets[stage]
         self.journal.set_phase(EVALUATING[stage])
@@ -292,7 +292,7 @@ def fit(
     stop: StopRequest,
 ) -> Training:
     """Train a new run, or resume the one in `folder`; returns the finished training."""
-    with ending_together(engine.ranks, stop):
+    with end_ranks_together(engine.ranks, stop):
         training = Training(engine, datasets, collator, settings, folder, journal, stop)
         if folder.resumed:
             training.resume()

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from mlens.evaluation.baselines import WITHOUT_HISTORY
 from mlens.evaluation.lenskit_models import lenskit_version
-from mlens.evaluation.quality import warnings_of
+from mlens.evaluation.quality import quality_warnings
 
 VERSIONS = ("mlens", "torch", "transformers", "deepspeed", "hydra-core", "numpy", "polars")
 HEADINGS = {"full_history": "given the whole history", "own_history": "given this run's history"}
@@ -85,7 +85,7 @@ def _notes(metrics: dict, baselines: dict, stage: str) -> list[str]:
     """List signs of failure in the metrics of a stage, compared with the baselines that see the full history."""
     name, errors = min(baselines.items(), key=lambda item: item[1]["rmse"])
     best = name, errors["rmse"]
-    found = warnings_of(metrics, baselines["global_mean"]["rmse"], best)
+    found = quality_warnings(metrics, baselines["global_mean"]["rmse"], best)
     if not found and metrics["rmse"] >= best[1]:
         ours = f"RMSE {metrics['rmse']:.4f} against {best[1]:.4f}"
         found = [f"the model doesn't beat {name.replace('_', ' ')} on {stage} ({ours})"]

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from mlens.audit import shown as audit_shown
 from mlens.audit.audit import audit, find_leaks
 from mlens.audit.leaks import KINDS
-from mlens.data import blocks
+from mlens.data import chunked as blocks
 from mlens.data import stage as data_stage
+from mlens.data.rating_table import RatingTable
 from mlens.data.split import METHODS, STAGES, Split
 from mlens.data.stage import Stage, make_stage
-from mlens.data.table import RatingTable
 from mlens.errors import UserError
 from mlens.history.all_previous import AllPrevious
 from mlens.history.fit import Histories

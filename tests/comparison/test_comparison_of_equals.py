@@ -5,9 +5,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from mlens.comparison.finished_runs import find_runs, make_arms
 from mlens.comparison.pairing import pair
 from mlens.comparison.report import report
-from mlens.comparison.runs import find_runs, make_arms
 from mlens.comparison.statistics import differences, sum_errors
 from mlens.comparison.tracking import track
 from mlens.training.settings import Wandb

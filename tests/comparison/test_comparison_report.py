@@ -13,10 +13,10 @@ import pytest
 
 from mlens.cli.compare import main
 from mlens.comparison import figures
+from mlens.comparison.finished_runs import find_runs, make_arms
 from mlens.comparison.pairing import pair
-from mlens.comparison.report import report, say
+from mlens.comparison.report import print_report, report
 from mlens.comparison.results import answer, compare
-from mlens.comparison.runs import find_runs, make_arms
 from mlens.comparison.sections import failures
 from mlens.errors import UserError
 from tests.helpers.made_up_runs import NASTY, make_run, make_sweep
@@ -155,7 +155,7 @@ def test_with_several_draws_every_place_shows_their_mean_and_a_column_the_gain(t
     assert float(rows["random"]["averaging_gain"]) == pytest.approx(fsum(gains["random"]) / 2, abs=1e-12)
     assert min(gains["random"]) > 0.05
     # What is printed, and the statistics.
-    say(written)
+    print_report(written)
     gain, value = (f"{float(rows['random'][name]):.4f}" for name in ("averaging_gain", "rmse"))
     for text in ((tmp_path / "report.md").read_text(), written.html.read_text(), capsys.readouterr().out):
         assert "gain" in text and gain in text and value in text
@@ -304,7 +304,7 @@ def test_what_speaks_against_a_comparison_is_said_in_the_report_and_on_the_termi
     pl.read_parquet(file).with_columns(history_dropped=pl.when(pl.col("t") > 22).then(1).otherwise(0)).write_parquet(
         file
     )
-    say(report([tmp_path], tmp_path))
+    print_report(report([tmp_path], tmp_path))
     for text in ((tmp_path / "report.md").read_text(), capsys.readouterr().out):
         assert "NOTE: the arms trained on 900 to 1,000 targets" in text
         assert "NOTE: beside the history the arms differ in trainer.learning_rate" in text
@@ -312,7 +312,7 @@ def test_what_speaks_against_a_comparison_is_said_in_the_report_and_on_the_termi
 
 
 def test_the_terminal_shows_the_baselines_below_the_arms(tmp_path, capsys):
-    say(report([make_sweep(tmp_path)], tmp_path))
+    print_report(report([make_sweep(tmp_path)], tmp_path))
     rows = [[c.strip() for c in line.strip("│").split("│")] for line in capsys.readouterr().out.splitlines()]
     assert ["user mean so far", "", "1.1000", "0.9000", ""] in rows
 

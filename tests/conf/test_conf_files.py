@@ -13,7 +13,7 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from mlens.config import CHOSEN, FIXED_SCHEMAS, check
+from mlens.config import CHOSEN, FIXED_SCHEMAS, check_config
 from mlens.model.settings import Lora, NoPeft
 from tests.helpers.runs import CONF, command, composed, train_command_here
 
@@ -117,7 +117,7 @@ def choosing(file, jobs):
 def test_the_command_of_a_file_chooses_it_and_passes_the_strict_check(file, jobs_of):
     jobs = jobs_of(file)
     for job in jobs:
-        check(once(*job))
+        check_config(once(*job))
     assert choosing(file, jobs)
 
 
@@ -133,7 +133,7 @@ def test_every_history_and_ablation_go_together_under_each_deepspeed_in_turn():
     for history, ablation, deepspeed in islice(pairs, max(map(len, OPTIONS.values()))):
         for group, option in zip(groups, (history, ablation, deepspeed), strict=True):
             config[group] = nodes[group][option]
-        settings = check(config)
+        settings = check_config(config)
         assert settings.deepspeed.zero_optimization.stage == int(deepspeed[4])
         assert settings.history == check_once(history).history
         shown = (settings.ablation.profile, settings.ablation.history, settings.ablation.context)
@@ -142,7 +142,7 @@ def test_every_history_and_ablation_go_together_under_each_deepspeed_in_turn():
 
 @cache
 def check_once(history: str):
-    return check(once(f"history={history}"))
+    return check_config(once(f"history={history}"))
 
 
 @pytest.mark.slow
@@ -150,7 +150,7 @@ def check_once(history: str):
 def test_every_history_ablation_and_deepspeed_compose(history):
     for ablation, deepspeed in product(OPTIONS["ablation"], OPTIONS["deepspeed"]):
         config = composed(f"history={history}", f"ablation={ablation}", f"deepspeed={deepspeed}")
-        check(config)
+        check_config(config)
         assert config.history == once(f"history={history}").history
         assert config.ablation == once(f"ablation={ablation}").ablation
         assert config.deepspeed == once(f"deepspeed={deepspeed}").deepspeed
@@ -208,7 +208,7 @@ def test_a_strategy_has_its_own_fields(history, fields):
 
 
 def test_the_defaults_are_the_guides():
-    settings = check(once())
+    settings = check_config(once())
     assert (
         default_choices()
         | {
@@ -239,7 +239,7 @@ def test_a_ready_strategy_is_the_strategy_with_its_parameter():
 
 
 def test_the_guides_qwen3_settings():
-    settings = check(once("+experiment=guide_qwen3"))
+    settings = check_config(once("+experiment=guide_qwen3"))
     trainer = settings.trainer
     assert settings.model.name == "Qwen/Qwen3-8B" and settings.model.dtype == "bfloat16"
     assert (trainer.targets_per_step, trainer.learning_rate) == (512, 1e-5)
@@ -263,7 +263,7 @@ def test_a_model_brings_settings_that_fit_it(model, stage, peft, rate):
 
 
 def model_settings(model, *overrides):
-    settings = check(once(f"model={model}", *overrides))
+    settings = check_config(once(f"model={model}", *overrides))
     zero = settings.deepspeed.zero_optimization.stage
     return zero, type(settings.peft), settings.trainer.learning_rate
 
@@ -274,9 +274,9 @@ def test_what_the_command_says_wins_over_what_a_model_brings(model, stage, peft)
     assert chosen("deepspeed=zero1", "peft=none", "trainer=from_scratch") == (1, NoPeft, 0.02)
     assert chosen("peft=lora", "trainer=lora", "deepspeed=zero3_offload") == (3, Lora, 1e-4)
     assert chosen("trainer.learning_rate=3e-4") == (stage, peft, 3e-4)
-    guide = check(once("+experiment=guide_qwen3", f"model={model}"))
-    assert guide.trainer == check(once("+experiment=guide_qwen3")).trainer
-    assert guide.deepspeed == check(once()).deepspeed
+    guide = check_config(once("+experiment=guide_qwen3", f"model={model}"))
+    assert guide.trainer == check_config(once("+experiment=guide_qwen3")).trainer
+    assert guide.deepspeed == check_config(once()).deepspeed
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlens.config import check, flatten
+from mlens.config import check_config, flatten
 from mlens.errors import GRACE, UserError, exit_on_user_error
 from tests.helpers.runs import FAST, checked, composed, train, train_command_here, train_here
 
@@ -237,13 +237,13 @@ def test_a_rank_leaves_rank_0_time_to_speak_and_speaks_where_that_did_not_fail(m
 
 
 def test_flatten_names_leaves_by_their_whole_path():
-    flat = flatten(check(composed("history=random")).config)
+    flat = flatten(check_config(composed("history=random")).config)
     assert flat["trainer.early_stopping.patience"] == 3 and flat["history.ratio"] == 0.5
     assert not any(isinstance(value, dict) for value in flat.values())
 
 
 def test_check_gives_every_node_as_its_object():
-    settings = check(composed("history=fixed_count", "history.count=3"))
+    settings = check_config(composed("history=fixed_count", "history.count=3"))
     assert settings.history.count == 3 and type(settings.history).__name__ == "FixedCount"
     assert (settings.seed_of("train"), settings.seed_of("val"), settings.seed_of("test")) == (0, 1234, 1234)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlens.data.load import load_table
+from mlens.data.sources import load_table
 from mlens.errors import UserError
 
 

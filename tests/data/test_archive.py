@@ -14,8 +14,8 @@ import requests
 
 from mlens.data import archive
 from mlens.data.archive import FileSet, downloaded, source_files
-from mlens.data.load import load_table
 from mlens.data.movielens_csv import MovieLensCsv
+from mlens.data.sources import load_table
 from mlens.errors import UserError
 
 RATINGS = "userId,movieId,rating,timestamp\n1,10,4.0,5\n"

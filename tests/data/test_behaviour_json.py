@@ -7,7 +7,7 @@ import pytest
 
 from mlens.data import behaviour_json
 from mlens.data.behaviour_json import BehaviourJson
-from mlens.data.load import load_table
+from mlens.data.sources import load_table
 from mlens.errors import UserError
 
 

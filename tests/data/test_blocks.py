@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlens.data.blocks import by_blocks, group_blocks, int_type
+from mlens.data.chunked import by_blocks, group_blocks, int_type
 
 
 @pytest.fixture(params=[1, 3, 10])
 def block(request, monkeypatch):
-    monkeypatch.setattr("mlens.data.blocks.BLOCK", request.param)
+    monkeypatch.setattr("mlens.data.chunked.BLOCK", request.param)
     return request.param
 
 
@@ -32,7 +32,7 @@ def test_a_column_by_blocks_is_the_column_at_once(n, block):
 @given(st.lists(st.integers(0, 12)), st.integers(1, 20))
 def test_blocks_of_groups_hold_as_many_whole_groups_as_fit_and_at_least_one(sizes, block):
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("mlens.data.blocks.BLOCK", block)
+        patched.setattr("mlens.data.chunked.BLOCK", block)
         blocks = [list(range(len(sizes)))[part] for part in group_blocks(np.array(sizes, dtype=np.int64))]
     assert [g for own in blocks for g in own] == list(range(len(sizes)))
     for own in blocks:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from mlens.data.cache import cache_root, cached_folder, content_key, file_digest
-from mlens.data.load import load_table
 from mlens.data.movielens_csv import MovieLensCsv
-from mlens.data.table import COLUMNS, RatingTable
+from mlens.data.rating_table import COLUMNS, RatingTable
+from mlens.data.sources import load_table
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlens.data.csv_ratings import CsvRatings
-from mlens.data.load import load_table
 from mlens.data.raw import build_table
+from mlens.data.sources import load_table
 from mlens.errors import UserError
 
 ONE_FILE = """user,movie,rating,timestamp,title,genres
@@ -249,7 +249,7 @@ def test_bad_encoding(encoding):
         CsvRatings(encoding=encoding)
 
 
-def on_one_line(title):
+def to_one_line(title):
     """Words between control characters and line breaks, with one blank between them."""
     first, *others = re.split("[\x00-\x1f\x7f-\x9f\u2028\u2029]", title)
     others = [part.lstrip(" ") if i == len(others) else part.strip(" ") for i, part in enumerate(others, 1)]
@@ -257,7 +257,7 @@ def on_one_line(title):
 
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0", exclude_categories=["Cs"]), min_size=1).filter(
-    on_one_line
+    to_one_line
 )
 ratings = st.lists(
     st.tuples(st.integers(0, 5), st.integers(0, 9), st.integers(1, 10).map(lambda i: i / 2), st.integers(0, 6)),
@@ -292,6 +292,6 @@ def test_any_ratings_come_back_as_a_naive_sort_has_them(ratings, titles, crlf, p
     assert table.rating.tolist() == [r for *_, r, _ in expected]
     assert table.timestamp.tolist() == [t for *_, t in expected]
     assert table.users["id"].to_list() == users
-    assert table.movies.rows() == [(m, on_one_line(titles[m]), "Drama") for m in movies]
+    assert table.movies.rows() == [(m, to_one_line(titles[m]), "Drama") for m in movies]
     counts = [sum(u == user for u, *_ in ratings) for user in users]
     assert table.user_offsets.tolist() == [sum(counts[:i]) for i in range(len(counts) + 1)]

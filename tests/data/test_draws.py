@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlens.data.load import _subset
+from mlens.data.rating_table import raw_id_keys
 from mlens.data.raw import HALF_STARS, RawTables, build_table
+from mlens.data.sources import _subset
 from mlens.data.split import Split, assign_roles
 from mlens.data.stage import sample_users
-from mlens.data.table import raw_id_keys
-from mlens.evaluation.prompts import kept_prompts
+from mlens.evaluation.kept_prompts import kept_prompts
 from mlens.history.all_previous import AllPrevious
 from mlens.history.random import Random
 from mlens.packing.dataset import RatingDataset

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mlens.data.load import load_table
 from mlens.data.movielens_csv import MovieLensCsv
+from mlens.data.sources import load_table
 
 FOLDER = Path(__file__).parents[3] / "shared" / "data" / "ml-latest-small"
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="needs ../shared/data/ml-latest-small")

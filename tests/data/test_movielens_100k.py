@@ -4,8 +4,8 @@ import zipfile
 
 import pytest
 
-from mlens.data.load import load_table
 from mlens.data.movielens_100k import MovieLens100k
+from mlens.data.sources import load_table
 
 FLAGS = (
     "unknown|Action|Adventure|Animation|Children's|Comedy|Crime|Documentary|Drama|Fantasy|Film-Noir|Horror|Musical|"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from mlens.data.load import load_table
 from mlens.data.movielens_csv import MovieLensCsv
+from mlens.data.sources import load_table
 from mlens.errors import UserError
 
 RATINGS = """userId,movieId,rating,timestamp

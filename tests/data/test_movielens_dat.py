@@ -2,8 +2,8 @@
 
 import pytest
 
-from mlens.data.load import load_table
 from mlens.data.movielens_dat import MovieLensDat
+from mlens.data.sources import load_table
 from mlens.errors import UserError
 
 RATINGS = "2::1::5::978300760\n1::73::3::978302109\n1::1::4::978301968\n"

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from mlens.data.load import load_table
 from mlens.data.raw import HALF_STARS
 from mlens.data.sample import GENRES, MOVIE_SPREAD, SPREAD, Sample, to_scale
+from mlens.data.sources import load_table
 from mlens.errors import UserError
 
 SMALL = Sample(users=40, movies=50, ratings_per_user=20, drift=0.2)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from mlens.data import text_files
 from mlens.data.csv_ratings import CsvRatings
-from mlens.data.load import load_table
 from mlens.data.movielens_csv import MovieLensCsv
+from mlens.data.sources import load_table
 from mlens.data.text_files import open_text
 from mlens.errors import UserError
 

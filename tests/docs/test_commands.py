@@ -24,12 +24,12 @@ from torch.distributed.run import get_args_parser as torchruns
 
 from mlens.cli.show import read_words
 from mlens.compose import compose_config, run_config
-from mlens.config import PATHS, check
-from mlens.data.load import load_table
+from mlens.config import PATHS, check_config
 from mlens.data.sample import Sample
+from mlens.data.sources import load_table
 from mlens.errors import UserError
 from mlens.evaluation.reevaluate import MAY_DIFFER
-from mlens.plan.jobs import asked
+from mlens.plan.jobs import plan_request
 from tests.helpers.documents import DOCUMENTS, block_commands, document_commands, extended_copy, make_targets, put_in
 from tests.helpers.runs import ROOT, checked, child_environment, command, composed, hydra_config
 
@@ -209,7 +209,7 @@ composed_config = cache(lambda *overrides: compose_config(overrides))
 def jobs_of(overrides: tuple[str, ...], multirun: bool = False) -> list[list[str]]:
     """The overrides of each job that train.py would start with these."""
     if multirun or any(re.match(r"\+experiment=|hardware", override) for override in overrides):
-        return [job for _, job in asked(overrides, multirun).jobs]
+        return [job for _, job in plan_request(overrides, multirun).jobs]
     return [[*overrides]]
 
 
@@ -311,9 +311,9 @@ def test_a_programs_parser_takes_its_command_and_the_overrides_pass_the_strict_c
     program, options = program_of(text), parsed(text.replace("RUN", str(finished)), monkeypatch)
     if program == "mlens show":
         _, run, overrides = read_words(options.words)
-        check(run_config(run, overrides, PATHS)) if run else check_first_job(overrides)
+        check_config(run_config(run, overrides, PATHS)) if run else check_first_job(overrides)
     elif program == "mlens evaluate":
-        check(run_config(options.run, options.overrides, MAY_DIFFER))
+        check_config(run_config(options.run, options.overrides, MAY_DIFFER))
     elif "overrides" in options:
         check_first_job(options.overrides, getattr(options, "multirun", False))
 

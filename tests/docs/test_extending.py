@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from mlens.data.load import load_table
+from mlens.data.sources import load_table
 from mlens.errors import UserError
 from tests.helpers.documents import document_files, extended_copy, put_in
 from tests.helpers.runs import command, run_here

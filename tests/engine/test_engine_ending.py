@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 
-from mlens.errors import CONTINUE
+from mlens.errors import EXIT_RESUMABLE
 from tests.helpers.runs import ROOT, child_environment
 
 SCRIPT = ROOT / "tests" / "helpers" / "failing_ranks.py"
@@ -48,7 +48,7 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step(tmp_path):
     text = (tmp_path / "log").read_text()
     assert [line for line in text.splitlines() if line.startswith("stopped: ")] == ["stopped: after step 5"]
     codes = re.findall(r"exitcode\s*: (\d+)", text)
-    assert codes and set(codes) == {str(CONTINUE)}
+    assert codes and set(codes) == {str(EXIT_RESUMABLE)}
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from mlens.engine.ending import ending_together
+from mlens.engine.ending import end_ranks_together
 from mlens.engine.ranks import Ranks
 from mlens.engine.stop import SIGNALS, stoppable
 from mlens.errors import RunFailed, Stopped
@@ -39,7 +39,7 @@ def test_before_anything_is_to_be_saved_a_signal_stops_at_once_and_no_except_swa
 
 @pytest.mark.parametrize("number", ALL)
 def test_ranks_in_step_note_a_signal_until_they_agree_and_at_the_end_at_the_latest(number):
-    with pytest.raises(Stopped, match="resume=true"), stoppable() as stop, ending_together(ALONE, stop):
+    with pytest.raises(Stopped, match="resume=true"), stoppable() as stop, end_ranks_together(ALONE, stop):
         assert not stop.agreed(ALONE)
         kill_self(number)
         assert stop.agreed(ALONE)
@@ -63,13 +63,13 @@ def test_a_signal_during_the_last_writes_changes_nothing():
 @pytest.mark.parametrize("error", [RunFailed("full"), KeyboardInterrupt()])
 def test_handlers_are_as_before_after_an_error(error):
     before = handlers()
-    with pytest.raises(type(error)), stoppable() as stop, ending_together(ALONE, stop):
+    with pytest.raises(type(error)), stoppable() as stop, end_ranks_together(ALONE, stop):
         raise error
     assert handlers() == before
 
 
 def test_a_second_ctrl_c_ends_at_once_and_the_first_says_so(capfd):
-    with pytest.raises(KeyboardInterrupt), stoppable() as stop, ending_together(ALONE, stop):
+    with pytest.raises(KeyboardInterrupt), stoppable() as stop, end_ranks_together(ALONE, stop):
         kill_self(signal.SIGINT)
         assert "Ctrl-C again ends it at once" in capfd.readouterr().err
         kill_self(signal.SIGTERM)  # no second one
@@ -79,7 +79,7 @@ def test_a_second_ctrl_c_ends_at_once_and_the_first_says_so(capfd):
 
 def test_a_rank_of_torchrun_may_get_one_ctrl_c_twice(monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
-    with pytest.raises(Stopped, match="resume=true"), stoppable() as stop, ending_together(ALONE, stop):
+    with pytest.raises(Stopped, match="resume=true"), stoppable() as stop, end_ranks_together(ALONE, stop):
         kill_self(signal.SIGINT)
         kill_self(signal.SIGINT)
 

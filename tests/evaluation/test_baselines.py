@@ -13,7 +13,7 @@ from mlens.data.split import TEST, TRAIN, VAL, Split, assign_roles
 from mlens.data.stage import make_stage
 from mlens.evaluation import baselines, lenskit_models
 from mlens.evaluation.baselines import fit, measure_baselines, predictions
-from mlens.evaluation.shown import full_history, shown_blocks, strategy_history
+from mlens.evaluation.shown_ratings import full_history, shown_blocks, strategy_history
 from mlens.history.fixed_count import FixedCount
 from mlens.history.random import Random
 from tests.helpers.cases import make_case

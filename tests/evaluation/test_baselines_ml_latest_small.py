@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mlens.data.load import load_table
 from mlens.data.movielens_csv import MovieLensCsv
+from mlens.data.sources import load_table
 from mlens.data.split import Split, assign_roles
 from mlens.data.stage import make_stage
 from mlens.evaluation.baselines import measure_baselines

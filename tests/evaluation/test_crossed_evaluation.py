@@ -7,7 +7,7 @@ import pytest
 
 from mlens.cli.evaluate import COMPARED, main, print_with_run
 from mlens.compose import run_config
-from mlens.config import check
+from mlens.config import check_config
 from mlens.errors import UserError
 from mlens.evaluation.evaluate import evaluate
 from mlens.evaluation.reevaluate import reevaluate
@@ -109,7 +109,9 @@ def test_an_evaluation_that_is_interrupted_leaves_nothing(run, monkeypatch):
 
 def test_what_serves_training_alone_is_left_out_of_the_model(run):
     config = run_config(run, ["model.gradient_checkpointing=true", "model.compile=true"], ("model",))
-    model = load_trained(check(config), run / "model", load_exported_tokenizer(run / "model"), ParamPlacement(), None)
+    model = load_trained(
+        check_config(config), run / "model", load_exported_tokenizer(run / "model"), ParamPlacement(), None
+    )
     assert not model.is_gradient_checkpointing
     assert all(module._compiled_call_impl is None for module in model.modules())
 

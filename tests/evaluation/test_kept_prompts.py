@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mlens.evaluation.prompts import EXAMPLES, WORST
+from mlens.evaluation.kept_prompts import EXAMPLES, WORST
 from tests.helpers.runs import run_here
 
 

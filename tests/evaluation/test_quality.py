@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mlens.evaluation.metrics import measure
-from mlens.evaluation.quality import warnings_of
+from mlens.evaluation.quality import quality_warnings
 from mlens.evaluation.score import Predictions
 
 GOOD = {"illegal_mass": 0.001, "expected_std": 0.6, "rmse": 0.85}
@@ -37,16 +37,16 @@ GOOD = {"illegal_mass": 0.001, "expected_std": 0.6, "rmse": 0.85}
     ],
 )
 def test_each_sign_is_a_sentence(metrics, said):
-    assert warnings_of(metrics, 1.04, ("recent_biases", 0.87)) == said
+    assert quality_warnings(metrics, 1.04, ("recent_biases", 0.87)) == said
 
 
 def test_without_baselines_the_rest_is_looked_for():
-    assert len(warnings_of({"illegal_mass": 1.0, "expected_std": 0.0, "rmse": 9.0})) == 2
+    assert len(quality_warnings({"illegal_mass": 1.0, "expected_std": 0.0, "rmse": 9.0})) == 2
 
 
 def test_the_spread_is_among_the_metrics_and_of_one_target_there_is_none():
     flat = Predictions(np.array([[0.2, 0.8], [0.2, 0.8]]), np.ones(2))
     measured = measure(flat, np.array([0, 1]), np.array([0, 0]), (1.0, 2.0))
-    assert measured["expected_std"] == 0 and len(warnings_of(measured)) == 1
+    assert measured["expected_std"] == 0 and len(quality_warnings(measured)) == 1
     one = Predictions(flat.probability[:1], flat.legal[:1])
-    assert warnings_of(measure(one, np.array([0]), np.array([0]), (1.0, 2.0))) == []
+    assert quality_warnings(measure(one, np.array([0]), np.array([0]), (1.0, 2.0))) == []

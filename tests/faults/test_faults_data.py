@@ -24,9 +24,9 @@ from torch.utils.data import DataLoader
 import mlens.training.base_model as base
 from mlens.data import cache as cache_module
 from mlens.data.cache import cache_root, cached_folder, file_digest, is_intact
-from mlens.data.load import load_table
 from mlens.data.movielens_csv import MovieLensCsv
-from mlens.data.table import COLUMNS, open_table
+from mlens.data.rating_table import COLUMNS, open_table
+from mlens.data.sources import load_table
 from mlens.errors import UserError, exit_on_user_error
 from mlens.files import atomic_write, naming, write_json, write_text
 from mlens.packing.plan import RowLoader, plan_epoch
@@ -142,7 +142,7 @@ def test_a_log_that_finds_no_room_is_told_and_keeps_its_whole_lines(disk, capsys
 
 def test_a_limit_of_file_size_is_told(tmp_path):
     large = write_source(tmp_path / "large", users=120, each=100)
-    program = "from mlens.data.load import load_table; from mlens.data.movielens_csv import MovieLensCsv\n"
+    program = "from mlens.data.sources import load_table; from mlens.data.movielens_csv import MovieLensCsv\n"
     program += "from mlens.errors import exit_on_user_error\n"
     program += f"with exit_on_user_error(): load_table(MovieLensCsv('ml-25m', path={large.path!r}))"
     ended = subprocess.run(

@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 
-from mlens.data.table import RatingTable
+from mlens.data.rating_table import RatingTable
 from mlens.engine.engine import Engine
 from mlens.errors import exit_on_user_error
 from tests.helpers.runs import (

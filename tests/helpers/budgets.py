@@ -6,9 +6,9 @@ from itertools import combinations
 import numpy as np
 from hypothesis import strategies as st
 
+from mlens.data.rating_table import RatingTable
 from mlens.data.split import METHODS, STAGES, Split
 from mlens.data.stage import Stage
-from mlens.data.table import RatingTable
 from mlens.history.budget import Budget
 from tests.helpers.reference import stage_of, tables
 
@@ -89,7 +89,7 @@ def price(draw, table: RatingTable, stage: Stage) -> Case:
         number_ends=np.cumsum([0, *numbers]),
         header=draw(st.integers(0, 5)),
         room=np.minimum(left, bound),
-        room_beside_context=np.minimum(left - context, bound),
+        room_after_context=np.minimum(left - context, bound),
     )
     return Case(table, stage, budget, lines, numbers)
 

@@ -19,13 +19,13 @@ from types import SimpleNamespace
 import numpy as np
 from transformers import AutoTokenizer
 
-from mlens.config import check
+from mlens.config import check_config
 from mlens.data.behaviour_json import BehaviourJson
 from mlens.data.cache import content_key
-from mlens.data.load import Source, load_table
 from mlens.data.movielens_csv import MovieLensCsv
 from mlens.data.movielens_dat import MovieLensDat
 from mlens.data.sample import Sample
+from mlens.data.sources import Source, load_table
 from mlens.data.split import Split, assign_roles
 from mlens.data.stage import make_stages
 from mlens.history.all_previous import AllPrevious
@@ -123,7 +123,7 @@ def digests(folder: Path) -> dict[str, str]:
         "dat": MovieLensDat("ml-1m", path=str(folder / "dat"), max_users=6),
         "json": BehaviourJson(path=str(folder / "users.json")),
     }
-    checked = check(composed("debug=fast", "history=random"))
+    checked = check_config(composed("debug=fast", "history=random"))
     found = {"fingerprint": Identity("data", None, None, "1").fingerprint(checked)}
     found["config"] = content_key(json.dumps(checked.config, sort_keys=True), repr(checked))
     for name, source in sources.items():

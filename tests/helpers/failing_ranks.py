@@ -8,7 +8,7 @@ import time
 import torch
 
 import mlens.engine.ending as ending_module
-from mlens.engine.ending import ending_together
+from mlens.engine.ending import end_ranks_together
 from mlens.engine.ranks import join_ranks
 from mlens.engine.stop import stoppable
 from mlens.errors import RunFailed, Stopped, UserError, exit_on_user_error
@@ -18,7 +18,7 @@ ending_module.DEADLINE = 6.0
 
 def work(how: str) -> None:
     ranks = join_ranks()
-    with stoppable() as stop, ending_together(ranks, stop):
+    with stoppable() as stop, end_ranks_together(ranks, stop):
         for step in range(10**6):
             if step == 5:
                 if how == "asked" and ranks.rank == 1:

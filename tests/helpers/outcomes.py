@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mlens.data.load import load_table
-from mlens.data.table import RatingTable
+from mlens.data.rating_table import RatingTable
+from mlens.data.sources import load_table
 from mlens.errors import UserError
 from tests.helpers.small_sources import Files, Small, rows_of
 

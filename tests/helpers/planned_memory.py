@@ -14,11 +14,11 @@ os.environ["DS_ACCELERATOR"] = "cpu"
 
 
 def main(device: str, ranks: int, overrides: list[str]) -> dict:
-    from mlens.plan.hardware import Hardware, found
-    from mlens.plan.plan import plan, prepare, process_bytes
+    from mlens.plan.hardware import Hardware, resolve_machine
+    from mlens.plan.job_plan import plan, prepare, process_bytes
 
     job = prepare(overrides)
-    machine = found(Hardware(device, ranks, tflops=1.0), "float32")
+    machine = resolve_machine(Hardware(device, ranks, tflops=1.0), "float32")
     memory = plan(job, machine, 0 if machine.cuda else process_bytes()).memory
     return asdict(memory) | {"total": memory.total}
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import polars as pl
 from hydra.utils import instantiate
 
-from mlens.data.load import load_table
-from mlens.data.table import RatingTable
+from mlens.data.rating_table import RatingTable
+from mlens.data.sources import load_table
 from mlens.predict import Predictor
 from mlens.prompt.context import make_context
 from mlens.prompt.pieces import movie_texts

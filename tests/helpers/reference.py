@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 from hypothesis import strategies as st
 
+from mlens.data.rating_table import RatingTable
 from mlens.data.split import assign_roles
 from mlens.data.stage import make_stage
-from mlens.data.table import RatingTable
 
 HALF_STARS = tuple(i / 2 for i in range(1, 11))
 TASK = "基于用户在 MovieLens 上的历史评分和标签数据，模拟该用户的电影偏好和行为模式"

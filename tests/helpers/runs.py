@@ -20,7 +20,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict, read_write
 
-from mlens.config import Settings, check
+from mlens.config import Settings, check_config
 from mlens.engine.stop import stoppable
 from mlens.identity import Identity
 from mlens.launch import register_resolvers, start
@@ -63,7 +63,7 @@ def _composed(conf: Path, overrides: tuple[str, ...]) -> DictConfig:
 
 
 def checked(*overrides: str) -> Settings:
-    return check(composed(*overrides))
+    return check_config(composed(*overrides))
 
 
 def only_identity(settings: Settings) -> RunInputs:

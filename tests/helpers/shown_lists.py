@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlens.data.stage import Stage
-from mlens.evaluation.shown import ShownRatings
+from mlens.evaluation.shown_ratings import ShownRatings
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from mlens.data.behaviour_json import BehaviourJson
 from mlens.data.csv_ratings import CsvRatings
-from mlens.data.load import Source
 from mlens.data.movielens_100k import GENRES, MovieLens100k
 from mlens.data.movielens_csv import MovieLensCsv
 from mlens.data.movielens_dat import MovieLensDat
-from mlens.data.table import RatingTable
+from mlens.data.rating_table import RatingTable
+from mlens.data.sources import Source
 
 Files = Mapping[str, bytes]
 # Raw user, title, rating, timestamp of each rating, sorted.

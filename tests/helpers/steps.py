@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerBase
 
 from mlens.config import Settings
-from mlens.data.table import RatingTable
+from mlens.data.rating_table import RatingTable
 from mlens.engine.engine import Engine
 from mlens.engine.ranks import Ranks, join_ranks
 from mlens.packing.dataset import RatingDataset

@@ -95,7 +95,7 @@ def test_a_users_cut_off_is_halved_until_what_is_below_it_fits_and_stays_halved(
 def alone(case: Case, t: int) -> Case:
     """The case with this target alone."""
     own = np.array([t])
-    rooms = {"room": case.budget.room[own], "room_beside_context": case.budget.room_beside_context[own]}
+    rooms = {"room": case.budget.room[own], "room_after_context": case.budget.room_after_context[own]}
     return Case(case.table, case.stage.keep(own), Budget(**{**vars(case.budget), **rooms}), case.lines, case.numbers)
 
 

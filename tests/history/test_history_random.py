@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from mlens.data import draws
-from mlens.data.blocks import BLOCK
+from mlens.data.chunked import BLOCK
 from mlens.data.split import Split
 from mlens.errors import UserError
 from mlens.history.budget import Budget
@@ -140,7 +140,7 @@ def test_per_target_depends_neither_on_the_order_of_calls_nor_on_the_other_targe
     histories = select(case, Random(ratio))
     assert [histories.shown(t).tolist() for t in calls] == [expected[t] for t in calls]
     kept = np.array(sorted(calls[: len(calls) // 2]), dtype=np.int64)
-    rooms = {"room": case.budget.room[kept], "room_beside_context": case.budget.room_beside_context[kept]}
+    rooms = {"room": case.budget.room[kept], "room_after_context": case.budget.room_after_context[kept]}
     part = Case(case.table, case.stage.keep(kept), Budget(**{**vars(case.budget), **rooms}), case.lines, case.numbers)
     assert all_chosen(select(part, Random(ratio))) == [expected[t] for t in kept]
 
@@ -205,7 +205,7 @@ def naive_per_user(case, ratio, seed, epoch):
 @given(budgets(), ratios, st.integers(0, 3), st.integers(0, 2), st.sampled_from([1, 30, BLOCK]))
 def test_per_user_shows_what_is_below_a_cut_off_that_halves_and_stays_halved(case, ratio, seed, epoch, block):
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("mlens.data.blocks.BLOCK", block)
+        patched.setattr("mlens.data.chunked.BLOCK", block)
         histories = select(case, Random(ratio, "per_user"), seed, epoch)
     chosen, cuts = naive_per_user(case, ratio, seed, epoch)
     assert all_chosen(histories) == chosen

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlens.data.blocks import BLOCK
+from mlens.data.chunked import BLOCK
 from mlens.errors import UserError
 from mlens.history.all_previous import AllPrevious
 from mlens.history.fit import LOOKAHEAD, fit
@@ -48,9 +48,7 @@ def naive_strided(case, wanted_of):
         own_start = c - wanted_of(c)
         if section(case, t, list(range(max(own_start, s), c))) > case.budget.room[t]:
             starts = [
-                i
-                for i in range(c + 1)
-                if section(case, t, list(range(i, c))) <= case.budget.room_beside_context[t] // 2
+                i for i in range(c + 1) if section(case, t, list(range(i, c))) <= case.budget.room_after_context[t] // 2
             ]
             s = starts[0]
             if s == c and section(case, t, [c - 1]) <= case.budget.room[t]:
@@ -63,7 +61,7 @@ def naive_strided(case, wanted_of):
 def test_exact_drops_just_enough_of_the_oldest_for_each_target(case, strategy, block):
     strategy, wanted_of = strategy
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("mlens.data.blocks.BLOCK", block)
+        patched.setattr("mlens.data.chunked.BLOCK", block)
         histories = select(case, strategy, "exact")
     counts = case.stage.count.tolist()
     expected = [naive_exact(case, t, wanted_of(c)) for t, c in enumerate(counts)]
@@ -75,7 +73,7 @@ def test_strided_keeps_a_users_start_until_the_prompt_is_full_and_then_halves(ca
     """However many users are cut at once, and however far each is looked ahead."""
     strategy, wanted_of = strategy
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("mlens.data.blocks.BLOCK", block)
+        patched.setattr("mlens.data.chunked.BLOCK", block)
         patched.setattr("mlens.history.fit.LOOKAHEAD", look)
         histories = select(case, strategy, "strided")
     assert [histories.shown(t).tolist() for t in range(len(case.stage))] == naive_strided(case, wanted_of)

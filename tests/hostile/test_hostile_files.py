@@ -14,7 +14,7 @@ import pytest
 
 from mlens.data.archive import FileSet, source_files
 from mlens.data.behaviour_json import _DepthLimited
-from mlens.data.load import load_table
+from mlens.data.sources import load_table
 from mlens.errors import UserError
 from tests.helpers.outcomes import is_clear, read
 from tests.helpers.small_sources import behaviour_records, small_sources
@@ -25,10 +25,10 @@ READ = """
 import resource, sys
 from mlens.data.behaviour_json import BehaviourJson
 from mlens.errors import exit_on_user_error
-import mlens.data.load
+import mlens.data.sources
 resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
 with exit_on_user_error():
-    mlens.data.load.load_table(BehaviourJson(path=sys.argv[1]))
+    mlens.data.sources.load_table(BehaviourJson(path=sys.argv[1]))
 """
 
 

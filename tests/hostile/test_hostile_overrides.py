@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from mlens.config import check, flatten
+from mlens.config import check_config, flatten
 from mlens.errors import UserError
 from mlens.identity import Identity
 from tests.helpers.runs import composed
@@ -43,7 +43,7 @@ def with_values(values, *overrides):
 
 def refusal(key, value, *overrides):
     with pytest.raises(UserError) as caught:
-        check(with_values({key: value}, *overrides))
+        check_config(with_values({key: value}, *overrides))
     assert str(caught.value).isprintable()
     return str(caught.value)
 
@@ -58,7 +58,7 @@ def test_any_value_of_any_key_is_taken_or_refused_in_one_line(data):
     except (HydraException, OmegaConfBaseException):
         return  # told before the config is composed, and made one line by the entry point
     try:
-        found = check(config)
+        found = check_config(config)
     except UserError as error:
         assert str(error).isprintable()
         assert any(key.split(".")[0] in str(error) for key in changed)
@@ -93,5 +93,5 @@ def test_a_list_hides_no_reference_to_the_environment():
 
 
 def test_paths_may_come_from_the_environment():
-    found = check(with_values({"output_dir": "${oc.env:HOME}/run"}))
+    found = check_config(with_values({"output_dir": "${oc.env:HOME}/run"}))
     assert found.output_dir == f"{os.environ['HOME']}/run"

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from mlens.comparison import figures
 from mlens.comparison import report as reports
 from mlens.data.behaviour_json import BehaviourJson
-from mlens.data.load import load_table
 from mlens.data.movielens_csv import MovieLensCsv
 from mlens.data.raw import LONGEST_TEXT
+from mlens.data.sources import load_table
 from mlens.errors import UserError
 from mlens.prompt.renderer import make_renderer
 from mlens.text import one_line

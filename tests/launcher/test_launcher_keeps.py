@@ -10,7 +10,7 @@ import pytest
 
 from hydra_plugins.mlens_launcher._ledger import CheckedJob, Job
 from hydra_plugins.mlens_launcher.launcher import _refuse_other_run
-from mlens.config import check
+from mlens.config import check_config
 from mlens.errors import UserError
 from mlens.identity import Identity, read_identity
 from tests.helpers.runs import FAST, IDENTITY, composed, run_here, summary_of, train
@@ -41,7 +41,7 @@ def sweep(finished, tmp_path) -> Path:
 
 
 def checked(identity: Identity | None, *overrides: str) -> CheckedJob:
-    settings = check(composed(*JOB, *overrides))
+    settings = check_config(composed(*JOB, *overrides))
     assert identity is not None
     return CheckedJob(Job(NAME, [*overrides], identity.fingerprint(settings)), settings.config, identity)
 

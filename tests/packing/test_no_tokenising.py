@@ -2,8 +2,8 @@
 
 import pytest
 
-from mlens.data.load import load_table
 from mlens.data.sample import Sample
+from mlens.data.sources import load_table
 from mlens.data.split import Split, assign_roles
 from mlens.data.stage import make_stages
 from mlens.history.all_previous import AllPrevious

@@ -6,16 +6,16 @@ import pytest
 from rich.console import Console
 
 from mlens.cli.plan import print_plan
-from mlens.config import check
+from mlens.config import check_config
 from mlens.engine.settings import checkpoint_bytes
 from mlens.errors import UserError
 from mlens.model.flops import forward_flops
 from mlens.packing.lengths import measure_lengths
 from mlens.plan.advice import advise, changes
-from mlens.plan.hardware import RESERVE, Hardware, found
-from mlens.plan.jobs import asked
-from mlens.plan.plan import plan, prepare
-from mlens.plan.table import print_plans
+from mlens.plan.hardware import RESERVE, Hardware, resolve_machine
+from mlens.plan.job_plan import plan, prepare
+from mlens.plan.jobs import plan_request
+from mlens.plan.plan_table import print_plans
 from mlens.training.loop import total_steps
 from tests.helpers.runs import CONF, ROOT, command, composed
 
@@ -24,35 +24,35 @@ GPU = ["hardware.device=cuda", "hardware.ranks=1", "hardware.memory_gib=10", "ha
 
 
 def test_one_command_is_one_job():
-    wanted = asked(["history=random", "history.ratio=0.3"], multirun=False)
+    wanted = plan_request(["history=random", "history.ratio=0.3"], multirun=False)
     assert [overrides for _, overrides in wanted.jobs] == [["history=random", "history.ratio=0.3"]]
     assert wanted.hardware == Hardware(utilisation=0.3)
 
 
 def test_a_sweep_is_all_its_jobs():
-    wanted = asked(["history=none,random", "seed=0,1", "prompt.max_tokens=512"], multirun=True)
+    wanted = plan_request(["history=none,random", "seed=0,1", "prompt.max_tokens=512"], multirun=True)
     assert [name for name, _ in wanted.jobs] == [f"history-{h}+seed-{s}" for h in ("none", "random") for s in (0, 1)]
     assert all("prompt.max_tokens=512" in overrides for _, overrides in wanted.jobs)
 
 
 def test_an_experiment_that_sweeps_needs_no_multirun():
-    wanted = asked(["+experiment=five_way", "hydra.launcher.max_parallel=2"], multirun=False)
+    wanted = plan_request(["+experiment=five_way", "hydra.launcher.max_parallel=2"], multirun=False)
     histories = ("none", "all_previous", "random", "fixed_ratio", "fixed_count")
     assert [name for name, _ in wanted.jobs] == [f"history-{history}" for history in histories]
     assert wanted.jobs[0][1] == ["history=none", "+experiment=five_way"]
     for _, overrides in wanted.jobs:
-        check(composed(*overrides))
+        check_config(composed(*overrides))
 
 
 def test_hardware_is_a_choice_with_its_own_keys():
-    wanted = asked(["hardware=8xH100", "hardware.ranks=4", "seed=1"], multirun=False)
+    wanted = plan_request(["hardware=8xH100", "hardware.ranks=4", "seed=1"], multirun=False)
     assert wanted.hardware == Hardware("cuda", 4, 79, 989, 0.3)
     assert wanted.jobs[0][1] == ["seed=1"]
 
 
 @pytest.mark.parametrize("file", sorted((CONF / "hardware").glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_choice_of_hardware_sets_every_field(file):
-    given = asked([f"hardware={file.stem}"], multirun=False).hardware
+    given = plan_request([f"hardware={file.stem}"], multirun=False).hardware
     assert vars(given).keys() == Hardware.__dataclass_fields__.keys()
     assert (None in vars(given).values()) == (file.stem == "this_machine")
 
@@ -78,13 +78,13 @@ def test_what_cannot_be_planned_is_refused(overrides, named):
 
 
 def test_stated_hardware_is_taken_at_its_word():
-    machine = found(Hardware("cuda", 8, 79, 989, 0.5), "bfloat16")
+    machine = resolve_machine(Hardware("cuda", 8, 79, 989, 0.5), "bfloat16")
     assert machine.rate == 8 * 989e12 * 0.5 and machine.cuda
     assert machine.memory == int(79 * 2**30 * (1 - RESERVE))
 
 
 def test_the_rate_of_this_machine_is_measured():
-    machine = found(Hardware("cpu", ranks=2, utilisation=1.0), "float32")
+    machine = resolve_machine(Hardware("cpu", ranks=2, utilisation=1.0), "float32")
     assert 1e8 < machine.rate < 1e14 and "measured here" in machine.description
 
 
@@ -94,7 +94,7 @@ def job():
 
 
 def machine_of(gib: float, ranks: int = 1):
-    return found(Hardware("cuda", ranks, gib, 100.0, 0.5), "float32")
+    return resolve_machine(Hardware("cuda", ranks, gib, 100.0, 0.5), "float32")
 
 
 def test_a_plan_says_what_training_says_of_itself(job):
@@ -124,12 +124,12 @@ def test_what_is_advised_can_be_given_as_it_stands():
     """Each change as overrides of the same command gives the settings that were counted."""
     given = ["model=qwen3_8b", "model.gradient_checkpointing=false", "deepspeed=zero2", "prompt.max_tokens=512"]
     given.append("packing.row_tokens=2048")
-    settings = check(composed(*given))
+    settings = check_config(composed(*given))
     advised = list(changes(settings))
     keys = ["model.gradient_checkpointing", *["packing.row_tokens"] * 2, *["deepspeed"] * 3, "peft"]
     assert [change.key for change in advised] == keys
     for change in advised:
-        taken, counted = check(composed(*given, *change.text.split())), change.apply(settings)
+        taken, counted = check_config(composed(*given, *change.text.split())), change.apply(settings)
         for node in ("model", "packing", "deepspeed", "peft"):
             assert getattr(taken, node) == getattr(counted, node), change.text
 

@@ -12,7 +12,7 @@ from mlens.model.settings import NoPeft, PretrainedModel, TinyModel
 from mlens.packing.packed import PackedRows
 from mlens.plan import sketch
 from mlens.plan.configs import PUBLISHED
-from mlens.plan.memory import static_memory
+from mlens.plan.rank_memory import static_memory
 from mlens.plan.sketch import Live, ModelCounts, Sketch
 from tests.helpers.prefix_groups import make_group
 from tests.helpers.small_model import make_model

@@ -9,8 +9,8 @@ import torch
 from hydra.utils import instantiate
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mlens.config import check
-from mlens.data.load import load_table
+from mlens.config import check_config
+from mlens.data.sources import load_table
 from mlens.data.split import assign_roles
 from mlens.data.stage import make_stage
 from mlens.evaluation.score import predict
@@ -72,7 +72,7 @@ def test_targets_under_exact_windows_with_profile_and_context(all_previous, stra
     exported = replace(exported, prompt=replace(exported.prompt, trim="exact", max_tokens=300))
     prompter = replace(run.predictor.prompter, exported=exported)
     renderer = make_renderer(run.table, exported.prompt, exported.ablation, prompter.tokenizer)
-    split = check(composed(*SHORT)).split
+    split = check_config(composed(*SHORT)).split
     stage = make_stage(run.table, assign_roles(run.table, split), split, "test")
     # A share that was halved once stays so for the user's later targets, whom who asks doesn't know.
     kept = np.unique(stage.user, return_index=True)[1] if strategy == CUT[-1] else np.arange(6)

@@ -8,8 +8,8 @@ import pytest
 
 from mlens.data.raw import HALF_STARS
 from mlens.errors import UserError
-from mlens.predict.ask import build_request
-from mlens.predict.given import input_from_rows, read_input
+from mlens.predict.inputs import input_from_rows, read_input
+from mlens.predict.request import build_request
 from tests.helpers.tokenizers_for_tests import ABLATIONS
 
 HISTORY_ONLY = ABLATIONS["history_only"]

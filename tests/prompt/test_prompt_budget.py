@@ -216,7 +216,7 @@ def test_what_a_budget_leaves_to_histories_is_what_whole_texts_leave(seed, most,
         left = most - naive.length(target, [])
         beside = most - naive.length(target, [], naive.turns(target, []))
         assert budget.room[t] == (left if bound is None else min(left, bound))
-        assert budget.room_beside_context[t] == (beside if bound is None else min(beside, bound))
+        assert budget.room_after_context[t] == (beside if bound is None else min(beside, bound))
 
 
 def test_a_strided_cut_leaves_room_for_the_turns_that_just_fit():
@@ -233,7 +233,7 @@ def test_a_strided_cut_leaves_room_for_the_turns_that_just_fit():
         for most, beside in ((full, 0), (full - 1, full - 1 - without), (full + 8, 8)):
             chosen = style(max_tokens=most, max_context=3)
             renderer = make_renderer(table, chosen, ABLATIONS["history_and_context"], tiny())
-            assert make_budget(renderer, stage.keep(np.array([t]))).room_beside_context.tolist() == [beside]
+            assert make_budget(renderer, stage.keep(np.array([t]))).room_after_context.tolist() == [beside]
     assert checked > 3
 
 

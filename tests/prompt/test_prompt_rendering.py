@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlens.data.load import load_table
 from mlens.data.movielens_csv import MovieLensCsv
+from mlens.data.sources import load_table
 from mlens.prompt.renderer import check_borders, make_renderer
 from tests.helpers.reference import HALF_STARS, make_table, naive_prompt, own_ratings
 from tests.helpers.tokenizers_for_tests import (

@@ -11,7 +11,7 @@ from mlens.cli import runs as command
 from mlens.engine.manifest import checkpoint_name, read_manifest, saved_steps
 from mlens.errors import UserError
 from mlens.runs.clean import find_removable, remove
-from mlens.training.folder import alone_in
+from mlens.training.folder import lock_run_folder
 from tests.helpers.made_up_checkpoints import finish, make_checkpoint
 from tests.helpers.made_up_runs import make_run
 from tests.helpers.runs import run_here, summary_of
@@ -38,7 +38,7 @@ def cleaned(folder, *arguments):
 def test_all_checkpoints_can_go_and_all_else_stays(run):
     before = contents(run)
     found = find_removable(run)
-    assert names(found.checkpoints) == ["step_00000030", "step_00000020", "step_00000010"] and not found.stays
+    assert names(found.checkpoints) == ["step_00000030", "step_00000020", "step_00000010"] and not found.kept
     assert found.bytes == sum(f.stat().st_size for path in found.checkpoints for f in path.iterdir()) > 600
     assert contents(run) == before, "finding removes nothing"
     removed = list(remove(run))
@@ -83,7 +83,7 @@ def test_what_is_no_checkpoint_of_mlens_stays(run):
         60: "not a folder",
         80: "70",
     }.items():
-        (reason,) = (line for line in found.stays if checkpoint_name(step) in line)
+        (reason,) = (line for line in found.kept if checkpoint_name(step) in line)
         assert said in reason
     list(remove(run))
     assert contents(run) == {name for name in before if not name.startswith("checkpoints/step_00000010")}
@@ -103,7 +103,7 @@ def test_files_outside_are_never_reached(tmp_path, run):
     assert contents(outside) == before and saved_steps(checkpoints) == [20]
     shutil.rmtree(checkpoints)
     checkpoints.symlink_to(outside)
-    assert find_removable(run).checkpoints == () and "is a link" in find_removable(run).stays[0]
+    assert find_removable(run).checkpoints == () and "is a link" in find_removable(run).kept[0]
     list(remove(run))
     assert contents(outside) == before
 
@@ -128,7 +128,7 @@ def test_unfinished_and_broken_runs_keep_theirs(run, hurt, said):
 
 def test_a_run_at_work_keeps_its_checkpoints(run):
     before = contents(run)
-    with alone_in(run), pytest.raises(UserError, match="another run is using"):
+    with lock_run_folder(run), pytest.raises(UserError, match="another run is using"):
         list(remove(run))
     assert contents(run) == before
 

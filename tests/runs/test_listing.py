@@ -10,7 +10,7 @@ from mlens.cli import runs as command
 from mlens.errors import UserError
 from mlens.runs.listing import list_runs
 from mlens.training import folder
-from mlens.training.folder import alone_in
+from mlens.training.folder import lock_run_folder
 from tests.helpers.made_up_checkpoints import finish, make_checkpoint
 from tests.helpers.made_up_runs import make_run
 
@@ -62,7 +62,7 @@ def test_states_without_a_sweep(tmp_path):
     unfinished(tmp_path / "early")
     working = unfinished(tmp_path / "working", 5)
     (make_run(tmp_path / "cut") / "summary.json").write_text('{"fingerprint": ')
-    with alone_in(working):
+    with lock_run_folder(working):
         found = {run.folder.name: (run.state, run.step) for run in list_runs([tmp_path])}
         assert found["working"] == ("running", 5)
     found = {run.folder.name: (run.state, run.step) for run in list_runs([tmp_path])}

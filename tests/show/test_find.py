@@ -6,7 +6,7 @@ import pytest
 from mlens.data.split import Split, assign_roles
 from mlens.data.stage import make_stages
 from mlens.errors import UserError
-from mlens.show.find import Asked, find_target, why_role
+from mlens.show.find import TargetQuery, find_target, why_role
 from tests.helpers.reference import make_table
 
 TEN = [(m, 3.0, 100 + m) for m in range(10)]
@@ -25,15 +25,15 @@ def found(asked, split=Split("temporal"), users=(TEN, THREE, AGAIN), max_users=N
 @pytest.mark.parametrize(
     ("asked", "stage", "rating"),
     [
-        (Asked("1"), "test", 9),
-        (Asked("1", stage="val"), "val", 8),
-        (Asked("1", stage="train"), "train", 7),
-        (Asked("1", t=8), "val", 8),
-        (Asked("1", t=0), "train", 0),
-        (Asked("1", t=9, stage="test"), "test", 9),
-        (Asked("1", movie="15"), "train", 5),
-        (Asked("2"), "train", 12),
-        (Asked("3", movie="11"), "train", 14),
+        (TargetQuery("1"), "test", 9),
+        (TargetQuery("1", stage="val"), "val", 8),
+        (TargetQuery("1", stage="train"), "train", 7),
+        (TargetQuery("1", t=8), "val", 8),
+        (TargetQuery("1", t=0), "train", 0),
+        (TargetQuery("1", t=9, stage="test"), "test", 9),
+        (TargetQuery("1", movie="15"), "train", 5),
+        (TargetQuery("2"), "train", 12),
+        (TargetQuery("3", movie="11"), "train", 14),
     ],
 )
 def test_a_rating_is_found_by_place_film_or_stage(asked, stage, rating):
@@ -42,21 +42,21 @@ def test_a_rating_is_found_by_place_film_or_stage(asked, stage, rating):
 
 def test_ids_may_be_text():
     ids = {"user_ids": ["ann", "bob", "c=d"], "movie_ids": [f"m{m}" for m in range(10)]}
-    assert found(Asked("c=d", movie="m1"), **ids) == ("train", 14)
+    assert found(TargetQuery("c=d", movie="m1"), **ids) == ("train", 14)
 
 
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        (Asked("9"), "user=9 isn't in the data, which have 3 users: 1, 2, 3, …"),
-        (Asked("1", t=10), "t=10: user 1 has 10 ratings, t=0–7 train, t=8 val, t=9 test"),
-        (Asked("1", t=3, stage="val"), "t=3 of user 1 is a train rating: t=0–7 train, t=8 val, t=9 test"),
-        (Asked("1", stage="dev"), "stage=dev: the stages are train, val, test"),
-        (Asked("1", movie="99"), "movie=99 isn't in the data, which have 10 movies: 10, 11, 12, 13, 14, 15, …"),
-        (Asked("2", movie="19"), "user 2 has not rated movie 19, Movie J9 (1989)"),
-        (Asked("3", movie="10"), "user 3 has rated movie 10, Movie A0 (1980), 2 times: give t=0 or t=2"),
-        (Asked("2", stage="test"), "user 2 has no test target: t=0–2 train"),
-        (Asked("1", t=1, movie="11"), "give t or movie, not both"),
+        (TargetQuery("9"), "user=9 isn't in the data, which have 3 users: 1, 2, 3, …"),
+        (TargetQuery("1", t=10), "t=10: user 1 has 10 ratings, t=0–7 train, t=8 val, t=9 test"),
+        (TargetQuery("1", t=3, stage="val"), "t=3 of user 1 is a train rating: t=0–7 train, t=8 val, t=9 test"),
+        (TargetQuery("1", stage="dev"), "stage=dev: the stages are train, val, test"),
+        (TargetQuery("1", movie="99"), "movie=99 isn't in the data, which have 10 movies: 10, 11, 12, 13, 14, 15, …"),
+        (TargetQuery("2", movie="19"), "user 2 has not rated movie 19, Movie J9 (1989)"),
+        (TargetQuery("3", movie="10"), "user 3 has rated movie 10, Movie A0 (1980), 2 times: give t=0 or t=2"),
+        (TargetQuery("2", stage="test"), "user 2 has no test target: t=0–2 train"),
+        (TargetQuery("1", t=1, movie="11"), "give t or movie, not both"),
     ],
 )
 def test_what_is_not_there_is_told_with_what_there_is(asked, said):
@@ -67,13 +67,13 @@ def test_what_is_not_there_is_told_with_what_there_is(asked, said):
 
 def test_a_rating_that_is_no_target_says_why():
     few = Split("temporal", max_train_targets_per_user=2)
-    drawn = [t for t in range(8) if _is_target(Asked("1", t=t), few)]
+    drawn = [t for t in range(8) if _is_target(TargetQuery("1", t=t), few)]
     assert len(drawn) == 2
     with pytest.raises(UserError, match="max_train_targets_per_user=2 drew others of this user"):
-        found(Asked("1", t=next(t for t in range(8) if t not in drawn)), few)
-    kept = [user for user in ("1", "3") if _is_target(Asked(user, stage="test"), Split("temporal"), 1)]
+        found(TargetQuery("1", t=next(t for t in range(8) if t not in drawn)), few)
+    kept = [user for user in ("1", "3") if _is_target(TargetQuery(user, stage="test"), Split("temporal"), 1)]
     (left_out,) = {"1", "3"} - set(kept)
-    for asked in (Asked(left_out, t=9 if left_out == "1" else 4), Asked(left_out, stage="test")):
+    for asked in (TargetQuery(left_out, t=9 if left_out == "1" else 4), TargetQuery(left_out, stage="test")):
         with pytest.raises(UserError) as refused:
             found(asked, max_users=1)
         assert str(refused.value) == (
@@ -82,7 +82,7 @@ def test_a_rating_that_is_no_target_says_why():
             "evaluation.max_users=null"
         )
     with pytest.raises(UserError, match="user 2 has no test target: t=0–2 train"):
-        found(Asked("2", stage="test"), max_users=1)
+        found(TargetQuery("2", stage="test"), max_users=1)
 
 
 def _is_target(asked, split, max_users=None):

@@ -7,15 +7,15 @@ import pytest
 
 from mlens.cli import show as command
 from mlens.compose import compose_config, run_config
-from mlens.config import check
+from mlens.config import check_config
 from mlens.errors import UserError
 from mlens.history.all_previous import AllPrevious
 from mlens.packing.dataset import RatingDataset
 from mlens.pipeline import open_inputs
 from mlens.prompt.renderer import make_renderer
-from mlens.show.find import Asked
+from mlens.show.find import TargetQuery
 from mlens.show.look import look_at
-from mlens.show.pieces import prompt_pieces
+from mlens.show.prompt_pieces import prompt_pieces
 from mlens.show.rating_status import counts
 from mlens.training.folder import RunFolder
 from tests.helpers.cases import make_case, small_table
@@ -41,12 +41,12 @@ def ratings(tmp_path):
 
 
 def look(ratings, asked, *overrides):
-    inputs = open_inputs(check(compose_config([*SMALL, ratings, *overrides])))
+    inputs = open_inputs(check_config(compose_config([*SMALL, ratings, *overrides])))
     return inputs, look_at(inputs, asked)
 
 
 def test_a_look_is_what_the_dataset_gives_the_model(ratings):
-    _, seen = look(ratings, Asked("ann"), "history=fixed_count", "history.count=3")
+    _, seen = look(ratings, TargetQuery("ann"), "history=fixed_count", "history.count=3")
     dataset, sample = seen.dataset, seen.dataset[seen.i]
     assert (dataset.stage.name, seen.target) == ("test", 11)
     assert seen.text == dataset.text(seen.i)
@@ -64,7 +64,7 @@ def test_a_look_is_what_the_dataset_gives_the_model(ratings):
 
 
 def test_pieces_of_a_chat_and_of_a_tokenizer_whose_pieces_do_not_join(ratings):
-    inputs, seen = look(ratings, Asked("ann"), "history=none")
+    inputs, seen = look(ratings, TargetQuery("ann"), "history=none")
     with pytest.warns(UserWarning, match="don't join"):
         renderer = make_renderer(inputs.table, inputs.settings.prompt, inputs.settings.ablation, metaspace())
     dataset = RatingDataset(inputs.table, inputs.stages["test"], inputs.settings.history, renderer, 0)
@@ -174,9 +174,9 @@ def test_a_runs_prediction_stands_beside_what_it_was_shown(run, capsys):
     drawn = pl.read_parquet(run / "predictions" / "test.parquet")
     frame = drawn.filter(draw=0)
     assert not frame["history_hash"].equals(drawn.filter(draw=1)["history_hash"])
-    inputs = open_inputs(check(run_config(run, [], ())), tokenizer_folder=RunFolder(run).model)
+    inputs = open_inputs(check_config(run_config(run, [], ())), tokenizer_folder=RunFolder(run).model)
     for row in frame.iter_rows(named=True):
-        seen = look_at(inputs, Asked(str(row["user"]), t=row["t"]), run)
+        seen = look_at(inputs, TargetQuery(str(row["user"]), t=row["t"]), run)
         assert seen.prediction is not None
         assert seen.prediction.probability == {value: row[f"p_{value}"] for value in inputs.table.scale}
         assert (seen.prediction.expected, seen.prediction.rating) == (row["expected"], row["rating"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from mlens.config import check
+from mlens.config import check_config
 from mlens.engine.ranks import Ranks
 from mlens.errors import UserError
 from mlens.files import atomic_write, write_json, write_text
@@ -156,7 +156,7 @@ def test_a_config_read_back_is_no_change(tmp_path):
     config = composed("debug=fast", "trainer.learning_rate=1e-5", "peft=lora")
     OmegaConf.save(config, tmp_path / "config.yaml", resolve=True)
     before = OmegaConf.to_container(OmegaConf.load(tmp_path / "config.yaml"))
-    assert refuse_changes(before, check(config).config) == []
+    assert refuse_changes(before, check_config(config).config) == []
 
 
 @pytest.fixture

@@ -16,13 +16,13 @@ SCRIPT = ROOT / "tests" / "helpers" / "signalled_run.py"
 BASE = ("model=tiny_base", "model.base.lines=[4]", "model.base.steps=4")
 # What a run calls in this phase, and whether the run finishes all the same.
 PHASES = {
-    "data": ("mlens.data.load", "load_table", False),
+    "data": ("mlens.data.sources", "load_table", False),
     "base model": ("mlens.training.base_model", "plan_excerpts", False),
     "detailed log": ("mlens.training.describe", "describe_run", False),
-    "export": ("mlens.training.conclude", "write_exported", False),
-    "baselines": ("mlens.training.conclude", "measure_baselines", False),
-    "card": ("mlens.training.conclude", "model_card", True),
-    "table": ("mlens.training.conclude", "print_table", True),
+    "export": ("mlens.training.finish", "write_exported", False),
+    "baselines": ("mlens.training.finish", "measure_baselines", False),
+    "card": ("mlens.training.finish", "model_card", True),
+    "table": ("mlens.training.finish", "print_table", True),
 }
 SHORT = ("export", "baselines", "table")
 

@@ -12,7 +12,7 @@ import torch
 import mlens.training.loop as loop
 from mlens.engine.stop import StopRequest
 from mlens.errors import RunFailed, Stopped
-from mlens.evaluation.evaluate import Evaluated
+from mlens.evaluation.evaluate import EvaluationResult
 from mlens.packing.plan import plan_epoch
 from mlens.training.folder import RunFolder
 from mlens.training.loop import Progress, Training
@@ -101,7 +101,7 @@ def run(made, monkeypatch):
         def scripted(engine, dataset, collator, draws, progress):
             progress(len(dataset))
             validated.append(training.progress.step)
-            return Evaluated({"rmse": next(rmses)}, None)
+            return EvaluationResult({"rmse": next(rmses)}, None)
 
         monkeypatch.setattr(loop, "evaluate", scripted)
         monkeypatch.setattr(loop, "Checkpoints", KeptCheckpoints)

@@ -8,10 +8,10 @@ from functools import cached_property
 
 import numpy as np
 
-from mlens.data.blocks import group_blocks
+from mlens.data.chunked import group_blocks
 from mlens.data.ragged import offsets, ranges
+from mlens.data.rating_table import RatingTable
 from mlens.data.stage import Stage
-from mlens.data.table import RatingTable
 from mlens.packing.dataset import RatingDataset
 
 # Takes a slice of t targets and returns the ratings shown for them:

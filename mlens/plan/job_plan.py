@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 
 from mlens.compose import compose_config
-from mlens.config import Settings, check
+from mlens.config import Settings, check_config
 from mlens.engine.engine import uses_bf16_parameters
 from mlens.engine.settings import checkpoint_bytes
 from mlens.model.flops import forward_flops, training_flops
@@ -24,7 +24,7 @@ from mlens.packing.row import Row
 from mlens.pipeline import open_inputs
 from mlens.plan.configs import model_config
 from mlens.plan.hardware import Machine
-from mlens.plan.memory import Memory, static_memory
+from mlens.plan.rank_memory import Memory, static_memory
 from mlens.plan.sketch import ModelCounts, RowBytes, Sketch, largest
 from mlens.plan.work import Work, scoring_work, training_work
 from mlens.training.loop import total_steps
@@ -151,7 +151,7 @@ def prepare(overrides: Sequence[str]) -> PlannedJob:
     tokenizer_folder = _folder_of_tokenizer_alone(config.model)
     if tokenizer_folder is not None:
         config.model.path = None
-    settings = check(config)
+    settings = check_config(config)
     inputs = open_inputs(settings, tokenizer_folder=tokenizer_folder)
     datasets = {name: inputs.dataset(name) for name in inputs.stages}
     sizes, sizes_from = model_config(settings.model, inputs.tokenizer, settings.prompt.max_tokens)
@@ -277,6 +277,6 @@ def process_bytes() -> int:
     import deepspeed  # noqa: F401
     import wandb  # noqa: F401
 
-    import mlens.training.conclude  # noqa: F401
+    import mlens.training.finish  # noqa: F401
 
     return psutil.Process().memory_info().rss

@@ -11,12 +11,12 @@ import numpy as np
 from hydra.conf import HydraConf
 
 from mlens.data.split import TRAIN
-from mlens.engine.ending import ending_together
+from mlens.engine.ending import end_ranks_together
 from mlens.engine.memory import peak_memory_bytes
 from mlens.errors import UserError
 from mlens.evaluation.baselines import measure_baselines
-from mlens.evaluation.evaluate import Evaluated, by_activity
-from mlens.evaluation.prompts import kept_prompts
+from mlens.evaluation.evaluate import EvaluationResult, by_activity
+from mlens.evaluation.kept_prompts import kept_prompts
 from mlens.files import atomic_write, write_json, write_text
 from mlens.model.settings import Lora
 from mlens.pipeline import RunInputs
@@ -38,7 +38,7 @@ def finish_run(training: Training, inputs: RunInputs, audited: dict | None, hydr
     """
     engine, folder, journal, progress = training.engine, training.folder, training.journal, training.progress
     settings, roles = inputs.settings, inputs.roles
-    with ending_together(engine.ranks, training.stop):
+    with end_ranks_together(engine.ranks, training.stop):
         training.load_best()
         merge = isinstance(settings.peft, Lora) and settings.peft.merge
         engine.export(folder.model, inputs.tokenizer, merge)
@@ -98,7 +98,7 @@ def report_finished(folder: RunFolder, inputs: RunInputs) -> float | None:
     return summary["metrics"].get("val", {}).get("rmse")
 
 
-def _evaluate(training: Training, stage: str) -> Evaluated:
+def _evaluate(training: Training, stage: str) -> EvaluationResult:
     """Evaluate the best model on `stage`; a validation that this process made is reused."""
     return training.best if stage == "val" and training.best is not None else training.evaluate(stage)
 
@@ -106,7 +106,7 @@ def _evaluate(training: Training, stage: str) -> Evaluated:
 def _summary(
     training: Training,
     inputs: RunInputs,
-    evaluated: dict[str, Evaluated],
+    evaluated: dict[str, EvaluationResult],
     overrides: list[str],
 ) -> dict:
     datasets, engine = training.datasets, training.engine

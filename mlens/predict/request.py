@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from mlens.data.blocks import int_type
+from mlens.data.chunked import int_type
 from mlens.data.csv_ratings import movies_of
 from mlens.data.delimited import Types, typed
-from mlens.data.order import places
+from mlens.data.order import index_of
+from mlens.data.rating_table import RatingTable
 from mlens.data.raw import NEVER, RawTables, build_table
 from mlens.data.stage import Stage
-from mlens.data.table import RatingTable
 from mlens.errors import UserError
-from mlens.predict.given import InputTable
+from mlens.predict.inputs import InputTable
 from mlens.prompt.settings import Ablation
 
 # How many users an error message lists.
@@ -97,7 +97,7 @@ def build_request(
         place=history.place,
     )
     table = build_table(raw)
-    stage = _stage(table, np.bincount(places(pairs["user"], table.users["id"]), minlength=len(table.users)))
+    stage = _stage(table, np.bincount(index_of(pairs["user"], table.users["id"]), minlength=len(table.users)))
     return PredictionRequest(table, stage, history.has("user"), by_id, left_out)
 
 

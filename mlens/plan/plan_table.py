@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mlens.plan.hardware import Machine
-from mlens.plan.memory import GIB
-from mlens.plan.plan import Disk, Plan
+from mlens.plan.job_plan import Disk, Plan
+from mlens.plan.rank_memory import GIB
 
 Line = tuple[str, str]
 CAPTION = (

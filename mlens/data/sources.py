@@ -12,8 +12,8 @@ import polars as pl
 
 from mlens.data import draws
 from mlens.data.cache import cached_folder, content_key
+from mlens.data.rating_table import RatingTable, open_table, raw_id_keys, save_table
 from mlens.data.raw import RawTables, build_table
-from mlens.data.table import RatingTable, open_table, raw_id_keys, save_table
 from mlens.data.terms import Terms
 from mlens.data.text_files import refuse_lfs_pointer
 from mlens.errors import UserError

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from mlens.data.blocks import by_blocks
+from mlens.data.chunked import by_blocks
 from mlens.errors import UserError
 from mlens.files import write_json
 

@@ -14,7 +14,7 @@ import polars as pl
 from mlens.data.behaviour_json import BehaviourJson
 from mlens.data.csv_ratings import with_ids
 from mlens.data.delimited import PLACE, header, read_csv
-from mlens.data.raw import genres_from_pipes, is_too_long, on_one_line, too_long
+from mlens.data.raw import genres_from_pipes, is_too_long, to_one_line, too_long_error
 from mlens.errors import UserError
 
 COLUMNS = {
@@ -197,13 +197,13 @@ def _tidied(table: InputTable) -> InputTable:
     frame = table.frame
     if table.has("title"):
         genres = pl.col("genres").fill_null("") if table.has("genres") else pl.lit("").alias("genres")
-        frame = frame.with_columns(on_one_line(pl.col("title").fill_null("")), genres)
-        frame = frame.with_columns(on_one_line(genres_from_pipes()))
+        frame = frame.with_columns(to_one_line(pl.col("title").fill_null("")), genres)
+        frame = frame.with_columns(to_one_line(genres_from_pipes()))
         table.refuse_any(frame.filter(pl.col("title") == ""), "the title is missing")
     for name in frame.columns:
         if frame[name].dtype == pl.String:
-            table.refuse_any(frame.filter(is_too_long(pl.col(name))), too_long(name))
+            table.refuse_any(frame.filter(is_too_long(pl.col(name))), too_long_error(name))
         if frame[name].dtype == pl.List(pl.String):
             turns = pl.col(name).list.eval(is_too_long(pl.element())).list.any()
-            table.refuse_any(frame.filter(turns), too_long(name))
+            table.refuse_any(frame.filter(turns), too_long_error(name))
     return InputTable(frame, table.file, table.place)

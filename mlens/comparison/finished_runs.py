@@ -121,7 +121,7 @@ def is_finished(folder: Path) -> bool:
     return (folder / "summary.json").is_file()
 
 
-def walk(folder: Path) -> Iterator[tuple[Path, bool]]:
+def walk_runs(folder: Path) -> Iterator[tuple[Path, bool]]:
     """Yield `folder` and all folders beneath it, sorted by name, each with whether it is a run's.
 
     Folders inside a run's folder are skipped, and links aren't followed.
@@ -144,7 +144,7 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"no such folder: {folder}. Give the folder of a run or of a sweep, or one that holds runs")
-        runs = [path for path, holds_run in walk(folder) if holds_run]
+        runs = [path for path, holds_run in walk_runs(folder) if holds_run]
         finished = [path for path in runs if is_finished(path)]
         if not finished:
             others = f" but {len(runs):,} unfinished" if runs else ""
@@ -155,7 +155,7 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
 
 def find_unfinished(folders: Iterable[Path]) -> list[Path]:
     """Return the folders of the unfinished runs in and beneath these folders, each once."""
-    found = (path for folder in folders for path, holds_run in walk(folder) if holds_run and not is_finished(path))
+    found = (path for folder in folders for path, holds_run in walk_runs(folder) if holds_run and not is_finished(path))
     return list(dict.fromkeys(found))
 
 
