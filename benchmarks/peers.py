@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.modeling_utils import PreTrainedModel
 
-from mlens.packing.dataset import Sample
+from mlens.packing.dataset import Example
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Clock(TrainerCallback):
 
 
 def hf_trainer(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, samples: Sequence[Sample], batch: int, step: int
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, samples: Sequence[Example], batch: int, step: int
 ) -> Trained:
     """One epoch of Trainer over `samples`: batches of `batch` grouped by length and padded, an update every `step`
     samples. Its model computes the logits of every token, as Trainer's loss does by default."""
@@ -97,7 +97,7 @@ def hf_trainer(
 def trl_sft_trainer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    samples: Sequence[Sample],
+    samples: Sequence[Example],
     batch: int,
     step: int,
     row_tokens: int,
@@ -175,13 +175,13 @@ def _train(trainer: Trainer, watched: Watched) -> None:
     trainer.train()
 
 
-def _labelled(sample: Sample) -> dict[str, list[int]]:
+def _labelled(sample: Example) -> dict[str, list[int]]:
     """Prompt and answer as one sequence, with labels on the answer alone."""
     prompt, answer = sample.prompt.tolist(), sample.answer.tolist()
     return {"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer}
 
 
-def _trained(samples: Sequence[Sample], watched: Watched, batch: int) -> Trained:
+def _trained(samples: Sequence[Example], watched: Watched, batch: int) -> Trained:
     return Trained(
         targets=len(samples),
         seconds=watched.ended - watched.began,

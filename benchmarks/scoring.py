@@ -34,7 +34,7 @@ from transformers import GenerationMixin
 from transformers.modeling_utils import PreTrainedModel
 
 from mlens.evaluation.score import Predictions, predict
-from mlens.packing.dataset import RatingDataset, Sample
+from mlens.packing.dataset import Example, RatingDataset
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Generated:
 
 
 @torch.no_grad()
-def generate(model: PreTrainedModel, samples: Sequence[Sample], batch: int, longest: int, pad: int) -> Generated:
+def generate(model: PreTrainedModel, samples: Sequence[Example], batch: int, longest: int, pad: int) -> Generated:
     """Write at most `longest` tokens after every prompt, `batch` prompts at a time, the longest first; `pad` is the end
     token too."""
     ordered = sorted((sample.prompt for sample in samples), key=len, reverse=True)
@@ -84,7 +84,7 @@ def generate(model: PreTrainedModel, samples: Sequence[Sample], batch: int, long
 
 
 @torch.no_grad()
-def plain_probability(model: PreTrainedModel, sample: Sample, answers: Sequence[np.ndarray]) -> np.ndarray:
+def plain_probability(model: PreTrainedModel, sample: Example, answers: Sequence[np.ndarray]) -> np.ndarray:
     """[scale] the probability of each legal answer, normalised over them: one whole sequence after another."""
     scores = []
     for answer in answers:

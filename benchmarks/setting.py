@@ -20,7 +20,7 @@ from mlens.config import check_config
 from mlens.engine.engine import uses_bf16_parameters
 from mlens.errors import UserError, exit_on_user_error
 from mlens.model.load import ParamPlacement, build_model
-from mlens.packing.dataset import RatingDataset, Sample
+from mlens.packing.dataset import Example, RatingDataset
 from mlens.packing.plan import Collator
 from mlens.pipeline import RunInputs, open_inputs
 
@@ -91,7 +91,7 @@ def drawn(dataset: RatingDataset, count: int) -> np.ndarray:
     return np.stack([targets, targets + 1], axis=1).ravel()
 
 
-def samples_of(dataset: RatingDataset, targets: np.ndarray) -> list[Sample]:
+def samples_of(dataset: RatingDataset, targets: np.ndarray) -> list[Example]:
     return [dataset[int(i)] for i in targets]
 
 

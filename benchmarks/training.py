@@ -34,7 +34,7 @@ from peers import Trained, best, hf_trainer, trl_sft_trainer
 from rich.table import Table
 from setting import Setting, command, console, drawn, make_setting, require, samples_of, start
 
-from mlens.packing.dataset import Sample
+from mlens.packing.dataset import Example
 
 SECONDS = 15  # for which our side trains
 
@@ -73,7 +73,7 @@ def train_peers(case: Case, setting: Setting, targets: np.ndarray) -> dict[str, 
 
 
 @torch.no_grad()
-def leaking_loss(setting: Setting, samples: Sequence[Sample]) -> float:
+def leaking_loss(setting: Setting, samples: Sequence[Example]) -> float:
     """The mean loss over answer tokens if a sample saw the whole sample before it (the first sees the last)."""
     model, total = setting.model("sdpa"), 0.0
     for before, sample in zip([samples[-1], *samples], samples, strict=False):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from hydra import compose, initialize_config_dir
+from hydra.conf import HydraConf
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -23,6 +24,12 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     register_resolvers()
     with hydra_errors_explained(overrides), initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("config", list(overrides))
+
+
+def compose_hydra(overrides: Sequence[str]) -> HydraConf:
+    """Compose Hydra's settings, in which an experiment may turn on a sweep. Raises UserError for what Hydra refuses."""
+    with hydra_errors_explained(overrides), initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", list(overrides), return_hydra_config=True).hydra
 
 
 def run_config(run: Path, overrides: Sequence[str], may_differ: Sequence[str], trust: bool = False) -> DictConfig:

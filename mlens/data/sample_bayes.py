@@ -61,7 +61,7 @@ class Rmse:
 
 
 @dataclass(frozen=True)
-class Predictions:
+class BayesPredictions:
     """Predicted ratings.
 
     expected [targets]: in rating points.
@@ -112,7 +112,7 @@ def bayes_predictions(
     particles: int = 64,
     repeats: int = 4,
     seed: int = 0,
-) -> Predictions:
+) -> BayesPredictions:
     """Compute the posterior expected rating of each target given the (rounded, clipped) ratings in its history.
 
     targets [targets]: rows of the table.
@@ -148,7 +148,7 @@ def bayes_predictions(
             filters.observe(active, rows[:active, column])
         filtered[chunk] = filters.expected_rating(targets[chunk])
     spread = filtered.std(axis=1, ddof=1) if repeats > 1 else np.full(len(targets), np.nan)
-    return Predictions(filtered.mean(axis=1), np.where(lengths > 0, spread / np.sqrt(repeats), 0.0))
+    return BayesPredictions(filtered.mean(axis=1), np.where(lengths > 0, spread / np.sqrt(repeats), 0.0))
 
 
 def static_rmse(truth: Truth, targets: np.ndarray, histories: Sequence[np.ndarray]) -> Rmse:

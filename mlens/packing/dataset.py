@@ -23,7 +23,7 @@ from mlens.prompt.template import Prefix
 
 
 @dataclass(frozen=True)
-class Sample:
+class Example:
     """One target. target, history [h]: ratings of the table; prompt [p], answer [a]: token ids, the answer with its
     end token; dropped: how many ratings the strategy chose that the budget cut."""
 
@@ -39,7 +39,7 @@ def history_hash(history: np.ndarray) -> str:
     return hashlib.blake2b(history.astype("<i8").tobytes(), digest_size=8).hexdigest()
 
 
-class RatingDataset(Dataset[Sample]):
+class RatingDataset(Dataset[Example]):
     """The targets of `stage`, each with the history that `strategy` chooses for it under (seed, epoch).
 
     separate: no history depends on the other targets (see `fit`).
@@ -78,14 +78,14 @@ class RatingDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.stage)
 
-    def __getitem__(self, i: int) -> Sample:
+    def __getitem__(self, i: int) -> Example:
         target = int(self.stage.targets[i])
         history = self.history(i)
         dropped = len(self.histories.wanted(i)) - len(history)
         prompt = self.renderer.tokens(target, history)
-        return Sample(target, history, dropped, prompt, self.renderer.template.answer(target))
+        return Example(target, history, dropped, prompt, self.renderer.template.answer(target))
 
-    def __iter__(self) -> Iterator[Sample]:
+    def __iter__(self) -> Iterator[Example]:
         return (self[i] for i in range(len(self)))
 
     def history(self, i: int) -> np.ndarray:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from hydra_plugins.mlens_launcher._ledger import job_names
-from mlens.compose import CONF, compose_config
+from mlens.compose import compose_config, compose_hydra
 from mlens.config import parse_node
 from mlens.errors import UserError
 from mlens.launch import hydra_errors_explained, register_resolvers
@@ -45,7 +44,7 @@ def plan_request(overrides: Sequence[str], multirun: bool) -> PlanRequest:
     of_hardware = [o for o in parsed if o.key_or_group.split(".")[0] == GROUP]
     others = [o for o in parsed if o not in of_hardware]
     swept = [o for o in others if o.is_sweep_override()]
-    sweep = _hydra_of([str(o.input_line) for o in others if o not in swept])
+    sweep = compose_hydra([str(o.input_line) for o in others if o not in swept])
     if swept and not (multirun or sweep.mode == RunMode.MULTIRUN):
         raise UserError(f"an override is a sweep: {swept[0].input_line}. Add --multirun")
     if multirun or sweep.mode == RunMode.MULTIRUN:
@@ -58,12 +57,6 @@ def plan_request(overrides: Sequence[str], multirun: bool) -> PlanRequest:
     return PlanRequest(
         _hardware([str(o.input_line) for o in of_hardware]), list(zip(job_names(jobs, 0), jobs, strict=True))
     )
-
-
-def _hydra_of(overrides: list[str]) -> DictConfig:
-    """Compose the node `hydra`, in which an experiment may turn on a sweep."""
-    with hydra_errors_explained(overrides), initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", overrides, return_hydra_config=True).hydra
 
 
 def _hardware(overrides: list[str]) -> Hardware:

@@ -11,7 +11,6 @@ import pytest
 import mlens.compose
 import mlens.data
 import mlens.history
-import mlens.plan.jobs
 from tests.helpers import runs
 from tests.helpers.runs import ROOT
 
@@ -43,7 +42,7 @@ def extended_copy(folder: Path) -> Path:
 
 def put_in(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have this process choose from the copy's conf/, and find what the copy adds to mlens.data and mlens.history."""
-    for module in (runs, mlens.compose, mlens.plan.jobs):
+    for module in (runs, mlens.compose):
         monkeypatch.setattr(module, "CONF", copy / "conf")
     for package in (mlens.data, mlens.history):
         own = copy / package.__name__.replace(".", "/")
