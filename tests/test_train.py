@@ -409,7 +409,7 @@ def test_resume_auto_starts_a_run_continues_it_and_ends_at_once_where_it_is_fini
     assert again == first == summary["metrics"]["val"]["rmse"] and "finished" in told
     assert {name: (tmp_path / "run" / name).stat().st_mtime_ns for name in files_of(tmp_path / "run")} == before
     for change in ("seed=1", "trainer.max_steps=5"):
-        with pytest.raises(UserError, match="finished with other settings"):
+        with pytest.raises(UserError, match="holds a finished run with other settings"):
             auto(change)
     (tmp_path / "run" / "summary.json").unlink()
     with pytest.raises(UserError, match="seed"):

@@ -233,7 +233,7 @@ def _signals_as_interrupt() -> Iterator[None]:
 
 def _is_finished(ledger: Ledger, job: Job) -> bool:
     """Whether the job's folder contains its finished run. Raises UserError where it contains another job's."""
-    from mlens.comparison.finished_runs import read_json
+    from mlens.schema import read_json
 
     folder = ledger.folder / job.name
     summary = folder / "summary.json"

@@ -74,7 +74,7 @@ def test_every_figure_is_the_mean_over_draws(draw):
     made = parts("history=random", "history.ratio=0.5", f"history.draw={draw}")
     engine, dataset = made.engine(), made.datasets["test"]
     evaluated = evaluate(engine, dataset, made.collator, draws=3)
-    metrics = evaluated.metrics | by_activity(dataset, made.roles, evaluated.frames)
+    metrics = evaluated.metrics | by_activity(dataset, made.inputs.roles, evaluated.frames)
     datasets = [dataset.at(draw) for draw in range(3)]
     drawn = [predict(engine, own, made.collator) for own in datasets]
     index, user, scale = made.table.rating_index[dataset.stage.targets], dataset.stage.user, made.table.scale
@@ -101,7 +101,7 @@ def test_every_figure_is_the_mean_over_draws(draw):
     assert metrics["averaged"]["rmse"] == pytest.approx(naive_rmse(averaged, rating)) != metrics["rmse"]
     # Groups: the same targets in each draw.
     used = [fsum(frame["history_used"][i :: len(dataset)]) / 3 for i in range(len(dataset))]
-    activity = [int(((made.roles == 0) & (made.table.user == u)).sum()) for u in user]
+    activity = [int(((made.inputs.roles == 0) & (made.table.user == u)).sum()) for u in user]
     for group, values in (("by_history_length", used), ("by_user_activity", activity)):
         for name, figures in metrics[group].items():
             low, high = (int(edge) if edge else 10**9 for edge in name.replace("+", "-").partition("-")[::2])
@@ -131,8 +131,8 @@ def test_groups_count_training_ratings(random_history):
     made, engine = random_history
     dataset = made.datasets["test"]
     evaluated = evaluate(engine, dataset, made.collator)
-    groups = by_activity(dataset, made.roles, evaluated.frames)
-    table, trained = made.table, made.roles == 0
+    groups = by_activity(dataset, made.inputs.roles, evaluated.frames)
+    table, trained = made.table, made.inputs.roles == 0
     activity = [int((trained & (table.user == u)).sum()) for u in dataset.stage.user]
     popularity = [int((trained & (table.movie == table.movie[t])).sum()) for t in dataset.stage.targets]
     unseen = groups["by_movie_popularity"].get("0", {"targets": 0})

@@ -35,7 +35,7 @@ def scores(model, row):
 def test_a_training_rows_scores_and_gradients_are_the_samples_own(pair):
     rows, plain = pair
     dataset = rows.datasets["train"]
-    assert all(len({*dataset.shapes(tree).key}) == 1 for tree in TRAIN)
+    assert all(len({*dataset.shapes(tree).group}) == 1 for tree in TRAIN)
     samples = [dataset[int(i)] for tree in TRAIN for i in tree]
     packed = scores(rows.model, PackedRows().train_row([dataset.prefix_group(tree) for tree in TRAIN]))
     alone = torch.stack([answer_log_probabilities(plain, s.prompt, s.answer).sum() for s in samples])

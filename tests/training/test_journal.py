@@ -109,4 +109,4 @@ def test_a_sweeps_board_passes_over_damaged_lines(tmp_path):
     (tmp_path / "training_logs" / "metrics.jsonl").write_bytes(RECORDS[0] + b"\0\n[]\n{}\n" + RECORDS[2] + b"half")
     standing = JobProgress()
     standing.refresh(tmp_path)
-    assert (standing.step, standing.spent) == (2, 2.0)
+    assert (standing.step, standing.step_seconds) == (2, 2.0)
