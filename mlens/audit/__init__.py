@@ -1,1 +1,1 @@
-"""The leak audit: proof, from the plan of a run, that no target sees what it must not."""
+"""The leak audit: a check, from the plan of a run, that no target sees a rating or tag it must not see."""

@@ -1,4 +1,4 @@
-"""What a leak is, and how one is told."""
+"""Kinds of leaks, and the messages that describe them."""
 
 from __future__ import annotations
 
@@ -14,27 +14,31 @@ KINDS = {
     "table": "the table is not in the order of users and time",
     "cold_start": "a cold-start user on both sides of the split",
     "split_order": "held out, but not after the training ratings",
-    "plan": "the plan makes no sense",
+    "plan": "the plan is inconsistent",
     "other_stage": "a target of another stage",
     "another_user": "another user's rating",
     "itself": "the target itself",
     "later": "a later rating",
-    "same_second": "a rating of the target's own second under split.ties=strict",
+    "same_second": "a rating of the same second as the target under split.ties=strict",
     "held_out_in_training": "a held-out rating in a training prompt",
     "test_in_validation": "a test rating in a validation prompt",
     "held_out_in_evaluation": "a held-out rating under split.eval_history=train",
-    "not_visible": "a place outside the list of ratings that the target may see",
-    "out_of_order": "the shown ratings are not in the order of time",
-    "tags": "tags that are not the table's",
+    "not_visible": "an index outside the list of ratings that the target may see",
+    "out_of_order": "the shown ratings are not in time order",
+    "tags": "tags that differ from the table's",
     "later_tag": "a tag that is not earlier than the target",
-    "target_tag": "a tag of the target's own movie",
+    "target_tag": "a tag of the target movie",
 }
 
 
 @dataclass(frozen=True)
 class Leak:
-    """prompts: how many prompts have a leak of this kind (`cold_start`: users; `table`, `split_order`: ratings);
-    example: the first of them, by raw ids."""
+    """All leaks of one kind.
+
+    kind: a key of KINDS.
+    prompts: number of prompts with such a leak (`cold_start`: of users; `table`, `split_order`: of ratings).
+    example: description of the first, by raw ids.
+    """
 
     kind: str
     prompts: int
@@ -43,13 +47,17 @@ class Leak:
 
 @dataclass
 class Finder:
-    """Counts leaks by kind, block after block, and keeps the first of each."""
+    """Counter of leaks by kind that is filled block by block and keeps the first example of each kind."""
 
     table: RatingTable
     found: dict[str, Leak] = field(default_factory=dict)
 
     def add(self, kind: str, leaks: np.ndarray, example: Callable[[int], str]) -> None:
-        """leaks [n] bool; example(i) tells of leak i."""
+        """Add leaks of one kind.
+
+        leaks: [n] bool.
+        example: example(i) describes leak i.
+        """
         count = int(np.count_nonzero(leaks))
         if not count:
             return
@@ -60,11 +68,14 @@ class Finder:
             self.found[kind] = Leak(kind, before.prompts + count, before.example)
 
     def target(self, stage: str, rating: int) -> str:
+        """Describe a target (an index into the table)."""
         return f"the {stage} target {self.rating(rating)}"
 
     def rating(self, rating: int) -> str:
+        """Describe a rating (an index into the table) by raw ids."""
         return f"({self.table.named(rating)})"
 
     def sees(self, stage: str, target: int, roles: np.ndarray, rating: int) -> str:
+        """Describe a target that sees a rating."""
         role = int(roles[int(rating) % len(self.table)])
         return f"{self.target(stage, target)} sees the {STAGES[role]} rating {self.rating(rating)}"
