@@ -130,7 +130,7 @@ def _audit_tags(finder: Finder, dataset: RatingDataset, seed: int) -> int:
 def _wrong_tags(
     table: RatingTable, context: Context, user: np.ndarray, movie: np.ndarray, time: np.ndarray
 ) -> np.ndarray:
-    """Return [tags] bool: where user, movie, time or text in `context` differ from the table, or tags are out of order."""
+    """Return [tags] bool: where `context` has another user, movie, time or text than the table, or another order."""
     assert context.time is not None and context.movie is not None and table.tags is not None
     owner_offsets = np.searchsorted(user, np.arange(len(table.users) + 1))
     columns = len(context.turn) == len(context.time) == len(context.movie) == len(user)

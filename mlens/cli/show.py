@@ -60,16 +60,16 @@ def show(words: list[str], everything: bool = False, trust: bool = False) -> Non
     from mlens.identity import read_identity
     from mlens.pipeline import open_inputs
     from mlens.show.find import TargetQuery
-    from mlens.show.look import look_at
-    from mlens.show.page import print_look
+    from mlens.show.inspection import inspect_target
+    from mlens.show.page import print_inspection
     from mlens.training.folder import RunFolder
 
     config = compose_config(overrides) if run is None else run_config(run, overrides, PATHS, trust)
     with Console(stderr=True).status("reading the data, planning the row …"):
         model, identity = (None, None) if run is None else (RunFolder(run).model, read_identity(run))
         inputs = open_inputs(check_config(config), tokenizer_folder=model, identity=identity)
-        look = look_at(inputs, TargetQuery(**target), run)
-    print_look(inputs, look, everything)
+        inspection = inspect_target(inputs, TargetQuery(**target), run)
+    print_inspection(inputs, inspection, everything)
 
 
 def read_words(words: list[str]) -> tuple[dict, Path | None, list[str]]:

@@ -1,1 +1,1 @@
-"""What the model sees of one target, and why: data for programs, and a page for the terminal."""
+"""Inspection of one target: what the model sees and why, as data for programs and as a page for the terminal."""

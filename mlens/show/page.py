@@ -1,4 +1,5 @@
-"""A look as a page for the terminal. Titles, tags and profiles are text there: no markup, no control characters."""
+"""Prints an inspection as a page for the terminal. Markup and control characters in titles, tags and profiles are
+printed as text."""
 
 from __future__ import annotations
 
@@ -15,62 +16,66 @@ from mlens.comparison.finished_runs import strategy_label
 from mlens.data.split import STAGES, TRAIN
 from mlens.history.random import Random
 from mlens.pipeline import RunInputs
-from mlens.show.find import told_time
-from mlens.show.look import Look
+from mlens.show.find import format_time
+from mlens.show.inspection import Inspection
 from mlens.show.prediction import Prediction
 from mlens.show.prompt_pieces import Piece
-from mlens.show.rating_status import CHOSEN, DROPPED, HIDDEN, NOT_CHOSEN, TARGET, RatingStatus, counts
-from mlens.show.row_placement import RowPlacement, Stretch
+from mlens.show.rating_status import CHOSEN, DROPPED, HIDDEN, NOT_CHOSEN, TARGET, RatingStatus, count_kinds
+from mlens.show.row_placement import RowPlacement, TokenRange
 from mlens.text import printable
 
 STYLES = {CHOSEN: "green", DROPPED: "yellow", NOT_CHOSEN: "dim", HIDDEN: "red", TARGET: "bold cyan"}
 MEANINGS = {
     CHOSEN: "in the prompt",
-    DROPPED: "the strategy wants it, the budget has no room for it",
-    NOT_CHOSEN: "may be seen, the strategy doesn't want it",
-    HIDDEN: "this target must not see it",
+    DROPPED: "chosen by the strategy, but over the budget",
+    NOT_CHOSEN: "visible, but not chosen by the strategy",
+    HIDDEN: "not visible to this target",
 }
-# Of a long list: its first, those around what matters, and its last; and how many changes of kind.
+# Excerpt of a long list: the first entries, those before and after the target, and those at changes of kind if there
+# are at most CHANGES.
 FIRST, BEFORE, AFTER, CHANGES = 3, 12, 3, 4
-# The width of a page that isn't on a terminal, and of the drawings.
-PIPED, DRAWN = 120, 100
-OWN, SEEN, UNSEEN, OTHER = "█", "▓", "░", "·"
+# Columns of a page that isn't on a terminal, and of the drawings.
+PAGE_WIDTH, DRAWING_WIDTH = 120, 100
+ALONE, SEEN, UNSEEN, OTHER = "█", "▓", "░", "·"
 
 
-def print_look(inputs: RunInputs, look: Look, everything: bool = False) -> None:
-    """On stdout; with `everything` long lists in full."""
+def print_inspection(inputs: RunInputs, inspection: Inspection, everything: bool = False) -> None:
+    """Print the page on stdout.
+
+    everything: print long lists in full.
+    """
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
-        console = Console(highlight=False, markup=False, emoji=False, width=PIPED)
+        console = Console(highlight=False, markup=False, emoji=False, width=PAGE_WIDTH)
 
     def section(number: int, title: str) -> None:
         console.print()
         console.print(Text(f"{number}  {title}", "bold"))
 
     section(1, "The rating to predict")
-    console.print(_target(inputs, look))
-    section(2, "What became of this user's ratings")
-    for line in _told_history(inputs, look):
+    console.print(_target(inputs, inspection))
+    section(2, "The status of the user's ratings")
+    for line in _history_summary(inputs, inspection):
         console.print(Text(line), soft_wrap=True)
-    console.print(_history(inputs, look, everything))
+    console.print(_history(inputs, inspection, everything))
     section(3, "The prompt, as the model reads it")
-    for line in look.text.split("\n"):
+    for line in inspection.text.split("\n"):
         console.print(Text(f"│ {printable(line)}"), soft_wrap=True)
-    section(4, "The same as token ids, piece by piece")
-    console.print(_pieces(look, everything))
-    console.print(Text(_length(look)), soft_wrap=True)
-    section(5, "The row that holds it")
-    for line in _row(look.placement, len(look.dataset)):
+    section(4, "The token ids, piece by piece")
+    console.print(_pieces(inspection, everything))
+    console.print(Text(_prompt_length(inspection)), soft_wrap=True)
+    section(5, "The row of this target")
+    for line in _row_summary(inspection.placement, len(inspection.dataset)):
         console.print(Text(line), soft_wrap=True)
-    console.print(_stretches(look))
-    if look.prediction is not None:
-        section(6, "What this run predicted")
-        console.print(_prediction(look.prediction))
-        console.print(Text(_told_prediction(inputs, look.prediction)), soft_wrap=True)
+    console.print(_token_ranges(inspection))
+    if inspection.prediction is not None:
+        section(6, "The prediction of this run")
+        console.print(_prediction(inspection.prediction))
+        console.print(Text(_prediction_summary(inputs, inspection.prediction)), soft_wrap=True)
 
 
-def _target(inputs: RunInputs, look: Look) -> Table:
-    table, target = look.dataset.table, look.target
+def _target(inputs: RunInputs, inspection: Inspection) -> Table:
+    table, target = inspection.dataset.table, inspection.target
     user, movie = int(table.user[target]), int(table.movie[target])
     first, stop = (int(table.user_offsets[user + at]) for at in (0, 1))
     genres = table.movies["genres"][movie]
@@ -78,38 +83,38 @@ def _target(inputs: RunInputs, look: Look) -> Table:
     for name, value in {
         "user": str(table.users["id"][user]),
         "film": f"{table.movies['title'][movie]}{f' ({genres})' if genres else ''}, id {table.movies['id'][movie]}",
-        "rating": f"{table.scale[table.rating_index[target]]}, given {told_time(int(table.timestamp[target]))} UTC",
-        "place": f"t={target - first} of the user's {stop - first} ratings in time order (from 0)",
-        "stage": f"{look.dataset.stage.name}: {look.why}",
-        "run": "none: these settings" if look.run is None else str(look.run),
+        "rating": f"{table.scale[table.rating_index[target]]}, given {format_time(int(table.timestamp[target]))} UTC",
+        "position": f"t={target - first} of the user's {stop - first} ratings in time order (from 0)",
+        "stage": f"{inspection.dataset.stage.name}: {inspection.role_reason}",
+        "run": "none, these settings" if inspection.run is None else str(inspection.run),
     }.items():
         grid.add_row(Text(name, "dim"), Text(printable(value)))
     return grid
 
 
-def _told_history(inputs: RunInputs, look: Look) -> Iterator[str]:
-    """The counts, and what the strategy and the budget did."""
-    found, dataset, style = counts(look.statuses), look.dataset, inputs.settings.prompt
+def _history_summary(inputs: RunInputs, inspection: Inspection) -> Iterator[str]:
+    """Yield lines on the number of ratings of each kind, the budget and the draw."""
+    found, dataset, style = count_kinds(inspection.statuses), inspection.dataset, inputs.settings.prompt
     visible = found[CHOSEN] + found[DROPPED] + found[NOT_CHOSEN]
     strategy = strategy_label(inputs.settings.config["history"])
     if not inputs.settings.ablation.history:
         strategy += " (not used: the ablation shows no history)"
     yield printable(
-        f"Of {len(look.statuses) - 1} other ratings it may see {visible}; history={strategy} wants "
-        f"{found[CHOSEN] + found[DROPPED]} of these; {found[CHOSEN]} fit and are shown."
+        f"Of the user's {len(inspection.statuses) - 1} other ratings {visible} are visible to this target; "
+        f"history={strategy} chooses {found[CHOSEN] + found[DROPPED]} of these; {found[CHOSEN]} fit and are shown."
     )
     if found[DROPPED]:
-        room = f"prompt.max_tokens={style.max_tokens}"
-        room += "" if style.history_tokens is None else f", prompt.history_tokens={style.history_tokens}"
-        yield f"Room: {room}. {dataset.histories.trim_rule}"
+        budget = f"prompt.max_tokens={style.max_tokens}"
+        budget += "" if style.history_tokens is None else f", prompt.history_tokens={style.history_tokens}"
+        yield f"Budget: {budget}. {dataset.histories.trim_rule}"
     history = inputs.settings.history
     if isinstance(history, Random) and inputs.settings.ablation.history:
         redrawn = dataset.stage.name == STAGES[TRAIN] and history.redraw == "epoch"
-        yield "Drawn by " + ("the seed, anew in each epoch: this is epoch 0." if redrawn else "the seed, once.")
+        yield "Drawn from the seed, " + ("anew in each epoch; this is epoch 0." if redrawn else "once.")
 
 
-def _history(inputs: RunInputs, look: Look, everything: bool) -> Table:
-    table, statuses = look.dataset.table, look.statuses
+def _history(inputs: RunInputs, inspection: Inspection, everything: bool) -> Table:
+    table, statuses = inspection.dataset.table, inspection.statuses
     listing = Table("t", "given (UTC)", "rating", "stage", "film", "", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     listing.columns[0].justify = "right"
     listing.columns[4].overflow, listing.columns[4].max_width = "ellipsis", 48
@@ -123,34 +128,35 @@ def _history(inputs: RunInputs, look: Look, everything: bool) -> Table:
         *around,
         *range(len(statuses) - 1, len(statuses)),
     }
-    for stretch in _excerpt(len(statuses), set(range(len(statuses))) if everything else kept):
-        if len(stretch) > 1:
-            told = [f"{n} {kind}" for kind, n in counts([statuses[at] for at in stretch]).items() if n]
-            listing.add_row("…", "", "", "", Text(f"{len(stretch)} more: {', '.join(told)}", "dim"), "")
+    for part in _excerpt(len(statuses), set(range(len(statuses))) if everything else kept):
+        if len(part) > 1:
+            kinds = [f"{n} {kind}" for kind, n in count_kinds([statuses[at] for at in part]).items() if n]
+            listing.add_row("…", "", "", "", Text(f"{len(part)} more: {', '.join(kinds)}", "dim"), "")
             continue
-        status = statuses[stretch[0]]
+        status = statuses[part[0]]
         listing.add_row(
-            str(status.place),
-            told_time(int(table.timestamp[status.rating])),
+            str(status.t),
+            format_time(int(table.timestamp[status.rating])),
             str(table.scale[table.rating_index[status.rating]]),
             status.role,
             Text(printable(table.movies["title"][int(table.movie[status.rating])])),
-            Text(_told(status)),
+            Text(_format_status(status)),
             style=STYLES[status.kind],
         )
-    listing.caption = ", ".join(f"{kind}: {MEANINGS[kind]}" for kind, n in counts(statuses).items() if n)
+    listing.caption = ", ".join(f"{kind}: {MEANINGS[kind]}" for kind, n in count_kinds(statuses).items() if n)
     listing.caption_justify = "left"
     return listing
 
 
-def _told(status: RatingStatus) -> str:
+def _format_status(status: RatingStatus) -> str:
     if status.kind == CHOSEN:
         return f"chosen: line {status.line}"
-    return f"{status.kind}: {status.why}" if status.why else status.kind
+    return f"{status.kind}: {status.reason}" if status.reason else status.kind
 
 
 def _excerpt(n: int, kept: set[int]) -> Iterator[range]:
-    """0 to n - 1 in order: each of `kept` alone, and what lies between them (each alone where there are few).
+    """Yield the ranges of an excerpt of 0 to n - 1: each of `kept` alone, and the gaps between them (gaps of up to two
+    one by one).
 
     >>> list(_excerpt(9, {0, 7, 8}))
     [range(0, 1), range(1, 7), range(7, 8), range(8, 9)]
@@ -167,107 +173,115 @@ def _excerpt(n: int, kept: set[int]) -> Iterator[range]:
         at = stop + 1
 
 
-def _pieces(look: Look, everything: bool) -> Table:
+def _pieces(inspection: Inspection, everything: bool) -> Table:
     listing = Table(
-        "piece", "tokens", "text (↵ line break, ␣ blank at an end)", "ids", box=box.SIMPLE_HEAD, pad_edge=False
+        "piece", "tokens", "text (↵ line break, ␣ space at an end)", "ids", box=box.SIMPLE_HEAD, pad_edge=False
     )
     listing.columns[1].justify, listing.columns[2].overflow = "right", "fold"
-    pieces = look.pieces
+    pieces = inspection.pieces
     kept = {*range(3 + 2 * FIRST), *range(len(pieces) - 8, len(pieces))}
-    for stretch in _excerpt(len(pieces), set(range(len(pieces))) if everything else kept):
-        if len(stretch) > 1:
-            tokens = sum(len(pieces[at].ids) for at in stretch)
-            listing.add_row(Text(f"{len(stretch)} more", "dim"), str(tokens), "", "")
+    for part in _excerpt(len(pieces), set(range(len(pieces))) if everything else kept):
+        if len(part) > 1:
+            tokens = sum(len(pieces[at].ids) for at in part)
+            listing.add_row(Text(f"{len(part)} more", "dim"), str(tokens), "", "")
             continue
-        piece = pieces[stretch[0]]
+        piece = pieces[part[0]]
         ids = Text(" ".join(map(str, piece.ids)), "dim")
         listing.add_row(piece.part, str(len(piece.ids)), Text(_visible(piece), "green"), ids)
     return listing
 
 
 def _visible(piece: Piece) -> str:
+    """Return the piece's text with line breaks and outer spaces as visible characters."""
     text = piece.text
     blanks = len(text) - len(text.lstrip(" ")), len(text) - len(text.rstrip(" ")) if text.strip(" ") else 0
     text = "␣" * blanks[0] + text.strip(" ") + "␣" * blanks[1]
     return printable(text.replace("\n", "↵"))
 
 
-def _length(look: Look) -> str:
-    prompt, answer = sum(len(piece.ids) for piece in look.pieces[:-1]), len(look.pieces[-1].ids)
-    most = look.dataset.renderer.template.style.max_tokens
-    return f"{prompt} tokens of prompt + {answer} of the answer = {prompt + answer} (prompt.max_tokens={most})"
+def _prompt_length(inspection: Inspection) -> str:
+    prompt, answer = sum(len(piece.ids) for piece in inspection.pieces[:-1]), len(inspection.pieces[-1].ids)
+    limit = inspection.dataset.renderer.template.style.max_tokens
+    return f"{prompt} tokens of prompt + {answer} of the answer = {prompt + answer} (prompt.max_tokens={limit})"
 
 
-def _row(placement: RowPlacement, targets: int) -> Iterator[str]:
+def _row_summary(placement: RowPlacement, targets: int) -> Iterator[str]:
+    """Yield lines on the row and the target's part of it; targets: of its stage."""
     where = f"row {placement.row} of {placement.rows} (from 0)"
     if placement.step is None:
-        alone = (
+        packed = (
             ""
             if placement.packed == targets
-            else f", if this user's {placement.packed} of {targets:,} were all there is"
+            else f", with only this user's {placement.packed} of {targets:,} targets packed"
         )
-        yield f"In evaluation, packed for one process: {where}{alone}."
+        yield f"In evaluation, packed for one process: {where}{packed}."
     else:
         yield f"In training, epoch 0, packed for one process: step {placement.step} of {placement.steps:,}, {where}."
     yield f"The row has {placement.tokens:,} tokens: {placement.targets} targets in {placement.groups} prefix groups."
-    own = sum(stretch.stop - stretch.first for stretch in placement.stretches)
+    tokens = sum(part.stop - part.first for part in placement.token_ranges)
     if placement.prefix is None:
-        yield f"This target shares nothing: each of its {own} tokens sees those before it, and no other target's."
+        yield f"This target shares no prefix: each of its {tokens} tokens sees those before it, and no other target's."
     else:
         (_, seen), prefix = _seen_of_prefix(placement), placement.prefix[1] - placement.prefix[0]
         yield (
             f"This target is suffix {placement.suffix} of {placement.suffixes} (from 0) of a shared prefix of "
-            f"{prefix:,} tokens, of which it sees the first {seen:,}; {own} tokens are its own."
+            f"{prefix:,} tokens, of which it sees the first {seen:,}; the suffix has {tokens} tokens."
         )
     if placement.other_labels:
-        yield f"Besides, {placement.other_labels} tokens of ratings in the row's histories carry loss (history loss)."
+        yield f"In addition, {placement.other_labels} rating tokens in the row's histories have labels (history loss)."
     yield ""
-    yield _drawn(placement)
-    each = max(1, round(placement.tokens / min(DRAWN, placement.tokens)))
-    signs = {OWN: "its own tokens", SEEN: "prefix it sees", UNSEEN: "prefix it doesn't see", OTHER: "other targets"}
-    legend = ", ".join(f"{sign} {meaning}" for sign, meaning in signs.items() if sign in _drawn(placement))
-    yield f"The row from left to right (a sign is about {each} token{'s' * (each > 1)}): {legend}"
+    drawing = _drawing(placement)
+    yield drawing
+    each = max(1, round(placement.tokens / min(DRAWING_WIDTH, placement.tokens)))
+    meanings = {
+        ALONE: "this target alone",
+        SEEN: "prefix it sees",
+        UNSEEN: "prefix it doesn't see",
+        OTHER: "other targets",
+    }
+    legend = ", ".join(f"{symbol} {meaning}" for symbol, meaning in meanings.items() if symbol in drawing)
+    yield f"The row from left to right (each character is about {each} token{'s' * (each > 1)}): {legend}"
 
 
 def _seen_of_prefix(placement: RowPlacement) -> tuple[int, int]:
-    """Where the prefix begins, and how many of its tokens the target sees."""
+    """Return where the prefix starts in the row, and how many of its tokens the target sees."""
     assert placement.prefix is not None
-    first, stop = placement.stretches[0].sees[0]
+    first, stop = placement.token_ranges[0].sees[0]
     return first, stop - first
 
 
-def _drawn(placement: RowPlacement) -> str:
-    """One sign for each of some neighbouring tokens of the row."""
-    signs = [OTHER] * placement.tokens
+def _drawing(placement: RowPlacement) -> str:
+    """Return the row as at most DRAWING_WIDTH characters, each for the same number of adjacent tokens (about)."""
+    symbols = [OTHER] * placement.tokens
     if placement.prefix is not None:
         first, seen = _seen_of_prefix(placement)
         for at in range(*placement.prefix):
-            signs[at] = SEEN if at < first + seen else UNSEEN
-    for stretch in placement.stretches:
-        signs[stretch.first : stretch.stop] = [OWN] * (stretch.stop - stretch.first)
-    cells = min(DRAWN, placement.tokens)
+            symbols[at] = SEEN if at < first + seen else UNSEEN
+    for part in placement.token_ranges:
+        symbols[part.first : part.stop] = [ALONE] * (part.stop - part.first)
+    cells = min(DRAWING_WIDTH, placement.tokens)
     borders = [cell * placement.tokens // cells for cell in range(cells + 1)]
-    order = (OWN, SEEN, UNSEEN, OTHER)
-    return "".join(min(signs[a:b], key=order.index) for a, b in pairwise(borders))
+    order = (ALONE, SEEN, UNSEEN, OTHER)
+    return "".join(min(symbols[a:b], key=order.index) for a, b in pairwise(borders))
 
 
-def _stretches(look: Look) -> Table:
+def _token_ranges(inspection: Inspection) -> Table:
     listing = Table("tokens of the row", "positions", "see", "predict", box=box.SIMPLE_HEAD, pad_edge=False)
-    for stretch in look.placement.stretches:
-        size = stretch.stop - stretch.first
-        predicted = [token for place, token in look.placement.labels if stretch.first <= place < stretch.stop]
+    for part in inspection.placement.token_ranges:
+        size = part.stop - part.first
+        predicted = [token for at, token in inspection.placement.labels if part.first <= at < part.stop]
         listing.add_row(
-            f"{stretch.first}–{stretch.stop - 1}",
-            f"{stretch.position}–{stretch.position + size - 1}",
-            _sees(stretch),
-            " ".join(map(str, predicted)) + (" (its last tokens)" if predicted and size > len(predicted) else ""),
+            f"{part.first}–{part.stop - 1}",
+            f"{part.position}–{part.position + size - 1}",
+            _sees(part),
+            " ".join(map(str, predicted)) + (" (from the last tokens)" if predicted and size > len(predicted) else ""),
         )
     return listing
 
 
-def _sees(stretch: Stretch) -> str:
-    others = [f"{start}–{stop - 1}" for start, stop in stretch.sees]
-    return ", ".join([*others, f"{stretch.own} to itself"])
+def _sees(part: TokenRange) -> str:
+    others = [f"{start}–{stop - 1}" for start, stop in part.sees]
+    return ", ".join([*others, f"{part.causal_start} to itself"])
 
 
 def _prediction(prediction: Prediction) -> Table:
@@ -275,7 +289,7 @@ def _prediction(prediction: Prediction) -> Table:
     most = max(prediction.probability.values())
     for value, probability in prediction.probability.items():
         true = value == prediction.rating
-        bar = OWN * round(40 * probability / most)
+        bar = ALONE * round(40 * probability / most)
         grid.add_row(
             str(value),
             f"{probability:6.1%}",
@@ -285,7 +299,7 @@ def _prediction(prediction: Prediction) -> Table:
     return grid
 
 
-def _told_prediction(inputs: RunInputs, prediction: Prediction) -> str:
+def _prediction_summary(inputs: RunInputs, prediction: Prediction) -> str:
     draws = inputs.settings.evaluation.draws
-    first = f"; from the history that the page shows, the first of {draws} draws" if draws > 1 else ""
+    first = f"; with the history on this page, the first of {draws} draws" if draws > 1 else ""
     return f"expected {prediction.expected:.2f}, most probable {prediction.argmax}, true {prediction.rating}{first}"

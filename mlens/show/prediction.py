@@ -1,4 +1,4 @@
-"""What a finished run predicted for one target."""
+"""The prediction of a finished run for one target."""
 
 from __future__ import annotations
 
@@ -15,8 +15,13 @@ from mlens.training.folder import RunFolder
 
 @dataclass(frozen=True)
 class Prediction:
-    """From the first draw's history. probability: of every legal rating, in the order of the scale; rating: the true
-    one."""
+    """The prediction for one target, with the history of the first draw.
+
+    probability: of every legal rating, in the order of the scale.
+    expected: expected rating.
+    argmax: most probable rating.
+    rating: true rating.
+    """
 
     probability: dict[float, float]
     expected: float
@@ -25,8 +30,10 @@ class Prediction:
 
 
 def read_prediction(run: Path, dataset: RatingDataset, i: int) -> Prediction:
-    """What the finished `run` predicted for target i of `dataset` (validation or test). Raises UserError where it has
-    no such target, or was shown another history: then these aren't its data."""
+    """Return the prediction of the finished `run` for target i of `dataset` (validation or test).
+
+    Raises UserError if the run has no such target, or predicted it with another history: its data were different.
+    """
     table, stage, target = dataset.table, dataset.stage, int(dataset.stage.targets[i])
     user = int(table.user[target])
     columns = {value: f"p_{value}" for value in table.scale}
@@ -34,17 +41,17 @@ def read_prediction(run: Path, dataset: RatingDataset, i: int) -> Prediction:
     frame, *_ = read_predictions(
         file, ("user", "movie", "t", "rating", "expected", "argmax", "history_hash", *columns.values())
     )
-    own = {
+    key = {
         "user": str(table.users["id"][user]),
         "movie": str(table.movies["id"][int(table.movie[target])]),
         "t": str(target - int(table.user_offsets[user])),
         "history_hash": history_hash(dataset.history(i)),
     }
-    found = frame.filter(*(pl.col(name).cast(pl.String) == value for name, value in own.items()))
+    found = frame.filter(*(pl.col(name).cast(pl.String) == value for name, value in key.items()))
     if len(found) != 1:
         raise UserError(
-            f"{file} has no prediction for user {own['user']}, movie {own['movie']}, t={own['t']} after this history: "
-            "the data (or mlens) aren't what they were when the run was made"
+            f"{file} has no prediction for user {key['user']}, movie {key['movie']}, t={key['t']} with this history: "
+            "the data (or mlens) have changed since the run"
         )
     row = found.row(0, named=True)
     probability = {value: float(row[name]) for value, name in columns.items()}

@@ -1,4 +1,4 @@
-"""A prompt piece by piece: which part it is, its token ids, and what they say."""
+"""The pieces of a prompt: their parts, token ids and texts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Piece:
-    """text: its ids, decoded."""
+    """One piece of a prompt.
+
+    part: the part of the prompt that it belongs to.
+    ids: token ids.
+    text: the decoded ids.
+    """
 
     part: str
     ids: tuple[int, ...]
@@ -21,8 +26,10 @@ class Piece:
 
 
 def prompt_pieces(dataset: RatingDataset, tokenizer: PreTrainedTokenizerBase, i: int) -> list[Piece]:
-    """The prompt of target i and its answer, which is the last piece; joined, their ids are what the model reads. Where
-    the tokenizer's pieces don't join, all between the template's ends is one piece."""
+    """Return the pieces of target i's prompt, followed by its answer; their concatenated ids are the model's input.
+
+    If the tokenizer's pieces can't be joined, everything between the template's start and end is one piece.
+    """
     renderer, target = dataset.renderer, int(dataset.stage.targets[i])
     parts = renderer.parts(target, dataset.history(i))
     parts.append(("answer", renderer.template.answer(target)))

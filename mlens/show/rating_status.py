@@ -1,4 +1,4 @@
-"""What became of each rating of a user on the way to one target's prompt."""
+"""The status of each of a user's ratings with respect to one target's prompt."""
 
 from __future__ import annotations
 
@@ -15,21 +15,30 @@ TARGET, CHOSEN, DROPPED, NOT_CHOSEN, HIDDEN = "target", "chosen", "dropped", "no
 
 @dataclass(frozen=True)
 class RatingStatus:
-    """Of one rating: an index into the table. place: t, in its user's order; role: train, val or test; kind: `target`;
-    `hidden`, which the target may not see; of what it may see `not chosen` by the strategy, `dropped` by the budget
-    from what was chosen, or `chosen` and shown; why: of a hidden one; line: of a chosen one, its number in the prompt.
+    """The status of one rating.
+
+    rating: index into the table.
+    t: index among the user's ratings.
+    role: train, val or test.
+    kind: `target`, `hidden` (the target must not see it), or of a visible rating: `not chosen` by the strategy,
+        `dropped` (chosen, but over the budget) or `chosen` (shown in the prompt).
+    reason: why a hidden rating is hidden.
+    line: number of a chosen rating's line in the prompt.
     """
 
     rating: int
-    place: int
+    t: int
     role: str
     kind: str
-    why: str = ""
+    reason: str = ""
     line: int | None = None
 
 
 def rating_statuses(dataset: RatingDataset, roles: np.ndarray, split: Split, i: int) -> list[RatingStatus]:
-    """Of every rating of the user of target i, in their order; `roles` [n] are those of the whole table."""
+    """Return the status of each rating of target i's user, in their order.
+
+    roles: [n] of all ratings of the table.
+    """
     table, stage, target = dataset.table, dataset.stage, int(dataset.stage.targets[i])
     user = int(table.user[target])
     first, stop = int(table.user_offsets[user]), int(table.user_offsets[user + 1])
@@ -37,23 +46,23 @@ def rating_statuses(dataset: RatingDataset, roles: np.ndarray, split: Split, i: 
     line = {rating: k for k, rating in enumerate(dataset.history(i).tolist(), 1)}
 
     def status(rating: int) -> RatingStatus:
-        place, role = rating - first, STAGES[roles[rating]]
+        t, role = rating - first, STAGES[roles[rating]]
         if rating == target:
-            return RatingStatus(rating, place, role, TARGET)
+            return RatingStatus(rating, t, role, TARGET)
         if rating not in visible:
-            return RatingStatus(rating, place, role, HIDDEN, _why_hidden(dataset, roles, split, target, rating))
+            return RatingStatus(rating, t, role, HIDDEN, _hidden_reason(dataset, roles, split, target, rating))
         if rating in line:
-            return RatingStatus(rating, place, role, CHOSEN, line=line[rating])
-        return RatingStatus(rating, place, role, DROPPED if rating in wanted else NOT_CHOSEN)
+            return RatingStatus(rating, t, role, CHOSEN, line=line[rating])
+        return RatingStatus(rating, t, role, DROPPED if rating in wanted else NOT_CHOSEN)
 
     return [status(rating) for rating in range(first, stop)]
 
 
-def _why_hidden(dataset: RatingDataset, roles: np.ndarray, split: Split, target: int, rating: int) -> str:
+def _hidden_reason(dataset: RatingDataset, roles: np.ndarray, split: Split, target: int, rating: int) -> str:
     time, name = dataset.table.timestamp, dataset.stage.name
     same_second = time[rating] == time[target]
     if same_second and split.ties == "strict":
-        return "the target's own second (split.ties=strict)"
+        return "the target's second (split.ties=strict)"
     if rating > target:
         return "later in the same second, in the data's order" if same_second else "later"
     role = STAGES[roles[rating]]
@@ -62,7 +71,7 @@ def _why_hidden(dataset: RatingDataset, roles: np.ndarray, split: Split, target:
     return f"held out as {role}"
 
 
-def counts(statuses: list[RatingStatus]) -> dict[str, int]:
-    """How many there are of each kind, in the order in which they are told."""
+def count_kinds(statuses: list[RatingStatus]) -> dict[str, int]:
+    """Return the number of ratings of each kind, in the order of the page."""
     found = Counter(status.kind for status in statuses)
     return {kind: found[kind] for kind in (CHOSEN, DROPPED, NOT_CHOSEN, HIDDEN)}

@@ -1,4 +1,4 @@
-"""The row that holds a target: where its tokens stand there, what each sees, and what they are to predict."""
+"""The row of a target: where its tokens lie, which tokens each of them sees, and the labels they predict."""
 
 from __future__ import annotations
 
@@ -12,36 +12,45 @@ from mlens.packing.plan import Collator, epoch_order, plan_epoch, scoring_shapes
 from mlens.packing.row import Row
 from mlens.packing.steps import Steps
 
-# Targets of an evaluation that are packed in seconds, whatever the strategy.
-MOST = 20_000
+# Maximum number of evaluation targets that are packed: takes seconds with any strategy.
+MAX_PACKED = 20_000
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """Neighbouring tokens first:stop of a row that see alike: all of `sees`, stretches of the row, and besides the
-    tokens from `own` up to themselves. position: of the first; the others count on from there."""
+class TokenRange:
+    """Consecutive tokens of a row with consecutive positions that see the same ranges.
+
+    first, stop: indices into the row.
+    position: position of the first token.
+    sees: (start, stop) of each range of the row that all of them see.
+    causal_start: each token also sees the tokens from this index up to itself.
+    """
 
     first: int
     stop: int
     position: int
     sees: tuple[tuple[int, int], ...]
-    own: int
+    causal_start: int
 
 
 @dataclass(frozen=True)
 class RowPlacement:
-    """Where a target lies in the first epoch, or in the evaluation, when one process has all rows.
+    """Where a target's tokens lie in the first epoch or in the evaluation, with all rows in one process.
 
-    step, steps: its number, and how many the epoch has (None in evaluation).
-    packed: how many targets of the stage were packed.
-    row, rows: its number, and how many the step (the evaluation) has.
-    tokens, groups, targets: how many the row has.
-    prefix: the stretch of the row that holds the prefix of its group (None: it shares nothing).
-    suffix, suffixes: its number in its group, and how many the group has.
-    stretches: its tokens, with those of its true answer.
-    labels: places of the row, and the ids that their logits are to predict.
-    other_labels: how many tokens in the row's histories carry loss themselves.
-    Steps, rows and suffixes are numbered from 0.
+    step: number of the step, from 0 (None in evaluation).
+    steps: of the epoch (None in evaluation).
+    packed: number of targets of the stage that were packed.
+    row: number of the row, from 0.
+    rows: of the step, or of the evaluation.
+    tokens: of the row.
+    groups: prefix groups of the row.
+    targets: of the row.
+    prefix: (start, stop) of the group's prefix in the row; None if the target shares none.
+    suffix: number of the target's suffix in its group, from 0.
+    suffixes: of the group.
+    token_ranges: the target's tokens, including those of its true answer.
+    labels: (index into the row, token id that its logits predict) of each label.
+    other_labels: number of labels in the row's histories (history loss).
     """
 
     step: int | None
@@ -55,13 +64,13 @@ class RowPlacement:
     prefix: tuple[int, int] | None
     suffix: int
     suffixes: int
-    stretches: tuple[Stretch, ...]
+    token_ranges: tuple[TokenRange, ...]
     labels: tuple[tuple[int, int], ...]
     other_labels: int = 0
 
 
 def place_in_training(dataset: RatingDataset, collator: Collator, steps: Steps, i: int) -> RowPlacement:
-    """Plans the one step of epoch 0 that has target i, and builds the one row."""
+    """Locate target i in training: plan its step of epoch 0, and build its row."""
     order = epoch_order(dataset, steps, dataset.seed, dataset.epoch)
     step = int(np.flatnonzero(order == i)[0]) // steps.targets
     planned = []
@@ -73,18 +82,20 @@ def place_in_training(dataset: RatingDataset, collator: Collator, steps: Steps, 
     at, groups = _row_of(planned, i)
     row = collator.train_row([dataset.prefix_group(group) for group in groups], weight)
     targets = [int(target) for group in groups for target in group]
-    told = _placement(dataset, groups, row, score=targets.index(i), i=i)
+    placement = _placement(dataset, groups, row, score=targets.index(i), i=i)
     others, all_steps = int((row.owner == len(targets)).sum()), steps_per_epoch(len(dataset), steps.targets)
     return RowPlacement(
-        step=step, steps=all_steps, packed=len(dataset), row=at, rows=len(planned), other_labels=others, **told
+        step=step, steps=all_steps, packed=len(dataset), row=at, rows=len(planned), other_labels=others, **placement
     )
 
 
 def place_in_evaluation(dataset: RatingDataset, collator: Collator, i: int) -> RowPlacement:
-    """Packs the whole stage, as an evaluation does, or where it is so long that this takes minutes, the targets of one
-    user alone; builds the one row that has target i."""
+    """Locate target i in the evaluation: pack its stage, and build its row.
+
+    Of a stage with more than MAX_PACKED targets only those of the target's user are packed.
+    """
     stage = dataset.stage
-    packed = np.arange(len(stage)) if len(stage) <= MOST else np.flatnonzero(stage.user == stage.user[i])
+    packed = np.arange(len(stage)) if len(stage) <= MAX_PACKED else np.flatnonzero(stage.user == stage.user[i])
     rows = collator.pack(scoring_shapes(dataset, packed), world=1)[0]
     planned = [tuple(packed[group] for group in groups) for groups in rows]
     at, groups = _row_of(planned, i)
@@ -92,28 +103,32 @@ def place_in_evaluation(dataset: RatingDataset, collator: Collator, i: int) -> R
     row = collator.score_row([dataset.prefix_group(group) for group in groups], answers)
     k = [int(target) for group in groups for target in group].index(i)
     true = int(dataset.table.rating_index[stage.targets[i]])
-    told = _placement(dataset, groups, row, score=k * len(answers) + true, i=i)
-    return RowPlacement(step=None, steps=None, packed=len(packed), row=at, rows=len(planned), **told)
+    placement = _placement(dataset, groups, row, score=k * len(answers) + true, i=i)
+    return RowPlacement(step=None, steps=None, packed=len(packed), row=at, rows=len(planned), **placement)
 
 
 def _row_of(planned: Sequence[tuple[np.ndarray, ...]], i: int) -> tuple[int, tuple[np.ndarray, ...]]:
+    """Return number and prefix groups of the row with target i."""
     return next((at, groups) for at, groups in enumerate(planned) if any(i in group for group in groups))
 
 
 def _placement(dataset: RatingDataset, groups: tuple[np.ndarray, ...], row: Row, score: int, i: int) -> dict:
-    """What a row says of target i, whose true answer is its score number `score`."""
-    mine = (row.owner == score).nonzero()[:, 0]
-    sequence, slot = np.divmod(row.slot[mine].numpy(), len(row.keep))
-    places = row.keep.numpy()[slot]
-    if row.spans is None:  # ordinary sequences, of which this answer has one
-        own = np.arange(places[-1] + 1)
-        spans = np.zeros((len(own), 3, 2), dtype=np.int64)
-        spans[:, 2, 1] = own + 1
+    """Return the fields of target i's RowPlacement that follow from its row.
+
+    score: number of the row's score that is the target's true answer.
+    """
+    of_score = (row.owner == score).nonzero()[:, 0]
+    sequence, slot = np.divmod(row.slot[of_score].numpy(), len(row.keep))
+    label_indices = row.keep.numpy()[slot]
+    if row.spans is None:  # padded sequences, one for each answer
+        indices = np.arange(label_indices[-1] + 1)
+        spans = np.zeros((len(indices), 3, 2), dtype=np.int64)
+        spans[:, 2, 1] = indices + 1
         first = 0
     else:
         spans = row.spans.numpy()
-        first = int(spans[places[0], 2, 0])
-    tokens = np.union1d(np.arange(first, places[0] + 1), places)
+        first = int(spans[label_indices[0], 2, 0])
+    tokens = np.union1d(np.arange(first, label_indices[0] + 1), label_indices)
     group = next(group for group in groups if i in group)
     suffix, prefix = int(np.flatnonzero(group == i)[0]), None
     if spans[first, 0, 1] > spans[first, 0, 0]:
@@ -125,26 +140,30 @@ def _placement(dataset: RatingDataset, groups: tuple[np.ndarray, ...], row: Row,
         "prefix": prefix,
         "suffix": suffix,
         "suffixes": len(group),
-        "stretches": stretches_of(spans, row.position_ids[int(sequence[0])].numpy(), tokens),
-        "labels": tuple(zip(places.tolist(), row.label[mine].tolist(), strict=True)),
+        "token_ranges": make_token_ranges(spans, row.position_ids[int(sequence[0])].numpy(), tokens),
+        "labels": tuple(zip(label_indices.tolist(), row.label[of_score].tolist(), strict=True)),
     }
 
 
-def stretches_of(spans: np.ndarray, positions: np.ndarray, tokens: np.ndarray) -> tuple[Stretch, ...]:
-    """These `tokens` (places of a row, ascending), with what they see by the row's `spans` [tokens, 3, 2], in as few
-    stretches as possible."""
+def make_token_ranges(spans: np.ndarray, positions: np.ndarray, tokens: np.ndarray) -> tuple[TokenRange, ...]:
+    """Group tokens of a row into as few ranges as possible.
+
+    spans: [n, 3, 2] of the row's n tokens.
+    positions: [n] of the row's tokens.
+    tokens: indices into the row, ascending.
+    """
     seen, at = spans[tokens], positions[tokens]
     same = (seen[1:, :2] == seen[:-1, :2]).all(axis=(1, 2)) & (seen[1:, 2, 0] == seen[:-1, 2, 0])
-    on = (np.diff(tokens) == 1) & (np.diff(at) == 1)
-    firsts = np.append(0, np.flatnonzero(~(same & on)) + 1)
+    consecutive = (np.diff(tokens) == 1) & (np.diff(at) == 1)
+    firsts = np.append(0, np.flatnonzero(~(same & consecutive)) + 1)
     stops = np.append(firsts[1:], len(tokens))
     return tuple(
-        Stretch(
+        TokenRange(
             first=int(tokens[a]),
             stop=int(tokens[b - 1]) + 1,
             position=int(at[a]),
             sees=tuple((int(start), int(stop)) for start, stop in seen[a, :2] if stop > start),
-            own=int(seen[a, 2, 0]),
+            causal_start=int(seen[a, 2, 0]),
         )
         for a, b in zip(firsts, stops, strict=True)
     )

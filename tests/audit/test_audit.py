@@ -1,5 +1,4 @@
-"""The leak audit finds each kind of leak that is planted, names it, counts what loops over sets count, and is silent
-where there is none."""
+"""The leak audit finds and names each kind of planted leak, with the counts of a naive audit, and has no false alarm."""
 
 import copy
 from collections import defaultdict
@@ -30,7 +29,7 @@ from mlens.history.none import NoHistory
 from mlens.history.random import Random
 from mlens.prompt.context import Context
 from tests.helpers.cases import STRATEGIES, Case, make_case, small_table
-from tests.helpers.reference import naive_turns, own_ratings
+from tests.helpers.reference import naive_turns, user_ratings
 from tests.helpers.runs import FAST, composed, train_here
 from tests.helpers.tokenizers_for_tests import ABLATIONS
 
@@ -49,7 +48,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 @st.composite
 def plans(draw, split=SPLITS, strategy=STRATEGIES, ablations=tuple(ABLATIONS), rooms=(1000, 90, 40, 0)):
-    """Users of up to nine ratings, everything that a run can choose, and stages that have targets."""
+    """Draw cases of users with up to nine ratings, over all settings of a run, with at least one nonempty stage."""
     chosen = draw(split)
     if chosen.method != "user" and draw(st.booleans()):
         chosen = replace(chosen, eval_history="train")
@@ -73,42 +72,43 @@ def table_of(case: Case) -> RatingTable:
 
 @contextmanager
 def small_blocks(block=6, most=None):
-    """The audit goes from block to block, and looks at samples, on small tables too."""
+    """Have the audit work in several blocks, and with `most` on samples, on small tables too."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(blocks, "BLOCK", block)
         patched.setattr(audit_shown, "BLOCK", block)
-        for name in ("MOST", "MOST_DRAWN", "MOST_TAGGED") if most else ():
+        for name in ("MAX_TARGETS", "MAX_DRAWN", "MAX_TAGGED") if most else ():
             patched.setattr(audit_shown, name, most)
         yield
 
 
 def found(datasets, roles, split) -> dict[str, int]:
+    """Return the number of leaks of each kind that the audit finds."""
     return {leak.kind: leak.prompts for leak in find_leaks(datasets, roles, split).leaks}
 
 
 def changed(dataset, **attributes):
-    """The dataset with other attributes, whatever they may mean."""
+    """Return a copy of the dataset with other attributes, valid or not."""
     other = copy.copy(dataset)
     for name, value in attributes.items():
         setattr(other, name, value)
     return other
 
 
-def put(array, place, value):
-    """A copy of the array with another value there."""
+def put(array, index, value):
+    """Return a copy of the array with another value at `index`."""
     other = np.array(array)
-    other[place] = value
+    other[index] = value
     return other
 
 
-# What loops find.
+# A naive audit.
 
 
 def naive_visible(table, roles, split, stage) -> dict[str, set]:
     kinds = defaultdict(set)
     role = STAGES.index(stage.name)
     for t, target in enumerate(stage.targets.tolist()):
-        own = own_ratings(table, table.user[target])
+        ratings = user_ratings(table, table.user[target])
         if roles[target] != role:
             kinds["other_stage"].add(t)
         if stage.user[t] != table.user[target]:
@@ -119,7 +119,7 @@ def naive_visible(table, roles, split, stage) -> dict[str, set]:
             kinds["plan"].add(t)
             continue
         for rating in stage.visible[start : start + stage.count[t]].tolist():
-            if rating not in own:
+            if rating not in ratings:
                 kinds["another_user"].add(t)
                 continue
             if stage.name == "train" and roles[rating] != 0:
@@ -130,11 +130,11 @@ def naive_visible(table, roles, split, stage) -> dict[str, set]:
                 kinds["held_out_in_evaluation"].add(t)
             if rating == target:
                 kinds["itself"].add(t)
-            elif own.index(rating) > own.index(target):
+            elif ratings.index(rating) > ratings.index(target):
                 kinds["later"].add(t)
             elif split.ties == "strict" and table.timestamp[rating] == table.timestamp[target]:
                 kinds["same_second"].add(t)
-    # What a target may see at all is told before what it sees of its own second.
+    # A target is counted as same_second only if it sees neither itself nor later ratings.
     kinds["same_second"] -= {t for t in kinds["later"] | kinds["itself"] if _newest(stage, t) >= stage.targets[t]}
     return {kind: targets for kind, targets in kinds.items() if targets}
 
@@ -145,14 +145,14 @@ def _newest(stage, t) -> int:
 
 def naive_split(table, roles, split) -> dict[str, int]:
     kinds = defaultdict(int)
-    users = [own_ratings(table, u) for u in range(len(table.users))]
-    for own in users:
+    users = [user_ratings(table, u) for u in range(len(table.users))]
+    for ratings in users:
         if split.method == "user":
-            kinds["cold_start"] += len({int(roles[i]) for i in own}) > 1
+            kinds["cold_start"] += len({int(roles[i]) for i in ratings}) > 1
         if split.method in ("temporal", "leave_last"):
-            kinds["split_order"] += sum(roles[b] < roles[a] for a, b in pairwise(own))
+            kinds["split_order"] += sum(roles[b] < roles[a] for a, b in pairwise(ratings))
     if split.method == "global_time":
-        cut = [i for own in users if len(own) >= split.min_ratings for i in own]
+        cut = [i for ratings in users if len(ratings) >= split.min_ratings for i in ratings]
         for early, late in ((0, 1), (0, 2), (1, 2)):
             since = min((table.timestamp[i] for i in cut if roles[i] == late), default=np.inf)
             kinds["split_order"] += sum(table.timestamp[i] >= since for i in cut if roles[i] == early)
@@ -160,13 +160,13 @@ def naive_split(table, roles, split) -> dict[str, int]:
 
 
 def naive_shown(dataset) -> dict[str, int]:
-    """Of a stage that is right, with histories that may not be."""
+    """Count the leaks in the histories of a stage without leaks."""
     kinds, stage = defaultdict(set), dataset.stage
     for t in range(len(stage)):
-        places = dataset.histories.shown(t).tolist()
-        if any(not 0 <= place < stage.count[t] for place in places):
+        indices = dataset.histories.shown(t).tolist()
+        if any(not 0 <= index < stage.count[t] for index in indices):
             kinds["not_visible"].add(t)
-        if any(b <= a for a, b in pairwise(places)):
+        if any(b <= a for a, b in pairwise(indices)):
             kinds["out_of_order"].add(t)
     return {kind: len(targets) for kind, targets in kinds.items() if targets}
 
@@ -183,7 +183,7 @@ def naive_tags(dataset) -> dict[str, int]:
     return {kind: count for kind, count in kinds.items() if count}
 
 
-def added(*kinds: dict) -> dict[str, int]:
+def summed(*kinds: dict) -> dict[str, int]:
     total = defaultdict(int)
     for one in kinds:
         for kind, targets in one.items():
@@ -196,23 +196,23 @@ def added(*kinds: dict) -> dict[str, int]:
 
 @settings(max_examples=40)
 @given(plans(), st.sampled_from([None, 2]))
-def test_what_the_program_plans_has_no_leak(case, most):
+def test_valid_plans_have_no_leak(case, most):
     with small_blocks(most=most):
-        told = audit(case.datasets, case.roles, case.split)
+        result = audit(case.datasets, case.roles, case.split)
         for dataset in case.datasets.values():
             assert naive_shown(dataset) == {}
-    assert told["leaks"] == dict.fromkeys(KINDS, 0)
+    assert result["leaks"] == dict.fromkeys(KINDS, 0)
     for name, dataset in case.datasets.items():
-        checked = told["stages"][name]
+        checked = result["stages"][name]
         assert checked["targets"] == len(dataset)
         assert checked["visible"] == sum(len(dataset.stage.visible_to(t)) for t in range(len(dataset)))
         if most is None:
             histories = [dataset.histories.shown(t) for t in range(len(dataset))]
             assert checked["shown"]["prompts"] == len(dataset)
             assert checked["shown"]["ratings"] == sum(map(len, histories))
-            # The prompts' own way to the histories is the one that was looked at.
-            for t, places in enumerate(histories):
-                assert dataset.history(t).tolist() == dataset.stage.visible_to(t)[places].tolist()
+            # The prompts have the same histories as the audit.
+            for t, indices in enumerate(histories):
+                assert dataset.history(t).tolist() == dataset.stage.visible_to(t)[indices].tolist()
         else:
             assert checked["shown"]["prompts"] == min(most, len(dataset))
 
@@ -228,7 +228,7 @@ EACH = {
 
 
 @pytest.mark.parametrize("strategy", EACH)
-def test_no_split_rule_or_strategy_is_a_false_alarm(strategy):
+def test_no_split_tie_rule_or_strategy_gives_a_false_alarm(strategy):
     for method in METHODS:
         for ties in ("order", "strict"):
             for eval_history in ("all", "train") if method != "user" else ("all",):
@@ -242,21 +242,21 @@ def test_no_split_rule_or_strategy_is_a_false_alarm(strategy):
 
 
 def mutated(draw, stage, table):
-    """The stage with something else in one place of one of its columns."""
+    """Return the stage with one changed value in one of its columns."""
     column = draw(st.sampled_from(["count", "visible", "user", "visible_offsets", "targets"]))
     value = getattr(stage, column)
     assume(len(value))
-    place = draw(st.integers(0, len(value) - 1))
+    index = draw(st.integers(0, len(value) - 1))
     if column in ("count", "visible_offsets"):
-        new = value[place] + draw(st.integers(-3, 3))
+        new = value[index] + draw(st.integers(-3, 3))
     else:
         new = draw(st.integers(0, len(table.users) - 1) if column == "user" else st.integers(-1, len(table)))
-    return replace(stage, **{column: put(value, place, new)})
+    return replace(stage, **{column: put(value, index, new)})
 
 
 @settings(max_examples=100)
 @given(plans(strategy=st.just(AllPrevious()), ablations=("history_only",)), st.data())
-def test_whatever_is_changed_in_lists_or_roles_it_finds_what_loops_find(case, data):
+def test_for_any_change_of_lists_or_roles_it_finds_the_same_as_the_naive_audit(case, data):
     name = data.draw(st.sampled_from(list(case.datasets)))
     dataset, roles = case.datasets[name], case.roles
     stage, table = dataset.stage, dataset.table
@@ -267,9 +267,9 @@ def test_whatever_is_changed_in_lists_or_roles_it_finds_what_loops_find(case, da
     ascending = (np.diff(stage.targets) > 0).all() and set(stage.targets.tolist()) <= set(range(len(table)))
     lists = (np.diff(stage.visible_offsets) >= 0).all()
     ends = stage.visible_offsets[0] == 0 and stage.visible_offsets[-1] == len(stage.visible)
-    expected = added(naive_split(table, roles, case.split))
+    expected = summed(naive_split(table, roles, case.split))
     if ascending and lists and ends:
-        expected = added(expected, naive_visible(table, roles, case.split, stage))
+        expected = summed(expected, naive_visible(table, roles, case.split, stage))
     with small_blocks():
         got = found({name: changed(dataset, stage=stage)}, roles, case.split)
     if not (ascending and lists and ends):
@@ -277,7 +277,7 @@ def test_whatever_is_changed_in_lists_or_roles_it_finds_what_loops_find(case, da
     if expected:
         assert got == expected
     else:
-        # The lists are right; the strategy that was asked about other ones may not be.
+        # The lists have no leak; the histories, which were chosen for the unchanged lists, may have.
         assert not set(got) & {"another_user", "itself", "later", "same_second", "plan", "cold_start", "split_order"}
 
 
@@ -286,7 +286,10 @@ PLAIN = {"strategy": st.just(AllPrevious()), "ablations": ("history_only",)}
 
 @dataclass(frozen=True)
 class Lists:
-    """A stage of a case, and a choice among what can be done to it."""
+    """A stage of a case to plant a leak in.
+
+    choice: number that selects one of the possible leaks.
+    """
 
     case: Case
     name: str
@@ -301,19 +304,20 @@ class Lists:
         return self.case.roles
 
     def pick(self, candidates):
+        """Return the candidate that `choice` selects."""
         candidates = list(candidates)
         assume(candidates)
         return candidates[self.choice % len(candidates)]
 
-    def instead(self, other: Callable[[int, int], bool]) -> Stage:
-        """The stage with one rating that a target sees replaced by one for which other(target, rating) holds."""
+    def replaced(self, other: Callable[[int, int], bool]) -> Stage:
+        """Return the stage with one rating that a target sees replaced by one for which other(target, rating) is true."""
         stage, n = self.stage, len(self.roles)
         pairs = [(t, v) for t in range(len(stage)) if stage.count[t] for v in range(n) if other(stage.targets[t], v)]
         t, rating = self.pick(pairs)
-        place = stage.visible_offsets[stage.user[t]] + self.choice % int(stage.count[t])
-        return replace(stage, visible=put(stage.visible, place, rating))
+        index = stage.visible_offsets[stage.user[t]] + self.choice % int(stage.count[t])
+        return replace(stage, visible=put(stage.visible, index, rating))
 
-    def own(self, target: int, rating: int) -> bool:
+    def same_user(self, target: int, rating: int) -> bool:
         return table_of(self.case).user[target] == table_of(self.case).user[rating]
 
     def shown(self, rating: int) -> bool:
@@ -342,15 +346,15 @@ def swapped_role(lists: Lists):
 
 
 def other_users(lists: Lists):
-    return lists.instead(lambda target, v: not lists.own(target, v)), lists.roles
+    return lists.replaced(lambda target, v: not lists.same_user(target, v)), lists.roles
 
 
 def itself(lists: Lists):
-    return lists.instead(lambda target, v: v == target and lists.shown(v)), lists.roles
+    return lists.replaced(lambda target, v: v == target and lists.shown(v)), lists.roles
 
 
 def later(lists: Lists):
-    return lists.instead(lambda target, v: v > target and lists.own(target, v) and lists.shown(v)), lists.roles
+    return lists.replaced(lambda target, v: v > target and lists.same_user(target, v) and lists.shown(v)), lists.roles
 
 
 def same_second(lists: Lists):
@@ -358,15 +362,15 @@ def same_second(lists: Lists):
     assume(lists.case.split.ties == "strict")
 
     def tied(target, v):
-        return v < target and lists.own(target, v) and lists.shown(v) and time[v] == time[target]
+        return v < target and lists.same_user(target, v) and lists.shown(v) and time[v] == time[target]
 
-    return lists.instead(tied), lists.roles
+    return lists.replaced(tied), lists.roles
 
 
 def both_sides(lists: Lists):
     table = table_of(lists.case)
     assume(lists.case.split.method == "user")
-    rating = lists.pick(i for i in range(len(table)) if len(own_ratings(table, table.user[i])) > 1)
+    rating = lists.pick(i for i in range(len(table)) if len(user_ratings(table, table.user[i])) > 1)
     return lists.stage, put(lists.roles, rating, (lists.roles[rating] + 1 + lists.choice % 2) % 3)
 
 
@@ -377,7 +381,7 @@ def other_list(lists: Lists):
     return replace(stage, user=put(stage.user, t, (stage.user[t] + 1) % users)), lists.roles
 
 
-# What is planted, and as which of these kinds it may be found.
+# The planted leaks, and the kinds as which each may be found.
 IN_LISTS = {
     shifted_count: ("itself", "later", "same_second"),
     too_long_count: ("plan",),
@@ -392,7 +396,7 @@ IN_LISTS = {
 
 
 def splits(plant) -> st.SearchStrategy[Split]:
-    """Splits in which this can be planted."""
+    """Return splits in which the leak can be planted."""
     if plant is both_sides:
         return SPLITS.map(lambda split: replace(split, method="user"))
     return SPLITS.map(lambda split: replace(split, ties="strict")) if plant is same_second else SPLITS
@@ -403,14 +407,14 @@ def splits(plant) -> st.SearchStrategy[Split]:
 @given(st.data())
 def test_a_leak_in_the_lists_is_found_and_named(plant, data):
     case = data.draw(plans(splits(plant), **PLAIN))
-    # Of a test target everything that is earlier may be seen, but for eval_history=train.
+    # A test target may see all earlier ratings, except under eval_history=train.
     names = [n for n in case.datasets if plant is not swapped_role or n != "test" or case.split.eval_history == "train"]
     assume(names)
     name = data.draw(st.sampled_from(names))
     stage, roles = plant(Lists(case, name, data.draw(SEEDS)))
     dataset = changed(case.datasets[name], stage=stage)
     by_target = naive_visible(table_of(case), roles, case.split, stage)
-    expected = added(naive_split(table_of(case), roles, case.split), by_target)
+    expected = summed(naive_split(table_of(case), roles, case.split), by_target)
     (kind, *_) = [kind for kind in IN_LISTS[plant] if kind in expected]
     with small_blocks():
         assert found({name: dataset}, roles, case.split) == expected
@@ -430,8 +434,8 @@ def test_a_leak_in_the_lists_is_found_and_named(plant, data):
 
 @settings(max_examples=25)
 @given(plans(SPLITS.filter(lambda split: split.method in ("temporal", "leave_last", "global_time")), **PLAIN), SEEDS)
-def test_a_role_against_time_is_found(case, choice):
-    """Everything is planned by swapped roles, so that no list contradicts them."""
+def test_roles_out_of_time_order_are_found(case, choice):
+    """The plan is made with the swapped roles, so that the lists are consistent with them."""
     pairs = [(a, b) for a in range(len(case.roles)) for b in range(a) if case.roles[a] != case.roles[b]]
     assume(pairs)
     a, b = pairs[choice % len(pairs)]
@@ -450,45 +454,45 @@ def test_a_role_against_time_is_found(case, choice):
 @given(plans(**PLAIN), SEEDS, st.sampled_from(["timestamp", "user"]))
 def test_a_table_out_of_order_is_found(case, choice, column):
     table = table_of(case)
-    place = choice % len(table)
-    value = int(table.timestamp[place]) + choice % 7 - 3 if column == "timestamp" else (table.user[place] + 1)
-    changed_table = replace(table, **{column: put(getattr(table, column), place, value)})
+    index = choice % len(table)
+    value = int(table.timestamp[index]) + choice % 7 - 3 if column == "timestamp" else (table.user[index] + 1)
+    changed_table = replace(table, **{column: put(getattr(table, column), index, value)})
     datasets = {name: changed(dataset, table=changed_table) for name, dataset in case.datasets.items()}
-    told = found(datasets, case.roles, case.split)
-    own = [own_ratings(table, u) for u in range(len(table.users))]
+    leaks = found(datasets, case.roles, case.split)
+    users = [user_ratings(table, u) for u in range(len(table.users))]
     time = changed_table.timestamp
-    descends = sum(time[b] < time[a] for ratings in own for a, b in pairwise(ratings))
-    assert told.get("table", 0) == (descends if column == "timestamp" else 1)
+    descends = sum(time[b] < time[a] for ratings in users for a, b in pairwise(ratings))
+    assert leaks.get("table", 0) == (descends if column == "timestamp" else 1)
 
 
-# Leaks in what is drawn.
+# Leaks in histories.
 
 
 @dataclass(frozen=True)
-class Wrong:
-    """Histories of which one target's is another."""
+class ChangedHistories:
+    """Histories in which that of target t is replaced by `indices`."""
 
-    right: Histories
+    original: Histories
     t: int
-    places: list[int]
+    indices: list[int]
 
     @property
     def drawn(self):
-        return self.right.drawn
+        return self.original.drawn
 
     def shown(self, t):
-        return np.array(self.places, dtype=np.int64) if t == self.t else self.right.shown(t)
+        return np.array(self.indices, dtype=np.int64) if t == self.t else self.original.shown(t)
 
 
 WITH_HISTORY = tuple(name for name, ablation in ABLATIONS.items() if ablation.history)
 SHOWING = {"ablations": WITH_HISTORY}
 
-# How many ratings must be shown, and what becomes of them, in a list of c.
+# For each leak: the least number of shown ratings, their replacement given a list of c ratings, and the kind.
 IN_HISTORIES = {
-    "a negative place": (1, lambda shown, c: [-1, *shown[1:]], "not_visible"),
-    "a place beyond": (0, lambda shown, c: [*shown, c], "not_visible"),
-    "backwards": (2, lambda shown, c: shown[::-1], "out_of_order"),
-    "twice": (1, lambda shown, c: np.repeat(shown, 2).tolist(), "out_of_order"),
+    "a negative index": (1, lambda shown, c: [-1, *shown[1:]], "not_visible"),
+    "an index after the end": (0, lambda shown, c: [*shown, c], "not_visible"),
+    "reversed": (2, lambda shown, c: shown[::-1], "out_of_order"),
+    "repeated": (1, lambda shown, c: np.repeat(shown, 2).tolist(), "out_of_order"),
 }
 
 
@@ -497,14 +501,14 @@ IN_HISTORIES = {
 @given(st.data())
 def test_a_leak_in_a_history_is_found_and_named(plant, data):
     least, change, kind = IN_HISTORIES[plant]
-    wants = STRATEGIES.filter(lambda strategy: strategy != NoHistory())
-    case = data.draw(plans(strategy=wants, rooms=(1000, 200), **SHOWING))
+    strategies = STRATEGIES.filter(lambda strategy: strategy != NoHistory())
+    case = data.draw(plans(strategy=strategies, rooms=(1000, 200), **SHOWING))
     name = data.draw(st.sampled_from(list(case.datasets)))
     histories, stage = case.datasets[name].histories, case.datasets[name].stage
     able = [t for t in range(len(stage)) if len(histories.shown(t)) >= least]
     assume(able)
     t = data.draw(st.sampled_from(able))
-    wrong = Wrong(histories, t, change(histories.shown(t).tolist(), int(stage.count[t])))
+    wrong = ChangedHistories(histories, t, change(histories.shown(t).tolist(), int(stage.count[t])))
     dataset = changed(case.datasets[name], histories=wrong)
     expected = naive_shown(dataset)
     assert kind in expected
@@ -518,20 +522,20 @@ def test_a_leak_in_a_history_is_found_and_named(plant, data):
 
 @settings(max_examples=100)
 @given(plans(strategy=STRATEGIES, **SHOWING), st.data())
-def test_targets_are_put_on_one_prefix_only_where_each_sees_complete_lines_that_it_may_see(case, data):
+def test_targets_share_a_prefix_only_if_each_sees_complete_lines_that_it_may_see(case, data):
     dataset = case.datasets[data.draw(st.sampled_from(list(case.datasets)))]
     stage, template = dataset.stage, dataset.renderer.template
     a, b = (data.draw(st.integers(0, len(dataset) - 1)) for _ in range(2))
-    places = dataset.histories.shown(b)
-    lines = stage.visible_to(b)[places]
-    trunks = [template.pieces.tokens(template.prefix(stage.user[b], lines[:k]).pieces) for k in range(len(lines) + 1)]
-    tokens = len(data.draw(st.sampled_from(trunks))) + data.draw(st.sampled_from([0, 0, 0, 1]))
-    complete = [k for k, trunk in enumerate(trunks) if len(trunk) == tokens]
+    indices = dataset.histories.shown(b)
+    lines = stage.visible_to(b)[indices]
+    prefixes = [template.pieces.tokens(template.prefix(stage.user[b], lines[:k]).pieces) for k in range(len(lines) + 1)]
+    tokens = len(data.draw(st.sampled_from(prefixes))) + data.draw(st.sampled_from([0, 0, 0, 1]))
+    complete = [k for k, prefix in enumerate(prefixes) if len(prefix) == tokens]
     right = bool(complete) and set(lines[: complete[0]].tolist()) <= set(stage.visible_to(a).tolist())
     if right and not complete[0]:
-        right = np.array_equal(trunks[0], template.pieces.tokens(template.prefix(stage.user[a], lines[:0]).pieces))
-    prefix, seen = template.prefix(stage.user[b], lines), np.array([tokens, len(trunks[-1])])
-    assert dataset._are_prefixes(np.array([a, b]), places, prefix, seen) == right
+        right = np.array_equal(prefixes[0], template.pieces.tokens(template.prefix(stage.user[a], lines[:0]).pieces))
+    prefix, seen = template.prefix(stage.user[b], lines), np.array([tokens, len(prefixes[-1])])
+    assert dataset._are_prefixes(np.array([a, b]), indices, prefix, seen) == right
 
 
 # Leaks in the tags above a target.
@@ -544,40 +548,44 @@ def with_context(dataset, context: Context):
 
 @dataclass(frozen=True)
 class AllTags(Context):
-    """Shows tags of any time, and (own_movie) of the target's own movie."""
+    """A context with leaks.
+
+    any_time: show tags of any time.
+    any_movie: show tags of the target movie too.
+    """
 
     any_time: bool = False
-    own_movie: bool = False
+    any_movie: bool = False
 
     def turns(self, table, target, most):
-        own = slice(self.owner_offsets[table.user[target]], self.owner_offsets[table.user[target] + 1])
-        shown = (self.time[own] < table.timestamp[target]) | self.any_time
-        shown &= (self.movie[own] != table.movie[target]) | self.own_movie
-        return self.turn[own][shown][-most:]
+        tags = slice(self.owner_offsets[table.user[target]], self.owner_offsets[table.user[target] + 1])
+        shown = (self.time[tags] < table.timestamp[target]) | self.any_time
+        shown &= (self.movie[tags] != table.movie[target]) | self.any_movie
+        return self.turn[tags][shown][-most:]
 
 
 @settings(max_examples=40)
 @given(plans(strategy=st.just(AllPrevious()), ablations=("history_and_context",)), st.booleans(), st.booleans())
-def test_a_tag_that_is_later_or_of_the_targets_movie_is_found(case, any_time, own_movie):
+def test_a_later_tag_or_one_of_the_target_movie_is_found(case, any_time, any_movie):
     for name, dataset in case.datasets.items():
-        context = AllTags(**vars(dataset.renderer.template.context), any_time=any_time, own_movie=own_movie)
+        context = AllTags(**vars(dataset.renderer.template.context), any_time=any_time, any_movie=any_movie)
         dataset = with_context(dataset, context)
         expected = naive_tags(dataset)
         assert any_time or "later_tag" not in expected
-        assert own_movie or "target_tag" not in expected
+        assert any_movie or "target_tag" not in expected
         assert found({name: dataset}, case.roles, case.split) == expected
 
 
 @settings(max_examples=25)
 @given(plans(ablations=("history_and_context",)), SEEDS, st.sampled_from(["time", "movie", "turn", "owner_offsets"]))
-def test_a_tag_that_is_not_the_tables_is_found(case, choice, column):
+def test_a_tag_that_differs_from_the_tables_is_found(case, choice, column):
     dataset = next(iter(case.datasets.values()))
     context = dataset.renderer.template.context
     value = getattr(context, column)
     assume(len(context.turn) and (column != "turn" or len(context.texts) > 1))
-    place = choice % len(value)
-    new = (value[place] + 1) % len(context.texts) if column == "turn" else value[place] - 1
-    wrong = replace(context, **{column: put(value, place, new)})
+    index = choice % len(value)
+    new = (value[index] + 1) % len(context.texts) if column == "turn" else value[index] - 1
+    wrong = replace(context, **{column: put(value, index, new)})
     dataset = with_context(dataset, wrong)
     with small_blocks():
         assert found({dataset.stage.name: dataset}, case.roles, case.split)["tags"] >= 1

@@ -11,7 +11,7 @@ from scipy.stats import chisquare
 from mlens.data import draws
 from mlens.data.split import METHODS, TEST, TRAIN, VAL, Split, assign_roles, held_out
 from mlens.errors import UserError
-from tests.helpers.reference import make_table, naive_count, own_ratings, tables
+from tests.helpers.reference import make_table, naive_count, tables, user_ratings
 
 RATIOS = (0.0, 0.05, 0.1, 0.2, 0.25, 0.3, 0.45)
 settings = st.fixed_dictionaries(
@@ -32,7 +32,7 @@ def naive_last(table, n_held_out, min_ratings):
     """Roles where each user's last ratings are held out: n_held_out(n) -> (validation, test)."""
     roles = []
     for user in range(len(table.users)):
-        n = len(own_ratings(table, user))
+        n = len(user_ratings(table, user))
         own = []
         n_val, n_test = n_held_out(n) if n >= min_ratings else (0, 0)
         for place in range(n):
@@ -43,7 +43,7 @@ def naive_last(table, n_held_out, min_ratings):
 
 
 def sizes(roles, table, user):
-    own = [roles[i] for i in own_ratings(table, user)]
+    own = [roles[i] for i in user_ratings(table, user)]
     return own.count(VAL), own.count(TEST)
 
 
@@ -84,7 +84,7 @@ def naive_time_roles(times, val_ratio, test_ratio):
 def test_global_time_is_the_best_of_all_cuts(table, fields):
     best = naive_time_roles(table.timestamp.tolist(), fields["val_ratio"], fields["test_ratio"])
     expected = [
-        TRAIN if len(own_ratings(table, user)) < fields["min_ratings"] else role
+        TRAIN if len(user_ratings(table, user)) < fields["min_ratings"] else role
         for role, user in zip(best, table.user, strict=True)
     ]
     assert assign_roles(table, Split("global_time", **fields)).tolist() == expected
@@ -121,7 +121,7 @@ def test_random_holds_out_as_many_of_each_user_as_temporal(table, fields):
 def test_random_holds_out_the_first_of_a_users_permutation_test_before_validation(table, fields):
     roles = assign_roles(table, Split("random", **fields))
     for user, key in enumerate(table.user_keys):
-        own = own_ratings(table, user)
+        own = user_ratings(table, user)
         n_val, n_test = sizes(roles, table, user)
         drawn = draws.permutation(len(own), draws.SPLIT, fields["seed"], key)
         assert [roles[own[i]] for i in drawn] == [TEST] * n_test + [VAL] * n_val + [TRAIN] * (len(own) - n_test - n_val)
@@ -130,9 +130,9 @@ def test_random_holds_out_the_first_of_a_users_permutation_test_before_validatio
 @given(tables(), settings)
 def test_user_holds_out_whole_users_among_those_with_enough_ratings(table, fields):
     roles = assign_roles(table, Split("user", **fields))
-    role_of_user = [{int(roles[i]) for i in own_ratings(table, user)} for user in range(len(table.users))]
+    role_of_user = [{int(roles[i]) for i in user_ratings(table, user)} for user in range(len(table.users))]
     assert all(len(role) == 1 for role in role_of_user)
-    big = [u for u in range(len(table.users)) if len(own_ratings(table, u)) >= fields["min_ratings"]]
+    big = [u for u in range(len(table.users)) if len(user_ratings(table, u)) >= fields["min_ratings"]]
     n_test = min(len(big), naive_count(fields["test_ratio"], len(big))) if big else 0
     n_val = min(len(big) - n_test, naive_count(fields["val_ratio"], len(big)))
     assert [role_of_user.count({role}) for role in (VAL, TEST)] == [n_val, n_test]

@@ -11,7 +11,7 @@ from scipy.stats import chisquare
 from mlens.data.split import METHODS, STAGES, TRAIN, VAL, Split, assign_roles
 from mlens.data.stage import make_stage, make_stages, sample_users
 from mlens.errors import UserError
-from tests.helpers.reference import make_table, naive_visible, own_ratings, stage_of, tables
+from tests.helpers.reference import make_table, naive_visible, stage_of, tables, user_ratings
 
 
 @st.composite
@@ -59,7 +59,7 @@ def test_capped_training_targets_see_what_they_would_see_without_the_cap(table, 
     whole, part = (shown(stage_of(table, s, "train")) for s in (split, capped))
     assert part.items() <= whole.items()
     for user in range(len(table.users)):
-        own = own_ratings(table, user)
+        own = user_ratings(table, user)
         assert len(part.keys() & own) == min(most, len(whole.keys() & own))
     assert list(part) == sorted(part)
 
@@ -275,4 +275,4 @@ def test_every_stage_that_was_asked_for_has_targets_or_is_refused(table, split, 
 
 
 def several_seconds(table):
-    return any(len({table.timestamp[i] for i in own_ratings(table, user)}) > 1 for user in range(len(table.users)))
+    return any(len({table.timestamp[i] for i in user_ratings(table, user)}) > 1 for user in range(len(table.users)))

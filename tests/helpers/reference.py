@@ -61,7 +61,7 @@ def tables(draw, most_users=5, most_ratings=14, most_movies=9):
     return make_table(users, titles=titles, **ids)
 
 
-def own_ratings(table: RatingTable, user: int) -> list[int]:
+def user_ratings(table: RatingTable, user: int) -> list[int]:
     return [i for i in range(len(table)) if table.user[i] == user]
 
 
@@ -77,7 +77,7 @@ def naive_visible(table: RatingTable, roles, target: int, eval_history="all", ti
     if eval_history == "train":
         may_see = {"train"}
     seen = []
-    for i in own_ratings(table, table.user[target]):
+    for i in user_ratings(table, table.user[target]):
         if i == target:
             break
         if ties == "strict" and table.timestamp[i] == table.timestamp[target]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mlens.data.movielens_csv import MovieLensCsv
 from mlens.data.sources import load_table
 from mlens.prompt.renderer import check_borders, make_renderer
-from tests.helpers.reference import HALF_STARS, make_table, naive_prompt, own_ratings
+from tests.helpers.reference import HALF_STARS, make_table, naive_prompt, user_ratings
 from tests.helpers.tokenizers_for_tests import (
     ABLATIONS,
     END,
@@ -72,7 +72,7 @@ def worlds(draw):
         contexts=[draw(some) for _ in range(sum(sizes))] if with_records else None,
     )
     target = draw(st.integers(0, len(table) - 1))
-    earlier = [i for i in own_ratings(table, table.user[target]) if i < target]
+    earlier = [i for i in user_ratings(table, table.user[target]) if i < target]
     history = [i for i in earlier if draw(st.booleans())]
     return table, target, history
 

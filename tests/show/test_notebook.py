@@ -1,4 +1,4 @@
-"""docs/look_inside.ipynb: its cells run, and print what is stored beside them."""
+"""docs/look_inside.ipynb: its cells run, and print the stored outputs."""
 
 import io
 import json
@@ -7,7 +7,7 @@ from contextlib import redirect_stdout
 from tests.helpers.runs import ROOT
 
 
-def test_the_notebooks_cells_print_what_it_shows():
+def test_the_notebooks_cells_print_the_stored_outputs():
     notebook = json.loads((ROOT / "docs" / "look_inside.ipynb").read_text(encoding="utf-8"))
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     names: dict = {}

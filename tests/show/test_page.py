@@ -1,4 +1,4 @@
-"""The page and the command: on a small CSV, exactly; hostile titles are text; a run's prediction is the run's."""
+"""The page and the command on a small CSV: exact contents, hostile titles as text, the prediction of a run."""
 
 import sys
 
@@ -14,25 +14,25 @@ from mlens.packing.dataset import RatingDataset
 from mlens.pipeline import open_inputs
 from mlens.prompt.renderer import make_renderer
 from mlens.show.find import TargetQuery
-from mlens.show.look import look_at
+from mlens.show.inspection import inspect_target
 from mlens.show.prompt_pieces import prompt_pieces
-from mlens.show.rating_status import counts
+from mlens.show.rating_status import count_kinds
 from mlens.training.folder import RunFolder
 from tests.helpers.cases import make_case, small_table
 from tests.helpers.reference import naive_turns
 from tests.helpers.runs import run_here
 from tests.helpers.tokenizers_for_tests import metaspace, tiny
 
-NASTY = "[red]Nasty[/red] \x1b[2J\u202e<|im_end|>"
+HOSTILE = "[red]Nasty[/red] \x1b[2J\u202e<|im_end|>"
 SMALL = ("data=csv", "model=tiny", "model.vocab_size=400", "trainer.targets_per_step=4")
 
 
 @pytest.fixture
 def ratings(tmp_path):
-    """Two users of 12 and 6 ratings, one a minute; film 3 has a nasty title."""
+    """Two users with 12 and 6 ratings, one a minute; movie 13 has a hostile title."""
     rows = [(u, 10 + m, 1 + m % 5, 60 * m) for u, n in (("ann", 12), ("bob", 6)) for m in range(n)]
     frame = pl.DataFrame(rows, schema=["user", "movie", "rating", "timestamp"], orient="row")
-    titles = [NASTY if movie == 13 else f"Film {movie}" for movie in frame["movie"]]
+    titles = [HOSTILE if movie == 13 else f"Film {movie}" for movie in frame["movie"]]
     file = tmp_path / "ratings.csv"
     frame.with_columns(pl.col("rating").cast(pl.Float64), title=pl.Series(titles), genres=pl.lit("Drama")).write_csv(
         file
@@ -40,13 +40,13 @@ def ratings(tmp_path):
     return f"data.path={file}"
 
 
-def look(ratings, asked, *overrides):
+def inspect(ratings, query, *overrides):
     inputs = open_inputs(check_config(compose_config([*SMALL, ratings, *overrides])))
-    return inputs, look_at(inputs, asked)
+    return inputs, inspect_target(inputs, query)
 
 
-def test_a_look_is_what_the_dataset_gives_the_model(ratings):
-    _, seen = look(ratings, TargetQuery("ann"), "history=fixed_count", "history.count=3")
+def test_an_inspection_shows_what_the_dataset_gives_the_model(ratings):
+    _, seen = inspect(ratings, TargetQuery("ann"), "history=fixed_count", "history.count=3")
     dataset, sample = seen.dataset, seen.dataset[seen.i]
     assert (dataset.stage.name, seen.target) == ("test", 11)
     assert seen.text == dataset.text(seen.i)
@@ -54,7 +54,7 @@ def test_a_look_is_what_the_dataset_gives_the_model(ratings):
         "[HISTORICAL_RATINGS]\n1. Film 18 (Drama): 4.0\n2. Film 19 (Drama): 5.0\n3. Film 20 (Drama): 1.0\n\n"
         "[RECENT_DIALOGUE]\nUser: Film 21 (Drama):\n\n预测用户对该电影的评分："
     )
-    assert counts(seen.statuses) == {"chosen": 3, "dropped": 0, "not chosen": 8, "hidden": 0}
+    assert count_kinds(seen.statuses) == {"chosen": 3, "dropped": 0, "not chosen": 8, "hidden": 0}
     assert [token for piece in seen.pieces[:-1] for token in piece.ids] == sample.prompt.tolist()
     assert seen.pieces[-1].ids == tuple(sample.answer.tolist())
     assert "".join(piece.text for piece in seen.pieces[:-1]) == seen.text
@@ -64,7 +64,7 @@ def test_a_look_is_what_the_dataset_gives_the_model(ratings):
 
 
 def test_pieces_of_a_chat_and_of_a_tokenizer_whose_pieces_do_not_join(ratings):
-    inputs, seen = look(ratings, TargetQuery("ann"), "history=none")
+    inputs, seen = inspect(ratings, TargetQuery("ann"), "history=none")
     with pytest.warns(UserWarning, match="don't join"):
         renderer = make_renderer(inputs.table, inputs.settings.prompt, inputs.settings.ablation, metaspace())
     dataset = RatingDataset(inputs.table, inputs.stages["test"], inputs.settings.history, renderer, 0)
@@ -94,7 +94,7 @@ def shown(capsys, *words, everything=False):
     return capsys.readouterr().out
 
 
-def test_the_page_tells_all_that_a_newcomer_asks(ratings, capsys):
+def test_the_page_shows_rating_history_prompt_and_row(ratings, capsys):
     page = shown(capsys, "user=ann", "t=11", *SMALL, ratings, "prompt.max_tokens=150", "packing.row_tokens=400")
     for part in (
         "ann",
@@ -102,7 +102,7 @@ def test_the_page_tells_all_that_a_newcomer_asks(ratings, capsys):
         "2.0, given 1970-01-01 00:11:00 UTC",
         "t=11 of the user's 12 ratings in time order (from 0)",
         "test: the user's 12 ratings in time order are cut into 10 training, 1 validation, 1 test (split=temporal)",
-        "Of 11 other ratings it may see 11; history=all_previous wants 11 of these;",
+        "Of the user's 11 other ratings 11 are visible to this target; history=all_previous chooses 11 of these;",
         "its start jumps ahead until half of the room is free",
         "│ User: Film 21 (Drama):",
         "2.0<|endoftext|>",
@@ -110,7 +110,7 @@ def test_the_page_tells_all_that_a_newcomer_asks(ratings, capsys):
         "In evaluation, packed for one process: row 0 of 1 (from 0).",
     ):
         assert part in page, part
-    assert "\x1b" not in page and "6  What" not in page
+    assert "\x1b" not in page and "6  The prediction" not in page
     assert all(len(line) <= 200 for line in page.splitlines())
 
 
@@ -120,7 +120,7 @@ def test_hostile_titles_are_text(ratings, capsys):
     assert "\x1b" not in page and "\u202e" not in page
 
 
-def test_long_lists_are_cut_unless_all_is_asked_for(tmp_path, capsys):
+def test_long_lists_are_shortened_without_all(tmp_path, capsys):
     words = (
         "user=1001",
         "debug=fast",
@@ -135,7 +135,7 @@ def test_long_lists_are_cut_unless_all_is_asked_for(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["t=1"], "the user is missing"),
         (["user=1", "t=x"], "t=x must be an index"),
@@ -147,10 +147,10 @@ def test_long_lists_are_cut_unless_all_is_asked_for(tmp_path, capsys):
         (["nowhere", "user=1"], "nowhere holds no finished run"),
     ],
 )
-def test_what_cannot_be_shown_is_told_in_one_line(words, said):
+def test_an_invalid_target_is_refused_in_one_line(words, message):
     with pytest.raises(UserError) as caught:
         command.show(words)
-    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_help_answers_without_a_heavy_import(monkeypatch, capsys):
@@ -170,22 +170,22 @@ def run(tmp_path_factory):
     return folder
 
 
-def test_a_runs_prediction_stands_beside_what_it_was_shown(run, capsys):
+def test_a_runs_prediction_is_shown_with_its_history(run, capsys):
     drawn = pl.read_parquet(run / "predictions" / "test.parquet")
     frame = drawn.filter(draw=0)
     assert not frame["history_hash"].equals(drawn.filter(draw=1)["history_hash"])
     inputs = open_inputs(check_config(run_config(run, [], ())), tokenizer_folder=RunFolder(run).model)
     for row in frame.iter_rows(named=True):
-        seen = look_at(inputs, TargetQuery(str(row["user"]), t=row["t"]), run)
+        seen = inspect_target(inputs, TargetQuery(str(row["user"]), t=row["t"]), run)
         assert seen.prediction is not None
         assert seen.prediction.probability == {value: row[f"p_{value}"] for value in inputs.table.scale}
         assert (seen.prediction.expected, seen.prediction.rating) == (row["expected"], row["rating"])
-        found = counts(seen.statuses)
+        found = count_kinds(seen.statuses)
         assert (found["chosen"], found["dropped"]) == (row["history_used"], row["history_dropped"])
     capsys.readouterr()
     page = shown(capsys, str(run), f"user={row['user']}", f"t={row['t']}")
-    said = f"expected {row['expected']:.2f}, most probable {row['argmax']}, true {row['rating']}"
-    assert f"{said}; from the history that the page shows, the first of 2 draws" in page
+    message = f"expected {row['expected']:.2f}, most probable {row['argmax']}, true {row['rating']}"
+    assert f"{message}; with the history on this page, the first of 2 draws" in page
     (line,) = (line for line in page.splitlines() if "← the true rating" in line)
     assert f"{row['rating']}" in line and f"{row['p_' + str(row['rating'])]:.1%}" in line
 
@@ -197,7 +197,7 @@ def test_a_sweeps_job_is_a_run_though_its_name_has_an_equals_sign(run, tmp_path,
     assert "history=random" in shown(capsys, str(job), f"user={user}", "stage=test")
 
 
-def test_with_a_run_only_places_may_change_and_other_data_are_told(run, capsys):
+def test_with_a_run_only_paths_may_change_and_changed_data_are_refused(run, capsys):
     user = f"user={pl.read_parquet(run / 'predictions' / 'test.parquet')['user'][0]}"
     with pytest.raises(UserError, match=r"history can't differ from the run's"):
         command.show([str(run), user, "history=none"])
@@ -205,7 +205,7 @@ def test_with_a_run_only_places_may_change_and_other_data_are_told(run, capsys):
     kept = file.read_bytes()
     pl.read_parquet(file).with_columns(history_hash=pl.lit("other")).write_parquet(file)
     try:
-        with pytest.raises(UserError, match=r"the data .* aren't what they were"):
+        with pytest.raises(UserError, match=r"the data .* have changed since the run"):
             command.show([str(run), user, "stage=test"])
     finally:
         file.write_bytes(kept)

@@ -1,4 +1,4 @@
-"""What became of each rating: against lists that are written from the rules, for everything that a run can choose."""
+"""The status of each rating, compared with lists made from the rules, over all settings of a run."""
 
 from collections import Counter
 
@@ -12,13 +12,13 @@ from mlens.history.fixed_count import FixedCount
 from mlens.history.fixed_ratio import FixedRatio
 from mlens.history.none import NoHistory
 from mlens.history.random import Random
-from mlens.show.rating_status import CHOSEN, DROPPED, HIDDEN, NOT_CHOSEN, TARGET, counts, rating_statuses
+from mlens.show.rating_status import CHOSEN, DROPPED, HIDDEN, NOT_CHOSEN, TARGET, count_kinds, rating_statuses
 from tests.helpers.cases import cases, make_case
-from tests.helpers.reference import make_table, naive_k, naive_visible, own_ratings
+from tests.helpers.reference import make_table, naive_k, naive_visible, user_ratings
 
 
 def naive_wanted(strategy, visible: list[int]) -> list[int] | None:
-    """What a strategy wants of the visible ratings, where that follows without a draw."""
+    """Return the ratings that a strategy without draws chooses from the visible ones, None for one with draws."""
     c = len(visible)
     if isinstance(strategy, AllPrevious):
         return visible
@@ -33,24 +33,24 @@ def naive_wanted(strategy, visible: list[int]) -> list[int] | None:
 
 @given(case=cases())
 @settings(max_examples=20)
-def test_every_rating_of_the_user_has_one_fate_and_the_right_one(case):
+def test_every_rating_of_the_user_has_the_right_status(case):
     for dataset in case.datasets.values():
         strategy = dataset.strategy if dataset.renderer.template.ablation.history else NoHistory()
         for i, target in enumerate(dataset.stage.targets.tolist()):
             table = dataset.table
             statuses = rating_statuses(dataset, case.roles, case.split, i)
-            own = own_ratings(table, table.user[target])
-            assert [status.rating for status in statuses] == own
-            assert [status.place for status in statuses] == list(range(len(own)))
-            assert [status.role for status in statuses] == [STAGES[case.roles[rating]] for rating in own]
-            of = {kind: [status.rating for status in statuses if status.kind == kind] for kind in counts(statuses)}
+            ratings = user_ratings(table, table.user[target])
+            assert [status.rating for status in statuses] == ratings
+            assert [status.t for status in statuses] == list(range(len(ratings)))
+            assert [status.role for status in statuses] == [STAGES[case.roles[rating]] for rating in ratings]
+            of = {kind: [status.rating for status in statuses if status.kind == kind] for kind in count_kinds(statuses)}
             assert [status.rating for status in statuses if status.kind == TARGET] == [target]
             assert of[CHOSEN] == dataset[i].history.tolist()
             assert [status.line for status in statuses if status.kind == CHOSEN] == list(range(1, 1 + len(of[CHOSEN])))
             assert len(of[DROPPED]) == dataset[i].dropped
             visible = naive_visible(table, case.roles, target, case.split.eval_history, case.split.ties)
             assert sorted([*of[CHOSEN], *of[DROPPED], *of[NOT_CHOSEN]]) == visible
-            assert all(status.why for status in statuses if status.kind == HIDDEN)
+            assert all(status.reason for status in statuses if status.kind == HIDDEN)
             wanted = naive_wanted(strategy, visible)
             if wanted is not None:
                 assert sorted([*of[CHOSEN], *of[DROPPED]]) == wanted
@@ -58,20 +58,20 @@ def test_every_rating_of_the_user_has_one_fate_and_the_right_one(case):
                 assert len(of[CHOSEN]) + len(of[DROPPED]) == naive_k(strategy.ratio, len(visible))
 
 
-# t = 0 to 9, a rating a second, but 6 and 7 in one; two tests (8, 9), two validations (6, 7).
+# t = 0 to 9, one rating per second except 6 and 7 in the same second; 6 and 7 are validation, 8 and 9 test ratings.
 USER = [(m, 0.5 + m / 2, 100 + m - (m == 7)) for m in range(10)]
 SPLIT = Split("temporal", val_ratio=0.2, test_ratio=0.2)
 
 
-def told(strategy, stage, place, split=SPLIT, users=(USER,), **fields):
-    """The kinds of the first user's ratings for the target at `place`, a letter each; and why some are hidden."""
+def kinds_and_reasons(strategy, stage, t, split=SPLIT, users=(USER,), **fields):
+    """Return the kinds of the first user's ratings for the target at `t`, a letter each, and {t: why hidden}."""
     case = make_case(make_table([list(user) for user in users]), strategy, split=split, **fields)
     dataset = case.datasets[stage]
-    i = dataset.stage.targets.tolist().index(place)
+    i = dataset.stage.targets.tolist().index(t)
     letters = {TARGET: "T", CHOSEN: "c", DROPPED: "d", NOT_CHOSEN: "n", HIDDEN: "h"}
     statuses = rating_statuses(dataset, case.roles, split, i)
     return "".join(letters[status.kind] for status in statuses), {
-        status.place: status.why for status in statuses if status.why
+        status.t: status.reason for status in statuses if status.reason
     }
 
 
@@ -79,7 +79,7 @@ LATER = "later"
 
 
 @pytest.mark.parametrize(
-    ("strategy", "stage", "place", "kinds"),
+    ("strategy", "stage", "t", "kinds"),
     [
         (AllPrevious(), "train", 4, "ccccThhhhh"),
         (AllPrevious(), "val", 7, "cccccccThh"),
@@ -90,55 +90,60 @@ LATER = "later"
         (FixedRatio(1.0), "train", 0, "Thhhhhhhhh"),
     ],
 )
-def test_each_strategy_where_everything_fits(strategy, stage, place, kinds):
-    assert told(strategy, stage, place)[0] == kinds
+def test_each_strategy_where_everything_fits(strategy, stage, t, kinds):
+    assert kinds_and_reasons(strategy, stage, t)[0] == kinds
 
 
-def test_a_random_half_is_a_half_and_stays_the_same():
-    kinds, _ = told(Random(0.5), "test", 9)
-    assert Counter(kinds) == {"c": 4, "n": 5, "T": 1} and told(Random(0.5), "test", 9)[0] == kinds
+def test_random_chooses_half_and_always_the_same():
+    kinds, _ = kinds_and_reasons(Random(0.5), "test", 9)
+    assert Counter(kinds) == {"c": 4, "n": 5, "T": 1} and kinds_and_reasons(Random(0.5), "test", 9)[0] == kinds
 
 
 @pytest.mark.parametrize("trim", ["exact", "strided"])
-def test_what_the_budget_has_no_room_for_is_dropped_from_the_right_end(trim):
-    """A history line of these films is of at least 8 tokens, its heading of some."""
-    roomy, _ = told(FixedCount(8), "test", 9, trim=trim)
-    tight, _ = told(FixedCount(8), "test", 9, trim=trim, room=90)
+def test_ratings_over_the_budget_are_dropped_from_the_start(trim):
+    """A history line of these movies has at least 8 tokens."""
+    roomy, _ = kinds_and_reasons(FixedCount(8), "test", 9, trim=trim)
+    tight, _ = kinds_and_reasons(FixedCount(8), "test", 9, trim=trim, room=90)
     assert roomy == "nccccccccT"
     shown = tight.count("c")
     assert 0 < shown < 8 and tight == "n" + "d" * (8 - shown) + "c" * shown + "T"
 
 
-def test_a_strided_window_drops_what_an_exact_one_still_shows():
-    exact, strided = (told(AllPrevious(), "test", 9, trim=trim, room=90)[0] for trim in ("exact", "strided"))
+def test_a_strided_window_drops_more_than_an_exact_one():
+    exact, strided = (
+        kinds_and_reasons(AllPrevious(), "test", 9, trim=trim, room=90)[0] for trim in ("exact", "strided")
+    )
     assert exact.count("c") > strided.count("c") > 0
 
 
-def test_a_full_random_history_loses_the_end_of_its_draw():
-    roomy, _ = told(Random(1.0), "test", 9)
-    tight, _ = told(Random(1.0), "test", 9, room=90)
+def test_a_random_history_over_the_budget_drops_the_end_of_its_draw():
+    roomy, _ = kinds_and_reasons(Random(1.0), "test", 9)
+    tight, _ = kinds_and_reasons(Random(1.0), "test", 9, room=90)
     assert roomy == "cccccccccT" and set(tight) == {"c", "d", "T"}
-    # A random one, not the newest: with this seed and these ids an older one stays while a newer one goes.
+    # Not the oldest: with this seed and these ids an older one is kept while a newer one is dropped.
     assert "cd" in tight
 
 
 def test_reasons_why_ratings_are_hidden():
-    assert told(AllPrevious(), "train", 5)[1] == dict.fromkeys(range(6, 10), LATER)
-    assert told(AllPrevious(), "val", 6)[1] == {
+    assert kinds_and_reasons(AllPrevious(), "train", 5)[1] == dict.fromkeys(range(6, 10), LATER)
+    assert kinds_and_reasons(AllPrevious(), "val", 6)[1] == {
         7: "later in the same second, in the data's order",
         8: LATER,
         9: LATER,
     }
     strict = Split("temporal", val_ratio=0.2, test_ratio=0.2, ties="strict")
-    kinds, why = told(AllPrevious(), "val", 7, strict)
-    assert kinds == "cccccchThh" and why[6] == "the target's own second (split.ties=strict)"
+    kinds, reasons = kinds_and_reasons(AllPrevious(), "val", 7, strict)
+    assert kinds == "cccccchThh" and reasons[6] == "the target's second (split.ties=strict)"
 
 
-def test_held_out_ratings_are_hidden_by_name():
+def test_the_reason_names_the_role_of_a_held_out_rating():
     train_only = Split("temporal", val_ratio=0.2, test_ratio=0.2, eval_history="train")
-    kinds, why = told(AllPrevious(), "test", 9, train_only)
+    kinds, reasons = kinds_and_reasons(AllPrevious(), "test", 9, train_only)
     assert kinds == "cccccchhhT"
-    assert why[6] == "a val rating (split.eval_history=train)" and why[8] == "a test rating (split.eval_history=train)"
+    assert (
+        reasons[6] == "a val rating (split.eval_history=train)"
+        and reasons[8] == "a test rating (split.eval_history=train)"
+    )
 
 
 def test_a_random_split_hides_held_out_ratings_between_training_ones():
@@ -148,8 +153,8 @@ def test_a_random_split_hides_held_out_ratings_between_training_ones():
     last = len(dataset) - 1
     statuses = rating_statuses(dataset, case.roles, split, last)
     target = int(dataset.stage.targets[last])
-    between = [status for status in statuses if status.place < target and status.role != "train"]
+    between = [status for status in statuses if status.t < target and status.role != "train"]
     assert between, "this seed draws a held-out rating before the last training one"
     for status in between:
-        assert (status.kind, status.why) == (HIDDEN, f"held out as {status.role}")
+        assert (status.kind, status.reason) == (HIDDEN, f"held out as {status.role}")
     assert np.array_equal([f.rating for f in statuses if f.kind == CHOSEN], np.flatnonzero(case.roles[:target] == 0))

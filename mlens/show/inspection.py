@@ -1,4 +1,4 @@
-"""All there is to see of one target, made from the objects that a run with the same config works with."""
+"""The inspection of one target, made from the inputs of a run with the same config."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from mlens.data.split import TRAIN
 from mlens.packing.dataset import RatingDataset
 from mlens.pipeline import RunInputs
-from mlens.show.find import TargetQuery, find_target, why_role
+from mlens.show.find import TargetQuery, explain_role, find_target
 from mlens.show.prediction import Prediction, read_prediction
 from mlens.show.prompt_pieces import Piece, prompt_pieces
 from mlens.show.rating_status import RatingStatus, rating_statuses
@@ -16,14 +16,23 @@ from mlens.show.row_placement import RowPlacement, place_in_evaluation, place_in
 
 
 @dataclass(frozen=True)
-class Look:
-    """Of target i of `dataset`: why its rating is of this stage; what became of each of its user's ratings; the prompt
-    as it reads, and piece by piece; where it lies in its row; and what the run in the folder `run` predicted (None
-    without one, and in training)."""
+class Inspection:
+    """The inspection of one target.
+
+    dataset: that of the target's stage.
+    i: index of the target in `dataset`.
+    role_reason: why the split assigned the rating to this stage.
+    statuses: of all ratings of its user.
+    text: the prompt.
+    pieces: the prompt and the answer, piece by piece.
+    placement: where the target's tokens lie in its row.
+    run: folder of a finished run, or None.
+    prediction: that of the run; None without one, and for training targets.
+    """
 
     dataset: RatingDataset
     i: int
-    why: str
+    role_reason: str
     statuses: list[RatingStatus]
     text: str
     pieces: list[Piece]
@@ -33,14 +42,16 @@ class Look:
 
     @property
     def target(self) -> int:
-        """As an index into the table."""
+        """The target as an index into the table."""
         return int(self.dataset.stage.targets[self.i])
 
 
-def look_at(inputs: RunInputs, query: TargetQuery, run: Path | None = None) -> Look:
-    """run: the folder of the finished run whose config this is, or None.
+def inspect_target(inputs: RunInputs, query: TargetQuery, run: Path | None = None) -> Inspection:
+    """Inspect the target that `query` finds.
 
-    Raises UserError where there is no such target, or the run has no prediction for it.
+    run: folder of the finished run whose config this is, or None.
+
+    Raises UserError if there is no such target, or the run has no prediction for it.
     """
     settings, table, roles = inputs.settings, inputs.table, inputs.roles
     name, i = find_target(table, roles, settings.split, inputs.stages, query, settings.evaluation.max_users)
@@ -51,10 +62,10 @@ def look_at(inputs: RunInputs, query: TargetQuery, run: Path | None = None) -> L
         placement = place_in_training(dataset, settings.packing, settings.trainer.steps(), i)
     else:
         placement = place_in_evaluation(dataset, settings.packing, i)
-    return Look(
+    return Inspection(
         dataset=dataset,
         i=i,
-        why=why_role(table, roles, settings.split, target),
+        role_reason=explain_role(table, roles, settings.split, target),
         statuses=rating_statuses(dataset, roles, settings.split, i),
         text=dataset.text(i),
         pieces=prompt_pieces(dataset, inputs.tokenizer, i),
