@@ -1,4 +1,4 @@
-"""The leak audit finds and names each kind of planted leak, with the counts of a naive audit, and has no false alarm."""
+"""The leak audit: every kind of planted leak is found, counted as by a naive audit, and named; no false alarms."""
 
 import copy
 from collections import defaultdict
@@ -310,7 +310,7 @@ class Lists:
         return candidates[self.choice % len(candidates)]
 
     def replaced(self, other: Callable[[int, int], bool]) -> Stage:
-        """Return the stage with one rating that a target sees replaced by one for which other(target, rating) is true."""
+        """Return the stage with a visible rating of a target replaced by one that satisfies other(target, rating)."""
         stage, n = self.stage, len(self.roles)
         pairs = [(t, v) for t in range(len(stage)) if stage.count[t] for v in range(n) if other(stage.targets[t], v)]
         t, rating = self.pick(pairs)

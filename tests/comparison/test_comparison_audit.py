@@ -1,4 +1,4 @@
-"""The report tells of each arm what its leak audit looked at."""
+"""The coverage of each arm's leak audit in the report."""
 
 import json
 
@@ -19,16 +19,16 @@ def add(folder, audit) -> None:
     (folder / "summary.json").write_text(json.dumps(summary | {"audit": audit}))
 
 
-def test_a_line_an_arm_and_old_runs_are_not_audited(tmp_path):
+def test_each_arm_has_a_line_and_runs_without_an_audit_are_marked(tmp_path):
     runs = {name: make_run(tmp_path / name, name) for name in ("none", "all_previous", "random", "fixed_count")}
     add(runs["none"], audited(2000, 2000))
     add(runs["random"], audited(2000, 300))
     add(make_run(tmp_path / "again", "fixed_count", seed=1), audited(2000, 2000))
     written = report([tmp_path], tmp_path)
-    looked = "0 leaks in 4,000 prompts (all 40,000 ratings that they may show, and the histories that are drawn for"
+    coverage = "0 leaks in 4,000 prompts (all 40,000 ratings that they may show, and the histories that are drawn for"
     lines = [
-        f"none: {looked} all of them)",
-        f"random: {looked} 600 of them)",
+        f"none: {coverage} all of them)",
+        f"random: {coverage} 600 of them)",
         "all_previous: not audited",
         "fixed_count: not audited (fixed_count)",
     ]
@@ -39,7 +39,7 @@ def test_a_line_an_arm_and_old_runs_are_not_audited(tmp_path):
 
 
 @pytest.mark.parametrize("audit", [None, [], {"leaks": {}}, {"leaks": {"later": "no"}, "stages": {}}])
-def test_an_audit_that_is_none_is_refused(tmp_path, audit):
+def test_an_invalid_audit_is_refused(tmp_path, audit):
     add(make_run(tmp_path / "a"), audit)
     with pytest.raises(UserError, match="audit"):
         report([tmp_path], tmp_path)

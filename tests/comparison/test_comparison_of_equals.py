@@ -1,4 +1,4 @@
-"""Real runs of one config over seeds, split into two labels, and a report that is tracked."""
+"""Comparison of real runs of one config over seeds under two labels, and tracking of a report."""
 
 from itertools import combinations
 
@@ -18,9 +18,12 @@ SEEDS = 6
 
 
 @pytest.mark.slow
-def test_one_strategy_under_two_labels_is_found_different_no_more_often_than_nominal(tmp_path):
-    """Six seeds of one config in all ten ways to call three of them A and the other three B: at the level of 5% at most
-    one of them may be found different (two or more have a probability of 0.09 if the ten were independent)."""
+def test_one_strategy_under_two_labels_differs_no_more_often_than_nominal(tmp_path):
+    """Six seeds of one config, in all ten partitions into two arms of three runs.
+
+    At the level of 5% at most one of the ten differences may be significant: two or more would have a probability of
+    0.09 if the ten were independent.
+    """
     for seed in range(SEEDS):
         settings = ("debug=fast", "data.max_users=null", "evaluation.max_users=null", "trainer.max_steps=60")
         run_here(
@@ -37,7 +40,7 @@ def test_one_strategy_under_two_labels_is_found_different_no_more_often_than_nom
     assert found <= 1
 
 
-def test_the_report_and_its_table_are_tracked_where_tracking_is_on(tmp_path):
+def test_the_report_and_its_table_are_tracked_unless_tracking_is_disabled(tmp_path):
     written = report([make_sweep(tmp_path / "sweep")], tmp_path / "sweep")
     track(written, Wandb(mode="disabled"), tmp_path / "sweep")
     assert not (tmp_path / "sweep" / "wandb").exists()

@@ -1,4 +1,4 @@
-"""The report of finished runs: what it compares, what it refuses, what it writes."""
+"""The report of finished runs: arms, pairing, contents, refused runs, and the command."""
 
 import csv
 import json
@@ -19,17 +19,17 @@ from mlens.comparison.report import print_report, report
 from mlens.comparison.results import answer, compare
 from mlens.comparison.sections import failures
 from mlens.errors import UserError
-from tests.helpers.made_up_runs import NASTY, make_run, make_sweep
+from tests.helpers.made_up_runs import HOSTILE, make_run, make_sweep
 
 
 @pytest.fixture
 def drawn():
-    """A test that asks for this gets a report with its figures."""
+    """Request a report with figures."""
 
 
 @pytest.fixture(autouse=True)
-def figures_where_they_are_looked_at(request, monkeypatch):
-    """Drawing them takes most of a report's time."""
+def without_figures(request, monkeypatch):
+    """Leave figures out unless the test requests `drawn`: drawing takes most of a report's time."""
     if "drawn" not in request.fixturenames:
         for name in ("intervals", "curves", "groups"):
             monkeypatch.setattr(figures, name, lambda *_, **__: "<svg></svg>")
@@ -45,7 +45,7 @@ def test_arms_are_runs_that_differ_in_their_seed_alone(tmp_path):
     assert {arm.label: len(arm.runs) for arm in arms} == {"all_previous": 3, "fixed_count 10": 3, "none": 3}
 
 
-def test_a_label_says_in_what_else_an_arm_differs(tmp_path):
+def test_a_label_includes_the_settings_in_which_an_arm_differs(tmp_path):
     make_run(tmp_path / "a", "random", {"ratio": 0.5, "draw": "per_target"})
     make_run(tmp_path / "b", "random", {"ratio": 0.5, "draw": "per_user"})
     make_run(tmp_path / "c", "none", settings={"prompt.trim": "exact"})
@@ -75,7 +75,7 @@ def test_a_folder_without_finished_runs_is_refused(tmp_path):
         find_runs([tmp_path / "nowhere"])
 
 
-def test_runs_are_found_at_any_depth_and_unfinished_ones_are_named_and_left_out(tmp_path):
+def test_runs_are_found_at_any_depth_and_unfinished_ones_are_listed_and_left_out(tmp_path):
     make_sweep(tmp_path / "multirun" / "one")
     run = make_run(tmp_path / "outputs" / "day" / "time", "random", {"ratio": 0.3})
     make_run(run / "copies" / "a")  # lies in a run
@@ -101,7 +101,7 @@ def test_a_single_run_has_a_report_too(tmp_path):
     assert "Differences" not in (tmp_path / "report.html").read_text()
 
 
-def test_arms_of_one_strategy_are_not_called_strategies(tmp_path):
+def test_the_heading_counts_arms_or_strategies(tmp_path):
     one = make_run(tmp_path / "a", "none")
     shown = {}
     for name, other in {
@@ -113,7 +113,7 @@ def test_arms_of_one_strategy_are_not_called_strategies(tmp_path):
     assert shown == {"other settings": ["2 arms compared"], "another strategy": ["2 strategies compared"]}
 
 
-def test_figures_are_those_of_the_predictions(tmp_path):
+def test_errors_are_those_of_the_predictions(tmp_path):
     results, refused = results_of(make_sweep(tmp_path, seeds=2))
     assert not refused
     for number, arm in enumerate(results.paired.arms):
@@ -128,7 +128,7 @@ def naive_rmse(predicted, rating):
     return sqrt(fsum((p - r) ** 2 for p, r in zip(predicted, rating, strict=True)) / len(rating))
 
 
-def test_with_several_draws_every_place_shows_their_mean_and_a_column_the_gain(tmp_path, capsys):
+def test_with_several_draws_all_errors_are_means_and_a_column_has_the_averaging_gain(tmp_path, capsys):
     for seed in (0, 1):
         make_run(tmp_path / f"random_{seed}", "random", {"ratio": 0.5}, seed=seed, draws=3, dropped=1)
         make_run(tmp_path / f"none_{seed}", "none", seed=seed, error=0.81)
@@ -138,7 +138,7 @@ def test_with_several_draws_every_place_shows_their_mean_and_a_column_the_gain(t
         frame = pl.read_parquet(run.folder / "predictions" / "test.parquet")
         drawn = frame.partition_by("draw") if "draw" in frame.columns else [frame]
         of_draws = [naive_rmse(one["expected"], one["rating"]) for one in drawn]
-        averaged = [fsum(own) / len(drawn) for own in zip(*(one["expected"] for one in drawn), strict=True)]
+        averaged = [fsum(of_target) / len(drawn) for of_target in zip(*(one["expected"] for one in drawn), strict=True)]
         arm = run.name.partition("_")[0]
         runs.setdefault(arm, []).append(fsum(of_draws) / len(drawn))
         gains.setdefault(arm, []).append(runs[arm][-1] - naive_rmse(averaged, drawn[0]["rating"]))
@@ -154,7 +154,7 @@ def test_with_several_draws_every_place_shows_their_mean_and_a_column_the_gain(t
     assert float(rows["random"]["averaging_gain"]) == float(rows["random"]["rmse"]) - averaged
     assert float(rows["random"]["averaging_gain"]) == pytest.approx(fsum(gains["random"]) / 2, abs=1e-12)
     assert min(gains["random"]) > 0.05
-    # What is printed, and the statistics.
+    # The printed page, and the statistics.
     print_report(written)
     gain, value = (f"{float(rows['random'][name]):.4f}" for name in ("averaging_gain", "rmse"))
     for text in ((tmp_path / "report.md").read_text(), written.html.read_text(), capsys.readouterr().out):
@@ -166,7 +166,7 @@ def test_with_several_draws_every_place_shows_their_mean_and_a_column_the_gain(t
     assert found == pytest.approx(fsum(runs["none"]) / 2 - fsum(runs["random"]) / 2, abs=1e-12)
 
 
-def test_one_draw_has_no_column_of_gain(tmp_path):
+def test_one_draw_has_no_averaging_gain(tmp_path):
     report([make_sweep(tmp_path)], tmp_path)
     assert all("gain" not in (tmp_path / name).read_text() for name in ("report.md", "report.html"))
 
@@ -176,7 +176,7 @@ def summary_of(folder):
 
 
 @pytest.mark.parametrize("name", ["rmse", "mae"])
-def test_predictions_that_are_not_those_of_the_summary_are_refused(tmp_path, name):
+def test_predictions_that_differ_from_the_summary_are_refused(tmp_path, name):
     make_run(tmp_path / "a")
     summary = json.loads((tmp_path / "a" / "summary.json").read_text())
     summary["metrics"]["test"][name] += 1e-6
@@ -196,7 +196,7 @@ def test_predictions_that_are_not_those_of_the_summary_are_refused(tmp_path, nam
         (pl.lit(None, pl.Int64), "has missing or invalid values"),
     ],
 )
-def test_draws_that_are_none_are_refused(tmp_path, draw, said):
+def test_invalid_draws_are_refused(tmp_path, draw, said):
     make_run(tmp_path / "a")
     file = tmp_path / "a" / "predictions" / "test.parquet"
     pl.read_parquet(file).with_columns(draw=draw).write_parquet(file)
@@ -213,11 +213,11 @@ def test_draws_of_other_targets_are_not_paired(tmp_path):
     assert len(refused) == 1 and "320 are its alone" in refused[0]
 
 
-def test_the_answer_tells_what_differs_from_what_can_not_be_told_apart(tmp_path):
+def test_the_answer_names_significant_differences_and_others(tmp_path):
     results, _ = results_of(make_sweep(tmp_path))
     said = answer(results)
     assert said.startswith("all_previous has the lowest test RMSE, 0.5")
-    assert "it is better than none (corrected p < 0.05), and can't be told from fixed_count 10" in said
+    assert "it is better than none (corrected p < 0.05), and can't be messages from fixed_count 10" in said
     assert "these trained models, not the strategies" in said
     with_seeds, _ = results_of(make_sweep(tmp_path / "more", seeds=3))
     assert answer(with_seeds).endswith("Over 3 seeds of training an arm, on 40 users.")
@@ -230,7 +230,7 @@ def change_metrics(folder, **values):
     file.write_text(json.dumps(content))
 
 
-def test_the_first_sentence_says_where_nothing_was_learned_or_no_baseline_is_beaten(tmp_path):
+def test_the_first_sentence_reports_failed_training_or_unbeaten_baselines(tmp_path):
     make_run(tmp_path / "a" / "one", "none", error=2.0)
     make_run(tmp_path / "a" / "two", "all_previous", error=1.8)
     results, _ = results_of(tmp_path / "a")
@@ -248,7 +248,7 @@ def test_the_first_sentence_says_where_nothing_was_learned_or_no_baseline_is_bea
         assert first in text and "NOTE: none: the model has not learned the answer format" in text
 
 
-def test_shares_of_identical_histories_and_what_neither_trimmed(tmp_path):
+def test_shares_of_identical_histories_and_the_difference_on_untrimmed_targets(tmp_path):
     results, _ = results_of(make_sweep(tmp_path))
     labels = [arm.label for arm in results.paired.arms]
     between = results.between[labels.index("all_previous"), labels.index("fixed_count 10")]
@@ -258,7 +258,7 @@ def test_shares_of_identical_histories_and_what_neither_trimmed(tmp_path):
     assert between.untrimmed is not None and between.untrimmed.value != between.rmse.value
 
 
-def test_runs_with_other_targets_are_not_paired_and_it_says_in_what_they_differ(tmp_path):
+def test_runs_with_other_targets_are_not_paired_and_their_differences_are_reported(tmp_path):
     make_run(tmp_path / "a", "all_previous")
     make_run(tmp_path / "b", "fixed_count", {"count": 10})
     make_run(tmp_path / "c", "none", settings={"split.seed": 43}, first_user=11)
@@ -270,7 +270,7 @@ def test_runs_with_other_targets_are_not_paired_and_it_says_in_what_they_differ(
     assert line in (tmp_path / "report.md").read_text() and written.refused == refused
 
 
-def test_other_ratings_of_the_same_targets_are_not_paired_either(tmp_path):
+def test_runs_with_other_ratings_of_the_same_targets_are_not_paired(tmp_path):
     make_run(tmp_path / "a", "all_previous")
     make_run(tmp_path / "b", "none")
     file = tmp_path / "b" / "predictions" / "test.parquet"
@@ -279,7 +279,7 @@ def test_other_ratings_of_the_same_targets_are_not_paired_either(tmp_path):
     assert "the ratings of its targets aren't those of a" in line
 
 
-def test_the_table_has_a_row_an_arm_and_is_the_same_again_but_for_its_seconds(tmp_path):
+def test_the_table_has_a_row_for_each_arm_and_is_reproducible_except_for_timings(tmp_path):
     make_sweep(tmp_path / "sweep", seeds=2)
     report([tmp_path / "sweep"], tmp_path / "one")
     for file in (tmp_path / "sweep").glob("*/summary.json"):
@@ -297,7 +297,7 @@ def test_the_table_has_a_row_an_arm_and_is_the_same_again_but_for_its_seconds(tm
     ]
 
 
-def test_what_speaks_against_a_comparison_is_said_in_the_report_and_on_the_terminal(tmp_path, capsys):
+def test_caveats_are_in_the_report_and_on_the_terminal(tmp_path, capsys):
     make_run(tmp_path / "a", "all_previous", targets_seen=900)
     make_run(tmp_path / "b", "none", settings={"trainer.learning_rate": 0.5})
     file = tmp_path / "a" / "predictions" / "test.parquet"
@@ -307,7 +307,7 @@ def test_what_speaks_against_a_comparison_is_said_in_the_report_and_on_the_termi
     print_report(report([tmp_path], tmp_path))
     for text in ((tmp_path / "report.md").read_text(), capsys.readouterr().out):
         assert "NOTE: the arms trained on 900 to 1,000 targets" in text
-        assert "NOTE: beside the history the arms differ in trainer.learning_rate" in text
+        assert "NOTE: apart from the history the arms differ in trainer.learning_rate" in text
         assert "NOTE: most test prompts are cut (all_previous trainer.learning_rate=0.01 62%)" in text
 
 
@@ -318,13 +318,13 @@ def test_the_terminal_shows_the_baselines_below_the_arms(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("users", "said"), [(4, True), (5, False)])
-def test_a_user_with_a_large_share_of_the_targets_is_said(tmp_path, users, said):
+def test_a_user_with_a_large_share_of_the_targets_is_noted(tmp_path, users, said):
     make_run(tmp_path / "a", users=users, first_user=7)
     report([tmp_path / "a"], tmp_path)
     assert ("NOTE: user 7 has 25% of the test targets" in (tmp_path / "report.md").read_text()) == said
 
 
-def test_two_arms_show_their_difference_and_where_they_are_farthest_apart(tmp_path):
+def test_two_arms_show_their_settings_and_largest_differences(tmp_path):
     make_run(tmp_path / "a", "fixed_count", {"count": 10}, error=0.3)
     make_run(tmp_path / "b", "fixed_count", {"count": 20}, error=1.2)
     report([tmp_path / "a", tmp_path / "b"], tmp_path / "out")
@@ -332,7 +332,7 @@ def test_two_arms_show_their_difference_and_where_they_are_farthest_apart(tmp_pa
     assert "history.count: 10 / 20" in html and "Where the two differ most" in html
 
 
-def test_ties_are_told_where_such_runs_exist(tmp_path):
+def test_sensitivity_to_ties_is_reported_if_there_are_such_runs(tmp_path):
     make_run(tmp_path / "a", "all_previous")
     make_run(tmp_path / "b", "all_previous", error=0.7, settings={"split.ties": "strict"})
     report([tmp_path], tmp_path)
@@ -351,6 +351,8 @@ def test_a_crossed_evaluation_becomes_a_matrix(tmp_path):
 
 
 class Elements(HTMLParser):
+    """The tags and links of a page."""
+
     def __init__(self):
         super().__init__()
         self.tags, self.links = [], []
@@ -360,7 +362,7 @@ class Elements(HTMLParser):
         self.links += [value for name, value in attributes if name in ("src", "href", "xlink:href")]
 
 
-def test_the_page_needs_nothing_from_outside_and_titles_are_text(tmp_path, drawn):
+def test_the_page_is_self_contained_and_titles_are_text(tmp_path, drawn):
     report([make_sweep(tmp_path)], tmp_path)
     html = (tmp_path / "report.html").read_text()
     page = Elements()
@@ -368,11 +370,11 @@ def test_the_page_needs_nothing_from_outside_and_titles_are_text(tmp_path, drawn
     assert "script" not in page.tags and page.tags.count("svg") == 7
     assert all(link.startswith(("#", "data:")) for link in page.links)
     assert not re.search(r"url\((?!#|\"#|'#)", html)
-    assert NASTY not in html and "&lt;/script&gt;" in html and "$x_1$" in html
+    assert HOSTILE not in html and "&lt;/script&gt;" in html and "$x_1$" in html
 
 
 @pytest.mark.parametrize("folders", [["missing"], ["a", "missing"]])
-def test_the_command_tells_a_wrong_folder_in_one_line(tmp_path, folders, monkeypatch, capsys):
+def test_the_command_reports_a_missing_folder_in_one_line(tmp_path, folders, monkeypatch, capsys):
     make_run(tmp_path / "a")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["comparison", *folders])
@@ -398,18 +400,18 @@ def test_the_command_writes_into_the_sweeps_folder(tmp_path, monkeypatch, capsys
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
-def test_a_browser_draws_every_plot_without_a_word(tmp_path, drawn):
+def test_a_browser_draws_every_plot_without_messages(tmp_path, drawn):
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     report([make_sweep(tmp_path, seeds=2)], tmp_path)
-    told = []
+    messages = []
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1200, "height": 900})
-        page.on("console", lambda message: told.append(message.text))
-        page.on("pageerror", lambda error: told.append(str(error)))
+        page.on("console", lambda message: messages.append(message.text))
+        page.on("pageerror", lambda error: messages.append(str(error)))
         page.on(
             "request",
-            lambda request: told.append(request.url) if not request.url.startswith(("file:", "data:")) else None,
+            lambda request: messages.append(request.url) if not request.url.startswith(("file:", "data:")) else None,
         )
         page.goto((tmp_path / "report.html").as_uri())
         boxes = page.eval_on_selector_all(
@@ -418,6 +420,6 @@ def test_a_browser_draws_every_plot_without_a_word(tmp_path, drawn):
         )
         page.screenshot(path=tmp_path / "report.png", full_page=True)
         browser.close()
-    assert told == []
+    assert messages == []
     assert len(boxes) == 7 and all(width > 100 and height > 50 and marks > 5 for width, height, marks in boxes)
     assert (tmp_path / "report.png").stat().st_size > 50_000

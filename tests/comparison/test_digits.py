@@ -1,4 +1,4 @@
-"""Printed digits: another seed of the generator moves what is printed by at most one in its last digit."""
+"""Printed digits: another seed of the resampling changes a printed number by at most one unit of its last digit."""
 
 from dataclasses import replace
 from itertools import combinations
@@ -13,27 +13,29 @@ SEEDS = 10
 
 
 def comparison(users, seeds, gap, arms=3):
-    """Arms that err alike but for `gap` more from one to the next; users differ in number and difficulty of targets."""
+    """Make errors of arms whose errors grow by `gap` from one arm to the next, for users of different number and
+    difficulty of targets."""
     random = np.random.default_rng(users)
     user = np.repeat(np.arange(users), 1 + random.geometric(0.1, users))
     arm = np.repeat(np.arange(arms), seeds)
     hard = np.exp(0.4 * random.normal(size=users))[user]
-    own = hard * (1 + gap * arm[:, None]) * random.normal(size=(len(arm), len(user)))
-    return sum_errors(3 + 0.6 * hard * random.normal(size=len(user)) + 0.5 * own, np.full(len(user), 3.0), user, arm)
+    by_run = hard * (1 + gap * arm[:, None]) * random.normal(size=(len(arm), len(user)))
+    return sum_errors(3 + 0.6 * hard * random.normal(size=len(user)) + 0.5 * by_run, np.full(len(user), 3.0), user, arm)
 
 
 def ends_of(text):
+    """Parse an interval; returns each end and the unit of its last digit."""
     return [(float(end), 10.0 ** -len(end.partition(".")[2])) for end in text.split(" to ")]
 
 
 def steps_between(one, other):
-    """By how many units of the last digit (of the coarser) two printed figures differ; for `< b`, how far above b."""
+    """Return the difference of two printed numbers in units of the last digit of the less precise one."""
     (a, unit_a), (b, unit_b) = one, other
     return abs(a - b) / max(unit_a, unit_b)
 
 
 def p_of(text):
-    """The figure and its unit; a bound stands for all below it."""
+    """Parse a p-value; returns the number, the unit of its last digit, and whether it is an upper bound."""
     _, _, number = text.removeprefix("p ").rpartition("< ")
     return float(number), 10.0 ** -len(number.partition(".")[2]), "<" in text
 
@@ -76,7 +78,7 @@ def test_another_seed_changes_the_last_digit_by_one_at_most(users, seeds, gap):
 
 
 def sum_errors_of_two(errors):
-    """The first two arms on the targets of every second user."""
+    """Return the errors of the first two arms on the targets of every second user."""
     runs, some = np.flatnonzero(errors.arm < 2), np.arange(len(errors.counts)) % 2 == 0
     return replace(
         errors,
@@ -88,7 +90,7 @@ def sum_errors_of_two(errors):
 
 
 @pytest.mark.parametrize("users", [40, pytest.param(500, marks=pytest.mark.slow)])
-def test_the_error_is_that_of_other_seeds(users):
+def test_the_resampling_error_is_the_spread_over_seeds(users):
     errors = comparison(users, 1, 0.05)
     found = [differences(errors, "rmse", seed=seed)[0, 1] for seed in range(60)]
     spread = max(np.std([one.low for one in found]), np.std([one.high for one in found]))
@@ -96,7 +98,7 @@ def test_the_error_is_that_of_other_seeds(users):
     assert np.std([one.p for one in found]) <= 1.4 * max(one.p_error for one in found)
 
 
-def test_more_resamples_give_more_digits_and_never_more_than_four():
+def test_more_resamples_give_more_digits_but_at_most_four():
     errors = comparison(100, 1, 0.05)
     lengths = [
         len(digits.interval(one.low, one.high, one.error))
@@ -121,5 +123,5 @@ def test_more_resamples_give_more_digits_and_never_more_than_four():
         (0.0045, 0.0045, "p < 0.05"),
     ],
 )
-def test_p_has_one_decimal_at_least_and_is_never_zero(p, error, printed):
+def test_p_has_at_least_one_decimal_and_is_never_zero(p, error, printed):
     assert digits.p_value(p, error) == printed

@@ -1,4 +1,4 @@
-"""Statistics of a comparison: by hand, against loops and SciPy, and what they mustn't depend on."""
+"""Statistics of a comparison: by hand, compared with loops and SciPy, and their invariances."""
 
 import math
 import random as python_random
@@ -25,19 +25,22 @@ from mlens.comparison.statistics import (
 )
 
 METRICS = pytest.mark.parametrize("metric", ["rmse", "mae"])
-# The 5% point of the difference of two means of 7 each with equal variances by Behrens-Fisher (6 and 6 degrees of
-# freedom, 45 degrees).
+# The two-sided 5% point of the Behrens-Fisher distribution with 6 and 6 degrees of freedom at an angle of 45 degrees:
+# for the difference of two means of 7 values each with equal variances.
 BEHRENS_FISHER = 2.435
 
 
-def alike(values, arm, users=4):
-    """Runs whose every absolute error is values [runs]: users say nothing new, so only seeds are uncertain."""
+def same_for_all_users(values, arm, users=4):
+    """Make errors of runs with absolute errors values [runs] for every target: only seeds are uncertain."""
     absolutes = np.repeat(np.array(values, dtype=float)[:, None], users, axis=1)
     return Errors(absolutes**2, absolutes, np.ones(users, dtype=int), np.array(arm))
 
 
 def made_up(seed, arm, users=12, worse=0.0):
-    """Errors of users with a target or several; the last arm is worse by `worse` stars."""
+    """Make predictions, ratings, users and arms.
+
+    Users have one to five targets; each error of the last arm is larger by `worse` stars.
+    """
     random = np.random.default_rng(seed)
     user = np.repeat(np.arange(users), random.integers(1, 6, users))
     rating = random.integers(1, 11, len(user)) / 2
@@ -59,17 +62,17 @@ def test_sums_by_hand():
 
 
 @given(st.integers(0, 2**32), st.integers(2, 40), st.integers(1, 4), st.permutations(range(10)))
-def test_sums_equal_loops_and_dont_depend_on_the_order_of_targets_or_on_ids(seed, targets, runs, ids):
+def test_sums_equal_loops_and_are_independent_of_the_order_of_targets_and_of_ids(seed, targets, runs, ids):
     random = np.random.default_rng(seed)
     predicted, rating = random.normal(size=(runs, targets)), random.normal(size=targets)
     user = random.integers(0, 8, targets)
     user[:2] = 8, 9
     errors = sum_errors(predicted, rating, user, np.arange(runs))
     for number, one in enumerate(sorted(set(user.tolist()))):
-        own = [i for i in range(targets) if user[i] == one]
-        assert errors.counts[number] == len(own)
+        of_user = [i for i in range(targets) if user[i] == one]
+        assert errors.counts[number] == len(of_user)
         for run in range(runs):
-            missed = [predicted[run, i] - rating[i] for i in own]
+            missed = [predicted[run, i] - rating[i] for i in of_user]
             assert errors.squares[run, number] == pytest.approx(sum(e * e for e in missed))
             assert errors.absolutes[run, number] == pytest.approx(sum(map(abs, missed)))
     order = random.permutation(targets)
@@ -84,7 +87,7 @@ def test_sums_equal_loops_and_dont_depend_on_the_order_of_targets_or_on_ids(seed
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         ({"arm": np.array([0, 2])}, "each has a run"),
         ({"arm": np.array([1, 1])}, "each has a run"),
@@ -98,9 +101,9 @@ def test_sums_equal_loops_and_dont_depend_on_the_order_of_targets_or_on_ids(seed
         ({"absolutes": np.array([[1, 1, 1], [1, np.nan, 1]])}, "isn't finite"),
     ],
 )
-def test_errors_that_cant_be_are_refused(changed, said):
-    with pytest.raises(ValueError, match=said):
-        replace(alike([1, 2], [0, 1], users=3), **changed)
+def test_invalid_errors_are_refused(changed, message):
+    with pytest.raises(ValueError, match=message):
+        replace(same_for_all_users([1, 2], [0, 1], users=3), **changed)
 
 
 def test_one_user_no_run_other_lengths_and_other_metrics_are_refused():
@@ -118,7 +121,7 @@ def test_one_user_no_run_other_lengths_and_other_metrics_are_refused():
             sum_errors(predicted, one, np.array(user), arm)
     for function in (estimates, differences):
         with pytest.raises(ValueError, match="rmse, mae: accuracy"):
-            function(alike([1, 2], [0, 1]), "accuracy")
+            function(same_for_all_users([1, 2], [0, 1]), "accuracy")
 
 
 # values and intervals
@@ -138,7 +141,7 @@ def test_values_by_hand():
 @METRICS
 def test_the_seeds_part_is_a_t_interval(metric):
     runs = [1.0, 1.1, 1.3]
-    (estimate,) = estimates(alike(runs, [0, 0, 0]), metric, resamples=400_000)
+    (estimate,) = estimates(same_for_all_users(runs, [0, 0, 0]), metric, resamples=400_000)
     half = t.ppf(0.975, 2) * np.std(runs, ddof=1) / math.sqrt(3)
     assert estimate.value == pytest.approx(np.mean(runs))
     assert estimate.high - estimate.value == pytest.approx(half, rel=0.02)
@@ -146,9 +149,9 @@ def test_the_seeds_part_is_a_t_interval(metric):
 
 
 @METRICS
-def test_a_difference_has_the_seeds_noise_of_both_arms(metric):
+def test_a_difference_has_the_seed_variance_of_both_arms(metric):
     spread = np.arange(7) / 100
-    errors = alike([*(1 + spread), *(1.2 + spread)], [0] * 7 + [1] * 7)
+    errors = same_for_all_users([*(1 + spread), *(1.2 + spread)], [0] * 7 + [1] * 7)
     difference = differences(errors, metric, resamples=400_000)[0, 1]
     half = BEHRENS_FISHER * math.sqrt(2 * np.var(spread, ddof=1) / 7)
     assert difference.seeds
@@ -157,29 +160,29 @@ def test_a_difference_has_the_seeds_noise_of_both_arms(metric):
     assert difference.value - difference.low == pytest.approx(half, rel=0.02)
 
 
-def test_p_of_seeds_alone_is_the_t_distributions():
-    # One arm's runs don't differ, so that the difference is a t of the other's; each swap turns a user's sign.
-    errors = alike([1.0, 1.1, 1.3, 1.1, 1.1], [0, 0, 0, 1, 1], users=1000)
+def test_p_with_uncertain_seeds_alone_is_that_of_the_t_distribution():
+    # One arm's runs don't differ, so the difference has the t distribution of the other's mean; swaps flip signs.
+    errors = same_for_all_users([1.0, 1.1, 1.3, 1.1, 1.1], [0, 0, 0, 1, 1], users=1000)
     found = differences(errors, "mae", resamples=99_999)[0, 1]
     null = np.random.default_rng(5).standard_t(2, 99_999) * np.std([1.0, 1.1, 1.3], ddof=1) / math.sqrt(3)
     assert found.p == pytest.approx(np.mean(np.abs(null) >= abs(found.value)), abs=0.01)
 
 
 @METRICS
-def test_what_users_explain_is_not_taken_for_seeds(metric):
-    # Two runs that differ by user, far more than in all: what differs in all is what users would make it.
+def test_variance_that_users_explain_is_not_attributed_to_seeds(metric):
+    # Two runs that differ far more for each user than on average: the variance over users explains the average.
     signs = np.resize([1.0, -1.0], 100)
     absolutes = np.array([1.005 + 0.5 * signs, 0.995 - 0.5 * signs])
     by_user = Errors(absolutes**2, absolutes, np.ones(100, dtype=int), np.array([0, 0]))
     runs = np.sqrt((absolutes**2).mean(axis=1)) if metric == "rmse" else absolutes.mean(axis=1)
-    (mixed,), (seeds,) = estimates(by_user, metric), estimates(alike(runs, [0, 0]), metric)
+    (mixed,), (seeds,) = estimates(by_user, metric), estimates(same_for_all_users(runs, [0, 0]), metric)
     assert mixed.value == pytest.approx(seeds.value)
     assert mixed.high - mixed.low < 0.7 * (seeds.high - seeds.low)
 
 
 @METRICS
 def test_one_run_in_either_arm_leaves_seeds_out(metric):
-    found = differences(alike([1.0, 1.0, 1.4, 1.5, 1.7], [0, 1, 1, 2, 2]), metric)
+    found = differences(same_for_all_users([1.0, 1.0, 1.4, 1.5, 1.7], [0, 1, 1, 2, 2]), metric)
     assert {pair: one.seeds for pair, one in found.items()} == {(0, 1): False, (0, 2): False, (1, 2): True}
     for pair in ((0, 1), (0, 2)):
         assert found[pair].low == pytest.approx(found[pair].value) == pytest.approx(found[pair].high)
@@ -216,15 +219,15 @@ def test_intervals_are_wider_than_percentiles_as_t_is_than_normal(metric, counts
     draws = np.sqrt(draws[0]) if metric == "rmse" else draws[1]
     wider = t.ppf(0.975, effective - 1) / 1.959964 * math.sqrt(effective / (effective - 1))
     both = [*estimates(errors, metric), differences(errors, metric)[0, 1]]
-    for found, own in zip(both, [*draws, draws[0] - draws[1]], strict=True):
-        low, high = np.quantile(own, TAILS)
+    for found, resampled in zip(both, [*draws, draws[0] - draws[1]], strict=True):
+        low, high = np.quantile(resampled, TAILS)
         assert [found.low, found.high] == pytest.approx(
             [found.value + wider * (low - found.value), found.value + wider * (high - found.value)]
         )
 
 
 def naive(errors, metric, resamples):
-    """Interval of arm 0 and of arm 0 minus arm 1, and p of that, by loops; one run an arm."""
+    """Compute by loops the intervals of arm 0 and of arm 0 minus arm 1, and p of the difference; one run per arm."""
     random = python_random.Random(8)
     users, counts = len(errors.counts), errors.counts.tolist()
     sums = (errors.squares if metric == "rmse" else errors.absolutes).tolist()
@@ -236,24 +239,24 @@ def naive(errors, metric, resamples):
     observed = [figure(arm, range(users)) for arm in (0, 1)]
     effective = sum(counts) ** 2 / sum(n * n for n in counts)
     wider = t.ppf(0.975, effective - 1) / 1.959964 * math.sqrt(effective / (effective - 1))
-    own, paired, far = [], [], 0
+    single, paired, far = [], [], 0
     gaps = [a - b for a, b in zip(*sums, strict=True)]
     for _ in range(resamples):
         drawn = random.choices(range(users), k=users)
-        own.append(observed[0] + wider * (figure(0, drawn) - observed[0]))
+        single.append(observed[0] + wider * (figure(0, drawn) - observed[0]))
         paired.append(
             observed[0] - observed[1] + wider * (figure(0, drawn) - figure(1, drawn) - observed[0] + observed[1])
         )
         far += abs(sum(random.choice((-1, 1)) * gap for gap in gaps)) >= abs(sum(gaps)) - 1e-9
-    return np.quantile(own, TAILS), np.quantile(paired, TAILS), (1 + far) / (1 + resamples)
+    return np.quantile(single, TAILS), np.quantile(paired, TAILS), (1 + far) / (1 + resamples)
 
 
 @METRICS
 def test_one_run_an_arm_equals_loops(metric):
     errors = sum_errors(*made_up(6, [0, 1], users=25, worse=0.05))
-    own, paired, p = naive(errors, metric, 4000)
+    single, paired, p = naive(errors, metric, 4000)
     estimate, difference = estimates(errors, metric)[0], differences(errors, metric)[0, 1]
-    assert [estimate.low, estimate.high] == pytest.approx(own, abs=0.03 * (own[1] - own[0]))
+    assert [estimate.low, estimate.high] == pytest.approx(single, abs=0.03 * (single[1] - single[0]))
     assert [difference.low, difference.high] == pytest.approx(paired, abs=0.03 * (paired[1] - paired[0]))
     assert 0.01 < p < 0.99
     assert difference.p == pytest.approx(p, abs=0.03)
@@ -263,7 +266,7 @@ def test_one_run_an_arm_equals_loops(metric):
 
 
 def with_draws(errors, draws, spread):
-    """Every run's errors as those of `draws` draws, which spread around them."""
+    """Replace each run's errors by those of `draws` draws with the same mean."""
     random = np.random.default_rng(3)
     factor = 1 + spread * random.normal(size=(draws, *errors.squares.shape))
     factor += 1 - factor.mean(axis=0)
@@ -272,7 +275,7 @@ def with_draws(errors, draws, spread):
     return Errors(squares, absolutes, errors.counts, errors.arm, np.repeat(np.arange(len(errors.arm)), draws))
 
 
-def test_an_mae_over_draws_is_that_of_the_mean_errors():
+def test_the_mae_over_draws_is_that_of_the_mean_errors():
     plain = sum_errors(*made_up(3, [0, 0, 1, 1], users=30))
     drawn = with_draws(plain, 3, spread=0.1)
     for one, other in zip(estimates(drawn, "mae"), estimates(plain, "mae"), strict=True):
@@ -281,16 +284,16 @@ def test_an_mae_over_draws_is_that_of_the_mean_errors():
     assert astuple(one) == pytest.approx(astuple(other))
 
 
-def test_an_rmse_over_draws_is_the_mean_of_each_draws_and_so_in_every_resample():
+def test_the_rmse_over_draws_is_the_mean_over_draws_in_every_resample():
     errors = with_draws(sum_errors(*made_up(3, [0, 1], users=30)), 3, spread=0.3)
     of_draws = [sqrt(squares.sum() / errors.counts.sum()) for squares in errors.squares]
     resampled = np.sqrt(_resampled(errors, 9_999, 0)[0])
     wider = t.ppf(0.975, effective_users(errors.counts) - 1) / norm.ppf(0.975)
     wider *= sqrt(1 / (1 - 1 / effective_users(errors.counts)))
     for arm, found in enumerate(estimates(errors, "rmse")):
-        own = slice(3 * arm, 3 * arm + 3)
-        assert found.value == pytest.approx(np.mean(of_draws[own]))
-        ends = np.quantile(resampled[own].mean(axis=0), TAILS)
+        of_arm = slice(3 * arm, 3 * arm + 3)
+        assert found.value == pytest.approx(np.mean(of_draws[of_arm]))
+        ends = np.quantile(resampled[of_arm].mean(axis=0), TAILS)
         assert [found.low, found.high] == pytest.approx(found.value + wider * (ends - found.value))
 
 
@@ -299,8 +302,8 @@ def effective_users(counts):
 
 
 @METRICS
-def test_draws_that_differ_are_no_seeds_that_differ(metric):
-    """Runs of one arm whose draws spread widely, and whose means over draws are the same: nothing is uncertain."""
+def test_variance_over_draws_is_not_attributed_to_seeds(metric):
+    """The draws of an arm's runs differ widely, but their means over draws are equal, so nothing is uncertain."""
     absolutes = np.repeat(np.array([[0.5], [1.5], [1.5], [0.5]]), 4, axis=1)
     errors = Errors(absolutes**2, absolutes, np.ones(4, dtype=int), np.array([0, 0]), np.array([0, 0, 1, 1]))
     (found,) = estimates(errors, metric)
@@ -308,20 +311,25 @@ def test_draws_that_differ_are_no_seeds_that_differ(metric):
 
 
 @METRICS
-def test_parts_are_compared_as_if_each_stood_alone(metric):
-    whole = sum_errors(*made_up(3, [0, 0, 1, 1], users=400, worse=0.05))
+def test_parts_are_compared_like_separate_data(metric):
+    errors = sum_errors(*made_up(3, [0, 0, 1, 1], users=400, worse=0.05))
     random, parts = np.random.default_rng(0), []
     for share in (0.9, 0.5, 0.02):
         some = random.random(400) < share
         parts.append(
-            replace(whole, squares=whole.squares * some, absolutes=whole.absolutes * some, counts=whole.counts * some)
+            replace(
+                errors,
+                squares=errors.squares * some,
+                absolutes=errors.absolutes * some,
+                counts=errors.counts * some,
+            )
         )
     for part, found in zip(parts, part_differences(parts, metric), strict=True):
         some = part.counts > 0
-        alone = Errors(part.squares[:, some], part.absolutes[:, some], part.counts[some], part.arm)
-        expected = differences(alone, metric)[0, 1]
+        separate = Errors(part.squares[:, some], part.absolutes[:, some], part.counts[some], part.arm)
+        expected = differences(separate, metric)[0, 1]
         assert found.value == pytest.approx(expected.value)
-        if some.sum() < 50:  # resampled by itself
+        if some.sum() < 50:  # resampled separately
             assert astuple(found)[1:] == pytest.approx((expected.low, expected.high, expected.error))
         else:
             width = expected.high - expected.low
@@ -334,15 +342,15 @@ def test_parts_are_compared_as_if_each_stood_alone(metric):
 @METRICS
 @pytest.mark.parametrize(("third", "share"), [(0.125, 2 / 8), (-0.125, 4 / 8)])
 def test_p_by_hand(metric, third, share):
-    # With 0.5, 0.25 and 0.125, only none swapped and all swapped are as far from 0 as 0.875; with -0.125, 0.625 is
-    # reached wherever the first two have one sign.
+    # With differences 0.5, 0.25 and 0.125 only no swap and all swaps give an absolute sum of 0.875; with -0.125 the
+    # sum of 0.625 is reached whenever the first two have the same sign.
     sums = np.array([[1.0, 1.0, 1.0], [1.5, 1.25, 1 + third]])
     errors = Errors(sums, sums, np.array([1, 2, 3]), np.array([0, 1]))
     assert differences(errors, metric, resamples=99_999)[0, 1].p == pytest.approx(share, abs=0.01)
 
 
 @METRICS
-def test_p_against_scipys_exact_test(metric):
+def test_p_equals_scipys_exact_test(metric):
     errors = sum_errors(*made_up(9, [0, 0, 1, 2], users=11))
     sums = (errors.squares if metric == "rmse" else errors.absolutes).astype(float)
     # The last two arms have one run each.
@@ -369,9 +377,9 @@ def test_holm_by_hand():
 def test_holm_equals_its_definition(p):
     order = sorted(range(len(p)), key=p.__getitem__)
     expected, largest = {}, 0.0
-    for rank, place in enumerate(order):
-        largest = max(largest, (len(p) - rank) * p[place])
-        expected[place] = min(1.0, largest)
+    for rank, i in enumerate(order):
+        largest = max(largest, (len(p) - rank) * p[i])
+        expected[i] = min(1.0, largest)
     assert holm(p) == pytest.approx([expected[i] for i in range(len(p))])
 
 
@@ -381,7 +389,7 @@ def test_p_holm_is_over_the_pairs_of_one_metric():
     assert [one.p_holm for one in found.values()] == holm([one.p for one in found.values()])
 
 
-# what they mustn't depend on
+# invariances
 
 
 @METRICS
@@ -395,7 +403,7 @@ def test_identical_arms_dont_differ(metric, arm):
 
 
 @METRICS
-def test_runs_that_are_one_model_are_no_seeds_noise(metric):
+def test_repeated_runs_of_one_model_add_no_seed_variance(metric):
     predicted, rating, user, _ = made_up(7, [0, 1])
     once = differences(sum_errors(predicted, rating, user, [0, 1]), metric)[0, 1]
     thrice = differences(sum_errors(np.repeat(predicted, 3, axis=0), rating, user, [0, 0, 0, 1, 1, 1]), metric)[0, 1]
@@ -430,7 +438,7 @@ def test_the_order_of_runs_doesnt_matter(metric, seed, order):
 
 
 @METRICS
-def test_the_order_of_users_moves_only_what_is_drawn(metric):
+def test_the_order_of_users_changes_results_only_by_resampling_error(metric):
     first = sum_errors(*made_up(5, [0, 0, 1, 1], users=50, worse=0.05))
     order = np.random.default_rng(0).permutation(50)
     other = Errors(first.squares[:, order], first.absolutes[:, order], first.counts[order], first.arm)
@@ -439,7 +447,7 @@ def test_the_order_of_users_moves_only_what_is_drawn(metric):
     assert [again.low, again.high, again.p] == pytest.approx([one.low, one.high, one.p], rel=0.15)
 
 
-def test_equal_arguments_give_equal_results_and_another_seed_others():
+def test_results_are_reproducible_and_depend_on_the_seed():
     given_errors = made_up(2, [0, 0, 1])
     first, again = sum_errors(*given_errors), sum_errors(*given_errors)
     for function in (estimates, differences):

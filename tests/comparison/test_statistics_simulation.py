@@ -1,7 +1,7 @@
-"""Intervals and tests against simulated comparisons, of which the truth is known.
+"""Coverage of intervals and level of tests in simulated comparisons with known true values.
 
-Users differ in how many targets they have (as on MovieLens: few have most), in how hard they are to predict, in how an
-arm does for them and in how a single run does; a run has a level of its own by its seed. Found for RMSE in 1,000
+Users differ in their number of targets (as on MovieLens, few users have most targets), in difficulty, and in the
+effects of arms and runs on them; each run also has an effect of its seed on all users. Results for RMSE in 1,000
 comparisons of equal arms (MAE differs by less than 0.01; Monte Carlo standard errors are 0.001 to 0.007):
 
     users  seeds   arms covered   differences covered   p <= 0.05   any of 10 pairs, Holm
@@ -13,11 +13,12 @@ comparisons of equal arms (MAE differs by less than 0.01; Monte Carlo standard e
        30      3          0.972                 0.994       0.005                   0.000
        30      5          0.962                 0.980       0.016                   0.005
 
-With one seed, what is covered is these models' figure, and equal arms are equal models: if seeds move a model's RMSE by
-1% (one standard deviation), models of one strategy differ with p <= 0.05 in 12% of pairs. With few seeds the sum of two
-t's is known to be conservative. Intervals hold from 20 users on; with 10 users of a like number of targets 0.90 of arms
-are covered. Where arms err alike in all but one far more unevenly over users (effects of 0, 0.3 and 0.6), p <= 0.05 in
-0.069 of pairs for 30 users, and in 0.055 for 200.
+With one seed the intervals cover the error of these models, and equal arms are equal models: if seeds change a model's
+RMSE by 1% (one standard deviation), models of one strategy differ with p <= 0.05 in 12% of pairs. With few seeds the
+sum of two t's is known to be conservative. Intervals have their nominal coverage from 20 users on; with 10 users of a
+similar number of targets 0.90 of arms are covered. If arms have the same RMSE but their errors are much more uneven
+over users in one than in another (effects of 0, 0.3 and 0.6), p <= 0.05 in 0.069 of pairs for 30 users, and in 0.055
+for 200.
 """
 
 from dataclasses import dataclass
@@ -34,12 +35,22 @@ RESAMPLES = 999
 
 @dataclass(frozen=True)
 class World:
-    """Errors are normal; effects are normal on the logarithm of their variance.
+    """Parameters of simulated comparisons.
 
-    gap: by how much arm i + 1 is worse than arm i, on the same scale (twice the relative difference in RMSE and MAE);
-    uneven: by how much more unevenly arm i + 1 errs over users than arm i, at the same RMSE;
-    activity: the spread of the logarithm of a user's number of targets; easier: its correlation with the user's effect;
-    shared: the share of an error's variance that all runs have in common.
+    Errors are normal; effects are normal on the logarithm of the errors' variance, where a difference is twice the
+    relative difference in RMSE and MAE.
+
+    users, seeds, arms: numbers of users, of runs of each arm, and of arms.
+    gap: by which arm i + 1 is worse than arm i, on the scale of effects.
+    user: standard deviation of users' effects.
+    user_arm: standard deviation of effects of arm and user.
+    uneven: by which the standard deviation of arm i + 1's effects on users exceeds arm i's, at the same RMSE.
+    run: standard deviation of runs' effects.
+    user_run: standard deviation of effects of run and user.
+    activity: standard deviation of the logarithm of a user's number of targets.
+    targets: mean number of a user's targets.
+    easier: correlation of a user's activity with its effect.
+    shared: share of an error's variance that all runs have in common.
     """
 
     users: int
@@ -62,14 +73,14 @@ class World:
 
     @property
     def of_arm(self):
-        """[arms] the spread of each arm's effects on users."""
+        """The standard deviation of each arm's effects on users: [arms]."""
         return self.user_arm + self.uneven * np.arange(self.arms)
 
     def counts(self, z):
         return np.maximum(1, np.rint(self.targets * np.exp(self.activity * z - self.activity**2 / 2))).astype(np.int64)
 
     def draw(self, random):
-        """Errors of all runs for a sample of users, and the runs' own levels [runs]."""
+        """Draw the errors of all runs for a sample of users, and the runs' effects [runs]."""
         z, runs = random.normal(size=self.users), len(self.arm)
         counts, level = self.counts(z), random.normal(scale=self.run, size=runs)
         logs = self.user * (self.easier * z + np.sqrt(1 - self.easier**2) * random.normal(size=self.users))
@@ -85,7 +96,7 @@ class World:
         return Errors(squares, absolutes, counts, self.arm), level
 
     def truth(self, metric, level=None):
-        """[arms] the expected figure over users, and over seeds if no runs' levels [arms] are given."""
+        """Return [arms] the expected error over users, and over seeds if the runs' effects `level` [arms] are None."""
         z = np.linspace(-8, 8, 4_001)
         weight = norm.pdf(z) * self.counts(z)
         power = 1 if metric == "rmse" else 0.5
@@ -99,8 +110,14 @@ class World:
 
 @dataclass(frozen=True)
 class Found:
-    """[comparisons, arms or pairs] arm, pair: the interval covers the truth; rejected, corrected: p, p_holm <= 0.05;
-    family [comparisons, 1]: any corrected; width: of a pair's interval, relative to the figure."""
+    """Results of simulated comparisons.
+
+    arm: [comparisons, arms] whether the interval covers the truth.
+    pair: [comparisons, pairs] whether the interval covers the truth.
+    rejected: [comparisons, pairs] whether p <= 0.05.
+    corrected: [comparisons, pairs] whether p_holm <= 0.05.
+    width: [comparisons, pairs] width of the interval, relative to the error.
+    """
 
     arm: np.ndarray
     pair: np.ndarray
@@ -110,11 +127,12 @@ class Found:
 
     @property
     def family(self):
+        """Whether any of the corrected tests rejects: [comparisons, 1]."""
         return self.corrected.any(axis=1, keepdims=True)
 
 
 def rate(found):
-    """A share, and its Monte Carlo standard error (comparisons are independent, pairs of one aren't)."""
+    """Return a rate and its Monte Carlo standard error (comparisons are independent, pairs within one aren't)."""
     return float(found.mean()), float(found.mean(axis=1).std(ddof=1) / np.sqrt(len(found)))
 
 
@@ -123,7 +141,7 @@ def covers(interval: Estimate | Difference, truth):
 
 
 def simulate(world, metrics=("rmse", "mae"), comparisons=1000):
-    """{metric: Found}"""
+    """Simulate comparisons; returns {metric: Found}."""
     random = np.random.default_rng(1)
     found = {metric: [] for metric in metrics}
     for seed in range(comparisons):
@@ -145,17 +163,17 @@ def simulate(world, metrics=("rmse", "mae"), comparisons=1000):
 
 
 def check(world, comparisons=1000, low=0.93, high=0.99, metrics=("rmse", "mae")):
-    """Intervals cover, and a true null is rejected no more often than it may be."""
+    """Assert the coverage of intervals, and that true null hypotheses are rejected at most at the nominal level."""
     for found in simulate(world, metrics, comparisons).values():
         assert low <= rate(found.arm)[0] <= high
-        # Two seeds say next to nothing.
+        # With two seeds intervals are very wide.
         assert low <= rate(found.pair)[0] <= (high if world.seeds != 2 else 1)
         for wrong in (found.rejected, found.family):
             share, error = rate(wrong)
             assert share <= 0.05 + 2 * error
 
 
-def test_intervals_cover_and_tests_hold_their_level_roughly():
+def test_coverage_and_level_roughly():
     check(World(60, 1, arms=3, run=0), comparisons=100, low=0.9, high=1)
     check(World(60, 3, arms=3), comparisons=100, low=0.9, high=1)
 
@@ -172,7 +190,7 @@ def test_models_of_one_seed():
 
 
 @pytest.mark.slow
-def test_one_seed_tells_of_models_and_not_of_strategies():
+def test_one_seed_compares_models_and_not_strategies():
     for found in simulate(World(200, 1, arms=3), comparisons=500).values():
         assert 0.93 <= rate(found.arm)[0] <= 0.97
         assert 0.93 <= rate(found.pair)[0] <= 0.97
@@ -186,21 +204,24 @@ def test_few_users(seeds, arms):
 
 
 @pytest.mark.slow
-def test_arms_that_err_alike_but_unevenly_over_users():
+def test_arms_with_equal_rmse_but_uneven_errors_over_users():
     check(World(200, 1, arms=3, user_arm=0, uneven=0.3, run=0), metrics=("rmse",))
 
 
 @pytest.mark.slow
-def test_runs_that_differ_only_in_how_users_do_in_them():
-    """All that seeds change is in the resampling of users already, but their variance is still little known."""
+def test_runs_that_differ_only_in_effects_on_users():
+    """Resampling users covers all effects of seeds here, but the variance over few seeds is still uncertain."""
     check(World(200, 5, arms=2, user_arm=0, run=0), high=0.995)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("seeds", "neighbours", "ends"), [(1, 0.65, 0.99), (3, 0.35, 0.65), (5, 0.7, 0.99)])
 def test_a_real_difference_is_found(seeds, neighbours, ends):
-    """Each arm is worse by 5% than the one before: p tells neighbours apart as often as given, and nearly always the
-    rest; Holm's tells the first from the last as often as given."""
+    """Each arm is worse by 5% than the one before.
+
+    neighbours: least rate of p <= 0.05 for adjacent arms; for all others it is 0.95.
+    ends: least rate of p_holm <= 0.05 for the first and the last arm.
+    """
     world = World(200, seeds, gap=0.1)
     pairs = list(combinations(range(world.arms), 2))
     near = np.array([j - i == 1 for i, j in pairs])

@@ -30,7 +30,7 @@ from mlens.data.sources import load_table
 from mlens.errors import UserError
 from mlens.evaluation.reevaluate import MAY_DIFFER
 from mlens.plan.jobs import plan_request
-from tests.helpers.documents import DOCUMENTS, block_commands, document_commands, extended_copy, make_targets, put_in
+from tests.helpers.documents import DOCUMENTS, block_commands, document_commands, extended_copy, make_targets, use_copy
 from tests.helpers.runs import ROOT, checked, child_environment, command, composed, hydra_config
 
 # What is like a command and none.
@@ -231,7 +231,7 @@ def extension(tmp_path_factory):
 @pytest.fixture
 def extended(extension, monkeypatch):
     """The files of docs/extending.md can be chosen in this process."""
-    put_in(extension, monkeypatch)
+    use_copy(extension, monkeypatch)
     monkeypatch.setattr("mlens.plan.jobs.compose_config", lambda overrides: composed_config(*overrides))
 
 

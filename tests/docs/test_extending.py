@@ -9,7 +9,7 @@ import pytest
 
 from mlens.data.sources import load_table
 from mlens.errors import UserError
-from tests.helpers.documents import document_files, extended_copy, put_in
+from tests.helpers.documents import document_files, extended_copy, use_copy
 from tests.helpers.runs import command, run_here
 
 FILES = document_files("extending.md")
@@ -64,7 +64,7 @@ def test_the_document_shows_a_strategy_a_source_a_prompt_and_an_experiment():
 
 
 def test_strategy_source_and_prompt_of_ones_own_in_one_run(extended, tmp_path, monkeypatch):
-    put_in(extended, monkeypatch)
+    use_copy(extended, monkeypatch)
     file, run = written(tmp_path, lines()), tmp_path / "run"
     own = ("data=json_lines", f"data.path={file}", "history=same_genre", "history.count=2", "prompt=terse")
     run_here(run, "debug=fast", *own, "trainer.max_steps=1")

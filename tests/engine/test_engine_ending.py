@@ -24,7 +24,7 @@ def torchrun(how: str, log) -> subprocess.Popen:
 @pytest.mark.parametrize(
     "how, said",
     [
-        ("told", {"error: no room for a row"}),
+        ("error", {"error: no room for a row"}),
         ("both", {"error: the same on both"}),
         ("killed", {"error: another rank ended without a word"}),
         ("bug", {"error: KeyError: 'left'"}),
@@ -44,7 +44,7 @@ def test_all_ranks_end_within_30_seconds_and_with_one_reason(how, said, tmp_path
 @pytest.mark.slow
 def test_a_signal_to_one_rank_stops_all_after_the_same_step(tmp_path):
     with (tmp_path / "log").open("w") as log:
-        assert torchrun("asked", log).wait(timeout=120) == 1  # torchrun's own
+        assert torchrun("signal", log).wait(timeout=120) == 1  # torchrun's own
     text = (tmp_path / "log").read_text()
     assert [line for line in text.splitlines() if line.startswith("stopped: ")] == ["stopped: after step 5"]
     codes = re.findall(r"exitcode\s*: (\d+)", text)

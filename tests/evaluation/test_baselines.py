@@ -1,4 +1,4 @@
-"""Baselines: by hand, against loops, and blind to what is held out."""
+"""Baselines: by hand, compared with loops, and independent of held-out ratings."""
 
 import math
 import sys
@@ -18,7 +18,7 @@ from mlens.history.fixed_count import FixedCount
 from mlens.history.random import Random
 from tests.helpers.cases import make_case
 from tests.helpers.reference import make_table, naive_visible, tables
-from tests.helpers.shown_lists import Listed, last, shown_to
+from tests.helpers.shown_lists import FixedHistories, last_visible, shown_to
 
 WITHOUT_LENSKIT = ["global_mean", "movie_mean", "user_mean_so_far", "biases", "recent_biases"]
 # The constants of mlens/evaluation/biases.py.
@@ -31,11 +31,11 @@ ROLES = np.array([TRAIN, TRAIN, TEST, TEST, TEST])
 
 @pytest.fixture(autouse=True)
 def without_lenskit(monkeypatch):
-    """Its baselines are tested by themselves."""
+    """Leave out LensKit's baselines, which have separate tests."""
     monkeypatch.setattr(baselines, "lenskit_version", lambda: None)
 
 
-def test_worked_out_by_hand():
+def test_predictions_by_hand():
     stage = make_stage(BY_HAND, ROLES, Split("temporal"), "test")
     (shown,) = shown_blocks(BY_HAND, stage, full_history(stage))
     predicted = predictions(fit(BY_HAND, ROLES), shown)
@@ -44,27 +44,27 @@ def test_worked_out_by_hand():
     assert predicted["global_mean"].tolist() == [3, 3, 3]
     assert predicted["movie_mean"] == pytest.approx([3 + 2 / 6, 3 - 2 / 6, 3])
     assert predicted["user_mean_so_far"] == pytest.approx([3, (15 + 4) / 6, (15 + 6) / 7])
-    # Of user 1 is shown nothing, then 0.6 above mu and the movie's bias, then 0.6 below it as well.
+    # User 1's history is empty, then has a rating 0.6 above mu and the movie's bias, then also one 0.6 below.
     assert predicted["biases"] == pytest.approx([3.4, 2.6 + 0.6 / 4, 3.0])
     older = math.exp(-1 / 10)
     assert predicted["recent_biases"] == pytest.approx([3.4, 2.6 + 0.6 / 2, 3 + 0.6 * (older - 1) / (older + 1 + 1)])
 
 
-def test_measured_by_hand():
+def test_errors_by_hand():
     stage = make_stage(BY_HAND, ROLES, Split("temporal"), "test")
-    measured = measure_baselines(BY_HAND, ROLES, {"test": Listed(stage, [[], [], [2]])})
+    measured = measure_baselines(BY_HAND, ROLES, {"test": FixedHistories(stage, [[], [], [2]])})
     assert measured["test"]["full_history"]["global_mean"] == {
         "rmse": pytest.approx(math.sqrt((1 + 1 + 0.25) / 3)),
         "mae": pytest.approx(2.5 / 3),
     }
     assert measured["test"]["full_history"]["biases"]["mae"] == pytest.approx((0.6 + 0.75 + 0.5) / 3)
-    # Given that history alone: 3.4, 2.6 and 3.15 for 4, 2 and 3.5.
+    # With that history: 3.4, 2.6 and 3.15 for 4, 2 and 3.5.
     assert measured["test"]["own_history"]["biases"]["mae"] == pytest.approx((0.6 + 0.6 + 0.35) / 3)
     assert measured["test"]["own_history"]["movie_mean"] == measured["test"]["full_history"]["movie_mean"]
 
 
 def naive_movie_biases(table, trained):
-    """{movie: bias}: the normal equations of the ridge regression, movies and users at once."""
+    """Solve the normal equations of the ridge regression for movies and users at once; returns mu and {movie: bias}."""
     names = sorted({("m", table.movie[i]) for i in trained} | {("u", table.user[i]) for i in trained})
     mu = sum(float(table.rating[i]) for i in trained) / len(trained)
     left = np.diag([float(MOVIE if kind == "m" else USER) for kind, _ in names])
@@ -92,8 +92,8 @@ def test_baselines_equal_loops(table, method, ties, count):
     fitted = fit(table, roles)
     for name, role in (("train", TRAIN), ("val", VAL), ("test", TEST)):
         stage = make_stage(table, roles, split, name)
-        # All that is visible, or the last ones.
-        chosen = last(stage, count) if count else None
+        # All visible ratings, or the last `count`.
+        chosen = last_visible(stage, count) if count else None
         blocks = list(shown_blocks(table, stage, strategy_history(chosen) if chosen else full_history(stage)))
         assert sum(map(len, blocks)) == len(stage) == int((roles == role).sum())
         if not blocks:
@@ -105,16 +105,16 @@ def test_baselines_equal_loops(table, method, ties, count):
                 seen = seen[-count:]
             rest = [float(table.rating[i]) - mu - bias.get(table.movie[i], 0.0) for i in seen]
             weights = [math.exp(-(len(seen) - 1 - place) / RECENCY) for place in range(len(seen))]
-            own = bias.get(table.movie[target], 0.0)
+            movie_bias = bias.get(table.movie[target], 0.0)
             of_movie = [float(table.rating[i]) for i in trained if table.movie[i] == table.movie[target]]
             of_user = [float(table.rating[i]) for i in seen]
             expected = {
                 "global_mean": mu,
                 "movie_mean": (sum(of_movie) + DAMPING * mu) / (len(of_movie) + DAMPING),
                 "user_mean_so_far": (sum(of_user) + DAMPING * mu) / (len(of_user) + DAMPING),
-                "biases": mu + own + sum(rest) / (len(rest) + USER),
+                "biases": mu + movie_bias + sum(rest) / (len(rest) + USER),
                 "recent_biases": mu
-                + own
+                + movie_bias
                 + sum(w * r for w, r in zip(weights, rest, strict=True)) / (sum(weights) + RECENT),
             }
             for key, value in expected.items():
@@ -122,7 +122,7 @@ def test_baselines_equal_loops(table, method, ties, count):
 
 
 def test_predictions_are_clipped_to_the_scale():
-    """Of a movie that all like, by one who likes what none does; and the other way round."""
+    """A movie with high ratings and a user who rates above all others; and the reverse."""
     table = make_table([[(0, 5.0, 1), (1, 0.5, 2)]] * 10 + [[(1, 5.0, m) for m in range(9)], [(0, 0.5, 1)] * 9])
     roles = np.array([TRAIN] * 20 + [TEST] * 18)
     shown = shown_to(table, [0, 1], [list(range(20, 29)), list(range(29, 38))])
@@ -131,8 +131,8 @@ def test_predictions_are_clipped_to_the_scale():
 
 
 @given(tables(), st.sampled_from(["temporal", "random", "user"]), st.integers(0, 2**32 - 1))
-def test_no_held_out_rating_tells_but_through_visible_histories(table, method, seed):
-    """Other values of all held-out ratings that a target doesn't see, its own among them, leave its predictions."""
+def test_held_out_ratings_have_an_effect_only_through_visible_histories(table, method, seed):
+    """Changing all held-out ratings that a target doesn't see, including its rating, doesn't change its predictions."""
     roles = assign_roles(table, Split(method, 0.2, 0.2, min_ratings=3))
     if not (roles == TRAIN).any():
         return
@@ -157,18 +157,18 @@ def test_no_held_out_rating_tells_but_through_visible_histories(table, method, s
 
 
 @pytest.mark.parametrize("strategy", [FixedCount(3), Random(0.5)], ids=["fixed_count", "random"])
-def test_strategy_history_is_the_datasets(strategy):
+def test_strategy_history_is_that_of_the_dataset(strategy):
     rows = [[(m, 3.0 + m % 3, m) for m in range(n)] for n in (30, 20, 4)]
     case = make_case(make_table(rows), strategy, split=Split("temporal", 0.2, 0.3), room=60)
     dataset = case.datasets["test"]
     index, offsets = strategy_history(dataset)(slice(2, len(dataset)))
-    for place, i in enumerate(range(2, len(dataset))):
-        assert index[offsets[place] : offsets[place + 1]].tolist() == dataset.history(i).tolist()
+    for k, i in enumerate(range(2, len(dataset))):
+        assert index[offsets[k] : offsets[k + 1]].tolist() == dataset.history(i).tolist()
     assert len(index) == offsets[-1] < dataset.stage.count[2:].sum()
     measured = measure_baselines(dataset.table, case.roles, {"test": dataset})["test"]
     assert measured["full_history"].keys() == measured["own_history"].keys()
     assert measured["full_history"]["biases"] != measured["own_history"]["biases"]
-    # Of several draws the mean; each by itself:
+    # The mean over several draws, and each draw.
     mean = measure_baselines(dataset.table, case.roles, {"test": dataset}, draws=3)["test"]
     drawn = [measure_baselines(dataset.table, case.roles, {"test": dataset.at(n)})["test"] for n in range(3)]
     assert mean["full_history"] == measured["full_history"]
@@ -179,7 +179,7 @@ def test_strategy_history_is_the_datasets(strategy):
 
 
 def test_a_broken_lenskit_is_an_error(monkeypatch):
-    """Absent is one thing, not importable another."""
+    """LensKit that is installed but can't be imported is not ignored."""
     monkeypatch.setattr(baselines, "lenskit_version", lambda: "1")
     monkeypatch.setitem(sys.modules, "lenskit.als", None)
     with pytest.raises(ImportError):

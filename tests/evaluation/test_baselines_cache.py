@@ -1,4 +1,4 @@
-"""What baselines were measured to be is measured once: for all jobs of a sweep, and by one process."""
+"""The cache of baseline errors: each is computed once for all jobs of a sweep, by one process."""
 
 import json
 import multiprocessing
@@ -13,7 +13,7 @@ from mlens.data.stage import make_stage
 from mlens.evaluation import baselines
 from mlens.evaluation.baselines import fit, measure_baselines
 from tests.helpers.reference import make_table
-from tests.helpers.shown_lists import last
+from tests.helpers.shown_lists import last_visible
 
 
 @pytest.fixture(autouse=True)
@@ -23,38 +23,38 @@ def without_lenskit(monkeypatch):
 
 @pytest.fixture
 def fits(monkeypatch):
-    """The roles of every fit there was."""
-    told = []
+    """Record the roles of each fit."""
+    recorded = []
 
     def counted(table, roles):
-        told.append(roles)
+        recorded.append(roles)
         return fit(table, roles)
 
     monkeypatch.setattr(baselines, "fit", counted)
-    return told
+    return recorded
 
 
-def large_enough(users=6, ratings=12):
+def made_up_table(users=6, ratings=12):
     random = np.random.default_rng(3)
     values = random.choice(np.arange(1, 11) / 2, (users, ratings))
     return make_table([[((u + m) % 9, float(values[u, m]), m) for m in range(ratings)] for u in range(users)])
 
 
-def both(table, roles, count=2):
+def val_and_test(table, roles, count=2):
     split = Split("temporal")
     stages = {name: make_stage(table, roles, split, name) for name in ("val", "test")}
-    return {name: last(stage, count) for name, stage in stages.items()}
+    return {name: last_visible(stage, count) for name, stage in stages.items()}
 
 
-def test_what_was_measured_is_not_fitted_again(fits):
-    table = large_enough()
+def test_cached_errors_need_no_fit(fits):
+    table = made_up_table()
     roles = assign_roles(table, Split("temporal", 0.2, 0.2))
-    first = measure_baselines(table, roles, both(table, roles))
+    first = measure_baselines(table, roles, val_and_test(table, roles))
     assert len(fits) == 1
-    assert measure_baselines(table, roles, both(table, roles)) == first
+    assert measure_baselines(table, roles, val_and_test(table, roles)) == first
     assert len(fits) == 1
-    # Another job of a sweep: the same whole histories, others of its own.
-    other = measure_baselines(table, roles, both(table, roles, count=3))
+    # Another job of a sweep: the same full histories, other histories of its strategy.
+    other = measure_baselines(table, roles, val_and_test(table, roles, count=3))
     assert len(fits) == 2
     for stage in ("val", "test"):
         assert other[stage]["full_history"] == first[stage]["full_history"]
@@ -63,22 +63,22 @@ def test_what_was_measured_is_not_fitted_again(fits):
     json.dumps(first, allow_nan=False)
 
 
-def test_a_history_that_is_the_whole_one_is_measured_once(fits, cache):
-    table = large_enough()
+def test_a_strategy_history_equal_to_the_full_one_is_measured_once(fits, cache):
+    table = made_up_table()
     roles = assign_roles(table, Split("temporal", 0.2, 0.2))
     stage = make_stage(table, roles, Split("temporal"), "test")
-    measured = measure_baselines(table, roles, {"test": last(stage, 1000)})["test"]
+    measured = measure_baselines(table, roles, {"test": last_visible(stage, 1000)})["test"]
     assert measured["own_history"] == measured["full_history"]
     assert len([path for path in (cache / "baselines").iterdir() if path.is_dir()]) == 1
 
 
-def test_another_role_or_rating_or_target_or_version_is_measured_anew(fits, monkeypatch):
-    table = large_enough()
+def test_another_role_or_rating_or_target_or_version_is_a_cache_miss(fits, monkeypatch):
+    table = made_up_table()
     roles = assign_roles(table, Split("temporal", 0.2, 0.2))
-    datasets = both(table, roles)
+    datasets = val_and_test(table, roles)
     first = measure_baselines(table, roles, datasets)
     changed = roles.copy()
-    # A user's first rating is shown to each of its targets all the same: only the fit does without it.
+    # The user's targets still see its first rating; only the fit doesn't.
     changed[0] = VAL
     again = measure_baselines(table, changed, datasets)
     assert len(fits) == 2 and fits[1] is changed
@@ -88,12 +88,12 @@ def test_another_role_or_rating_or_target_or_version_is_measured_anew(fits, monk
     measure_baselines(replace(table, rating=rating), roles, datasets)
     assert len(fits) == 3
     stage = datasets["test"].stage.keep(np.arange(3))
-    measure_baselines(table, roles, {"test": last(stage, 2)})
+    measure_baselines(table, roles, {"test": last_visible(stage, 2)})
     assert len(fits) == 4
     monkeypatch.setattr(baselines, "VERSION", -1)
     measure_baselines(table, roles, datasets)
     monkeypatch.setattr(baselines, "lenskit_version", lambda: "1")
-    # With LensKit there is more to measure.
+    # With LensKit there are more baselines.
     monkeypatch.setattr(baselines, "fit_factors", lambda *_: None)
     monkeypatch.setattr(baselines, "fit_neighbours", lambda *_: None)
     measure_baselines(table, roles, datasets)
@@ -101,7 +101,7 @@ def test_another_role_or_rating_or_target_or_version_is_measured_anew(fits, monk
 
 
 def _measure(barrier, log, results):
-    """In a process of its own: every fit is a line of the log."""
+    """Run in another process; each fit adds a line to the log."""
     baselines.lenskit_version = lambda: None
     baselines.fit = _logged(log)
     barrier.wait(120)
@@ -119,13 +119,13 @@ def _logged(log):
 
 
 def _measured():
-    table = large_enough()
+    table = made_up_table()
     roles = assign_roles(table, Split("temporal", 0.2, 0.2))
     stage = make_stage(table, roles, Split("temporal"), "test")
-    return measure_baselines(table, roles, {"test": last(stage, 1000)})
+    return measure_baselines(table, roles, {"test": last_visible(stage, 1000)})
 
 
-def test_processes_at_once_fit_once(tmp_path, monkeypatch):
+def test_concurrent_processes_fit_once(tmp_path, monkeypatch):
     spawn = multiprocessing.get_context("spawn")
     barrier, log, results = spawn.Barrier(2), tmp_path / "log", spawn.Queue()
     monkeypatch.setattr(baselines, "fit", _logged(log))

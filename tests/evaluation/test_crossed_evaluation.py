@@ -1,4 +1,4 @@
-"""A trained model under another strategy than its own."""
+"""Evaluation of a trained model under another strategy than in training."""
 
 import json
 
@@ -22,18 +22,18 @@ def run(tmp_path_factory):
     return folder
 
 
-def test_under_its_own_strategy_a_model_is_as_good_as_its_run_says(run):
+def test_under_the_same_strategy_the_metrics_are_those_of_the_run(run):
     file = reevaluate(run, ["history=all_previous"])
     assert file == run / "evaluations" / "history=all_previous" / "summary.json"
-    found, own = summary_of(file.parent), summary_of(run)
+    found, of_run = summary_of(file.parent), summary_of(run)
     for stage in ("val", "test"):
-        assert found["metrics"][stage].pop("by_history_length") == own["metrics"][stage].pop("by_history_length")
-        assert found["metrics"][stage]["rmse"] == pytest.approx(own["metrics"][stage]["rmse"], abs=1e-6)
+        assert found["metrics"][stage].pop("by_history_length") == of_run["metrics"][stage].pop("by_history_length")
+        assert found["metrics"][stage]["rmse"] == pytest.approx(of_run["metrics"][stage]["rmse"], abs=1e-6)
     before, after = (pl.read_parquet(f / "predictions" / "test.parquet") for f in (run, file.parent))
     assert before["history_hash"].equals(after["history_hash"])
 
 
-def test_under_another_strategy_it_sees_that_ones_histories_on_the_same_targets(run):
+def test_under_another_strategy_targets_are_the_same_and_histories_differ(run):
     file = reevaluate(run, ["history=fixed_count", "history.count=2"])
     found = summary_of(file.parent)
     assert found["history"] == {"_target_": "mlens.history.fixed_count.FixedCount", "count": 2}
@@ -52,14 +52,14 @@ def test_under_another_strategy_it_sees_that_ones_histories_on_the_same_targets(
         (["history"], "history"),
     ],
 )
-def test_what_would_ask_for_other_targets_or_is_wrong_is_refused(run, overrides, message):
+def test_overrides_that_change_targets_or_are_invalid_are_refused(run, overrides, message):
     before = {path.name for path in (run / "evaluations").glob("*")}
     with pytest.raises(UserError, match=message):
         reevaluate(run, overrides)
     assert {path.name for path in (run / "evaluations").glob("*")} == before
 
 
-def test_the_command_says_where_it_wrote_and_refuses_to_do_it_again(run, monkeypatch, capsys):
+def test_the_command_prints_its_output_path_and_refuses_to_overwrite(run, monkeypatch, capsys):
     """On two ranks: tests/test_train.py."""
     monkeypatch.setattr("sys.argv", ["evaluation", str(run), "history=none"])
     main()
@@ -72,14 +72,14 @@ def test_the_command_says_where_it_wrote_and_refuses_to_do_it_again(run, monkeyp
     assert "holds this evaluation already" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_its_metrics_are_printed_beside_the_runs_own(tmp_path, capsys):
+def test_its_metrics_are_printed_with_those_of_the_run(tmp_path, capsys):
     figures = dict.fromkeys(COMPARED, 0.5)
     baselines = {"test": {"full_history": {"global_mean": {"rmse": 0.7}}}}
-    own = {"metrics": {"val": figures, "test": {**figures, "rmse": 0.6, "auc": "high"}}, "baselines": baselines}
+    of_run = {"metrics": {"val": figures, "test": {**figures, "rmse": 0.6, "auc": "high"}}, "baselines": baselines}
     summary = tmp_path / "other.json"
     summary.write_text(json.dumps({"metrics": {"val": figures, "test": {**figures, "rmse": 0.75, "nll": None}}}))
     file = tmp_path / "summary.json"
-    file.write_text(json.dumps(own))
+    file.write_text(json.dumps(of_run))
     print_with_run(tmp_path, summary)
     printed = capsys.readouterr().out
     rows = {line.split("│")[1].strip(): line for line in printed.splitlines() if line.startswith("│")}
@@ -95,7 +95,7 @@ def test_its_metrics_are_printed_beside_the_runs_own(tmp_path, capsys):
         assert "0.7500" in capsys.readouterr().out
 
 
-def test_an_evaluation_that_is_interrupted_leaves_nothing(run, monkeypatch):
+def test_an_interrupted_evaluation_leaves_no_files(run, monkeypatch):
     def interrupted(scorer, dataset, *_):
         if dataset.stage.name == "test":
             raise KeyboardInterrupt
@@ -107,7 +107,7 @@ def test_an_evaluation_that_is_interrupted_leaves_nothing(run, monkeypatch):
     assert not (run / "evaluations" / "history=random").exists()
 
 
-def test_what_serves_training_alone_is_left_out_of_the_model(run):
+def test_settings_of_training_alone_are_not_applied_to_the_model(run):
     config = run_config(run, ["model.gradient_checkpointing=true", "model.compile=true"], ("model",))
     model = load_trained(
         check_config(config), run / "model", load_exported_tokenizer(run / "model"), ParamPlacement(), None

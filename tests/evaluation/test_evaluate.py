@@ -1,4 +1,4 @@
-"""Scoring a stage: every target once, every legal rating, over draws; and the rows of predictions."""
+"""Scoring a stage: every legal rating of every target, over draws; and the table of predictions."""
 
 from math import fsum, sqrt
 
@@ -19,7 +19,7 @@ def random_history():
     return made, made.engine()
 
 
-def test_a_row_of_predictions_holds_what_the_design_names(random_history):
+def test_columns_and_values_of_predictions(random_history):
     made, engine = random_history
     dataset = made.datasets["test"]
     frame = evaluate(engine, dataset, made.collator).frame
@@ -38,16 +38,16 @@ def test_a_row_of_predictions_holds_what_the_design_names(random_history):
     assert frame["argmax"].to_list() == [float(values[row.argmax()]) for row in probability]
     for i, row in enumerate(frame.iter_rows(named=True)):
         target = int(dataset.stage.targets[i])
-        own = [k for k in range(len(table)) if table.user[k] == table.user[target]]
+        ratings = [k for k in range(len(table)) if table.user[k] == table.user[target]]
         assert row["user"] == table.users["id"][int(table.user[target])]
         assert row["movie"] == table.movies["id"][int(table.movie[target])]
-        assert own[row["t"]] == target and row["rating"] == table.rating[target]
+        assert ratings[row["t"]] == target and row["rating"] == table.rating[target]
         assert row["history_used"] == len(dataset.history(i))
         wanted = max(1, int(0.5 * dataset.stage.count[i])) if dataset.stage.count[i] else 0
         assert row["history_used"] + row["history_dropped"] == wanted
 
 
-def test_the_hash_names_the_history():
+def test_the_hash_identifies_the_history():
     made = [parts("data.max_users=4", *more) for more in (("history=random",), ("history=random",), ("history=none",))]
     frames = [evaluate(one.engine(), one.datasets["test"], one.collator).frame for one in made]
     assert frames[0].equals(frames[1])
@@ -56,7 +56,7 @@ def test_the_hash_names_the_history():
     assert frames[0]["history_hash"].n_unique() == len(frames[0])
 
 
-def test_packed_rows_predict_what_whole_sequences_do():
+def test_packed_rows_give_the_predictions_of_separate_sequences():
     packed = parts("history=fixed_count")
     plain = parts("history=fixed_count", "packing=reference", "model.attention=sdpa")
     a = predict(packed.engine(), packed.datasets["test"], packed.collator)
@@ -76,7 +76,7 @@ def test_every_figure_is_the_mean_over_draws(draw):
     evaluated = evaluate(engine, dataset, made.collator, draws=3)
     metrics = evaluated.metrics | by_activity(dataset, made.inputs.roles, evaluated.frames)
     datasets = [dataset.at(draw) for draw in range(3)]
-    drawn = [predict(engine, own, made.collator) for own in datasets]
+    drawn = [predict(engine, one, made.collator) for one in datasets]
     index, user, scale = made.table.rating_index[dataset.stage.targets], dataset.stage.user, made.table.scale
     rating = [scale[i] for i in index]
     assert not np.array_equal(drawn[0].probability, drawn[1].probability)
@@ -86,15 +86,15 @@ def test_every_figure_is_the_mean_over_draws(draw):
         assert metrics[name] == pytest.approx(sum(values) / 3)
         spread = (sum((value - sum(values) / 3) ** 2 for value in values) / 2) ** 0.5
         assert metrics["spread"][name] == pytest.approx(spread, abs=1e-12)
-    # The frame: one draw after the other, each with its own histories.
+    # The frame: one draw after the other, each with the histories of that draw.
     frame = evaluated.frame
     assert frame["draw"].to_list() == [0] * len(dataset) + [1] * len(dataset) + [2] * len(dataset)
     expected = []
-    for number, (own, one) in enumerate(zip(datasets, drawn, strict=True)):
+    for number, (dataset_of_draw, one) in enumerate(zip(datasets, drawn, strict=True)):
         rows = frame.filter(draw=number)
         assert rows["p_3.5"].to_numpy() == pytest.approx(one.probability[:, 6])
-        assert rows["history_used"].to_list() == [len(own.history(i)) for i in range(len(own))]
-        assert rows["history_hash"].to_list() == [history_hash(own.history(i)) for i in range(len(own))]
+        assert rows["history_used"].to_list() == [len(dataset_of_draw.history(i)) for i in range(len(dataset))]
+        assert rows["history_hash"].to_list() == [history_hash(dataset_of_draw.history(i)) for i in range(len(dataset))]
         expected.append(rows["expected"].to_list())
     assert metrics["rmse"] == pytest.approx(fsum(naive_rmse(one, rating) for one in expected) / 3)
     averaged = [fsum(of_target) / 3 for of_target in zip(*expected, strict=True)]
@@ -111,7 +111,7 @@ def test_every_figure_is_the_mean_over_draws(draw):
             assert figures["rmse"] == pytest.approx(fsum(of_draws) / 3) and figures["targets"] == len(members)
 
 
-def test_one_draw_is_as_it_was(random_history):
+def test_one_draw_has_no_columns_or_metrics_of_draws(random_history):
     made, engine = random_history
     evaluated = evaluate(engine, made.datasets["test"], made.collator)
     assert "draw" not in evaluated.frame.columns
@@ -120,11 +120,11 @@ def test_one_draw_is_as_it_was(random_history):
     assert evaluated.metrics["rmse"] == rmse(expected, rating)
 
 
-def test_progress_is_told_of_every_target_of_every_draw(random_history):
+def test_progress_is_reported_for_every_target_of_every_draw(random_history):
     made, engine = random_history
-    told = []
-    evaluate(engine, made.datasets["val"], made.collator, 2, told.append)
-    assert sum(told) == 2 * len(made.datasets["val"])
+    reported = []
+    evaluate(engine, made.datasets["val"], made.collator, 2, reported.append)
+    assert sum(reported) == 2 * len(made.datasets["val"])
 
 
 def test_groups_count_training_ratings(random_history):
@@ -142,7 +142,7 @@ def test_groups_count_training_ratings(random_history):
         assert sum(group["targets"] for group in of.values()) == len(dataset) == evaluated.metrics["targets"]
 
 
-def test_scoring_leaves_the_model_in_training_mode_and_its_weights_alone(random_history):
+def test_scoring_leaves_training_mode_and_weights_unchanged(random_history):
     made, engine = random_history
     before = {name: tensor.clone() for name, tensor in made.model.state_dict().items()}
     predict(engine, made.datasets["val"], made.collator)

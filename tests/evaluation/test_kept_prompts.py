@@ -1,4 +1,4 @@
-"""predictions/prompts.json: what a comparison shows of the prompts."""
+"""predictions/prompts.json: the prompts that a comparison shows."""
 
 import json
 
@@ -26,13 +26,13 @@ def test_examples_are_the_same_targets_in_every_run(kept):
     assert examples["none"] == examples["all_previous"] and len(examples["none"]) == EXAMPLES
 
 
-def test_the_worst_are_those_of_the_largest_errors(kept):
+def test_the_worst_are_the_prompts_with_the_largest_errors(kept):
     for prompts in kept.values():
         errors = [abs(p["expected"] - p["rating"]) for p in prompts if p["kind"] == "worst"]
         assert len(errors) == WORST and errors == sorted(errors, reverse=True)
 
 
-def test_a_prompt_is_what_the_strategy_shows(kept):
+def test_a_prompt_has_the_history_of_its_strategy(kept):
     for prompt in kept["all_previous"]:
         assert prompt["prompt"].count("\n1. ") == 1 and f"\n{prompt['history_used']}. " in prompt["prompt"]
         assert f"User: {prompt['title']} (" in prompt["prompt"]

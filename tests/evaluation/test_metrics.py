@@ -1,4 +1,4 @@
-"""Metrics against loops, and against values worked out by hand."""
+"""Metrics compared with loops, and with values computed by hand."""
 
 import math
 
@@ -16,29 +16,29 @@ RATING = np.array([0, 2, 1])
 USER = np.array([4, 4, 9])
 
 
-def test_worked_out_by_hand():
+def test_metrics_by_hand():
     measured = measure(BY_HAND, RATING, USER, SCALE)
     # Expected ratings 1.4, 2.5, 2.25 for 1, 3, 2.
     assert expected(BY_HAND, SCALE).tolist() == pytest.approx([1.4, 2.5, 2.25])
     assert measured["rmse"] == pytest.approx(math.sqrt((0.16 + 0.25 + 0.0625) / 3))
     assert measured["mae"] == pytest.approx((0.4 + 0.5 + 0.25) / 3)
     assert measured["user_rmse"] == pytest.approx((math.sqrt((0.16 + 0.25) / 2) + 0.25) / 2)
-    # Of equal probabilities the lower rating is the most probable one: 1, 2, 3.
+    # Of equally probable ratings the lower one is the argmax: 1, 2, 3.
     assert measured["accuracy"] == pytest.approx(1 / 3)
     assert measured["argmax_rmse"] == pytest.approx(math.sqrt((0 + 1 + 1) / 3))
     assert measured["nll"] == pytest.approx(-(math.log(0.7) + math.log(0.5) + math.log(0.25)) / 3)
     assert measured["illegal_mass"] == pytest.approx(0.25)
-    # Bin 7 holds one right at 0.7, bin 5 two wrong at 0.5.
+    # Bin 7 has a correct prediction at 0.7, bin 5 two wrong ones at 0.5.
     assert measured["calibration_error"] == pytest.approx((0.3 + 1.0) / 3)
 
 
-def test_a_certain_mistake_has_a_large_but_finite_nll():
+def test_a_mistake_with_probability_1_has_a_large_finite_nll():
     sure = Predictions(np.array([[1.0, 0.0, 0.0]]), np.ones(1))
     nll = measure(sure, np.array([2]), np.array([0]), SCALE)["nll"]
     assert 700 < nll < math.inf
 
 
-def test_certainty_falls_into_the_last_bin():
+def test_probability_1_is_in_the_last_bin():
     assert calibration_error(np.array([[1.0, 0.0], [0.95, 0.05]]), np.array([True, False])) == pytest.approx(
         abs((1 - 1.0) + (0 - 0.95)) / 2
     )
@@ -69,9 +69,9 @@ def test_metrics_equal_loops(seed, targets, ratings):
     errors = [a - b for a, b in zip(means, true, strict=True)]
     assert measured["rmse"] == pytest.approx(math.sqrt(sum(e * e for e in errors) / targets))
     assert measured["mae"] == pytest.approx(sum(map(abs, errors)) / targets)
-    own = [[e for e, u in zip(errors, user, strict=True) if u == one] for one in sorted(set(user.tolist()))]
+    by_user = [[e for e, u in zip(errors, user, strict=True) if u == one] for one in sorted(set(user.tolist()))]
     assert measured["user_rmse"] == pytest.approx(
-        sum(math.sqrt(sum(e * e for e in o) / len(o)) for o in own) / len(own)
+        sum(math.sqrt(sum(e * e for e in o) / len(o)) for o in by_user) / len(by_user)
     )
     correct = [max(row) == row[i] for row, i in zip(probability, rating_index, strict=True)]
     assert measured["accuracy"] == pytest.approx(sum(correct) / targets)
@@ -89,7 +89,7 @@ def test_perfect_predictions():
     assert set(measured.values()) == {0.0}
 
 
-def test_groups_reach_from_one_edge_to_below_the_next():
+def test_groups_are_half_open_intervals():
     value = np.array([0, 1, 4, 5, 9, 10, 99])
     rating = np.zeros(7)
     predicted = np.array([1.0, 2.0, 4.0, 1.0, 1.0, 3.0, 3.0])

@@ -1,4 +1,4 @@
-"""What is said of a model that has learned nothing."""
+"""Warnings about a model that has not learned."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ GOOD = {"illegal_mass": 0.001, "expected_std": 0.6, "rmse": 0.85}
 
 
 @pytest.mark.parametrize(
-    ("metrics", "said"),
+    ("metrics", "warnings"),
     [
         (GOOD, []),
         (
@@ -36,15 +36,15 @@ GOOD = {"illegal_mass": 0.001, "expected_std": 0.6, "rmse": 0.85}
         ({}, []),
     ],
 )
-def test_each_sign_is_a_sentence(metrics, said):
-    assert quality_warnings(metrics, 1.04, ("recent_biases", 0.87)) == said
+def test_each_warning(metrics, warnings):
+    assert quality_warnings(metrics, 1.04, ("recent_biases", 0.87)) == warnings
 
 
-def test_without_baselines_the_rest_is_looked_for():
+def test_without_baselines_the_other_warnings_are_given():
     assert len(quality_warnings({"illegal_mass": 1.0, "expected_std": 0.0, "rmse": 9.0})) == 2
 
 
-def test_the_spread_is_among_the_metrics_and_of_one_target_there_is_none():
+def test_expected_std_is_a_metric_and_is_nan_for_one_target():
     flat = Predictions(np.array([[0.2, 0.8], [0.2, 0.8]]), np.ones(2))
     measured = measure(flat, np.array([0, 1]), np.array([0, 0]), (1.0, 2.0))
     assert measured["expected_std"] == 0 and len(quality_warnings(measured)) == 1

@@ -1,4 +1,4 @@
-"""AUC and NDCG@10: by hand, against loops over pairs and orders, and against scikit-learn."""
+"""AUC and NDCG@10: by hand, and compared with loops over pairs and orders and with scikit-learn."""
 
 import math
 from itertools import permutations
@@ -13,14 +13,14 @@ from mlens.evaluation.score import Predictions
 
 
 def columns(*rows):
-    """(user, predicted, rating) each -> predicted, rating, user."""
+    """Transpose rows of (user, predicted, rating) to predicted, rating, user."""
     user, predicted, rating = (np.array(column) for column in zip(*rows, strict=True))
     return predicted, rating, user
 
 
 @st.composite
 def targets(draw, most=25, users=4):
-    """Few values, so that ties are many; users in any order."""
+    """Draw targets with few distinct values, so that many are tied, and users in any order."""
     row = st.tuples(
         st.integers(0, users - 1), st.integers(0, 5).map(lambda i: i / 4), st.sampled_from([0.5, 3, 3.5, 5])
     )
@@ -61,7 +61,7 @@ def test_ndcg_by_hand():
     rows = [(1, 4.0, 2.0), (1, 3.0, 5.0), (2, 1.0, 4.0)]
     one = (2 + 5 / math.log2(3)) / (5 + 2 / math.log2(3))
     assert ndcg(*columns(*rows)) == pytest.approx(one)
-    # Both orders of user 2's equal predictions: the mean of the best and the worst.
+    # The mean over both orders of user 2's tied predictions.
     two = ((4 + 1 / math.log2(3)) + (1 + 4 / math.log2(3))) / 2 / (4 + 1 / math.log2(3))
     assert ndcg(*columns(*rows, (2, 1.0, 1.0))) == pytest.approx((one + two) / 2)
     assert math.isnan(ndcg(*columns(rows[0], rows[2])))
@@ -72,7 +72,7 @@ def test_rank_11_gains_nothing():
     assert ndcg(*columns(*rows)) == pytest.approx(gain([1.0] * 10) / gain([5.0] + [1.0] * 9))
 
 
-def test_who_cannot_gain_does_not_count():
+def test_users_without_any_gain_are_left_out():
     rows = [(0, 1.0, 0.0), (0, 2.0, 0.0), (1, 1.0, 1.0), (1, 2.0, 2.0)]
     assert ndcg(*columns(*rows)) == 1.0
     assert math.isnan(ndcg(*columns(*rows[:2])))
@@ -116,7 +116,7 @@ def test_scikit_learn_agrees(given):
     assert auc(predicted, liked, user) == pytest.approx(mean(areas), nan_ok=True)
 
 
-def test_measured_of_the_expected_rating():
+def test_ranking_metrics_use_the_expected_rating():
     probability = np.array([[0.5, 0.5, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
     predictions = Predictions(probability, np.ones(3))
     measured = measure(predictions, np.array([1, 0, 2]), np.array([5, 5, 5]), (1.0, 2.0, 3.0))

@@ -1,1 +1,1 @@
-"""What several test files share: runs, small models, tables and tokenizers, and slow references to compare with."""
+"""Helpers shared by test files: runs, small models, tables and tokenizers, and naive references to compare with."""

@@ -15,7 +15,11 @@ from tests.helpers.reference import stage_of, tables
 
 @dataclass(frozen=True)
 class Case:
-    """A stage under a budget; lines: tokens of each visible line; numbers: tokens of line number 1, 2, …"""
+    """A stage with a budget.
+
+    lines: tokens of each visible line.
+    numbers: tokens of line number 1, 2, …
+    """
 
     table: RatingTable
     stage: Stage
@@ -25,7 +29,7 @@ class Case:
 
 
 def section(case: Case, t: int, chosen: list[int]) -> int:
-    """Tokens of the history section that shows these lines of target t's list."""
+    """Return the tokens of the history section with these lines of target t's list."""
     if not chosen:
         return 0
     first = int(case.stage.visible_offsets[case.stage.user[t]])
@@ -33,17 +37,17 @@ def section(case: Case, t: int, chosen: list[int]) -> int:
 
 
 def assert_fits(case: Case, histories) -> None:
-    """What holds of the histories of any wish, whatever a strategy wants.
+    """Assert the invariants of the histories of every strategy.
 
-    A target is shown some of what is wanted, of what it may see, in time order, within its room. Targets of one prefix
-    group are of one user, and one history is the beginning of the other.
+    A target is shown visible ratings that the strategy chose, in time order and within its budget. Targets of one
+    prefix group are of one user, and the history of one is a prefix of the other's.
     """
     everyone = np.arange(len(case.stage))
     wanted, shown = ([of(t).tolist() for t in everyone] for of in (histories.wanted, histories.shown))
     for t, c in enumerate(case.stage.count.tolist()):
         assert set(shown[t]) <= set(wanted[t]) <= set(range(c))
-        assert all(places == sorted(set(places)) for places in (wanted[t], shown[t]))
-    lengths = [section(case, t, places) for t, places in enumerate(shown)]
+        assert all(indices == sorted(set(indices)) for indices in (wanted[t], shown[t]))
+    lengths = [section(case, t, indices) for t, indices in enumerate(shown)]
     assert all(length <= room for length, room in zip(lengths, case.budget.room, strict=True))
     groups = histories.prefix_groups(everyone)
     assert groups.dtype == np.int64
@@ -58,7 +62,7 @@ def assert_fits(case: Case, histories) -> None:
 
 
 def assert_groups(histories, keys: list) -> None:
-    """Two targets are of one prefix group exactly where `keys` has equal keys for them, None being nobody's equal."""
+    """Assert that two targets are in one prefix group if and only if their keys are equal and not None."""
     groups = histories.prefix_groups(np.arange(len(keys)))
     for a, b in combinations(range(len(keys)), 2):
         assert (groups[a] == groups[b] != -1) == (keys[a] == keys[b] is not None)
@@ -67,6 +71,11 @@ def assert_groups(histories, keys: list) -> None:
 
 @st.composite
 def budgets(draw, room=None, name=None):
+    """Draw a stage with a budget.
+
+    room: tokens that every target has for its history; drawn if None.
+    name: of the stage; drawn if None.
+    """
     table = draw(tables(most_users=4, most_ratings=25))
     split = Split(
         draw(st.sampled_from(METHODS)), 0.2, 0.3, min_ratings=2, ties=draw(st.sampled_from(["order", "strict"]))
@@ -77,6 +86,7 @@ def budgets(draw, room=None, name=None):
 
 
 def price(draw, table: RatingTable, stage: Stage) -> Case:
+    """Draw token prices and budgets for a stage."""
     costs = np.random.default_rng(draw(st.integers(0, 10**6)))
     lines = costs.integers(1, draw(st.sampled_from([2, 12])), len(stage.visible)).tolist()
     numbers = sorted(costs.integers(1, 4, int(np.diff(table.user_offsets).max())).tolist())
@@ -95,5 +105,6 @@ def price(draw, table: RatingTable, stage: Stage) -> Case:
 
 
 def with_room(budget: Budget, room: int) -> Budget:
+    """Return the budget with the same room for every target."""
     rooms = np.full_like(budget.room, room)
     return Budget(budget.line_ends, budget.number_ends, budget.header, rooms, rooms)

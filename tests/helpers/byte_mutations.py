@@ -1,25 +1,29 @@
-"""Files hurt as disks, editors and enemies hurt them: bytes turned, lost, put in, cut off, moved, doubled."""
+"""Mutations of files as by faulty disks, editors and attackers: bits flipped, bytes deleted, inserted, truncated, moved
+and duplicated."""
 
 from __future__ import annotations
 
 import random
 
-# What means something to some reader of text.
-SIGNS = (
+# Byte strings with a meaning for some text format.
+FRAGMENTS = (
     *(b"\0", b"\n", b"\r\n", b"\r", b",", b'"', b"'", b"\t", b"|", b"::", b";", b"-", b".", b"[", b"]", b"{", b"}"),
     *(b"\\", b"\xff", b"\xef\xbb\xbf", b"\xc3", "\u202e".encode(), "\u2028".encode(), b"\x1b[31m", b"nan", b"inf"),
     *(b"1e999", b"9" * 400, b"-1", b"0x10", b" ", b"null", b"\\ud800", b"\\u0000", b"1_0", b"\xed\xa0\x80"),
 )
 
 
-def hurt(content: bytes, draw: random.Random) -> bytes:
-    """`content` after one to three hurts."""
+def mutate(content: bytes, draw: random.Random) -> bytes:
+    """Return `content` after one to three mutations."""
     for _ in range(draw.choice((1, 1, 1, 2, 3))):
-        content = draw.choice((_flip, _delete, _insert, _truncate, _splice, _double, _sign))(content, draw)
+        content = draw.choice((_flip, _delete, _insert, _truncate, _splice, _duplicate, _insert_fragment))(
+            content, draw
+        )
     return content
 
 
-def _place(content: bytes, draw: random.Random) -> tuple[int, int]:
+def _range(content: bytes, draw: random.Random) -> tuple[int, int]:
+    """Draw the start and stop of a short piece of `content`."""
     start = draw.randrange(len(content) + 1)
     return start, min(len(content), start + draw.choice((1, 1, 2, 5, 20, 200)))
 
@@ -32,31 +36,31 @@ def _flip(content: bytes, draw: random.Random) -> bytes:
 
 
 def _delete(content: bytes, draw: random.Random) -> bytes:
-    start, stop = _place(content, draw)
+    start, stop = _range(content, draw)
     return content[:start] + content[stop:]
 
 
 def _insert(content: bytes, draw: random.Random) -> bytes:
-    at, _ = _place(content, draw)
+    at, _ = _range(content, draw)
     return content[:at] + draw.randbytes(draw.choice((1, 1, 2, 8, 100))) + content[at:]
 
 
-def _sign(content: bytes, draw: random.Random) -> bytes:
-    at, _ = _place(content, draw)
-    return content[:at] + draw.choice(SIGNS) + content[at:]
+def _insert_fragment(content: bytes, draw: random.Random) -> bytes:
+    at, _ = _range(content, draw)
+    return content[:at] + draw.choice(FRAGMENTS) + content[at:]
 
 
 def _truncate(content: bytes, draw: random.Random) -> bytes:
-    return content[: _place(content, draw)[0]]
+    return content[: _range(content, draw)[0]]
 
 
 def _splice(content: bytes, draw: random.Random) -> bytes:
-    """A piece over another place."""
-    start, stop = _place(content, draw)
-    at, end = _place(content, draw)
+    """Overwrite one piece with another."""
+    start, stop = _range(content, draw)
+    at, end = _range(content, draw)
     return content[:at] + content[start:stop] + content[end:]
 
 
-def _double(content: bytes, draw: random.Random) -> bytes:
-    start, stop = _place(content, draw)
+def _duplicate(content: bytes, draw: random.Random) -> bytes:
+    start, stop = _range(content, draw)
     return content[:stop] + content[start:stop] + content[stop:]

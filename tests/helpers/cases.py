@@ -1,4 +1,4 @@
-"""Small users with everything that a run can choose, drawn; and the rows that are made for them."""
+"""Random small users under random settings of a run, and the rows that are packed for them."""
 
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ from tests.helpers.reference import HALF_STARS, make_table
 from tests.helpers.tokenizers_for_tests import ABLATIONS, style, tiny
 
 RATIOS = st.sampled_from([0.6, 1.0, 0.3])
-# Hypothesis favours what comes first: what has most to share.
+# Hypothesis prefers early elements: those with long shared prefixes come first.
 WITH_HISTORY = [name for name, ablation in ABLATIONS.items() if ablation.history]
 STRATEGIES = st.one_of(
     st.just(AllPrevious()),
@@ -49,7 +49,7 @@ SPLITS = st.builds(
     ties=st.sampled_from(["order", "strict"]),
     max_train_targets_per_user=st.sampled_from([None, 4, None]),
 )
-# So small that long prefixes, bundles with a common beginning and cut products are met in short rows.
+# So small that even short rows have long prefixes, bundles with a common prefix, and split products.
 LIMITS: st.SearchStrategy[dict[str, int]] = st.one_of(
     st.just({}),
     st.fixed_dictionaries(
@@ -64,7 +64,13 @@ LIMITS: st.SearchStrategy[dict[str, int]] = st.one_of(
 
 @dataclass(frozen=True)
 class Case:
-    """datasets: of the stages that have targets, train among them; epoch: of the training's histories and order."""
+    """A plan for small users.
+
+    datasets: of the stages that have targets.
+    epoch: of the training histories and order.
+    world: number of ranks.
+    limits: values for constants of the CPU layout.
+    """
 
     split: Split
     roles: np.ndarray
@@ -86,7 +92,7 @@ class Case:
 
 @contextmanager
 def limited(limits: dict):
-    """Layouts made within have these limits."""
+    """Set these limits for CPU layouts that are made inside the context."""
     with pytest.MonkeyPatch.context() as patched:
         for name, value in limits.items():
             patched.setattr(cpu_layout, name, value)
@@ -94,7 +100,10 @@ def limited(limits: dict):
 
 
 def small_table(seed: int, ratings: int = 9, movies: int = 7):
-    """One user of so many ratings and up to two with fewer; ties in time, profiles (some alike, some empty), tags."""
+    """Return a table of one user with `ratings` ratings and up to two with at most as many.
+
+    It has ties in time, tags, and profiles (some equal, some empty).
+    """
     random = np.random.default_rng(seed)
     sizes = [ratings, *random.integers(1, ratings + 1, random.integers(3))]
     random.shuffle(sizes)
@@ -127,10 +136,15 @@ def make_case(
     limits=None,
     **fields,
 ) -> Case:
-    """room: what the longest bare prompt leaves of prompt.max_tokens; fields: others of the prompt's."""
-    roomy = make_renderer(table, style(max_tokens=10**6), ABLATIONS[ablation], tiny())
-    longest = int(roomy.bare_lengths(np.arange(len(table))).max()) + roomy.template.longest_answer
-    renderer = PieceRenderer(replace(roomy.template, style=style(max_tokens=longest + room, **fields)))
+    """Plan a table.
+
+    collator: makes the collator from prompt.max_tokens.
+    room: tokens between the longest prompt without history and prompt.max_tokens.
+    fields: other fields of the prompt's style.
+    """
+    unlimited = make_renderer(table, style(max_tokens=10**6), ABLATIONS[ablation], tiny())
+    longest = int(unlimited.bare_lengths(np.arange(len(table))).max()) + unlimited.template.longest_answer
+    renderer = PieceRenderer(replace(unlimited.template, style=style(max_tokens=longest + room, **fields)))
     roles = assign_roles(table, split)
     stages = {name: make_stage(table, roles, split, name) for name in ("train", "val", "test")}
     datasets = {
@@ -143,7 +157,10 @@ def make_case(
 
 @st.composite
 def cases(draw, ratings=9):
-    """Tables are made by a drawn seed: drawn one by one, most would be of users with next to nothing to share."""
+    """Draw cases.
+
+    Tables follow from a drawn seed: if ratings were drawn one by one, few targets would share a prefix.
+    """
 
     def one_of(*values):
         return draw(st.sampled_from(values))
@@ -170,7 +187,13 @@ def cases(draw, ratings=9):
 
 @dataclass(frozen=True)
 class BuiltRow:
-    """groups: of a row, and the targets that they are of; labels: of its whole step; rank: which one gets it."""
+    """A packed row.
+
+    groups: prefix groups of the row.
+    targets: of the groups.
+    labels: total label weight of the row's step.
+    rank: which gets the row.
+    """
 
     row: Row
     groups: list[PrefixGroup]
@@ -180,7 +203,7 @@ class BuiltRow:
 
 
 def train_steps(case: Case, collator=None) -> list[list[BuiltRow]]:
-    """The rows of every step, those of all ranks together."""
+    """Return the rows of each step, over all ranks."""
     dataset, weight = case.train, case.steps.history_loss_weight
     collator = collator or case.collator
     steps: dict[int, list[BuiltRow]] = {}
@@ -195,7 +218,7 @@ def train_steps(case: Case, collator=None) -> list[list[BuiltRow]]:
 
 
 def score_rows(case: Case, stage: str, collator=None) -> list[BuiltRow]:
-    """All rows that together score a stage."""
+    """Return all rows that score a stage, over all ranks."""
     dataset, collator = case.datasets[stage], collator or case.collator
     built = []
     with limited(case.limits):

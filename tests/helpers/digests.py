@@ -1,7 +1,7 @@
-"""`python -m tests.helpers.digests FOLDER`: digests, as JSON, of all that a run decides before it trains.
+"""`python -m tests.helpers.digests FOLDER` prints digests, as JSON, of everything that a run computes before training.
 
-Read from the data files that `write_sources` left in FOLDER. Without torch (`torch` is in no digest's name then) what
-doesn't need it.
+The data are the files that `write_sources` wrote to FOLDER. Without torch, digests that need it (with `torch` in their
+names) are left out.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from mlens.prompt.settings import Ablation
 from mlens.prompt.tokens import tiny_tokenizer
 from tests.helpers.runs import composed
 
-# Letters whose case, order or code differs between languages and encodings.
+# Letters whose case, order or code differs between locales and encodings.
 TITLES = (
     "İstanbul'da IŞIK ılık (1999)",
     "Straße, Die großen Ärzte (1,5)",
@@ -64,7 +64,7 @@ SPLITS = ("temporal", "random", "user", "global_time", "leave_last")
 
 
 def write_sources(folder: Path) -> None:
-    """The same few ratings in three formats; titles in UTF-8 and in Latin-1."""
+    """Write the same few ratings in three formats, with titles in UTF-8 and in Latin-1."""
     random = np.random.default_rng(5)
     rows = [
         (u, m, int(random.integers(1, 11)) / 2, 10**9 + 50 * m)
@@ -116,7 +116,7 @@ def _write(file: Path, text: str) -> None:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """name -> digest."""
+    """Return the digests by name."""
     sources: dict[str, Source] = {
         "sample": Sample(users=9, movies=60, ratings_per_user=30),
         "csv": MovieLensCsv("ml-25m", path=str(folder / "csv")),
@@ -145,14 +145,15 @@ def digests(folder: Path) -> dict[str, str]:
             for stage_name, stage in stages.items():
                 histories = fit(strategy, table, stage, make_budget(renderer, stage), words.trim, 7, 2)
                 targets = SimpleNamespace(table=table, stage=stage, renderer=renderer, histories=histories)
-                for what, digest in _of_targets(targets):
-                    found[f"{name} {strategy_name} {stage_name} {what}"] = digest
+                for part, digest in _target_digests(targets):
+                    found[f"{name} {strategy_name} {stage_name} {part}"] = digest
             if strategy_name in ("random", "all_previous") and importlib.util.find_spec("torch") is not None:
-                found[f"{name} {strategy_name} torch rows"] = _rows(table, stages["train"], strategy, renderer)
+                found[f"{name} {strategy_name} torch rows"] = _rows_digest(table, stages["train"], strategy, renderer)
     return found
 
 
-def _of_targets(data: SimpleNamespace) -> Iterator[tuple[str, str]]:
+def _target_digests(data: SimpleNamespace) -> Iterator[tuple[str, str]]:
+    """Yield name and digest of a stage's targets, histories, prompts and tokens."""
     stage = data.stage
     histories, texts, tokens = [], [], []
     for i, target in enumerate(stage.targets):
@@ -166,8 +167,8 @@ def _of_targets(data: SimpleNamespace) -> Iterator[tuple[str, str]]:
     yield "tokens", _digest(*tokens)
 
 
-def _rows(table, stage, strategy, renderer) -> str:
-    """The order of targets and the rows of an epoch."""
+def _rows_digest(table, stage, strategy, renderer) -> str:
+    """Return the digest of the order of targets and the rows of an epoch."""
     from mlens.packing.dataset import RatingDataset
     from mlens.packing.packed import PackedRows
     from mlens.packing.plan import epoch_order, plan_epoch
@@ -194,6 +195,6 @@ def _digest(*parts: np.ndarray | bytes) -> str:
 
 
 if __name__ == "__main__":
-    # As a program would that honours the user's language: numbers with a comma, other letters and order.
+    # Apply the user's locale: decimal commas, case and collation.
     locale.setlocale(locale.LC_ALL, "")
     print(json.dumps(digests(Path(sys.argv[1]))))

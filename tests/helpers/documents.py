@@ -1,4 +1,4 @@
-"""The files and commands that the documents show."""
+"""Extracts files and commands from the documents."""
 
 import re
 import shlex
@@ -19,18 +19,19 @@ DOCUMENTS = (
     "CONTRIBUTING.md",
     *(f"docs/{file.name}" for file in sorted((ROOT / "docs").glob("*.md"))),
 )
-# How a command begins: what it sets for itself (`NAME=VALUE `), or what keeps its output (`NAME=$(`), and its program.
+# The start of a command: environment variables (`NAME=VALUE `) or an assignment of its output (`NAME=$(`), then its
+# program.
 BEGINS = re.compile(r"([A-Z_]+=(\w+ |\$\())*((python|torchrun|deepspeed|make) |make$|pip install |mlens [a-z]+ )")
 
 
 def document_files(document: str) -> dict[str, str]:
-    """The complete files that a document shows: a path in backticks, a colon, and the file's text as a block."""
+    """Return the complete files in a document by path: a path in backticks, a colon, and the text as a code block."""
     text = (ROOT / "docs" / document).read_text(encoding="utf-8")
     return dict(re.findall(r"`([\w/]+\.(?:py|yaml))`:\n\n```\w+\n(.*?)```", text, re.DOTALL))
 
 
 def extended_copy(folder: Path) -> Path:
-    """A copy of mlens with the files of docs/extending.md in it."""
+    """Make a copy of mlens that includes the files of docs/extending.md."""
     for name in ("mlens", "hydra_plugins", "conf"):
         shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "train.py", folder)
@@ -40,18 +41,18 @@ def extended_copy(folder: Path) -> Path:
     return folder
 
 
-def put_in(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have this process choose from the copy's conf/, and find what the copy adds to mlens.data and mlens.history."""
+def use_copy(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have this process use the copy's conf/, and its additional modules of mlens.data and mlens.history."""
     for module in (runs, mlens.compose):
         monkeypatch.setattr(module, "CONF", copy / "conf")
     for package in (mlens.data, mlens.history):
-        own = copy / package.__name__.replace(".", "/")
-        monkeypatch.setattr(package, "__path__", [*package.__path__, str(own)])
+        folder = copy / package.__name__.replace(".", "/")
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
 
 
 def document_commands(document: str) -> list[str]:
-    """The commands that a document gives in blocks of no language and in inline code: each once, in their order."""
-    # Between the fences every other part is a block, and its first line its language.
+    """Return the distinct commands in a document's inline code and code blocks without a language, in order."""
+    # Every second part between fences is a code block, whose first line is its language.
     parts = re.split(r"^ *```", (ROOT / document).read_text(encoding="utf-8"), flags=re.MULTILINE)
     found: list[str] = []
     for number, part in enumerate(parts):
@@ -63,20 +64,20 @@ def document_commands(document: str) -> list[str]:
 
 
 def block_commands(block: str) -> list[str]:
-    """Its lines, without the prompt and remarks. A line that ends with a backslash, or within quotes, goes on."""
-    commands, begun = [], ""
+    """Return the commands of a block without shell prompts and comments, with continued lines joined."""
+    commands, current = [], ""
     for line in re.sub(r"\s*\\\n\s*", " ", textwrap.dedent(block)).splitlines():
-        begun += re.sub(r"\s{2,}# .*", "", line.removeprefix("$ "))
-        if is_open(begun):
-            begun += "\n"
+        current += re.sub(r"\s{2,}# .*", "", line.removeprefix("$ "))
+        if is_open(current):
+            current += "\n"
         else:
-            commands.append(begun)
-            begun = ""
+            commands.append(current)
+            current = ""
     return [command for command in commands if command]
 
 
 def is_open(text: str) -> bool:
-    """Whether a quotation in it isn't closed."""
+    """Whether the text has an unclosed quotation mark."""
     try:
         shlex.split(text)
     except ValueError:
@@ -85,6 +86,6 @@ def is_open(text: str) -> bool:
 
 
 def make_targets() -> set[str]:
-    """The targets of the Makefile."""
+    """Return the targets of the Makefile."""
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
     return set(re.findall(r"^([a-z-]+):", text, re.MULTILINE))

@@ -1,4 +1,4 @@
-"""What a step and a score must be, sample by sample, and whether rows give that."""
+"""Losses, gradients and scores computed sample by sample, and checks that rows give the same."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,10 +23,10 @@ from tests.helpers.small_model import (
     plain_score,
     row_scores,
 )
-from tests.helpers.tokenizers_for_tests import tiny, whole_ids
+from tests.helpers.tokenizers_for_tests import text_ids, tiny
 
 REFERENCE = ReferenceRows()
-# Of a loss or a score, and of a gradient. Qwen3's norms compute in float32 in either case.
+# Relative tolerances of losses and scores, and of gradients. Qwen3's norms compute in float32 with either dtype.
 TOLERANCE = {torch.float64: (1e-7, 1e-6), torch.float32: (1e-5, 1e-4)}
 VOCABULARY = 700
 dtypes = st.sampled_from(list(TOLERANCE))
@@ -34,7 +34,12 @@ dtypes = st.sampled_from(list(TOLERANCE))
 
 @dataclass(frozen=True)
 class PlainStep:
-    """targets; labels: the weights of its label tokens; loss: of all, as a mean."""
+    """A step, computed sample by sample.
+
+    targets: of the step.
+    labels: total weight of the label tokens.
+    loss: weighted mean over the label tokens.
+    """
 
     targets: list[int]
     labels: float
@@ -42,7 +47,7 @@ class PlainStep:
 
 
 def plain_steps(case: Case, model):
-    """Each step's loss by one ordinary forward pass a sample."""
+    """Yield each step, computed with one ordinary forward pass per sample."""
     dataset, steps = case.train, case.steps
     order = epoch_order(dataset, steps, dataset.seed, case.epoch)
     for first in range(0, len(order), steps.targets):
@@ -52,75 +57,80 @@ def plain_steps(case: Case, model):
             sample = dataset[i]
             total = total - plain_score(model, sample.prompt, sample.answer)
             labels += len(sample.answer)
-            places = line_tokens(case, i) if steps.history_loss_weight else []
-            if places:
-                own = plain_log_probabilities(model, sample.prompt)[torch.tensor(places) - 1].sum()
-                total = total - steps.history_loss_weight * own
-                labels += steps.history_loss_weight * len(places)
+            tokens = line_tokens(case, i) if steps.history_loss_weight else []
+            if tokens:
+                history = plain_log_probabilities(model, sample.prompt)[torch.tensor(tokens) - 1].sum()
+                total = total - steps.history_loss_weight * history
+                labels += steps.history_loss_weight * len(tokens)
         yield PlainStep(targets, labels, total / labels)
 
 
 def line_tokens(case: Case, i: int) -> list[int]:
-    """Where in its prompt the ratings stand that training target i shows and that no target of its user before it
-    sees."""
+    """Return the rating tokens with history loss, as indices into the prompt of training target i.
+
+    These are the ratings in its history that no earlier target of its user sees.
+    """
     dataset = case.train
     table, targets = dataset.table, dataset.stage.targets.tolist()
     earlier = [t for t in targets[:i] if table.user[t] == table.user[targets[i]]]
     shown_to = [naive_visible(table, case.roles, t, case.split.eval_history, case.split.ties) for t in earlier]
     old = {rating for visible in shown_to for rating in visible}
-    shown = rating_places(dataset.renderer, targets[i], dataset.history(i))
-    return [place for rating, places in shown.items() if rating not in old for place in places]
+    shown = rating_tokens(dataset.renderer, targets[i], dataset.history(i))
+    return [index for rating, indices in shown.items() if rating not in old for index in indices]
 
 
-def rating_places(renderer: Renderer, target: int, history) -> dict[int, range]:
-    """Where in the prompt of `target` each rating of its history stands, found by tokenising the prompt's text up to
-    it."""
-    table, places = renderer.template.table, {}
+def rating_tokens(renderer: Renderer, target: int, history) -> dict[int, range]:
+    """Return the range of tokens of each rating of a history in the prompt of `target`.
+
+    Each is found by tokenising the prompt's text up to it.
+    """
+    table, ranges = renderer.template.table, {}
     for n, rating in enumerate(map(int, history)):
         text = naive_prompt(table, target, history[: n + 1], renderer.template.ablation, renderer.template.style).text()
         line, shown = text.rpartition("\n\n[RECENT_DIALOGUE]")[0], f" {table.rating[rating]:.1f}"
         assert line.endswith(shown)
-        start, stop = (len(whole_ids(tiny(), part)) for part in (line.removesuffix(shown), line))
-        places[rating] = range(start, stop)
-    return places
+        start, stop = (len(text_ids(tiny(), part)) for part in (line.removesuffix(shown), line))
+        ranges[rating] = range(start, stop)
+    return ranges
 
 
 def model(attention: str, dtype: torch.dtype):
     return model_once(attention, dtype, VOCABULARY)
 
 
-def same(row: Row) -> Row:
+def unchanged(row: Row) -> Row:
     return row
 
 
-def check_training(case: Case, dtype: torch.dtype, change: Callable[[Row], Row] = same) -> None:
-    """Each step's labels, loss and gradients, over all ranks' rows (each changed by `change`), and those of reference
-    rows, are those of one ordinary forward pass a sample."""
+def check_training(case: Case, dtype: torch.dtype, change: Callable[[Row], Row] = unchanged) -> None:
+    """Assert that packed rows (each changed by `change`), and reference rows, give the labels, loss and gradients of
+    each step that one ordinary forward pass per sample gives."""
     of_loss, of_gradient = TOLERANCE[dtype]
     shared, plain = model(ROW_ATTENTION, dtype), model("sdpa", dtype)
     steps = zip(plain_steps(case, plain), train_steps(case), train_steps(case, REFERENCE), strict=True)
-    for step, rows, alone in steps:
+    for step, rows, reference in steps:
         want = gradients(plain, step.loss)
-        for built, own in ((rows, shared), (alone, plain)):
+        for built, used in ((rows, shared), (reference, plain)):
             assert sorted(t for one in built for t in one.targets) == step.targets
             assert [one.labels for one in built] == pytest.approx([step.labels] * len(built))
-            changed = [change(one.row) if own is shared else one.row for one in built if one.targets]
-            loss = -sum((row_scores(own, row) * row.weight).sum() for row in changed) / step.labels
+            changed = [change(one.row) if used is shared else one.row for one in built if one.targets]
+            loss = -sum((row_scores(used, row) * row.weight).sum() for row in changed) / step.labels
             assert loss.item() == pytest.approx(step.loss.item(), rel=of_loss)
-            assert_close_gradients(gradients(own, loss), want, of_gradient)
+            assert_close_gradients(gradients(used, loss), want, of_gradient)
 
 
-def check_scores(case: Case, stage: str, dtype: torch.dtype, change: Callable[[Row], Row] = same) -> None:
-    """Every legal rating's score after every prompt of a stage, as by one ordinary forward pass of both."""
+def check_scores(case: Case, stage: str, dtype: torch.dtype, change: Callable[[Row], Row] = unchanged) -> None:
+    """Assert that rows give the score of each legal rating after each prompt of a stage that one ordinary forward pass
+    gives."""
     shared, plain = model(ROW_ATTENTION, dtype), model("sdpa", dtype)
     dataset, answers = case.datasets[stage], case.answers
     with torch.no_grad():
         want = [[plain_score(plain, sample.prompt, a).item() for a in answers] for sample in dataset]
-        for collator, own in ((case.collator, shared), (REFERENCE, plain)):
+        for collator, used in ((case.collator, shared), (REFERENCE, plain)):
             got = np.full((len(dataset), len(answers)), np.nan)
             for one in score_rows(case, stage, collator):
                 if one.targets:
                     assert np.isnan(got[one.targets]).all()
-                    scores = row_scores(own, change(one.row) if own is shared else one.row)
+                    scores = row_scores(used, change(one.row) if used is shared else one.row)
                     got[one.targets] = scores.view(-1, len(answers)).numpy()
             assert got == pytest.approx(np.array(want), rel=TOLERANCE[dtype][0])

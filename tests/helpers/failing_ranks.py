@@ -1,4 +1,4 @@
-"""`torchrun … failing_ranks.py HOW`: two ranks that work in step until rank 1 fails in some way."""
+"""`torchrun … failing_ranks.py HOW`: two ranks that work in lockstep until rank 1 fails in a chosen way."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ def work(how: str) -> None:
     with stoppable() as stop, end_ranks_together(ranks, stop):
         for step in range(10**6):
             if step == 5:
-                if how == "asked" and ranks.rank == 1:
+                if how == "signal" and ranks.rank == 1:
                     os.kill(os.getpid(), signal.SIGUSR1)
                 if how == "both":
                     raise UserError("the same on both")
@@ -34,7 +34,7 @@ def work(how: str) -> None:
 
 
 def fail(how: str) -> None:
-    if how == "told":
+    if how == "error":
         raise RunFailed("no room for a row")
     if how == "bug":
         raise KeyError("left")

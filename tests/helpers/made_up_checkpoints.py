@@ -1,4 +1,4 @@
-"""Folders that look like a run's checkpoints: files of a few bytes, and true manifests."""
+"""Made-up checkpoints of a run: files of a few bytes, with valid manifests."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from mlens.engine.manifest import MANIFEST, Manifest, checkpoint_name, digest_of
 
 
 def make_checkpoint(checkpoints: Path, step: int, needs: int | None = None, size: int = 100) -> Path:
-    """With two files of `size` bytes each."""
+    """Make a checkpoint with two files of `size` bytes each."""
     folder = checkpoints / checkpoint_name(step)
     folder.mkdir(parents=True)
     for name in ("model.pt", "optimizer.pt"):
@@ -22,7 +22,7 @@ def finish(run: Path, *steps: int, best: int | None = None) -> Path:
     (run / "model").mkdir()
     (run / "model" / "model.safetensors").write_bytes(b"weights")
     for step in steps:
-        # As a run knows it then: before the best of all, the checkpoint itself is the best so far.
+        # The best step when this checkpoint was saved: up to the final best step, this one is the best so far.
         make_checkpoint(run / "checkpoints", step, best if best is None else min(best, step))
     for name, linked in (("last", steps[-1]), ("best", best)):
         if linked is not None:

@@ -1,4 +1,4 @@
-"""Folders of finished runs, made up: what a comparison reads, with planted errors, without training anything."""
+"""Made-up folders of finished runs, as comparisons read them, with errors of a chosen size; nothing is trained."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TARGETS_OF = {
     "fixed_count": "mlens.history.fixed_count.FixedCount",
     "random": "mlens.history.random.Random",
 }
-NASTY = "</script><script>alert(1)</script> & $x_1$ <b>\u202eTitle\u202c (1999)"
+HOSTILE = "</script><script>alert(1)</script> & $x_1$ <b>\u202eTitle\u202c (1999)"
 
 
 def make_run(
@@ -34,12 +34,18 @@ def make_run(
     targets_seen: int = 1000,
     draws: int = 1,
 ) -> Path:
-    """A run whose expected ratings miss by a normal error of this standard deviation; every user has `each` targets."""
+    """Make a finished run.
+
+    error: standard deviation of the normal errors of its expected ratings.
+    each: targets of each user.
+    dropped: ratings over the budget in every second prompt.
+    settings: values of config keys.
+    """
     truth = np.random.default_rng(7)
     count = users * each
     rating = truth.choice(SCALE, count)
-    own = np.random.default_rng([seed, len(history), int(1000 * error)])
-    drawn = np.clip(rating + own.normal(0, error, (draws, count)), 1, 5)
+    noise = np.random.default_rng([seed, len(history), int(1000 * error)])
+    drawn = np.clip(rating + noise.normal(0, error, (draws, count)), 1, 5)
     frames = [_predictions(history, rating, expected, users, each, dropped, first_user) for expected in drawn]
     frame = frames[0]
     if draws > 1:
@@ -59,20 +65,20 @@ def make_run(
     for key, value in (settings or {}).items():
         node, _, name = key.rpartition(".")
         config[node][name] = value
-    squares = float(np.mean([np.sqrt(np.mean((expected - rating) ** 2)) for expected in drawn]))
+    rmse = float(np.mean([np.sqrt(np.mean((expected - rating) ** 2)) for expected in drawn]))
     metrics = {
-        "rmse": squares,
+        "rmse": rmse,
         "mae": float(np.mean([np.abs(expected - rating).mean() for expected in drawn])),
         "accuracy": 0.4,
         "nll": 1.2,
         "calibration_error": 0.05,
         "auc": 0.7,
         "ndcg_10": 0.9,
-        "user_rmse": squares,
-        "argmax_rmse": squares,
+        "user_rmse": rmse,
+        "argmax_rmse": rmse,
         "illegal_mass": 0.0,
-        "by_user_activity": {"1-19": {"targets": count, "rmse": squares, "mae": 0.5}},
-        "by_movie_popularity": {"0": {"targets": count, "rmse": squares, "mae": 0.5}},
+        "by_user_activity": {"1-19": {"targets": count, "rmse": rmse, "mae": 0.5}},
+        "by_movie_popularity": {"0": {"targets": count, "rmse": rmse, "mae": 0.5}},
     }
     if draws > 1:
         metrics["averaged"] = {"rmse": float(np.sqrt(np.mean((drawn.mean(axis=0) - rating) ** 2)))}
@@ -91,8 +97,8 @@ def make_run(
         {
             "kind": kind,
             **frame.select("user", "movie", "t", "rating", "expected", "history_used").row(i, named=True),
-            "title": NASTY,
-            "prompt": f"[TASK]\n{NASTY}\n",
+            "title": HOSTILE,
+            "prompt": f"[TASK]\n{HOSTILE}\n",
         }
         for kind, i in (("example", 3), ("example", 9), ("worst", 5))
     ]
@@ -112,9 +118,9 @@ def _predictions(
     history: str, rating: np.ndarray, expected: np.ndarray, users: int, each: int, dropped: int, first_user: int
 ) -> pl.DataFrame:
     count = len(rating)
-    place = np.searchsorted(SCALE, expected).clip(0, 4)
+    argmax = np.searchsorted(SCALE, expected).clip(0, 4)
     probability = np.full((count, len(SCALE)), 0.05)
-    probability[np.arange(count), place] = 0.8
+    probability[np.arange(count), argmax] = 0.8
     shown = 0 if history == "none" else 5
     return pl.DataFrame(
         {
@@ -123,7 +129,7 @@ def _predictions(
             "t": np.tile(np.arange(20, 20 + each), users),
             "rating": rating,
             "expected": expected,
-            "argmax": np.array(SCALE)[place],
+            "argmax": np.array(SCALE)[argmax],
         }
         | {f"p_{value}": probability[:, i] for i, value in enumerate(SCALE)}
         | {
@@ -135,7 +141,7 @@ def _predictions(
 
 
 def make_sweep(folder: Path, seeds: int = 1) -> Path:
-    """Three strategies with errors 1.0, 0.6 and 0.62: the last two can't be told apart."""
+    """Make runs of three strategies with errors 1.0, 0.6 and 0.62: the last two don't differ significantly."""
     for seed in range(seeds):
         make_run(folder / f"none_{seed}", "none", seed=seed, error=1.0)
         make_run(folder / f"all_{seed}", "all_previous", seed=seed, error=0.6, dropped=3)

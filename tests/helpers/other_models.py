@@ -1,7 +1,8 @@
-"""Small random models of many architectures in folders as a hub's, and what they are for mlens.
+"""Small random models of many architectures, saved like models of the Hugging Face Hub.
 
-`torchrun … -m tests.helpers.other_models step MODEL FOLDER OVERRIDES` exports what two steps at stages 2 and 3 lead to
-as FOLDER/stageN; `… load FOLDER` prints what memory each rank takes to load a larger model at stage 3.
+`torchrun … -m tests.helpers.other_models step MODEL FOLDER OVERRIDES` trains for two steps at stages 2 and 3, and
+exports the models to FOLDER/stageN; `… load FOLDER` prints the memory that each rank takes to load a larger model at
+stage 3.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "dropout": 0.0}
 
 
 def save_model(name: str, made: Parts, folder: Path) -> Path:
-    """The model `name` with the tokenizer of `made`; its weights so large that each token which is seen matters."""
+    """Save the model `name` and the tokenizer of `made`; weights are so large that every visible token matters."""
     kind, fields = MODELS[name]
     widths = WIDTHS if kind not in ("gpt2", "bloom") else {}
     ids = {"vocab_size": len(made.tokenizer), "bos_token_id": None}
@@ -80,11 +81,11 @@ def save_model(name: str, made: Parts, folder: Path) -> Path:
 
 
 def with_model(folder: Path, *overrides: str, peft: Lora | NoPeft = NoPeft(), **fields) -> Parts:  # noqa: B008
-    """What train.py would make before it trains the model in `folder`, in float32."""
+    """Return the parts of a run with the model in `folder`, in float32."""
     made = parts(*overrides)
     settings = PretrainedModel(name=None, path=str(folder), dtype="float32", **fields)
-    held = param_placement(made.settings.deepspeed, "float32", made.ranks)
-    return replace(made, model=build_model(settings, peft, made.tokenizer, 256, 0, held))
+    placement = param_placement(made.settings.deepspeed, "float32", made.ranks)
+    return replace(made, model=build_model(settings, peft, made.tokenizer, 256, 0, placement))
 
 
 def step(model: Path, folder: Path, *overrides: str) -> None:
@@ -97,10 +98,14 @@ def step(model: Path, folder: Path, *overrides: str) -> None:
 
 
 def load(folder: Path) -> None:
-    """Prints `rank R WHOLE OWN PEAK`: bytes of the model, of this rank's part, and of this process's memory (without
-    mapped files) beyond what it took before."""
+    """Print `rank R TOTAL SHARD PEAK`.
+
+    TOTAL: bytes of the model.
+    SHARD: bytes of this rank's shard.
+    PEAK: bytes of memory (without mapped files) that loading took in this process, at most.
+    """
     made = parts("deepspeed=zero3")
-    held = param_placement(made.settings.deepspeed, "bfloat16", made.ranks)
+    placement = param_placement(made.settings.deepspeed, "bfloat16", made.ranks)
     widths = {
         "hidden_size": 512,
         "intermediate_size": 2048,
@@ -121,12 +126,14 @@ def load(folder: Path) -> None:
 
         watching = threading.Thread(target=watch, daemon=True)
         watching.start()
-        model = build_model(PretrainedModel(name=None, path=str(folder / name)), NoPeft(), made.tokenizer, 64, 0, held)
+        model = build_model(
+            PretrainedModel(name=None, path=str(folder / name)), NoPeft(), made.tokenizer, 64, 0, placement
+        )
         done.set()
         watching.join()
-        spread: list[Any] = [*model.parameters()]  # with DeepSpeed's own attributes
-        whole, own = sum(2 * p.ds_numel for p in spread), sum(2 * p.ds_tensor.numel() for p in spread)
-    print("rank", made.ranks.rank, whole, own, max(peak) - before, flush=True)
+        sharded: list[Any] = [*model.parameters()]  # with DeepSpeed's attributes
+        total, shard = sum(2 * p.ds_numel for p in sharded), sum(2 * p.ds_tensor.numel() for p in sharded)
+    print("rank", made.ranks.rank, total, shard, max(peak) - before, flush=True)
 
 
 def save(config, folder: Path, made: Parts) -> None:
@@ -135,6 +142,7 @@ def save(config, folder: Path, made: Parts) -> None:
 
 
 def anonymous_bytes() -> int:
+    """Return the resident memory of this process without mapped files."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
 

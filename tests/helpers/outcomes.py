@@ -1,4 +1,4 @@
-"""What a reader makes of hostile files: the right table, or one clear line; anything else fails the test."""
+"""Reading hostile files: the outcome must be the right table or a one-line error; anything else fails the test."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ import numpy as np
 from mlens.data.rating_table import RatingTable
 from mlens.data.sources import load_table
 from mlens.errors import UserError
-from tests.helpers.small_sources import Files, Small, rows_of
+from tests.helpers.small_sources import Files, SmallSource, rows_of
 
-# Seconds after which a small file is taken to hang its reader. Every one takes milliseconds.
-HANGS = 60
+# Seconds after which the reader of a small file counts as hanging; each takes milliseconds.
+TIMEOUT = 60
 
 
 class Hang(BaseException):
-    """Not an Exception: a reader that catches all of those must not catch this."""
+    """A timeout. Not an Exception, so that readers that catch all of these don't catch it."""
 
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """Raises Hang where what is done within doesn't come to an end."""
+    """Raise Hang if the body takes longer than TIMEOUT."""
 
     def give_up(*_: object) -> None:
-        raise Hang(f"more than {HANGS} s")
+        raise Hang(f"more than {TIMEOUT} s")
 
     before = signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(HANGS)
+    signal.alarm(TIMEOUT)
     try:
         yield
     finally:
@@ -39,9 +39,11 @@ def bounded() -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def read(small: Small, files: Files, folder: Path) -> RatingTable | None:
-    """The table of these files, written to `folder`, after it was checked against the naive reading; None where they
-    are refused in one clear line that names one of them. Raises whatever else happens."""
+def read(small: SmallSource, files: Files, folder: Path) -> RatingTable | None:
+    """Write the files to `folder`, and return their table after comparing it with the naive reading.
+
+    Returns None if they are refused with a one-line error that names the folder. Other exceptions propagate.
+    """
     for name, content in files.items():
         (folder / name).write_bytes(content)
     try:
@@ -61,7 +63,7 @@ def is_clear(error: UserError, folder: Path) -> bool:
 
 
 def assert_consistent(table: RatingTable) -> None:
-    """What every later step takes for granted, whatever the files were."""
+    """Assert the invariants of a table that later steps rely on."""
     n, users, movies = len(table), len(table.users), len(table.movies)
     assert n > 0
     assert table.user_offsets[0] == 0 and table.user_offsets[-1] == n and (np.diff(table.user_offsets) > 0).all()
@@ -77,5 +79,5 @@ def assert_consistent(table: RatingTable) -> None:
     texts += [text for name in ("profile", "task") if name in table.users.columns for text in table.users[name] if text]
     texts += [] if table.tags is None else [*table.tags["tag"]]
     texts += [] if table.contexts is None else [turn for turns in table.contexts["context"] for turn in turns]
-    assert not any(sign in text for text in texts for sign in "\0\n\r\t\x0b\x0c\x1b\x85\u2028\u2029")
+    assert not any(character in text for text in texts for character in "\0\n\r\t\x0b\x0c\x1b\x85\u2028\u2029")
     assert all(table.movies["title"])

@@ -1,8 +1,6 @@
-"""What a plan says that a rank takes on this machine.
+"""`python -m tests.helpers.planned_memory cpu|cuda RANKS OVERRIDES` prints a rank's memory by the plan, as JSON.
 
-`python -m tests.helpers.planned_memory cpu|cuda RANKS OVERRIDES` prints it.
-
-A process of its own, since a plan measures in its own what the program itself takes.
+Run as a separate process, because a plan measures in its process the memory that the program takes.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Runs whose models make predictions, and what those runs saw."""
+"""Runs with a Predictor of their models, and the inputs to repeat their test predictions."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +13,18 @@ from mlens.prompt.context import make_context
 from mlens.prompt.pieces import movie_texts
 from tests.helpers.runs import composed, run_here
 
-# So short that histories are cut, and so small that a run takes seconds.
+# Prompts so short that histories are trimmed, and data so small that a run takes seconds.
 SHORT = ("debug=fast", "data.max_users=12", "prompt.max_tokens=260", "evaluation.max_users=3", "trainer.max_steps=3")
 
 
 @dataclass(frozen=True)
 class PredictingRun:
-    """A run, the table that it read, what it predicted on test, and its model."""
+    """A finished run.
+
+    table: that it read.
+    test: its test predictions.
+    predictor: of its model.
+    """
 
     folder: Path
     table: RatingTable
@@ -27,7 +32,7 @@ class PredictingRun:
     predictor: Predictor
 
     def history(self, row: dict) -> list[dict]:
-        """All ratings of the user of a row of `test` that stand before its target."""
+        """Return all ratings before the target of a row of `test` by the same user."""
         table = self.table
         user = table.users["id"].to_list().index(row["user"])
         start = int(table.user_offsets[user])
@@ -47,7 +52,7 @@ class PredictingRun:
         ]
 
     def movie(self, row: dict) -> dict:
-        """The movie of a row of `test`, as it is given to be rated."""
+        """Return the movie of a row of `test`, as input of the predictor."""
         table = self.table
         movie = table.movies["id"].to_list().index(row["movie"])
         extra = {}
@@ -64,7 +69,7 @@ class PredictingRun:
 
 
 def predicting_run(folder: Path, *overrides: str) -> PredictingRun:
-    """A run with these overrides, in this process."""
+    """Train a run with these overrides in this process."""
     run_here(folder, *SHORT, *overrides)
     table = load_table(instantiate(composed(*SHORT, *overrides).data))
     test = pl.read_parquet(folder / "predictions" / "test.parquet")

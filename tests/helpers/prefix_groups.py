@@ -1,4 +1,4 @@
-"""Trees of targets spelled out token by token: a second opinion on what rows of them hold and see."""
+"""Random prefix groups, and a naive reference, built token by token, for what tokens of their rows see."""
 
 from dataclasses import dataclass
 
@@ -17,8 +17,11 @@ ANSWERS = [np.array(ids) for ids in ([7, 1], [7, 8, 1], [9, 8, 7, 1], [10, 1])]
 
 
 def make_group(prefix: int, suffixes, seed: int = 0) -> PrefixGroup:
-    """A group of random tokens. prefix: its length; suffixes: (how much of the prefix it sees, own tokens) each. Every
-    third token of the prefix is a rating's."""
+    """Make a prefix group of random tokens. Every third token of the prefix is a rating.
+
+    prefix: its length.
+    suffixes: (number of prefix tokens that it sees, its length) each.
+    """
     draw = np.random.default_rng(seed)
 
     def tokens(n):
@@ -27,31 +30,31 @@ def make_group(prefix: int, suffixes, seed: int = 0) -> PrefixGroup:
     return PrefixGroup(
         tokens(prefix),
         np.arange(2, prefix, 3),
-        tuple(Suffix(seen, tokens(own), ANSWERS[draw.integers(len(ANSWERS))]) for seen, own in suffixes),
+        tuple(Suffix(seen, tokens(length), ANSWERS[draw.integers(len(ANSWERS))]) for seen, length in suffixes),
     )
 
 
 def lone_groups(lengths, seed: int = 0) -> list[PrefixGroup]:
-    """Targets that share nothing, with prompts of these lengths."""
+    """Make targets that share no prefix, with prompts of these lengths."""
     return [make_group(n, [(n, 0)], seed + i) for i, n in enumerate(lengths)]
 
 
 @st.composite
-def forests(draw, prefix=12, suffix=6, most=3):
-    """Up to `most` groups of up to five suffixes each, some of whose prefixes go on behind the last of them."""
+def prefix_group_lists(draw, prefix=12, suffix=6, most=3):
+    """Draw up to `most` groups of up to five suffixes each; some prefixes have more tokens than any suffix sees."""
     groups: list[PrefixGroup] = []
     for _ in range(draw(st.integers(1, most))):
         length = draw(st.integers(1, prefix))
         seen = sorted(draw(st.lists(st.integers(1, length), min_size=int(not groups), max_size=5)))
         if seen and draw(st.booleans()):
             seen[-1] = length
-        own = [draw(st.integers(int(seen != [length]), suffix)) for _ in seen]
-        groups.append(make_group(length, zip(seen, own, strict=True), draw(st.integers(0, 1000))))
+        lengths = [draw(st.integers(int(seen != [length]), suffix)) for _ in seen]
+        groups.append(make_group(length, zip(seen, lengths, strict=True), draw(st.integers(0, 1000))))
     return groups
 
 
 def prompts(groups) -> list[tuple[list[int], list[int]]]:
-    """Prompt and answer of each target, in the order of its group."""
+    """Return prompt and answer of each target, group by group."""
     return [
         ([*group.prefix[: suffix.seen].tolist(), *suffix.ids.tolist()], suffix.answer.tolist())
         for group in groups
@@ -60,97 +63,107 @@ def prompts(groups) -> list[tuple[list[int], list[int]]]:
 
 
 @dataclass(frozen=True)
-class Names:
-    """What a row's tokens are called. group, suffix, chain [tokens]: the part that each stands in, which is a prefix
-    (suffix -1), a suffix (chain -1), or one of a suffix's chains; place: where it stands there; seen: how much of its
-    prefix its suffix sees; own: how many tokens the suffix has."""
+class TokenParts:
+    """The part of a row that each token belongs to: a prefix, a suffix, or an answer chain. All fields are [tokens].
+
+    group: prefix group.
+    suffix: number in the group, -1 in the prefix.
+    chain: number of the suffix's answer chain, -1 in a prefix or suffix.
+    offset: index in the part.
+    prefix_seen: prefix tokens that the suffix sees.
+    suffix_length: tokens of the suffix.
+    """
 
     group: np.ndarray
     suffix: np.ndarray
     chain: np.ndarray
-    place: np.ndarray
-    seen: np.ndarray
-    own: np.ndarray
+    offset: np.ndarray
+    prefix_seen: np.ndarray
+    suffix_length: np.ndarray
 
     @property
     def position(self) -> np.ndarray:
-        """[tokens] where each token would stand in its own prompt."""
-        before = np.where(self.suffix < 0, 0, self.seen + np.where(self.chain < 0, 0, self.own))
-        return before + self.place
+        """The position of each token in its separate prompt: [tokens]."""
+        before = np.where(self.suffix < 0, 0, self.prefix_seen + np.where(self.chain < 0, 0, self.suffix_length))
+        return before + self.offset
 
     @property
     def sees(self) -> np.ndarray:
-        """[tokens, tokens] bool: whether the first sees the second."""
-        a = Names(*(column[:, None] for column in vars(self).values()))
-        b = Names(*(column[None, :] for column in vars(self).values()))
-        before = b.place <= a.place
-        of_prefix = (b.suffix < 0) & np.where(a.suffix < 0, before, b.place < a.seen)
+        """Whether the first token sees the second: [tokens, tokens] bool."""
+        a = TokenParts(*(column[:, None] for column in vars(self).values()))
+        b = TokenParts(*(column[None, :] for column in vars(self).values()))
+        before = b.offset <= a.offset
+        of_prefix = (b.suffix < 0) & np.where(a.suffix < 0, before, b.offset < a.prefix_seen)
         of_suffix = (b.suffix == a.suffix) & (b.suffix >= 0) & (b.chain < 0) & ((a.chain >= 0) | before)
         of_chain = (b.suffix == a.suffix) & (b.chain == a.chain) & (b.chain >= 0) & before
         return (a.group == b.group) & (of_prefix | of_suffix | of_chain)
 
 
-def names(groups, answers=None) -> Names:
-    """Of a training row's tokens; with `answers`, of a scoring row's."""
-    named = []
+def token_parts(groups, answers=None) -> TokenParts:
+    """Return the parts of a training row's tokens; with `answers`, of a scoring row's."""
+    parts = []
     for t, group in enumerate(groups):
-        named += [(t, -1, -1, k, 0, 0) for k in range(len(group.prefix))]
+        parts += [(t, -1, -1, k, 0, 0) for k in range(len(group.prefix))]
         for b, suffix in enumerate(group.suffixes):
-            own = len(suffix.ids) + (len(suffix.answer) - 1 if answers is None else 0)
-            named += [(t, b, -1, k, suffix.seen, own) for k in range(own)]
+            length = len(suffix.ids) + (len(suffix.answer) - 1 if answers is None else 0)
+            parts += [(t, b, -1, k, suffix.seen, length) for k in range(length)]
             for c, answer in enumerate(answers or []):
-                named += [(t, b, c, k, suffix.seen, own) for k in range(len(answer) - 1)]
-    return Names(*np.array(named).T)
+                parts += [(t, b, c, k, suffix.seen, length) for k in range(len(answer) - 1)]
+    return TokenParts(*np.array(parts).T)
 
 
-def contexts(row: Row) -> list[tuple[int, list[int], int]]:
-    """(score, the ids that are seen where it is predicted, label) of each label, read off the spans; the positions of
-    what is seen must be those of a whole prompt."""
+def label_contexts(row: Row) -> list[tuple[int, list[int], int]]:
+    """Return (score, ids of the tokens that the prediction sees, label) of each label, by the spans.
+
+    Asserts that the positions of these tokens are 0, 1, … without a gap.
+    """
     assert row.spans is not None
     seen = dense_mask(row.spans)
-    told = []
+    found = []
     for slot, label, owner in zip(row.slot.tolist(), row.label.tolist(), row.owner.tolist(), strict=True):
-        places = torch.nonzero(seen[row.keep[slot]])[:, 0]
-        order = row.position_ids[0, places].argsort()
-        assert row.position_ids[0, places[order]].tolist() == list(range(len(places)))
-        told.append((owner, row.input_ids[0, places[order]].tolist(), label))
-    return told
+        indices = torch.nonzero(seen[row.keep[slot]])[:, 0]
+        order = row.position_ids[0, indices].argsort()
+        assert row.position_ids[0, indices[order]].tolist() == list(range(len(indices)))
+        found.append((owner, row.input_ids[0, indices[order]].tolist(), label))
+    return found
 
 
 def check_row(row: Row, groups, answers=None) -> None:
-    """A row's spans are those of its groups' names, its positions those of the separate prompts, and each label is
-    predicted from its prompt and the answer so far."""
-    named = names(groups, answers)
+    """Assert that a row's spans and positions are those of its tokens' parts, and that each label is predicted from its
+    prompt and the previous answer tokens."""
+    parts = token_parts(groups, answers)
     assert row.spans is not None
-    assert np.array_equal(dense_mask(row.spans).numpy(), named.sees)
-    assert row.position_ids[0].tolist() == named.position.tolist()
+    assert np.array_equal(dense_mask(row.spans).numpy(), parts.sees)
+    assert row.position_ids[0].tolist() == parts.position.tolist()
     samples = prompts(groups)
     if answers is None:
-        wanted = [
+        expected = [
             (i, [*prompt, *answer[:k]], answer[k])
             for i, (prompt, answer) in enumerate(samples)
             for k in range(len(answer))
         ]
     else:
-        wanted = [
+        expected = [
             (i * len(answers) + j, [*prompt, *answer.tolist()[:k]], int(answer[k]))
             for i, (prompt, _) in enumerate(samples)
             for j, answer in enumerate(answers)
             for k in range(len(answer))
         ]
-    own = len(wanted)
-    told = contexts(row)
-    assert told[:own] == wanted
+    found = label_contexts(row)
+    assert found[: len(expected)] == expected
     lines = [
         (len(samples), group.prefix[:at].tolist(), int(group.prefix[at])) for group in groups for at in group.lines
     ]
-    assert told[own:] in ([], lines)
+    assert found[len(expected) :] in ([], lines)
     check_layout(row)
 
 
 def check_layout(row: Row) -> None:
-    """A layout's products are what the spans say: each token looks once, at what it sees, each key once; and padding
-    looks at something, but nothing looks at it. A product is read where logits of one of its tokens are kept."""
+    """Assert that a CPU layout is equivalent to the row's spans.
+
+    Each token is a query once, and attends to each token that it sees once. Padding queries attend to some token; no
+    token attends to padding. A product is read if the logits of one of its tokens are kept.
+    """
     assert row.spans is not None
     tokens, layout = len(row.spans), laid_out(row).layout
     pairs = layout_pairs(layout, tokens)
@@ -158,30 +171,30 @@ def check_layout(row: Row) -> None:
     assert np.array_equal(pairs[:tokens, :tokens], dense_mask(row.spans).numpy().astype(int))
     kept = {*row.keep.tolist()}
     assert [product.read for product in layout.products] == [
-        not kept.isdisjoint(places(product.query).ravel().tolist()) for product in layout.products
+        not kept.isdisjoint(token_indices(product.query).ravel().tolist()) for product in layout.products
     ]
 
 
 def layout_pairs(layout: CpuLayout, tokens: int) -> np.ndarray:
-    """[tokens + 1, tokens + 1]: how often each token looks at each other one; the last stands for padding."""
-    pairs, looked = np.zeros((tokens + 1, tokens + 1), dtype=int), np.zeros(tokens + 1, dtype=int)
+    """Return how often each token attends to each other one: [tokens + 1, tokens + 1], padding last."""
+    pairs, queried = np.zeros((tokens + 1, tokens + 1), dtype=int), np.zeros(tokens + 1, dtype=int)
     for product in layout.products:
-        queries = places(product.query)
-        keys = np.concatenate([places(part) for part in product.key], axis=1) if product.key else queries
+        queries = token_indices(product.query)
+        keys = np.concatenate([token_indices(part) for part in product.key], axis=1) if product.key else queries
         for n, query in enumerate(queries):
-            looked[query] += 1
-            own = keys[n]
-            assert len({*own} - {tokens}) == (own != tokens).sum()
+            queried[query] += 1
+            query_keys = keys[n]
+            assert len({*query_keys} - {tokens}) == (query_keys != tokens).sum()
             for i, token in enumerate(query):
-                seen = own[: i + 1] if product.mask is None else own[product.mask[n, 0, i].numpy()]
+                seen = query_keys[: i + 1] if product.mask is None else query_keys[product.mask[n, 0, i].numpy()]
                 assert len(seen)
                 np.add.at(pairs[token], seen, 1)
                 if product.common is not None:
                     pairs[token, product.common] += 1
-    assert (looked[:tokens] == 1).all()
+    assert (queried[:tokens] == 1).all()
     return pairs
 
 
-def places(of) -> np.ndarray:
-    """[n, m]"""
-    return np.arange(of.start, of.stop)[None] if isinstance(of, slice) else of.numpy()
+def token_indices(tokens) -> np.ndarray:
+    """Return the indices [n, m] of a slice or tensor of tokens."""
+    return np.arange(tokens.start, tokens.stop)[None] if isinstance(tokens, slice) else tokens.numpy()

@@ -1,4 +1,4 @@
-"""Naive second opinions on splits, histories and prompts: loops over lists, written from the rules and not the code."""
+"""Naive references for splits, histories and prompts: loops over lists, written from the rules, not from the code."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,16 +18,17 @@ QUESTION = "预测用户对该电影的评分："
 
 
 def make_table(users, *, titles=None, genres=None, user_ids=None, movie_ids=None, tags=None, **frames) -> RatingTable:
-    """A table of `users`: for each a list of (movie, rating, timestamp) in the table's order.
+    """Make a table.
 
-    tags: (user, movie, tag, timestamp) in the table's order; frames: `profile`, `task` (a text a user), `contexts`
-    (a list of texts a rating).
+    users: for each a list of (movie, rating, timestamp), in the table's order.
+    tags: (user, movie, tag, timestamp) each, in the table's order.
+    frames: `profile` and `task` (a text for each user), `contexts` (a list of texts for each rating).
     """
     flat = [(u, *row) for u, rows in enumerate(users) for row in rows]
     movies = 1 + max([movie for _, movie, _, _ in flat] + [movie for _, movie, _, _ in tags or []], default=0)
     titles = titles or [f"Movie {chr(65 + m % 26)}{m} ({1980 + m % 40})" for m in range(movies)]
     genres = genres or ["Drama" if m % 3 else "Comedy, Sci-Fi" for m in range(len(titles))]
-    told = {name: frames.pop(name) for name in ("profile", "task") if frames.get(name) is not None}
+    texts = {name: frames.pop(name) for name in ("profile", "task") if frames.get(name) is not None}
     contexts = frames.pop("contexts", None)
     return RatingTable(
         user=np.array([row[0] for row in flat], dtype=np.int32),
@@ -36,7 +37,8 @@ def make_table(users, *, titles=None, genres=None, user_ids=None, movie_ids=None
         timestamp=np.array([row[3] for row in flat], dtype=np.int64),
         user_offsets=np.cumsum([0] + [len(rows) for rows in users]),
         users=pl.DataFrame(
-            {"id": user_ids or list(range(1, len(users) + 1)), **told}, schema_overrides=dict.fromkeys(told, pl.String)
+            {"id": user_ids or list(range(1, len(users) + 1)), **texts},
+            schema_overrides=dict.fromkeys(texts, pl.String),
         ),
         movies=pl.DataFrame({"id": movie_ids or list(range(10, 10 + len(titles))), "title": titles, "genres": genres}),
         scale=HALF_STARS,
@@ -48,7 +50,7 @@ def make_table(users, *, titles=None, genres=None, user_ids=None, movie_ids=None
 
 @st.composite
 def tables(draw, most_users=5, most_ratings=14, most_movies=9):
-    """Users of all sizes, many ties in time, ids that are numbers or texts."""
+    """Draw tables of users of all sizes, with many ties in time, and ids that are numbers or texts."""
     sizes = draw(st.lists(st.integers(1, most_ratings), min_size=1, max_size=most_users))
     movies = st.integers(0, most_movies - 1)
     row = st.tuples(movies, st.sampled_from(HALF_STARS), st.integers(0, most_ratings))
@@ -62,16 +64,17 @@ def tables(draw, most_users=5, most_ratings=14, most_movies=9):
 
 
 def user_ratings(table: RatingTable, user: int) -> list[int]:
+    """Return the user's ratings, as indices into the table."""
     return [i for i in range(len(table)) if table.user[i] == user]
 
 
 def naive_count(ratio: float, n: int) -> int:
-    """count(r): exact decimals, halves up."""
+    """Return ratio * n with exact decimals, halves rounded up, at least 1 unless the ratio is 0."""
     return 0 if ratio == 0 else max(1, floor(Fraction(str(ratio)) * n + Fraction(1, 2)))
 
 
 def naive_visible(table: RatingTable, roles, target: int, eval_history="all", ties="order") -> list[int]:
-    """The ratings before `target` in its user's order that it may see."""
+    """Return the ratings before `target` in its user's order that it may see."""
     names = ["train", "val", "test"]
     may_see = {"train": {"train"}, "val": {"train", "val"}, "test": {"train", "val", "test"}}[names[roles[target]]]
     if eval_history == "train":
@@ -88,6 +91,7 @@ def naive_visible(table: RatingTable, roles, target: int, eval_history="all", ti
 
 
 def naive_k(ratio: float, c: int) -> int:
+    """Return the number of ratings that a ratio chooses of c visible ones."""
     return 0 if c == 0 else max(1, floor(Fraction(str(ratio)) * c))
 
 
@@ -97,7 +101,7 @@ def stage_of(table, split, name):
 
 @dataclass(frozen=True)
 class NaivePrompt:
-    """The text of a prompt, section by section; each may be empty but task and movie."""
+    """The sections of a prompt; each but task and movie may be empty."""
 
     task: str
     profile: str
@@ -125,7 +129,7 @@ def naive_movie(table: RatingTable, movie: int) -> str:
 
 
 def naive_turns(table: RatingTable, target: int, most: int) -> list[str]:
-    """The last turns of context: the record's own, else the user's tags before the target's time on other movies."""
+    """Return the last turns of context: the record's, else the user's earlier tags of other movies."""
     if table.contexts is not None:
         turns = list(table.contexts["context"].to_list()[target] or [])
     else:
@@ -139,7 +143,7 @@ def naive_turns(table: RatingTable, target: int, most: int) -> list[str]:
 
 
 def naive_prompt(table: RatingTable, target: int, history, ablation, style) -> NaivePrompt:
-    """The whole prompt, before any budget."""
+    """Return the prompt without a budget."""
     user = int(table.user[target])
     task = table.users["task"][user] if "task" in table.users.columns else None
     profile = table.users["profile"][user] if ablation.profile else None

@@ -1,4 +1,4 @@
-"""Runs of train.py for tests: composed and checked, in this process, or as commands of their own."""
+"""Runs of train.py for tests, in this process or as separate commands."""
 
 from __future__ import annotations
 
@@ -29,17 +29,19 @@ from mlens.pipeline import RunInputs
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
 FAST = ("debug=fast",)
-# Stands for the output_dir of any run.
+# Placeholder for the output_dir in cached configs.
 ANY_FOLDER = "output_dir=/any/folder"
-# Of a run of a tiny model on made-up data.
+# The identity of a run with a tiny model on made-up data.
 IDENTITY = Identity(data="data", model=None, chat_frame=None, version="1")
-# What a process group of this process, or of a launcher around it, would tell a child.
+# Environment variables of a process group, which children must not inherit.
 PROCESS_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "DS_ACCELERATOR")
 
 
 def composed(*overrides: str) -> DictConfig:
-    """The config as train.py's main gets it; HydraConfig knows of it too. What differs in output_dir alone is composed
-    once: that takes Hydra long."""
+    """Return the config as train.py's main receives it, and set HydraConfig.
+
+    Configs that differ in output_dir alone are composed once, because composing is slow.
+    """
     folders = [override for override in overrides if re.fullmatch(r"output_dir=/[\w/.-]+", override)]
     folder = folders[0] if len(folders) == 1 else ANY_FOLDER
     config = deepcopy(_composed(CONF, tuple(ANY_FOLDER if override == folder else override for override in overrides)))
@@ -67,7 +69,7 @@ def checked(*overrides: str) -> Settings:
 
 
 def only_identity(settings: Settings) -> RunInputs:
-    """Inputs for what needs a run's settings and identity alone."""
+    """Return inputs that have only settings and identity."""
     return RunInputs(settings, None, None, {}, None, IDENTITY)  # type: ignore[arg-type]
 
 
@@ -77,19 +79,19 @@ def train_module():
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    # Hydra looks for conf/ beside the file, as it does where the file is started.
+    # So that Hydra looks for conf/ next to the file, as when it is run as a script.
     module.main.__wrapped__.__module__ = "__main__"
     return module
 
 
 def train_here(config: DictConfig) -> float | None:
-    """What train.py's main does with this config."""
+    """Run train.py's main with this config in this process."""
     with stoppable() as stop:
         return train_module().run(config, stop)
 
 
 def run_here(folder: Path, *overrides: str) -> dict:
-    """A run in this process; returns its summary."""
+    """Train a run in this process; returns its summary."""
     train_here(composed(*overrides, f"output_dir={folder}"))
     return summary_of(folder)
 
@@ -109,7 +111,10 @@ def child_environment(**more: str) -> dict[str, str]:
 
 
 def command(*arguments: str, ranks: int = 0, cwd: Path = ROOT, **more: str) -> subprocess.CompletedProcess[str]:
-    """`python ARGUMENTS`, or with `ranks` the same under torchrun."""
+    """Run `python ARGUMENTS`, with `ranks` under torchrun.
+
+    more: additional environment variables.
+    """
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks else []
     return subprocess.run(
         [sys.executable, *launcher, *arguments],
@@ -122,12 +127,15 @@ def command(*arguments: str, ranks: int = 0, cwd: Path = ROOT, **more: str) -> s
 
 
 def train(*overrides: str, ranks: int = 0, cwd: Path = ROOT, **more: str) -> subprocess.CompletedProcess[str]:
-    """train.py as a command, started in `cwd`."""
+    """Run train.py as a command in `cwd`."""
     return command(str(ROOT / "train.py"), *overrides, ranks=ranks, cwd=cwd, **more)
 
 
 def train_command_here(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """What `python train.py ARGUMENTS`, started in `cwd`, does; in this process (the jobs of a sweep are others)."""
+    """Run `python train.py ARGUMENTS` in this process, with `cwd` as working directory.
+
+    The jobs of a sweep are separate processes.
+    """
     words = [str(ROOT / "train.py"), *arguments]
     out, err = io.StringIO(), io.StringIO()
     GlobalHydra.instance().clear()
@@ -143,5 +151,5 @@ def train_command_here(*arguments: str, cwd: Path = ROOT) -> subprocess.Complete
 
 
 def hydra_config():
-    """Hydra's own part of the config composed last."""
+    """Return the `hydra` node of the config composed last."""
     return HydraConfig.get()

@@ -1,4 +1,4 @@
-"""Histories of baselines' targets, given as lists."""
+"""Histories for baselines, given as lists."""
 
 from dataclasses import dataclass
 
@@ -9,8 +9,8 @@ from mlens.evaluation.shown_ratings import ShownRatings
 
 
 @dataclass(frozen=True)
-class Listed:
-    """What baselines ask of a dataset."""
+class FixedHistories:
+    """A dataset for baselines with the given history of each target."""
 
     stage: Stage
     histories: list[list[int]]
@@ -19,13 +19,17 @@ class Listed:
         return np.array(self.histories[i], dtype=np.int64)
 
 
-def last(stage: Stage, count: int) -> Listed:
-    """The last `count` ratings visible to each target."""
-    return Listed(stage, [stage.visible_to(i)[-count:].tolist() for i in range(len(stage))])
+def last_visible(stage: Stage, count: int) -> FixedHistories:
+    """Return a dataset whose histories are the last `count` visible ratings of each target."""
+    return FixedHistories(stage, [stage.visible_to(i)[-count:].tolist() for i in range(len(stage))])
 
 
 def shown_to(table, targets, histories) -> ShownRatings:
-    """targets [t]; histories: for each of them, its ratings shown. Indices into the table."""
+    """Return the ratings shown to targets.
+
+    targets: [t] indices into the table.
+    histories: for each target its shown ratings, as indices into the table.
+    """
     flat = [i for history in histories for i in history]
     return ShownRatings(
         np.asarray(table.movie)[targets],

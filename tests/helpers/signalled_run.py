@@ -1,7 +1,8 @@
-"""`signalled_run.py OVERRIDES` is train.py, but for a signal that a run sends itself.
+"""`signalled_run.py OVERRIDES` runs train.py, which sends itself a signal.
 
-SIGNALLED=MODULE:FUNCTION:SIGNAL[:RANK] in the environment says in which call, and in which rank (else in all);
-MARK: a file that is made then, and a process that finds it there sends no signal.
+Environment variables:
+SIGNALLED: MODULE:FUNCTION:SIGNAL[:RANK], the call before which the signal is sent, and the rank (default: all).
+MARK: path of a file that is created with the signal; if it exists, no signal is sent.
 """
 
 import os
@@ -11,9 +12,9 @@ from pathlib import Path
 
 
 def signal_in(module: str, function: str, name: str, rank: str = "") -> None:
-    """Have this process send itself the signal when the function is called."""
-    made = import_module(module)
-    original = getattr(made, function)
+    """Have this process send itself a signal when the function is called."""
+    patched = import_module(module)
+    original = getattr(patched, function)
     mark = Path(f"{os.environ['MARK']}.{os.environ.get('RANK', '0')}")
 
     def signalled(*arguments, **named):
@@ -23,11 +24,11 @@ def signal_in(module: str, function: str, name: str, rank: str = "") -> None:
         return original(*arguments, **named)
 
     if not rank or rank == os.environ.get("RANK"):
-        setattr(made, function, signalled)
+        setattr(patched, function, signalled)
 
 
 if __name__ == "__main__":
     signal_in(*os.environ["SIGNALLED"].split(":"))
     train = Path(__file__).parents[2] / "train.py"
-    # Not runpy: a sweep starts its jobs by sys.argv[0], which that changes.
+    # Not runpy, which changes sys.argv[0]: a sweep starts its jobs with it.
     exec(compile(train.read_text(), train, "exec"), {"__name__": "__main__", "__file__": str(train)})

@@ -1,4 +1,4 @@
-"""A small random Qwen3, and what rows and ordinary forward passes give through it."""
+"""A small random Qwen3, and its scores of rows and in ordinary forward passes."""
 
 from functools import cache
 
@@ -11,7 +11,7 @@ from mlens.packing.row import Row
 
 
 def make_model(attention, dtype=torch.float64, vocabulary=50, checkpointing=False) -> PreTrainedModel:
-    """Equal weights for every attention; so large that each token which is seen makes a difference."""
+    """Make a model with the same weights for every attention; they are so large that every visible token matters."""
     config = Qwen3Config(
         vocab_size=vocabulary,
         hidden_size=32,
@@ -39,30 +39,30 @@ model_once = cache(make_model)
 
 
 def laid_out(row: Row) -> Row:
-    """The row with its layout for a CPU, unless it has a layout."""
+    """Return the row with a CPU layout, unless it has a layout."""
     return with_cpu_layout(row) if row.layout is None else row
 
 
 def row_scores(model, row: Row) -> torch.Tensor:
-    """[row.scores] as the engine makes them: sums of label log-probabilities."""
+    """Return the scores [row.scores] as the engine does: sums of label log-probabilities."""
     row = laid_out(row)
     layout = {} if row.layout is None else {"layout": row.layout}
     logits = model(
         input_ids=row.input_ids, position_ids=row.position_ids, logits_to_keep=row.keep, use_cache=False, **layout
     ).logits.flatten(0, 1)
-    own = logits.log_softmax(dim=-1)[row.slot, row.label]
-    return torch.zeros(row.scores, dtype=own.dtype).index_add(0, row.owner, own)
+    log_probability = logits.log_softmax(dim=-1)[row.slot, row.label]
+    return torch.zeros(row.scores, dtype=log_probability.dtype).index_add(0, row.owner, log_probability)
 
 
 def plain_log_probabilities(model, ids) -> torch.Tensor:
-    """[tokens - 1] of each token but the first after those before it, by one ordinary forward pass."""
+    """Return [tokens - 1] the log-probability of each token but the first, from one ordinary forward pass."""
     tokens = torch.tensor([[int(token) for token in ids]])
     logits = model(input_ids=tokens, use_cache=False).logits[0, :-1]
     return logits.log_softmax(dim=-1).gather(1, tokens[0, 1:, None])[:, 0]
 
 
 def plain_score(model, prompt, answer) -> torch.Tensor:
-    """log P(answer | prompt), by one ordinary forward pass of both."""
+    """Return log P(answer | prompt), from one ordinary forward pass of both."""
     return plain_log_probabilities(model, [*prompt, *answer])[len(prompt) - 1 :].sum()
 
 
@@ -76,10 +76,13 @@ def gradients(model, loss: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def assert_close_gradients(one: dict, other: dict, relative: float) -> None:
-    """Every parameter's gradient; what is nothing but rounding beside the whole gradient counts as zero."""
+    """Assert that the error of each parameter's gradient is small relative to its norm.
+
+    A norm below 1e-3 of the total norm counts as that, since such gradients may be rounding errors.
+    """
     assert one.keys() == other.keys()
-    whole = sum(float((gradient.double() ** 2).sum()) for gradient in other.values()) ** 0.5
-    assert whole > 0
+    total = sum(float((gradient.double() ** 2).sum()) for gradient in other.values()) ** 0.5
+    assert total > 0
     for name in one:
-        apart = float(torch.linalg.norm(one[name] - other[name]))
-        assert apart <= relative * max(float(torch.linalg.norm(other[name])), 1e-3 * whole), name
+        distance = float(torch.linalg.norm(one[name] - other[name]))
+        assert distance <= relative * max(float(torch.linalg.norm(other[name])), 1e-3 * total), name

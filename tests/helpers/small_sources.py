@@ -1,4 +1,4 @@
-"""A small valid file set of every format that ratings are read from, and an independent, naive reading of each."""
+"""Small valid files in every format of ratings, with an independent naive reader of each format."""
 
 from __future__ import annotations
 
@@ -20,14 +20,19 @@ from mlens.data.rating_table import RatingTable
 from mlens.data.sources import Source
 
 Files = Mapping[str, bytes]
-# Raw user, title, rating, timestamp of each rating, sorted.
+# Raw user, title, rating and timestamp of each rating, sorted.
 Rows = list[tuple[str, str, float, int]]
 
 
 @dataclass(frozen=True)
-class Small:
-    """files: by name; source: a reader of the folder that they are written to; naive: what they hold, read by the
-    shortest program that could be right. It raises anything where they make no sense."""
+class SmallSource:
+    """A small data set in one format.
+
+    files: content by name.
+    source: makes the reader of a folder with these files.
+    naive: naive reader of the files; raises any exception if they are invalid.
+    genres_in_title: whether `naive` returns titles with genres.
+    """
 
     files: Files
     source: Callable[[Path], Source]
@@ -35,8 +40,8 @@ class Small:
     genres_in_title: bool = False
 
 
-def rows_of(small: Small, table: RatingTable) -> Rows:
-    """What `naive` should say of the files that the table was read from."""
+def rows_of(small: SmallSource, table: RatingTable) -> Rows:
+    """Return the table's ratings as `naive` returns them."""
     users, movies = table.users["id"].to_list(), table.movies.rows(named=True)
     titles = [f"{m['title']} ({m['genres']})" if small.genres_in_title and m["genres"] else m["title"] for m in movies]
     columns = (table.user, table.movie, table.rating, table.timestamp)
@@ -47,7 +52,7 @@ def rows_of(small: Small, table: RatingTable) -> Rows:
 
 
 def _spaced(movie: str) -> str:
-    """`Title (Genre)`, however many blanks stand about the last bracket."""
+    """Return `Title (Genre)` with single spaces around the last parentheses."""
     return re.sub(r"\s*\(\s*([^()]*?)\s*\)$", r" (\1)", movie)
 
 
@@ -66,7 +71,7 @@ TAGS = [(1, 2, "slow, but good", 978300500), (5, 11, "Paris", 978300600)]
 
 
 def clean(title: str) -> str:
-    """The title as a reader gives it: one line without outer blanks; half of a character pair is a question mark."""
+    """Return the title as readers do: one line without outer spaces; lone surrogates are question marks."""
     title = re.sub("[\ud800-\udfff]", "?", title)
     return re.sub(r" *[\x00-\x1f\x7f-\x9f\u2028\u2029][\x00-\x1f\x7f-\x9f\u2028\u2029 ]*", " ", title).strip()
 
@@ -82,7 +87,7 @@ def lines_of(rows: list[tuple], separator: str, encoding: str = "utf-8") -> byte
 
 
 def _dicts(content: bytes, separator: str = ",", quoted: bool = True) -> list[dict[str, str]]:
-    # Elsewhere a carriage return ends no line: it is a control character like others, and by itself an empty field.
+    # Within lines a carriage return is a control character, and a field of it alone is empty.
     text = _with_line_ends(content.decode("utf-8-sig"))
     stream = io.StringIO(re.sub("\r(?!\n)", "\x1f", text), newline="")
     reader = csv.DictReader(stream, delimiter=separator, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
@@ -90,28 +95,29 @@ def _dicts(content: bytes, separator: str = ",", quoted: bool = True) -> list[di
 
 
 def _with_line_ends(text: str) -> str:
-    """Where a carriage return alone ends the first line, it ends all."""
+    """Return the text with newlines; lone carriage returns end lines if one ends the first line."""
     first = re.search("\r\n?|\n", text)
     return re.sub("\r\n?", "\n", text) if first and first[0] == "\r" else text
 
 
 def _joined(ratings: Iterable[Sequence[str]], titles: Mapping[str, str]) -> Rows:
-    """Ratings of raw user, movie, rating and time with the movie's title in place of its id."""
+    """Replace the movie id of each rating by the title."""
     return [
-        (_id(user), clean(titles[_id(movie)]), float(rating.strip()), _whole(time))
+        (_id(user), clean(titles[_id(movie)]), float(rating.strip()), _integer(time))
         for user, movie, rating, time in ratings
     ]
 
 
 def _id(text: str) -> str:
-    """Whole numbers are one id however they are written."""
+    """Return an id; integers are normalised."""
     try:
-        return str(_whole(text))
+        return str(_integer(text))
     except ValueError:
         return text.strip()
 
 
-def _whole(text: str) -> int:
+def _integer(text: str) -> int:
+    """Return an integer, which may be written as a float."""
     text = text.strip()
     try:
         return int(text)
@@ -128,10 +134,11 @@ def _movielens_csv(files: Files) -> Rows:
     return _joined([[row[name] for name in names] for row in _dicts(files["ratings.csv"])], titles)
 
 
-def _own_csv(files: Files) -> Rows:
-    rows = _dicts(files["own.csv"])
+def _csv(files: Files) -> Rows:
+    rows = _dicts(files["table.csv"])
     return [
-        (_id(row["user"]), clean(row["title"]), float(row["rating"].strip()), _whole(row["timestamp"])) for row in rows
+        (_id(row["user"]), clean(row["title"]), float(row["rating"].strip()), _integer(row["timestamp"]))
+        for row in rows
     ]
 
 
@@ -178,7 +185,7 @@ def _behaviour(files: Files) -> Rows:
             for item in collection.get("data") or []:
                 movie = item["continuation_prefix"].strip().removesuffix(":").strip()
                 rows.append(
-                    (clean(user), _spaced(clean(movie)), float(item["continuation"]), _whole(str(item["timestamp"])))
+                    (clean(user), _spaced(clean(movie)), float(item["continuation"]), _integer(str(item["timestamp"])))
                 )
     return rows
 
@@ -213,17 +220,17 @@ def behaviour_records() -> list[dict]:
 def _movielens_csv_files() -> Files:
     return {
         "ratings.csv": table_of(RATINGS, ("userId", "movieId", "rating", "timestamp")),
-        "movies.csv": table_of([(m, *told) for m, told in MOVIES.items()], ("movieId", "title", "genres")),
+        "movies.csv": table_of([(m, *fields) for m, fields in MOVIES.items()], ("movieId", "title", "genres")),
         "tags.csv": table_of(TAGS, ("userId", "movieId", "tag", "timestamp")),
     }
 
 
 def _dat_files(encoding: str, third: tuple[str, list[tuple]]) -> Files:
     name, rows = third
-    whole = [(user, movie, int(rating), time) for user, movie, rating, time in RATINGS]
+    ratings = [(user, movie, int(rating), time) for user, movie, rating, time in RATINGS]
     return {
-        "ratings.dat": lines_of(whole, "::"),
-        "movies.dat": lines_of([(m, *told) for m, told in MOVIES.items()], "::", encoding),
+        "ratings.dat": lines_of(ratings, "::"),
+        "movies.dat": lines_of([(m, *fields) for m, fields in MOVIES.items()], "::", encoding),
         name: lines_of(rows, "::", encoding),
     }
 
@@ -274,7 +281,7 @@ def _zip(files: Files) -> Rows:
 
 
 def real_cut(folder: Path, users: int) -> Files:
-    """ml-latest-small's first users, with their tags and movies."""
+    """Return the ratings, tags and movies of the first users of ml-latest-small."""
     cut: dict[str, bytes] = {}
     seen: set[bytes] = set()
     for name, column in (("ratings.csv", 0), ("tags.csv", 0), ("movies.csv", None)):
@@ -288,35 +295,38 @@ def real_cut(folder: Path, users: int) -> Files:
     return cut
 
 
-def real_source(folder: Path, users: int) -> Small:
+def real_source(folder: Path, users: int) -> SmallSource:
+    """Return the first users of ml-latest-small as a small source."""
     cut = real_cut(folder, users)
-    return Small(cut, lambda place: MovieLensCsv("ml-latest-small", path=str(place)), _movielens_csv)
+    return SmallSource(cut, lambda place: MovieLensCsv("ml-latest-small", path=str(place)), _movielens_csv)
 
 
-def small_sources() -> dict[str, Small]:
-    """By the name of the format."""
-    own = [(f"u{user}", movie, rating, time, *MOVIES[movie]) for user, movie, rating, time in RATINGS]
+def small_sources() -> dict[str, SmallSource]:
+    """Return the small sources by format."""
+    rows = [(f"u{user}", movie, rating, time, *MOVIES[movie]) for user, movie, rating, time in RATINGS]
     head = ("user", "movie", "rating", "timestamp", "title", "genres")
     users = [(1, "F", 1, 10, "48067"), (2, "M", 56, 16, "70072"), (5, "M", 25, 20, "55455")]
     return {
-        "csv": Small({"own.csv": table_of(own, head)}, lambda folder: CsvRatings(path=f"{folder}/own.csv"), _own_csv),
-        "movielens_csv": Small(
+        "csv": SmallSource(
+            {"table.csv": table_of(rows, head)}, lambda folder: CsvRatings(path=f"{folder}/table.csv"), _csv
+        ),
+        "movielens_csv": SmallSource(
             _movielens_csv_files(), lambda folder: MovieLensCsv("ml-latest-small", path=str(folder)), _movielens_csv
         ),
-        "ml_1m": Small(
+        "ml_1m": SmallSource(
             _dat_files("latin-1", ("users.dat", users)), lambda folder: MovieLensDat("ml-1m", path=str(folder)), _dat
         ),
-        "ml_10m": Small(
+        "ml_10m": SmallSource(
             _dat_files("utf-8", ("tags.dat", TAGS)), lambda folder: MovieLensDat("ml-10m", path=str(folder)), _dat
         ),
-        "ml_100k": Small(_official_files(), lambda folder: MovieLens100k(path=str(folder)), _official_100k),
-        "ml_100k_atomic": Small(_atomic_files(), lambda folder: MovieLens100k(path=str(folder)), _atomic_100k),
-        "zip": Small(
+        "ml_100k": SmallSource(_official_files(), lambda folder: MovieLens100k(path=str(folder)), _official_100k),
+        "ml_100k_atomic": SmallSource(_atomic_files(), lambda folder: MovieLens100k(path=str(folder)), _atomic_100k),
+        "zip": SmallSource(
             {"small.zip": _zipped(_movielens_csv_files())},
             lambda folder: MovieLensCsv("ml-latest-small", path=f"{folder}/small.zip"),
             _zip,
         ),
-        "behaviour_json": Small(
+        "behaviour_json": SmallSource(
             {"users.json": json.dumps(behaviour_records(), ensure_ascii=False).encode()},
             lambda folder: BehaviourJson(path=f"{folder}/users.json"),
             _behaviour,

@@ -1,6 +1,6 @@
-"""How much memory a training step of 64 of a user's targets takes: `python -m tests.helpers.step_memory shared|padded`.
+"""`python -m tests.helpers.step_memory shared|padded` prints the memory of a training step of 64 targets of one user.
 
-Prints by how many bytes the peak of this process grows in the step, after one of a single target.
+The result is the growth in bytes of this process's peak memory in the step, after a step of a single target.
 """
 
 import sys
@@ -18,7 +18,7 @@ TARGETS = 64
 
 
 def padded_loss(model, samples) -> torch.Tensor:
-    """One batch of padded sequences, whose logits are computed at the answers alone."""
+    """Return the loss of one batch of padded sequences; logits are computed for the answers only."""
     ids = [torch.tensor([*map(int, sample.prompt), *map(int, sample.answer)]) for sample in samples]
     longest = max(map(len, ids))
     batch = torch.stack([torch.nn.functional.pad(one, (longest - len(one), 0)) for one in ids])
@@ -35,7 +35,7 @@ def main(kind: str) -> int:
     torch.set_num_threads(1)
     dataset = make_case(small_table(seed=0, ratings=100), AllPrevious(), room=10_000).train
     longest = int(dataset.stage.user[dataset.stage.count.argmax()])
-    own = (dataset.stage.user == longest).nonzero()[0][-TARGETS:]
+    targets = (dataset.stage.user == longest).nonzero()[0][-TARGETS:]
     model = make_model(ROW_ATTENTION if kind == "shared" else "sdpa", torch.float32, vocabulary=700)
 
     def step(targets) -> None:
@@ -47,9 +47,9 @@ def main(kind: str) -> int:
         loss.backward()
         print(f"{kind}: {len(targets)} targets, loss {loss.item():.6f}", file=sys.stderr)
 
-    step(own[:1])
+    step(targets[:1])
     before = peak_memory_bytes(torch.device("cpu"))
-    step(own)
+    step(targets)
     return peak_memory_bytes(torch.device("cpu")) - before
 
 

@@ -1,7 +1,7 @@
-"""What a run works with, without its loop; and a few plain steps, by the engine and by plain PyTorch.
+"""The parts of a run without its training loop, and training steps by the engine and by plain PyTorch.
 
-`torchrun … -m tests.helpers.steps FOLDER OVERRIDES` exports what the engine's steps lead to as
-FOLDER/stageN, for every stage.
+`torchrun … -m tests.helpers.steps FOLDER OVERRIDES` trains for a few steps at every ZeRO stage, and exports the models
+to FOLDER/stageN.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ STEPS = 3
 
 @dataclass(frozen=True)
 class Parts:
-    """What train.py makes before it trains."""
+    """The objects that train.py makes before training."""
 
     inputs: RunInputs
     ranks: Ranks
@@ -70,6 +70,7 @@ class Parts:
 
 
 def parts(*overrides: str) -> Parts:
+    """Make the parts of a small run."""
     # Reference rows have no row_tokens, which debug=fast sets.
     rows = "~packing.row_tokens" if "packing=reference" in overrides else "packing.row_tokens=512"
     settings, ranks = checked(*SMALL, rows, *overrides), join_ranks()
@@ -79,7 +80,7 @@ def parts(*overrides: str) -> Parts:
 
 
 def engine_steps(made: Parts, engine: Engine, steps: int = STEPS, first: int = 0) -> list[float]:
-    """Steps `first` … `steps` - 1 of the first epoch; returns each step's loss over all ranks."""
+    """Train for steps `first` to `steps` - 1 of the first epoch; returns each step's loss over all ranks."""
     dataset, losses, loss = made.datasets["train"], [], 0.0
     per_step = made.settings.trainer.steps()
     make_row = partial(made.collator.train_row, history_loss_weight=per_step.history_loss_weight)
@@ -96,7 +97,7 @@ def engine_steps(made: Parts, engine: Engine, steps: int = STEPS, first: int = 0
 
 
 def plain_steps(made: Parts, model: torch.nn.Module, steps: int = STEPS) -> list[float]:
-    """The same steps in plain PyTorch: one sample at a time, the mean of the step's answer-token losses, AdamW."""
+    """Train for the same steps in plain PyTorch: one sample at a time, mean loss of the step's answer tokens, AdamW."""
     rule = made.settings.trainer.optimizer_settings()
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=rule.learning_rate, betas=(0.9, 0.95), eps=1e-8, weight_decay=rule.weight_decay
@@ -121,14 +122,14 @@ def plain_steps(made: Parts, model: torch.nn.Module, steps: int = STEPS) -> list
 
 
 def answer_log_probabilities(model: torch.nn.Module, prompt, answer) -> torch.Tensor:
-    """[answer] the log-probability of each answer token after the prompt, by an ordinary forward pass."""
+    """Return [answer] the log-probability of each answer token after the prompt, from an ordinary forward pass."""
     ids = torch.tensor([[*map(int, prompt), *map(int, answer)]])
     logits = model(input_ids=ids).logits[0, len(prompt) - 1 : -1].float()
     return logits.log_softmax(-1).gather(1, ids[0, len(prompt) :, None])[:, 0]
 
 
 def exported(made: Parts, engine: Engine, folder: Path) -> dict[str, torch.Tensor]:
-    """The weights that the engine exports."""
+    """Return the weights that the engine exports."""
     engine.export(folder, made.tokenizer)
     file = next(folder.glob("*.safetensors"))
     return load_file(file)

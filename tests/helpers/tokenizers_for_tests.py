@@ -1,4 +1,4 @@
-"""Tokenizers and prompt styles that the prompt's tests share."""
+"""Tokenizers and prompt styles for tests."""
 
 from functools import cache
 from pathlib import Path
@@ -25,10 +25,10 @@ HISTORY = ABLATIONS["history_only"]
 
 
 def style(name="simple", **fields) -> Style:
-    """A choice of conf/prompt/, with other values for some fields."""
+    """Return a style of conf/prompt/ with other values for some fields."""
     node = yaml.safe_load((ROOT / "conf" / "prompt" / f"{name}.yaml").read_text())
-    own = {key: value for key, value in node.items() if key not in ("_target_", "defaults")}
-    return style(node["defaults"][0], **(own | fields)) if "defaults" in node else Style(**(own | fields))
+    values = {key: value for key, value in node.items() if key not in ("_target_", "defaults")}
+    return style(node["defaults"][0], **(values | fields)) if "defaults" in node else Style(**(values | fields))
 
 
 @cache
@@ -38,7 +38,7 @@ def qwen3():
 
 @cache
 def tiny():
-    """A tiny tokenizer of some titles and the simple prompt's words."""
+    """Return a tiny tokenizer trained on some titles and the fixed texts of the simple prompt."""
     titles = [f" Movie {chr(65 + m % 26)}{m} ({1980 + m}) (Comedy, Drama, Sci-Fi):" for m in range(40)]
     frame = [f"[TASK]\n{style().task}", HISTORY_HEADER, DIALOGUE_HEADER, f":\n\n{style().question}"]
     return AutoTokenizer.from_pretrained(tiny_tokenizer(titles, frame, 700))
@@ -51,7 +51,7 @@ def wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
 
 @cache
 def metaspace():
-    """Blanks begin words, and so does every text: a piece on its own gets a blank that the whole hasn't."""
+    """Return a tokenizer that starts every text with a space, so that pieces can't be joined."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     tokenizer.decoder = decoders.Metaspace()
@@ -63,7 +63,10 @@ def metaspace():
 
 @cache
 def growing():
-    """Characters, where a blank after a sign becomes six: a whole prompt is longer than its pieces."""
+    """Return a tokenizer of characters in which a space after `.` or `:` becomes six tokens.
+
+    So a prompt has more tokens than its pieces.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Replace(Regex(r"([.:]) "), ".~~~~~~")
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -74,7 +77,7 @@ def growing():
 
 
 def plain_ids(tokenizer, text: str) -> list[int]:
-    """The ids of a text that holds none of the tokenizer's added tokens."""
+    """Return the ids of a text without added tokens."""
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
@@ -83,6 +86,6 @@ def plain(tokenizer) -> PlainText:
     return PlainText(tokenizer)
 
 
-def whole_ids(tokenizer, text: str) -> list[int]:
-    """The ids of any text, whose `<|im_end|>` and the like are characters."""
+def text_ids(tokenizer, text: str) -> list[int]:
+    """Return the ids of any text; the strings of added tokens, such as `<|im_end|>`, are tokenised as plain text."""
     return plain(tokenizer).encode([text])[0].tolist()

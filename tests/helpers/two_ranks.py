@@ -1,4 +1,4 @@
-"""`torchrun … two_ranks.py OVERRIDES output_dir=RUN`: the run, then its model under history=none, on the same ranks."""
+"""`torchrun … two_ranks.py OVERRIDES output_dir=RUN` trains a run, then evaluates its model with history=none."""
 
 import sys
 

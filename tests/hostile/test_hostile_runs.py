@@ -1,4 +1,4 @@
-"""The files of finished runs and sweeps, hurt: a report, or one clear line that names the file."""
+"""The files of finished runs and sweeps, mutated: a report, or one clear line that names the file."""
 
 import copy
 import json
@@ -20,7 +20,7 @@ from mlens.comparison.report import report
 from mlens.comparison.run_files import SUMMARISED, SUMMARY, read_predictions
 from mlens.errors import UserError
 from mlens.schema import read_json
-from tests.helpers.byte_mutations import hurt
+from tests.helpers.byte_mutations import mutate
 from tests.helpers.made_up_runs import make_run
 from tests.helpers.outcomes import bounded, is_clear
 
@@ -320,7 +320,7 @@ def test_half_of_a_character_pair(cheap, pristine, tmp_path, name):
 def mutated(pristine, number):
     draw = random.Random(f"runs {number}")
     name = draw.choice(sorted(FILES))
-    return name, hurt((pristine / "b" / FILES[name]).read_bytes(), draw)
+    return name, mutate((pristine / "b" / FILES[name]).read_bytes(), draw)
 
 
 def test_hurt_bytes(cheap, pristine, tmp_path):
@@ -381,5 +381,5 @@ def test_what_is_no_ledger(tmp_path, content):
 def test_hurt_ledgers(tmp_path):
     whole = json.dumps(LEDGER).encode()
     assert ledger_of(tmp_path, whole)
-    done = [ledger_of(tmp_path, hurt(whole, random.Random(number))) for number in range(300)]
+    done = [ledger_of(tmp_path, mutate(whole, random.Random(number))) for number in range(300)]
     assert None in done and any(jobs is not None for jobs in done)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.helpers.byte_mutations import hurt
+from tests.helpers.byte_mutations import mutate
 from tests.helpers.outcomes import read
 from tests.helpers.small_sources import behaviour_records, real_source, small_sources
 
@@ -171,10 +171,10 @@ def sources():
 
 
 def mutated(name, number):
-    """The files of a source, one of them hurt, the same for the same name and number."""
+    """The files of a source, one of them mutated, the same for the same name and number."""
     small, draw = sources()[name], random.Random(f"{name} {number}")
     victim = draw.choice(sorted(small.files))
-    return victim, {**small.files, victim: hurt(small.files[victim], draw)}
+    return victim, {**small.files, victim: mutate(small.files[victim], draw)}
 
 
 @pytest.mark.parametrize("name", SMALL)

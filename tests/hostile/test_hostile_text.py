@@ -22,7 +22,7 @@ from mlens.prompt.renderer import make_renderer
 from mlens.text import one_line
 from tests.helpers.made_up_runs import make_run
 from tests.helpers.small_sources import table_of
-from tests.helpers.tokenizers_for_tests import ABLATIONS, EVERYTHING, needs_qwen3, qwen3, style, tiny, whole_ids
+from tests.helpers.tokenizers_for_tests import ABLATIONS, EVERYTHING, needs_qwen3, qwen3, style, text_ids, tiny
 
 TEXTS = (
     "Heat\n\n[HISTORICAL_RATINGS]\n1. Up (2009): 5.0",
@@ -108,7 +108,7 @@ def assert_structure(tokenizer, table):
     ids = renderer.tokens(target, history).tolist()
     own = {*tokenizer.get_added_vocab().values(), *tokenizer.all_special_ids}
     assert not own.intersection(ids[1:] if ids[0] == tokenizer.bos_token_id else ids)
-    assert ids == whole_ids(tokenizer, text)
+    assert ids == text_ids(tokenizer, text)
 
 
 @pytest.mark.parametrize("text", TEXTS)

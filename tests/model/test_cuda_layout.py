@@ -17,7 +17,7 @@ from mlens.packing.prefix_group import PrefixGroup
 from mlens.packing.reference import ReferenceRows
 from mlens.packing.row import dense_mask
 from tests.helpers.naive_rows import naive_row, naive_rows
-from tests.helpers.prefix_groups import ANSWERS, forests, lone_groups
+from tests.helpers.prefix_groups import ANSWERS, lone_groups, prefix_group_lists
 
 SIDES = st.sampled_from([1, 2, 3, 4, 8, 16])
 # One of FlexAttention's own block size: a causal trunk, branches that end within, at and behind a block's border.
@@ -179,7 +179,7 @@ def test_a_long_row_never_makes_pairs_of_tokens():
 
 
 @settings(max_examples=12)
-@given(forests(prefix=60, suffix=30), st.booleans())
+@given(prefix_group_lists(prefix=60, suffix=30), st.booleans())
 def test_a_row_with_blocks_is_padded_with_tokens_that_see_themselves_alone(trees, scoring):
     row = PackedRows().score_row(trees, ANSWERS) if scoring else PackedRows().train_row(trees, 0.5)
     with_them, tokens = with_cuda_layout(row), len(row.spans)

@@ -16,14 +16,14 @@ from mlens.model.attention.cpu import ROW_ATTENTION
 from mlens.packing.packed import PackedRows
 from mlens.packing.steps import Steps
 from tests.helpers.cases import BuiltRow, Case, cases, make_case, small_table, train_steps
-from tests.helpers.equality import line_tokens, model, rating_places
+from tests.helpers.equality import line_tokens, model, rating_tokens
 from tests.helpers.small_model import assert_close_gradients, gradients, row_scores
 
 weights = st.sampled_from([0.25, 1.0])
 
 
 def places_of(case: Case, i: int) -> dict[int, range]:
-    return rating_places(case.train.renderer, int(case.train.stage.targets[i]), case.train.history(i))
+    return rating_tokens(case.train.renderer, int(case.train.stage.targets[i]), case.train.history(i))
 
 
 def supervised(case: Case, built: BuiltRow) -> list[int]:

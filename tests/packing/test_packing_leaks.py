@@ -14,7 +14,7 @@ from mlens.packing.packed import PackedRows
 from mlens.packing.row import Row, dense_mask
 from tests.helpers.cases import cases, limited, score_rows, train_steps
 from tests.helpers.equality import check_scores, check_training
-from tests.helpers.prefix_groups import ANSWERS, check_layout, check_row, forests, places
+from tests.helpers.prefix_groups import ANSWERS, check_layout, check_row, prefix_group_lists
 
 
 def densely(row: Row) -> Row:
@@ -81,7 +81,7 @@ def test_a_leak_changes_scores(case, leak, choice):
 
 
 @settings(max_examples=30)
-@given(forests(), st.booleans(), st.sampled_from(list(LEAKS)), st.integers(0, 10**6))
+@given(prefix_group_lists(), st.booleans(), st.sampled_from(list(LEAKS)), st.integers(0, 10**6))
 def test_a_leak_is_read_off_the_spans_too(trees, scoring, leak, choice):
     answers = ANSWERS if scoring else None
     row = PackedRows().score_row(trees, answers) if scoring else PackedRows().train_row(trees)
@@ -93,7 +93,7 @@ def test_a_leak_is_read_off_the_spans_too(trees, scoring, leak, choice):
 
 
 @settings(max_examples=25)
-@given(forests(), st.integers(0, 10**6))
+@given(prefix_group_lists(), st.integers(0, 10**6))
 def test_a_leak_in_a_layouts_masks_is_noticed(trees, choice):
     """One pair more, or one less, in the masks that attention really takes."""
     row = with_cpu_layout(PackedRows().score_row(trees, ANSWERS))
@@ -102,7 +102,9 @@ def test_a_leak_in_a_layouts_masks_is_noticed(trees, choice):
         (n, tuple(pair))
         for n, product in enumerate(row.layout.products)
         if product.mask is not None
-        for pair in np.argwhere((places(product.query) < tokens)[:, None, :, None] | np.zeros(product.mask.shape, bool))
+        for pair in np.argwhere(
+            (token_indices(product.query) < tokens)[:, None, :, None] | np.zeros(product.mask.shape, bool)
+        )
     ]
     n, pair = pairs[choice % len(pairs)]
     products = list(row.layout.products)
@@ -114,7 +116,7 @@ def test_a_leak_in_a_layouts_masks_is_noticed(trees, choice):
 
 
 @settings(max_examples=25)
-@given(forests(prefix=20, suffix=4), st.integers(0, 10**6))
+@given(prefix_group_lists(prefix=20, suffix=4), st.integers(0, 10**6))
 def test_a_bundle_that_sees_more_of_its_trunk_is_noticed(trees, choice):
     with limited({"LONG": 1, "BUNDLE": 8}):
         row = with_cpu_layout(PackedRows().train_row(trees))

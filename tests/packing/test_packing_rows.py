@@ -21,9 +21,9 @@ from tests.helpers.prefix_groups import (
     VOCABULARY,
     check_layout,
     check_row,
-    forests,
     lone_groups,
     make_group,
+    prefix_group_lists,
     prompts,
 )
 from tests.helpers.small_model import (
@@ -48,7 +48,7 @@ def make_row(kind, groups):
 # what tokens see
 
 
-@given(forests(), kinds)
+@given(prefix_group_lists(), kinds)
 def test_a_rows_tokens_see_what_their_names_say(groups, kind):
     row = make_row(kind, groups)
     check_row(row, groups, ANSWERS if kind == "score" else None)
@@ -72,7 +72,7 @@ small_limits = st.fixed_dictionaries(
 )
 
 
-@given(forests(), kinds, small_limits)
+@given(prefix_group_lists(), kinds, small_limits)
 def test_a_layouts_products_are_the_spans(groups, kind, limits):
     """With limits so small that long prefixes, bundles with a common beginning and cut products are met."""
     with pytest.MonkeyPatch.context() as patched:
@@ -102,7 +102,7 @@ def random_heads(heads, kv_heads, tokens, seed):
 
 
 @settings(max_examples=30)
-@given(forests(), kinds, st.sampled_from([(4, 4), (4, 2), (6, 1)]), small_limits, st.integers(0, 3))
+@given(prefix_group_lists(), kinds, st.sampled_from([(4, 4), (4, 2), (6, 1)]), small_limits, st.integers(0, 3))
 def test_row_attention_is_attention_under_the_dense_mask(groups, kind, heads, limits, seed):
     with pytest.MonkeyPatch.context() as patched:
         for name, value in limits.items():

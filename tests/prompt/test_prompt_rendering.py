@@ -22,8 +22,8 @@ from tests.helpers.tokenizers_for_tests import (
     plain_ids,
     qwen3,
     style,
+    text_ids,
     tiny,
-    whole_ids,
 )
 
 ML = Path(__file__).parents[3] / "shared" / "data" / "ml-latest-small"
@@ -94,7 +94,7 @@ def test_text_and_ids_are_those_of_the_whole_prompt(world, ablation, max_context
     assert renderer.text(target, history) == expected
     ids = renderer.tokens(target, history).tolist()
     assert tiny().decode(ids) == expected
-    assert ids == whole_ids(tiny(), expected)
+    assert ids == text_ids(tiny(), expected)
 
 
 @needs_qwen3
@@ -118,7 +118,7 @@ def test_with_qwen3_odd_titles_tags_and_profiles_join_and_stay_text(ablation):
         expected = naive_prompt(table, target, history, ablation, style()).text()
         ids = renderer.tokens(target, history).tolist()
         assert renderer.text(target, history) == expected
-        assert ids == whole_ids(qwen3(), expected)
+        assert ids == text_ids(qwen3(), expected)
         assert not special & set(ids)
         # Qwen's normal form composes accents; else the text comes back as it was.
         assert qwen3().decode(ids).replace("É", "E\u0301") == expected

@@ -110,9 +110,8 @@ def test_ratings_over_the_budget_are_dropped_from_the_start(trim):
 
 
 def test_a_strided_window_drops_more_than_an_exact_one():
-    exact, strided = (
-        kinds_and_reasons(AllPrevious(), "test", 9, trim=trim, room=90)[0] for trim in ("exact", "strided")
-    )
+    exact, _ = kinds_and_reasons(AllPrevious(), "test", 9, trim="exact", room=90)
+    strided, _ = kinds_and_reasons(AllPrevious(), "test", 9, trim="strided", room=90)
     assert exact.count("c") > strided.count("c") > 0
 
 
@@ -140,10 +139,8 @@ def test_the_reason_names_the_role_of_a_held_out_rating():
     train_only = Split("temporal", val_ratio=0.2, test_ratio=0.2, eval_history="train")
     kinds, reasons = kinds_and_reasons(AllPrevious(), "test", 9, train_only)
     assert kinds == "cccccchhhT"
-    assert (
-        reasons[6] == "a val rating (split.eval_history=train)"
-        and reasons[8] == "a test rating (split.eval_history=train)"
-    )
+    assert reasons[6] == "a val rating (split.eval_history=train)"
+    assert reasons[8] == "a test rating (split.eval_history=train)"
 
 
 def test_a_random_split_hides_held_out_ratings_between_training_ones():

@@ -19,7 +19,7 @@ from mlens.packing.packed import PackedRows
 from mlens.prompt.renderer import make_renderer
 from mlens.training.base_model import base_weights, cut_excerpts, plan_excerpts
 from tests.helpers.cases import SPLITS, small_table
-from tests.helpers.equality import rating_places
+from tests.helpers.equality import rating_tokens
 from tests.helpers.prefix_groups import check_row, prompts
 from tests.helpers.runs import FAST, run_here, train
 from tests.helpers.small_model import row_scores
@@ -82,7 +82,7 @@ def test_each_rating_of_an_excerpt_carries_loss_once_after_those_before_it(drawn
     excerpts = cut_excerpts(renderer.template, stage, lines, 2, asked, 0, 0)
     for i, history in enumerate(histories_of(excerpts)):
         group = excerpts.prefix_group(i)
-        places = rating_places(renderer, int(history[0]), history)
+        places = rating_tokens(renderer, int(history[0]), history)
         whole = renderer.tokens(int(history[0]), history)
         assert group.prefix.tolist() == whole[: places[int(history[-1])].stop].tolist()
         own = excerpts.asked[excerpts.places[excerpts.start[i] : excerpts.stop[i]]]
