@@ -14,7 +14,7 @@ from mlens.packing.packed import PackedRows
 from mlens.packing.row import Row, dense_mask
 from tests.helpers.cases import cases, limited, score_rows, train_steps
 from tests.helpers.equality import check_scores, check_training
-from tests.helpers.prefix_groups import ANSWERS, check_layout, check_row, prefix_group_lists
+from tests.helpers.prefix_groups import ANSWERS, check_layout, check_row, prefix_group_lists, token_indices
 
 
 def densely(row: Row) -> Row:
