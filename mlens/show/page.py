@@ -27,7 +27,7 @@ from mlens.text import printable
 STYLES = {CHOSEN: "green", DROPPED: "yellow", NOT_CHOSEN: "dim", HIDDEN: "red", TARGET: "bold cyan"}
 MEANINGS = {
     CHOSEN: "in the prompt",
-    DROPPED: "chosen by the strategy, but over the budget",
+    DROPPED: "requested by the strategy, but over the budget",
     NOT_CHOSEN: "visible, but not chosen by the strategy",
     HIDDEN: "not visible to this target",
 }
@@ -101,7 +101,7 @@ def _history_summary(inputs: RunInputs, inspection: Inspection) -> Iterator[str]
         strategy += " (not used: the ablation shows no history)"
     yield printable(
         f"Of the user's {len(inspection.statuses) - 1} other ratings {visible} are visible to this target; "
-        f"history={strategy} chooses {found[CHOSEN] + found[DROPPED]} of these; {found[CHOSEN]} fit and are shown."
+        f"history={strategy} requests {found[CHOSEN] + found[DROPPED]} of these; {found[CHOSEN]} fit and are shown."
     )
     if found[DROPPED]:
         budget = f"prompt.max_tokens={style.max_tokens}"
@@ -143,7 +143,7 @@ def _history(inputs: RunInputs, inspection: Inspection, everything: bool) -> Tab
             Text(_format_status(status)),
             style=STYLES[status.kind],
         )
-    listing.caption = ", ".join(f"{kind}: {MEANINGS[kind]}" for kind, n in count_kinds(statuses).items() if n)
+    listing.caption = "; ".join(f"{kind}: {MEANINGS[kind]}" for kind, n in count_kinds(statuses).items() if n)
     listing.caption_justify = "left"
     return listing
 
@@ -155,8 +155,9 @@ def _format_status(status: RatingStatus) -> str:
 
 
 def _excerpt(n: int, kept: set[int]) -> Iterator[range]:
-    """Yield the ranges of an excerpt of 0 to n - 1: each of `kept` alone, and the gaps between them (gaps of up to two
-    one by one).
+    """Yield the ranges of an excerpt of 0 to n - 1.
+
+    Each index of `kept` is a range, and so is each gap between them; gaps of one or two are split into single indices.
 
     >>> list(_excerpt(9, {0, 7, 8}))
     [range(0, 1), range(1, 7), range(7, 8), range(8, 9)]
@@ -194,8 +195,8 @@ def _pieces(inspection: Inspection, everything: bool) -> Table:
 def _visible(piece: Piece) -> str:
     """Return the piece's text with line breaks and outer spaces as visible characters."""
     text = piece.text
-    blanks = len(text) - len(text.lstrip(" ")), len(text) - len(text.rstrip(" ")) if text.strip(" ") else 0
-    text = "␣" * blanks[0] + text.strip(" ") + "␣" * blanks[1]
+    spaces = len(text) - len(text.lstrip(" ")), len(text) - len(text.rstrip(" ")) if text.strip(" ") else 0
+    text = "␣" * spaces[0] + text.strip(" ") + "␣" * spaces[1]
     return printable(text.replace("\n", "↵"))
 
 

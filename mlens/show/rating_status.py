@@ -21,7 +21,7 @@ class RatingStatus:
     t: index among the user's ratings.
     role: train, val or test.
     kind: `target`, `hidden` (the target must not see it), or of a visible rating: `not chosen` by the strategy,
-        `dropped` (chosen, but over the budget) or `chosen` (shown in the prompt).
+        `dropped` (requested by the strategy, but over the budget) or `chosen` (shown in the prompt).
     reason: why a hidden rating is hidden.
     line: number of a chosen rating's line in the prompt.
     """

@@ -217,7 +217,7 @@ def test_the_answer_names_significant_differences_and_others(tmp_path):
     results, _ = results_of(make_sweep(tmp_path))
     said = answer(results)
     assert said.startswith("all_previous has the lowest test RMSE, 0.5")
-    assert "it is better than none (corrected p < 0.05), and can't be messages from fixed_count 10" in said
+    assert "it is better than none (corrected p < 0.05), and can't be told from fixed_count 10" in said
     assert "these trained models, not the strategies" in said
     with_seeds, _ = results_of(make_sweep(tmp_path / "more", seeds=3))
     assert answer(with_seeds).endswith("Over 3 seeds of training an arm, on 40 users.")
@@ -307,7 +307,7 @@ def test_caveats_are_in_the_report_and_on_the_terminal(tmp_path, capsys):
     print_report(report([tmp_path], tmp_path))
     for text in ((tmp_path / "report.md").read_text(), capsys.readouterr().out):
         assert "NOTE: the arms trained on 900 to 1,000 targets" in text
-        assert "NOTE: apart from the history the arms differ in trainer.learning_rate" in text
+        assert "NOTE: beside the history the arms differ in trainer.learning_rate" in text
         assert "NOTE: most test prompts are cut (all_previous trainer.learning_rate=0.01 62%)" in text
 
 

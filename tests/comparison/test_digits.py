@@ -70,10 +70,10 @@ def test_another_seed_changes_the_last_digit_by_one_at_most(users, seeds, gap):
             (p, unit, below), (q, other_unit, other_below) = p_of(a), p_of(b)
             if below or other_below:
                 bound, exact = (p, q) if below else (q, p)
-                apart = not (below and other_below) and exact > bound + max(unit, other_unit)
+                differs = not (below and other_below) and exact > bound + max(unit, other_unit)
             else:
-                apart = abs(p - q) > max(unit, other_unit) * (1 + 1e-9)
-            far, compared = far + apart, compared + 1
+                differs = abs(p - q) > max(unit, other_unit) * (1 + 1e-9)
+            far, compared = far + differs, compared + 1
     assert far <= 0.02 * compared
 
 

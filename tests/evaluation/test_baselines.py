@@ -104,7 +104,7 @@ def test_baselines_equal_loops(table, method, ties, count):
             if count:
                 seen = seen[-count:]
             rest = [float(table.rating[i]) - mu - bias.get(table.movie[i], 0.0) for i in seen]
-            weights = [math.exp(-(len(seen) - 1 - place) / RECENCY) for place in range(len(seen))]
+            weights = [math.exp(-(len(seen) - 1 - k) / RECENCY) for k in range(len(seen))]
             movie_bias = bias.get(table.movie[target], 0.0)
             of_movie = [float(table.rating[i]) for i in trained if table.movie[i] == table.movie[target]]
             of_user = [float(table.rating[i]) for i in seen]

@@ -122,5 +122,5 @@ def test_ranking_metrics_use_the_expected_rating():
     measured = measure(predictions, np.array([1, 0, 2]), np.array([5, 5, 5]), (1.0, 2.0, 3.0))
     assert measured["auc"] == pytest.approx(2 / 3)
     assert measured["ndcg_10"] == pytest.approx(gain([3, 1, 2]) / gain([3, 2, 1]))
-    apart = measure(predictions, np.array([1, 0, 2]), np.array([5, 6, 7]), (1.0, 2.0, 3.0))
-    assert math.isnan(apart["auc"]) and math.isnan(apart["ndcg_10"])
+    separate_users = measure(predictions, np.array([1, 0, 2]), np.array([5, 6, 7]), (1.0, 2.0, 3.0))
+    assert math.isnan(separate_users["auc"]) and math.isnan(separate_users["ndcg_10"])

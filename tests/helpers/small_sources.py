@@ -298,7 +298,7 @@ def real_cut(folder: Path, users: int) -> Files:
 def real_source(folder: Path, users: int) -> SmallSource:
     """Return the first users of ml-latest-small as a small source."""
     cut = real_cut(folder, users)
-    return SmallSource(cut, lambda place: MovieLensCsv("ml-latest-small", path=str(place)), _movielens_csv)
+    return SmallSource(cut, lambda folder: MovieLensCsv("ml-latest-small", path=str(folder)), _movielens_csv)
 
 
 def small_sources() -> dict[str, SmallSource]:

@@ -102,7 +102,7 @@ def test_the_page_shows_rating_history_prompt_and_row(ratings, capsys):
         "2.0, given 1970-01-01 00:11:00 UTC",
         "t=11 of the user's 12 ratings in time order (from 0)",
         "test: the user's 12 ratings in time order are cut into 10 training, 1 validation, 1 test (split=temporal)",
-        "Of the user's 11 other ratings 11 are visible to this target; history=all_previous chooses 11 of these;",
+        "Of the user's 11 other ratings 11 are visible to this target; history=all_previous requests 11 of these;",
         "its start jumps ahead until half of the room is free",
         "│ User: Film 21 (Drama):",
         "2.0<|endoftext|>",
