@@ -31,7 +31,7 @@ from mlens.model.settings import ROWS, Lora, NoPeft, PretrainedModel, TinyModel
 from mlens.prompt.frame import ChatFrame
 from mlens.prompt.pieces import DIALOGUE_HEADER, HISTORY_HEADER, head_texts, movie_texts
 from mlens.prompt.settings import Ablation, Style
-from mlens.prompt.tokens import begin_ids, tiny_tokenizer
+from mlens.prompt.tokens import bos_ids, tiny_tokenizer
 
 # Progress bars of loading and saving would appear between the lines of the run, once for each rank.
 disable_progress_bar()
@@ -107,7 +107,7 @@ def require_usable(
         raise _cannot_load("model", where, error) from error
     _require_fit(model, where, settings, longest)
     around = tokenizer("".join(frame), add_special_tokens=False)["input_ids"]
-    highest = int(max([tokenizer.eos_token_id, *begin_ids(tokenizer), *around]))
+    highest = int(max([tokenizer.eos_token_id, *bos_ids(tokenizer), *around]))
     known = model.config.get_text_config().vocab_size
     if highest >= known:
         token = tokenizer.convert_ids_to_tokens(highest)

@@ -90,7 +90,7 @@ class RatingDataset(Dataset[Example]):
 
     def history(self, i: int) -> np.ndarray:
         """[h] the chosen ratings of target i, as indices into the table, in time order."""
-        return self.renderer.fitting(int(self.stage.targets[i]), self.stage.visible_to(i)[self.histories.shown(i)])
+        return self.renderer.fit_history(int(self.stage.targets[i]), self.stage.visible_to(i)[self.histories.shown(i)])
 
     def wanted(self, i: int) -> np.ndarray:
         """[w] the ratings that the strategy wants to show to target i before the budget cuts, in time order."""

@@ -16,7 +16,7 @@ from mlens.model.scores import prepare_row, row_scores
 from mlens.packing.packed import PackedRows
 from mlens.packing.prefix_group import PrefixGroup, Shapes, Suffix
 from mlens.probe.questions import CHOICES, Questions
-from mlens.prompt.tokens import PlainText, begin_ids
+from mlens.prompt.tokens import PlainText, bos_ids
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -75,7 +75,7 @@ def answer_scores(
     """
     plain = PlainText(tokenizer)
     (examples,) = plain.encode([questions.examples])
-    prefix = np.concatenate([begin_ids(tokenizer), examples])
+    prefix = np.concatenate([bos_ids(tokenizer), examples])
     flat = [beginning for choices in questions.beginnings for beginning in choices]
     beginnings, answers = plain.encode(flat), plain.encode(questions.answers)
     suffixes = [Suffix(len(prefix), ids, answers[i // CHOICES]) for i, ids in enumerate(beginnings)]

@@ -1,1 +1,1 @@
-"""Ratings and an ablation -> token pieces and the readable text, both from one list of pieces."""
+"""Renders ratings as prompts, as text and as tokens, both from one list of pieces."""

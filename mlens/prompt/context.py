@@ -1,4 +1,4 @@
-"""The turns of context that may stand in a prompt's dialogue above the target."""
+"""The context turns that a prompt's dialogue section may have above the target."""
 
 from __future__ import annotations
 
@@ -14,11 +14,16 @@ from mlens.errors import UserError
 
 @dataclass(frozen=True)
 class Context:
-    """The turns of context of each target: those of the rating's own record where the source has them, else the tags
-    that its user gave strictly before its time, those of the target movie left out.
+    """The context turns of every target.
 
-    texts: the distinct turns; turn [n]: a number into them, sorted by owner (a rating, or a user) with
-    owner_offsets; time, movie [n]: of each tag, or None for turns of the record.
+    They are the turns of the rating's record where the source has them, else the tags that its user gave strictly
+    before its time, except those of the target movie.
+
+    texts: the distinct turns.
+    turn [n]: indices into `texts`, sorted by owner: a rating (turns of records) or a user (tags).
+    owner_offsets [owners + 1]: where the turns of each owner are in `turn`.
+    time [n]: when each tag was given; None for turns of records.
+    movie [n]: the movie of each tag; None for turns of records.
     """
 
     texts: list[str]
@@ -27,19 +32,19 @@ class Context:
     time: np.ndarray | None = None
     movie: np.ndarray | None = None
 
-    def turns(self, table: RatingTable, target: int, most: int) -> np.ndarray:
-        """[≤ most] the last turns of the rating `target` of the table, oldest first."""
+    def turns(self, table: RatingTable, target: int, limit: int) -> np.ndarray:
+        """Return the last turns of the rating `target` of the table, oldest first: [≤ limit]."""
         owner = target if self.time is None else table.user[target]
         start, stop = self.owner_offsets[owner], self.owner_offsets[owner + 1]
         turn = self.turn[start:stop]
         if self.time is not None and self.movie is not None:
             earlier = int(np.searchsorted(self.time[start:stop], table.timestamp[target], side="left"))
             turn = turn[:earlier][self.movie[start : start + earlier] != table.movie[target]]
-        return turn[len(turn) - min(most, len(turn)) :]
+        return turn[len(turn) - min(limit, len(turn)) :]
 
 
 def make_context(table: RatingTable, movie_texts: list[str]) -> Context:
-    """The context that the table offers. Raises UserError where it has neither records with context nor tags."""
+    """Collect the context that the table has. Raises UserError where it has neither records with context nor tags."""
     if table.contexts is not None:
         lists = table.contexts["context"].fill_null([])
         lengths = lists.list.len()

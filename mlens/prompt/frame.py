@@ -1,4 +1,4 @@
-"""What a chat template puts around a prompt: rendered once, on a fixed date, and kept with the run."""
+"""The text that a chat template puts around a prompt. It is rendered once, on a fixed date, and saved with the run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mlens.text import first_line
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Stands for the user's message while the template is rendered.
+# Replaces the user's message while the template is rendered.
 PLACEHOLDER = "mlens-prompt-placeholder"
 
 
@@ -23,12 +23,15 @@ class ChatFrame(NamedTuple):
 
 
 def render_frame(tokenizer: PreTrainedTokenizerBase, date: str) -> ChatFrame:
-    """What the tokenizer's chat template puts before and after a user's message, with thinking off, on the day `date`
-    (ISO 8601; a template that prints the day would else give other prompts tomorrow).
+    """Render what the tokenizer's chat template puts before and after a user's message, with thinking off.
+
+    date: the current date for the template, ISO 8601. A template that prints the date would otherwise give different
+        prompts every day.
+
+    A template that takes a list of parts instead of text, as those of vision models do, is given one part.
 
     Raises UserError for a tokenizer without a chat template, and for a template that can't be rendered, changes the
-    message, or renders differently each time. A template that takes no text, but a list of parts (as those of models
-    that also see images do), is given one part.
+    message, or renders differently each time.
     """
     where = f"prompt=chat: the chat template of {tokenizer.name_or_path}"
     if not tokenizer.chat_template:
@@ -50,7 +53,7 @@ def _render(tokenizer: PreTrainedTokenizerBase, day: datetime, where: str) -> Ch
             return cls.fromisoformat(day.isoformat())
 
     rendered: list[str] = []
-    # A template's strftime_now reads this module's clock, and takes no other one.
+    # strftime_now of a template reads the clock of this module, and no other one can be passed.
     with patch.object(chat_template_utils, "datetime", Clock):
         for content in (PLACEHOLDER, [{"type": "text", "text": PLACEHOLDER}]):
             message: list[Any] = [{"role": "user", "content": content}]
@@ -58,7 +61,7 @@ def _render(tokenizer: PreTrainedTokenizerBase, day: datetime, where: str) -> Ch
                 text = tokenizer.apply_chat_template(
                     message, tokenize=False, add_generation_prompt=True, enable_thinking=False
                 )
-            except Exception as error:  # whatever the template raises: it is a program of the model's authors
+            except Exception as error:  # a template is a program, which can raise anything
                 failure = error
                 continue
             rendered.append(str(text))

@@ -1,7 +1,7 @@
-"""The pieces that prompts are made of: each text once, with its tokens.
+"""The pieces that prompts consist of: distinct texts, each tokenised once.
 
-A prompt is a list of piece numbers. Its text is the pieces' texts joined, its ids are the pieces' ids joined; the
-borders between pieces are chosen so that the joined ids are the ids of the joined text (`check_borders` tests it):
+A prompt is a list of piece numbers. Joining the pieces' texts gives its text, joining their ids gives its ids. The
+borders between pieces are chosen so that the joined ids are the ids of the joined text (`check_borders` tests this):
 
     TASK[+PROFILE] | ␤␤[HISTORICAL_RATINGS]␤ | 1. | ␠Title (G): | ␠5.0 | ␤2. | ␠Title (G): | ␠4.5 | …
     | ␤␤[RECENT_DIALOGUE]␤User: | ␠Title (G): tag␤User: | … | ␠Title (G):␤␤question | 5.0 | end
@@ -22,7 +22,7 @@ from mlens.errors import UserError
 from mlens.prompt.context import Context
 from mlens.prompt.frame import ChatFrame
 from mlens.prompt.settings import Ablation, Style
-from mlens.prompt.tokens import PlainText, begin_ids
+from mlens.prompt.tokens import PlainText, bos_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,7 +32,7 @@ DIALOGUE_HEADER = "\n\n[RECENT_DIALOGUE]\nUser:"
 
 
 def movie_texts(table: RatingTable) -> list[str]:
-    """`Title (Genre, Genre)` for every movie; without genres there is no bracket."""
+    """Return `Title (Genre, Genre)` for every movie; without genres there is no bracket."""
     return [
         f"{title} ({genres})" if genres else title
         for title, genres in table.movies.select("title", "genres").iter_rows()
@@ -40,19 +40,19 @@ def movie_texts(table: RatingTable) -> list[str]:
 
 
 def rating_texts(table: RatingTable) -> list[str]:
-    """`0.5`, … `5.0` for every legal rating."""
+    """Return `0.5`, … `5.0` for every legal rating."""
     return [str(float(rating)) for rating in table.scale]
 
 
 def head_texts(table: RatingTable, style: Style, ablation: Ablation) -> list[str]:
-    """The first piece for every user: the task and, where the ablation has it, the user's profile.
+    """Return the task of every user and, if the ablation has it, the profile.
 
-    Raises UserError where the data have no profiles for it.
+    Raises UserError if the ablation needs profiles and the data have none.
     """
     if ablation.profile and "profile" not in table.users.columns:
         raise UserError("the data have no user profiles for an ablation with profile: choose another ablation")
-    own = "task" in table.users.columns
-    tasks = table.users["task"].fill_null(style.task) if own else [style.task] * len(table.users)
+    has_tasks = "task" in table.users.columns
+    tasks = table.users["task"].fill_null(style.task) if has_tasks else [style.task] * len(table.users)
     heads = [f"[TASK]\n{task}" for task in tasks]
     if not ablation.profile:
         return heads
@@ -65,11 +65,25 @@ def head_texts(table: RatingTable, style: Style, ablation: Ablation) -> list[str
 
 @dataclass(frozen=True)
 class Pieces:
-    """All pieces of one table, style and ablation, and where each kind of them begins.
+    """All pieces of a table, style and ablation.
 
-    texts [p]; ids [tokens] int32 with piece i at offsets[i]:offsets[i + 1]; lengths [p] int64.
-    head [users], movie [movies] (as a history line), target [movies] (as the movie to rate), rating [scale], answer
-    [scale], number [most lines], turn [distinct turns], and header, dialogue, opening, closing are piece numbers.
+    texts [p]: the text of each piece.
+    ids [tokens]: int32, the token ids of all pieces.
+    offsets [p + 1]: piece i has the ids offsets[i] : offsets[i + 1].
+
+    The other fields are piece numbers, in the order in which a prompt has them:
+
+    opening: what the chat template, or else the tokenizer, puts before the prompt.
+    head [users]: the task and the profile.
+    header: the header of the history section.
+    number [lines]: the number of each history line.
+    movie [movies]: the movie of a history line.
+    rating [scale]: the rating of a history line.
+    dialogue: the header of the dialogue section.
+    turn [distinct turns]: a context turn.
+    target [movies]: the movie to rate, and the question.
+    closing: what the chat template puts after the prompt.
+    answer [scale]: a legal rating with the end token.
     """
 
     texts: list[str]
@@ -89,13 +103,14 @@ class Pieces:
 
     @cached_property
     def lengths(self) -> np.ndarray:
+        """The number of tokens of each piece: [p] int64."""
         return np.diff(self.offsets)
 
     def text(self, prompt: Sequence[int] | np.ndarray) -> str:
         return "".join(self.texts[piece] for piece in prompt)
 
     def tokens(self, prompt: Sequence[int] | np.ndarray) -> np.ndarray:
-        """[tokens] int32: the pieces' ids joined."""
+        """Return the joined ids of these pieces: [tokens] int32."""
         return self.ids[ranges(self.offsets[prompt], self.lengths[prompt])]
 
 
@@ -109,8 +124,12 @@ def make_pieces(
     plain: PlainText,
     frame: ChatFrame,
 ) -> Pieces:
-    """Tokenise each text once. movies: `movie_texts` of the table; frame: what stands around a prompt."""
-    most_lines = int(np.diff(table.user_offsets).max())
+    """Tokenise each distinct text once.
+
+    movies: `movie_texts` of the table.
+    frame: the text around a prompt.
+    """
+    max_lines = int(np.diff(table.user_offsets).max())
     heads = head_texts(table, style, ablation)
     distinct_heads = {head: number for number, head in enumerate(dict.fromkeys(heads))}
     ratings = rating_texts(table)
@@ -118,7 +137,7 @@ def make_pieces(
         "opening": [frame.before],
         "head": list(distinct_heads),
         "header": [HISTORY_HEADER],
-        "number": [f"{k}." if k == 1 else f"\n{k}." for k in range(1, most_lines + 1)],
+        "number": [f"{k}." if k == 1 else f"\n{k}." for k in range(1, max_lines + 1)],
         "movie": [f" {movie}:" for movie in movies],
         "rating": [f" {rating}" for rating in ratings],
         "dialogue": [DIALOGUE_HEADER],
@@ -128,32 +147,32 @@ def make_pieces(
         "answer": ratings,
     }
     ids: list[np.ndarray] = []
-    places: dict[str, np.ndarray] = {}
+    numbers: dict[str, np.ndarray] = {}
     texts: list[str] = []
     for kind, kind_texts in kinds.items():
-        places[kind] = np.arange(len(texts), len(texts) + len(kind_texts))
+        numbers[kind] = np.arange(len(texts), len(texts) + len(kind_texts))
         texts += kind_texts
         ids += plain.encode(kind_texts)
-    # Template text, in which `<|im_start|>` is a token; a prompt outside a template begins as any text does.
+    # In template text `<|im_start|>` is a token. Without a template, a prompt has the begin token of any text.
     before, after = (np.array(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int32) for text in frame)
-    ids[places["opening"][0]] = before if frame.before else begin_ids(tokenizer)
-    ids[places["closing"][0]] = after
+    ids[numbers["opening"][0]] = before if frame.before else bos_ids(tokenizer)
+    ids[numbers["closing"][0]] = after
     end = np.array([tokenizer.eos_token_id], dtype=np.int32)
-    for answer in places["answer"]:
+    for answer in numbers["answer"]:
         ids[answer] = np.concatenate([ids[answer], end])
     return Pieces(
         texts=texts,
         ids=np.concatenate(ids),
         offsets=offsets([len(piece) for piece in ids]),
-        opening=int(places["opening"][0]),
-        head=places["head"][[distinct_heads[head] for head in heads]],
-        header=int(places["header"][0]),
-        number=places["number"],
-        movie=places["movie"],
-        rating=places["rating"],
-        dialogue=int(places["dialogue"][0]),
-        turn=places["turn"],
-        target=places["target"],
-        closing=int(places["closing"][0]),
-        answer=places["answer"],
+        opening=int(numbers["opening"][0]),
+        head=numbers["head"][[distinct_heads[head] for head in heads]],
+        header=int(numbers["header"][0]),
+        number=numbers["number"],
+        movie=numbers["movie"],
+        rating=numbers["rating"],
+        dialogue=int(numbers["dialogue"][0]),
+        turn=numbers["turn"],
+        target=numbers["target"],
+        closing=int(numbers["closing"][0]),
+        answer=numbers["answer"],
     )

@@ -1,4 +1,4 @@
-"""A target and its chosen history -> a prompt, as text and as tokens: by pieces, or where these don't join, whole."""
+"""Renders a target and its history as a prompt: from pieces or, where these don't join, as a single text."""
 
 from __future__ import annotations
 
@@ -22,10 +22,13 @@ if TYPE_CHECKING:
 
 
 class Renderer(Protocol):
-    """Renders any target (a rating of the template's table) with any history [h] (ratings of the table in time order).
+    """Renders any target with any history.
 
-    shares_prefixes: whether the template's prefix is the beginning of the prompt's tokens, token for token, so that
-    targets can share it.
+    target: a rating of the template's table.
+    history [h]: ratings of the table in time order.
+
+    shares_prefixes: whether the tokens of the template's prefix are exactly the first tokens of the prompt, so that
+        targets can share them.
     """
 
     @property
@@ -34,27 +37,27 @@ class Renderer(Protocol):
     def shares_prefixes(self) -> bool: ...
 
     def prompt(self, target: int, history: np.ndarray) -> np.ndarray:
-        """[pieces] the piece numbers of the prompt. Context takes what the budget leaves, newest first."""
+        """Return the piece numbers of the prompt: [pieces]. Context takes the room that is left, newest turns first."""
 
     def text(self, target: int, history: np.ndarray) -> str:
-        """The prompt as it reads."""
+        """Return the text of the prompt."""
 
     def tokens(self, target: int, history: np.ndarray) -> np.ndarray:
-        """[tokens] int32: the ids of the prompt, without the answer."""
+        """Return the ids of the prompt, without the answer: [tokens] int32."""
 
     def parts(self, target: int, history: np.ndarray) -> list[tuple[str, np.ndarray]]:
-        """`tokens` in parts as small as are known, each with its name."""
+        """Return `tokens` in the smallest known parts, each with its name."""
 
     def bare_lengths(self, targets: np.ndarray) -> np.ndarray:
-        """[n] tokens of each prompt without history and context, and without the answer."""
+        """Return the tokens of each prompt without history, context and answer: [n]."""
 
-    def fitting(self, target: int, history: np.ndarray) -> np.ndarray:
-        """[≤ h] the newest of `history` that fits, of a history that fits by the prices of its pieces."""
+    def fit_history(self, target: int, history: np.ndarray) -> np.ndarray:
+        """Return the newest of `history` that fits: [≤ h]. By the prices of its pieces, all of it fits."""
 
 
 @dataclass(frozen=True)
 class PieceRenderer:
-    """For tokenizers whose pieces join: the ids of a prompt are those of its pieces."""
+    """The renderer for tokenizers whose pieces join: the ids of a prompt are those of its pieces."""
 
     template: PromptTemplate
     shares_prefixes: ClassVar[bool] = True
@@ -83,14 +86,17 @@ class PieceRenderer:
         movies = pieces.lengths[pieces.target[table.movie[targets]]]
         return fixed + self.template.head_lengths(table.user[targets]) + movies
 
-    def fitting(self, target: int, history: np.ndarray) -> np.ndarray:
+    def fit_history(self, target: int, history: np.ndarray) -> np.ndarray:
         return history
 
 
 @dataclass(frozen=True)
 class WholePromptRenderer:
-    """For other tokenizers: `plain` tokenises each prompt as a whole. A whole prompt may be a little longer than its
-    pieces, by which its history is priced; then it loses context, and after that history."""
+    """The renderer for other tokenizers: `plain` tokenises each prompt as a single text.
+
+    A prompt may be a little longer than its pieces, by which its history is priced. Then its oldest context turns are
+    dropped, and after these the oldest history.
+    """
 
     template: PromptTemplate
     plain: PlainText
@@ -119,12 +125,12 @@ class WholePromptRenderer:
     def bare_lengths(self, targets: np.ndarray) -> np.ndarray:
         template, table = self.template, self.template.table
         texts = template.pieces.head[table.user[targets]] * len(table.movies) + table.movie[targets]
-        _, first, place = np.unique(texts, return_index=True, return_inverse=True)
+        _, first, text = np.unique(texts, return_index=True, return_inverse=True)
         none = np.zeros(0, dtype=np.int64)
         bare = [[*template.prefix(table.user[t], none).pieces, *template.suffix(t, none)] for t in targets[first]]
-        return np.array([self._length(prompt) for prompt in bare], dtype=np.int64)[place]
+        return np.array([self._length(prompt) for prompt in bare], dtype=np.int64)[text]
 
-    def fitting(self, target: int, history: np.ndarray) -> np.ndarray:
+    def fit_history(self, target: int, history: np.ndarray) -> np.ndarray:
         while len(history) and not self._fits(self.prompt(target, history)):
             history = history[1:]
         return history
@@ -136,7 +142,7 @@ class WholePromptRenderer:
         return sum(map(len, self._parts(prompt)))
 
     def _parts(self, prompt: Sequence[int] | np.ndarray) -> list[np.ndarray]:
-        """The ids of the opening, which is template text, of all between it and the closing, and of the closing."""
+        """Return the ids of the opening, of the text after it, and of the closing; these two are template text."""
         pieces = self.template.pieces
         body = self.plain.encode([pieces.text(prompt[1:-1])])[0]
         return [pieces.tokens(prompt[:1]), body, pieces.tokens(prompt[-1:])]
@@ -149,11 +155,14 @@ def make_renderer(
     tokenizer: PreTrainedTokenizerBase,
     frame: ChatFrame | None = None,
 ) -> Renderer:
-    """Tokenise every piece once. frame: what prompt=chat puts around a prompt (None: what the tokenizer's chat template
-    gives now). Raises UserError where the data can't serve the ablation, or the template can't be used.
+    """Tokenise every piece once, and make a renderer for them.
 
-    Warns where the joined pieces of a sample of prompts differ from the tokens of the whole prompts: then whole
-    prompts are tokenised.
+    frame: the text that prompt=chat puts around a prompt; None renders the tokenizer's chat template.
+
+    Warns, and tokenises every prompt as a single text, if the joined pieces of sampled prompts differ from the tokens
+    of their text.
+
+    Raises UserError where the data lack what the ablation needs, or the template can't be used.
     """
     movies = movie_texts(table)
     context = make_context(table, movies) if ablation.context else None
@@ -167,30 +176,33 @@ def make_renderer(
     if check_borders(template, plain):
         return PieceRenderer(template)
     warnings.warn(
-        f"{tokenizer.name_or_path}: the pieces of a prompt don't join to the tokens of the whole; tokenising whole "
-        "prompts (slower)",
+        f"{tokenizer.name_or_path}: the pieces of a prompt don't join to the tokens of its text; tokenising every "
+        "prompt as a single text (slower)",
         stacklevel=2,
     )
     return WholePromptRenderer(template, plain)
 
 
 def check_borders(template: PromptTemplate, plain: PlainText, sample: int = 64) -> bool:
-    """Whether the joined ids of prompt and answer equal those of the whole text, on targets spread over the table,
-    each with up to 12 earlier ratings of its user as history; and for every head, which may end in any character."""
+    """Return whether the joined ids of the pieces equal those of the joined text.
+
+    Checks every head, which may end in any character, and the prompts and answers of `sample` targets from all parts
+    of the table, each with up to 12 earlier ratings of its user as history.
+    """
     table, pieces, renderer = template.table, template.pieces, PieceRenderer(template)
     for header in (pieces.header, pieces.dialogue):
-        begins = [[head, header] for head in np.unique(pieces.head)]
-        for begin, ids in zip(begins, plain.encode([pieces.text(b) for b in begins]), strict=True):
-            if not np.array_equal(ids, pieces.tokens(begin)):
+        starts = [[head, header] for head in np.unique(pieces.head)]
+        for start, ids in zip(starts, plain.encode([pieces.text(s) for s in starts]), strict=True):
+            if not np.array_equal(ids, pieces.tokens(start)):
                 return False
     for target in np.unique(np.linspace(0, len(table) - 1, sample).astype(np.int64)):
         history = np.arange(max(table.user_offsets[table.user[target]], target - 12), target)
         prompt = renderer.prompt(target, history)
         answer = pieces.answer[table.rating_index[target]]
-        # With a chat template the closing piece ends in template text, so the answer begins a text of its own.
-        whole = [*prompt[1:-1], answer] if pieces.lengths[pieces.closing] == 0 else prompt[1:-1]
-        ids = plain.encode([pieces.text(whole)])[0]
-        joined = pieces.tokens(whole)[:-1] if whole[-1] == answer else pieces.tokens(whole)
+        # With a chat template the closing piece is template text, so the answer is tokenised separately.
+        checked = [*prompt[1:-1], answer] if pieces.lengths[pieces.closing] == 0 else prompt[1:-1]
+        ids = plain.encode([pieces.text(checked)])[0]
+        joined = pieces.tokens(checked)[:-1] if checked[-1] == answer else pieces.tokens(checked)
         if not np.array_equal(ids, joined):
             return False
     return True

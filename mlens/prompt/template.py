@@ -1,4 +1,4 @@
-"""Which pieces make a prompt, and in which order. Nothing else knows."""
+"""The pieces of a prompt and their order. No other module knows this order."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ from mlens.prompt.settings import Ablation, Style
 # The parts of a prompt in order: the prefix, with a header and its lines where there is a history, and the suffix.
 BEGINNING, HEADER, LINE = ("opening", "task"), ("heading",), ("number", "film", "rating")
 DIALOGUE, TURN, ENDING = ("dialogue",), "context", ("film to rate", "closing")
-# Where the rating of the first line stands among the prefix's pieces.
+# The index of the first line's rating among the pieces of the prefix.
 FIRST_RATING = len(BEGINNING + HEADER + LINE) - 1
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """The beginning of a prompt, up to the end of its history. That of a longer history begins with it.
+    """The beginning of a prompt, up to the end of its history.
+
+    If one history is the beginning of another, so is its prefix.
 
     pieces [p]: the piece numbers.
-    ends [p]: how many tokens each piece and those before it have.
+    ends [p]: the number of tokens up to the end of each piece.
     """
 
     pieces: np.ndarray
@@ -37,18 +39,18 @@ class Prefix:
 
     @property
     def line_ends(self) -> np.ndarray:
-        """[1 + lines] how many tokens the prefix has up to the history, and up to the end of each line."""
+        """The number of tokens before the history, and up to the end of each of its lines: [1 + lines]."""
         return np.append(self.ends[len(BEGINNING) - 1], self.ends[FIRST_RATING :: len(LINE)])
 
     def rating_tokens(self, lines: np.ndarray) -> np.ndarray:
-        """[tokens] where the tokens of the ratings of these `lines` (from 0) stand in the prefix."""
+        """Return the indices in the prefix of the tokens of the ratings of `lines` (from 0): [tokens]."""
         ratings = FIRST_RATING + len(LINE) * lines
         starts = self.ends[ratings - 1]
         return ranges(starts, self.ends[ratings] - starts)
 
 
 def part_names(lines: int, turns: int) -> list[str]:
-    """The name of each piece of a prompt with so many history lines and turns of context.
+    """Return the name of each piece of a prompt with this number of history lines and context turns.
 
     >>> part_names(lines=1, turns=0)
     ['opening', 'task', 'heading', 'number', 'film', 'rating', 'dialogue', 'film to rate', 'closing']
@@ -68,7 +70,10 @@ class PromptTemplate:
     context: Context | None
 
     def prefix(self, user: int, history: np.ndarray) -> Prefix:
-        """All that doesn't depend on the target except through `history` [h] (ratings of the table in time order)."""
+        """Return the part of the prompt that depends on the target only through its history.
+
+        history [h]: ratings of the table in time order.
+        """
         pieces, table = self.pieces, self.table
         numbers = np.array([pieces.opening, pieces.head[user]])
         if len(history):
@@ -80,18 +85,18 @@ class PromptTemplate:
         return Prefix(numbers, np.cumsum(pieces.lengths[numbers]))
 
     def suffix(self, target: int, turns: np.ndarray) -> np.ndarray:
-        """[pieces] the rest of the prompt, with these `turns` of context."""
+        """Return the pieces of the rest of the prompt, with these context `turns`: [pieces]."""
         pieces = self.pieces
         return np.array([pieces.dialogue, *turns, pieces.target[self.table.movie[target]], pieces.closing])
 
     def turns(self, target: int) -> np.ndarray:
-        """[turns] the pieces of all context turns of `target`, before any budget."""
+        """Return the pieces of the context turns of `target`, whether they fit or not: [turns]."""
         if self.context is None:
             return np.array([], dtype=np.int64)
         return self.pieces.turn[self.context.turns(self.table, target, self.style.max_context)]
 
     def fitting_turns(self, target: int, prefix_tokens: int) -> np.ndarray:
-        """[≤ turns] the newest of `turns` that fit behind a prefix of so many tokens."""
+        """Return the newest of `turns` that fit after a prefix of `prefix_tokens` tokens: [≤ turns]."""
         turns = self.turns(target)
         if not len(turns):
             return turns
@@ -101,12 +106,12 @@ class PromptTemplate:
         return turns[len(turns) - int(fitting) :]
 
     def head_lengths(self, users: np.ndarray) -> np.ndarray:
-        """[n] tokens of the prefix of each user without any history."""
+        """Return the tokens of the prefix of each user without history: [n]."""
         lengths = self.pieces.lengths
         return lengths[self.pieces.opening] + lengths[self.pieces.head[users]]
 
     def answer(self, target: int) -> np.ndarray:
-        """[tokens] int32: the ids of the rating itself and the end token."""
+        """Return the ids of the target's rating and the end token: [tokens] int32."""
         return self.answers[self.table.rating_index[target]]
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Tokenising data as plain text, and the tokenizer of the tiny model."""
+"""Tokenises data as plain text, and trains the tokenizer of the tiny model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mlens.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# How Qwen cuts text before BPE: each digit alone, letters with at most one leading sign, line breaks with their blanks.
+# How Qwen splits text before BPE: single digits, letters with at most one leading sign, line breaks with their blanks.
 QWEN_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -25,7 +25,7 @@ END = "<|endoftext|>"
 
 
 class PlainText:
-    """A copy of a tokenizer without added tokens: `<|im_end|>` or `<think>` in a title is nothing but characters."""
+    """A copy of a tokenizer without added tokens: `<|im_end|>` or `<think>` in a title is ordinary text to it."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         if not getattr(tokenizer, "is_fast", False):
@@ -35,22 +35,24 @@ class PlainText:
         self._tokenizer = Tokenizer.from_str(json.dumps(state))
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """The ids of each text, [tokens] int32."""
+        """Return the ids of each text: [tokens] int32."""
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
 
 
-def begin_ids(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """[0 or 1] int32: the token that this tokenizer puts before a text, if it has such a one."""
+def bos_ids(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """Return the token that this tokenizer puts before every text, if any: [0 or 1] int32."""
     ids = [i for i in tokenizer("", add_special_tokens=True)["input_ids"] if i == tokenizer.bos_token_id][:1]
     return np.array(ids, dtype=np.int32)
 
 
 def tiny_tokenizer(texts: Sequence[str], repeated: Sequence[str], vocab_size: int) -> Path:
-    """The folder of a byte-level BPE tokenizer made from the data's own texts, cached by them.
+    """Train a byte-level BPE tokenizer on the texts of the data, unless it is cached; returns its folder.
 
-    `texts` are the movies' texts; `repeated` are the texts that stand in every prompt (they count once a movie, so
-    that they become few tokens). Its splits are Qwen's, so prompts have the same borders.
+    It splits text as Qwen's tokenizer does, so prompts have the same borders.
+
+    texts: the movies' texts.
+    repeated: the texts that every prompt contains. Each is counted once a movie, so that it becomes few tokens.
     """
     key = content_key("tiny tokenizer", 1, list(texts), list(repeated), vocab_size)
 

@@ -157,7 +157,7 @@ def _target_digests(data: SimpleNamespace) -> Iterator[tuple[str, str]]:
     stage = data.stage
     histories, texts, tokens = [], [], []
     for i, target in enumerate(stage.targets):
-        history = data.renderer.fitting(int(target), stage.visible_to(i)[data.histories.shown(i)])
+        history = data.renderer.fit_history(int(target), stage.visible_to(i)[data.histories.shown(i)])
         histories.append(history)
         texts.append(data.renderer.text(int(target), history))
         tokens.append(data.renderer.tokens(int(target), history))
