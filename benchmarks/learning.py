@@ -133,7 +133,7 @@ def _branches(dataset: RatingDataset, collator, steps: Steps, seed: int) -> Iter
     make_row, epoch = partial(collator.train_row, history_loss_weight=steps.history_loss_weight), 0
     while True:
         rows: list = []
-        drawn = dataset.at(epoch)
+        drawn = dataset.with_epoch(epoch)
         for planned in plan_epoch(drawn, collator, steps, seed, epoch, 0, 1):
 
             def row(planned=planned, drawn=drawn) -> Row:

@@ -67,7 +67,7 @@ def mean_loss(engine: Engine, rows: list[Row]) -> float:
 
 def rows_of(dataset: RatingDataset, collator: Collator, targets: np.ndarray) -> list[Row]:
     """The rows that train on these targets [n] (ascending) together."""
-    (packed,) = collator.pack(dataset.shapes(targets, behind=_read_answers(dataset, targets)), 1)
+    (packed,) = collator.pack(dataset.shapes(targets, answer_tokens=_read_answers(dataset, targets)), 1)
     return [collator.train_row([dataset.prefix_group(targets[group]) for group in row]) for row in packed]
 
 
@@ -97,7 +97,7 @@ def epoch_tokens(setting: Setting) -> tuple[int, int]:
     dataset, alone, packed = setting.datasets["train"], 0, 0
     for planned in _planned(setting):
         targets = np.concatenate(planned.groups)
-        shapes = dataset.shapes(targets, behind=_read_answers(dataset, targets))
+        shapes = dataset.shapes(targets, answer_tokens=_read_answers(dataset, targets))
         begins = np.cumsum([0, *map(len, planned.groups[:-1])])
         alone += int(shapes.prompts.sum())
         packed += int(np.maximum.reduceat(shapes.prefix, begins).sum() + shapes.suffix.sum())

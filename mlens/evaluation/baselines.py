@@ -93,7 +93,7 @@ def measure_baselines(
     fitted = functools.cache(lambda: fit(table, roles))
     measured = {}
     for name, dataset in datasets.items():
-        drawn = [dataset, *(dataset.at(draw) for draw in range(1, draws))]
+        drawn = [dataset, *(dataset.with_epoch(draw) for draw in range(1, draws))]
         columns = {"full_history": [full_history(dataset.stage)], "own_history": [*map(strategy_history, drawn)]}
         measured[name] = {
             column: _mean([_measured(table, roles, dataset.stage, read, fitted) for read in readers])

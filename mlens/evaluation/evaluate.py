@@ -55,7 +55,7 @@ def evaluate(
     """
     table, stage = dataset.table, dataset.stage
     rating_index = table.rating_index[stage.targets]
-    datasets = [dataset, *(dataset.at(draw) for draw in range(1, draws))]
+    datasets = [dataset, *(dataset.with_epoch(draw) for draw in range(1, draws))]
     drawn = [predict(scorer, one, collator, progress) for one in datasets]
     measured = [measure(one, rating_index, stage.user, table.scale) for one in drawn]
     metrics: dict = {name: float(np.mean([one[name] for one in measured])) for name in measured[0]}

@@ -1,1 +1,1 @@
-"""Pieces -> rows of tokens with visible spans: the dataset, the plan of an epoch, and the collators."""
+"""Packs prompts into rows of tokens: the dataset, the plan of an epoch, and the collators."""

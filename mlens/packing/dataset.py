@@ -1,4 +1,4 @@
-"""The dataset: target i of a stage -> its prompt and answer as tokens; and targets that share a prefix, together."""
+"""The dataset of a stage's targets: the tokens of each prompt and answer, and of targets that share a prefix."""
 
 from __future__ import annotations
 
@@ -24,8 +24,14 @@ from mlens.prompt.template import Prefix
 
 @dataclass(frozen=True)
 class Example:
-    """One target. target, history [h]: ratings of the table; prompt [p], answer [a]: token ids, the answer with its
-    end token; dropped: how many ratings the strategy chose that the budget cut."""
+    """The tokens of one target.
+
+    target: a rating of the table.
+    history [h]: ratings of the table.
+    dropped: the number of ratings that the strategy wanted and the budget cut.
+    prompt [p]: token ids.
+    answer [a]: token ids, with the end token.
+    """
 
     target: int
     history: np.ndarray
@@ -35,17 +41,18 @@ class Example:
 
 
 def history_hash(history: np.ndarray) -> str:
-    """Equal in two runs on the same table where a target saw the same `history` [h] (ratings of the table)."""
+    """Return a hash of `history` [h] (ratings of the table), by which runs on the same table can be compared."""
     return hashlib.blake2b(history.astype("<i8").tobytes(), digest_size=8).hexdigest()
 
 
 class RatingDataset(Dataset[Example]):
-    """The targets of `stage`, each with the history that `strategy` chooses for it under (seed, epoch).
+    """The targets of `stage`, each with the history that `strategy` selects for it with (seed, epoch).
 
-    separate: no history depends on the other targets (see `fit`).
+    separate: whether each history is independent of the other targets (see `fit`).
 
-    `dataset[i]` only joins pieces: nothing is tokenised here (unless by a WholePromptRenderer).
-    Raises UserError where a target doesn't fit into prompt.max_tokens alone.
+    `dataset[i]` only joins pieces and tokenises nothing, except with a WholePromptRenderer.
+
+    Raises UserError where a target doesn't fit into prompt.max_tokens even without history.
     """
 
     def __init__(
@@ -68,8 +75,8 @@ class RatingDataset(Dataset[Example]):
         trim, draw = self.renderer.template.style.trim, (self.seed, self.epoch)
         self.histories = fit(strategy, self.table, self.stage, self.budget, trim, *draw, self.separate)
 
-    def at(self, epoch: int) -> RatingDataset:
-        """The same targets with the histories of another epoch (in evaluation: of another draw)."""
+    def with_epoch(self, epoch: int) -> RatingDataset:
+        """Return a dataset of the same targets with the histories of another epoch (in evaluation: another draw)."""
         other = copy.copy(self)
         other.epoch = epoch
         other._fit()
@@ -89,36 +96,38 @@ class RatingDataset(Dataset[Example]):
         return (self[i] for i in range(len(self)))
 
     def history(self, i: int) -> np.ndarray:
-        """[h] the chosen ratings of target i, as indices into the table, in time order."""
+        """Return the ratings shown to target i, as indices into the table, in time order: [h]."""
         return self.renderer.fit_history(int(self.stage.targets[i]), self.stage.visible_to(i)[self.histories.shown(i)])
 
     def wanted(self, i: int) -> np.ndarray:
-        """[w] the ratings that the strategy wants to show to target i before the budget cuts, in time order."""
+        """Return the ratings that the strategy wants to show to target i, fitting or not, in time order: [w]."""
         return self.stage.visible_to(i)[self.histories.wanted(i)]
 
     def text(self, i: int) -> str:
-        """The prompt of target i as it reads."""
+        """Return the text of target i's prompt."""
         return self.renderer.text(int(self.stage.targets[i]), self.history(i))
 
     def prompt_lengths(self, targets: np.ndarray) -> np.ndarray:
-        """[n] tokens of the prompts of these targets, without their answers."""
+        """Return the tokens of each target's prompt, without the answer: [n]."""
         return self.shapes(targets).prompts
 
     def prefix_groups(self, targets: np.ndarray) -> np.ndarray:
-        """[n] which of one user's targets share a growing history: equal numbers do, -1 shares with none."""
+        """Return each target's prefix group, in which a user's targets share a growing history: [n], -1 for none."""
         return self.histories.prefix_groups(targets) if self.renderer.shares_prefixes else np.full(len(targets), -1)
 
-    def shapes(self, targets: np.ndarray, behind: np.ndarray | int = 0) -> Shapes:
-        """Which prefixes these targets share, and how long they are, with `behind` [n] tokens read after each prompt.
+    def shapes(self, targets: np.ndarray, answer_tokens: np.ndarray | int = 0) -> Shapes:
+        """Return which prefixes these targets share, and how long their prefixes and suffixes are.
 
-        Targets without history share the task (and the profile, where they have the same) with every other such target,
-        of whatever user.
+        answer_tokens [n]: the tokens read after each prompt, which count as suffix.
+
+        Targets without history share the task (and the profile, where it is equal) with all other such targets, of
+        any user.
         """
         renderer, stage = self.renderer, self.stage
-        alone = -1 - np.arange(len(targets))
+        unshared = -1 - np.arange(len(targets))
         if not renderer.shares_prefixes:
             prompts = np.array([len(self[i].prompt) for i in targets], dtype=np.int64)
-            return Shapes(alone, prompts, np.zeros_like(prompts) + behind)
+            return Shapes(unshared, prompts, np.zeros_like(prompts) + answer_tokens)
         template = renderer.template
         heads = template.head_lengths(stage.user[targets])
         sections = self.histories.section_lengths(targets)
@@ -128,53 +137,59 @@ class RatingDataset(Dataset[Example]):
             shown = zip(stage.targets[targets], heads + sections, strict=True)
             suffixes = (template.suffix(t, template.fitting_turns(t, tokens)) for t, tokens in shown)
             suffix = np.array([template.pieces.lengths[suffix].sum() for suffix in suffixes], np.int64)
-        numbers = self.prefix_groups(targets)
-        bare = alone.min(initial=0) - 1 - template.pieces.head[stage.user[targets]]
-        groups = np.where(sections == 0, bare, np.where(numbers < 0, alone, numbers))
-        return Shapes(groups, heads + sections, suffix + behind)
+        groups = self.prefix_groups(targets)
+        without_history = unshared.min(initial=0) - 1 - template.pieces.head[stage.user[targets]]
+        groups = np.where(sections == 0, without_history, np.where(groups < 0, unshared, groups))
+        return Shapes(groups, heads + sections, suffix + answer_tokens)
 
     def prefix_group(self, targets: np.ndarray) -> PrefixGroup:
-        """The tokens of targets [n] that share a prefix (equal groups in `shapes`; in their user's order)."""
+        """Return the tokens of targets [n] of one group of `shapes`, in their user's order."""
         renderer, stage = self.renderer, self.stage
         if not renderer.shares_prefixes:
             (sample,) = (self[i] for i in targets)
-            nothing = np.zeros(0, dtype=np.int64)
-            return PrefixGroup(sample.prompt, nothing, (Suffix(len(sample.prompt), nothing, sample.answer),))
+            empty = np.zeros(0, dtype=np.int64)
+            return PrefixGroup(sample.prompt, empty, (Suffix(len(sample.prompt), empty, sample.answer),))
         last, template = int(targets[-1]), renderer.template
-        places = self.histories.shown(last)
-        prefix = template.prefix(stage.user[last], stage.visible_to(last)[places])
+        indices = self.histories.shown(last)
+        prefix = template.prefix(stage.user[last], stage.visible_to(last)[indices])
         seen = template.head_lengths(stage.user[targets]) + self.histories.section_lengths(targets)
-        assert self._are_prefixes(targets, places, prefix, seen)
+        assert self._are_prefixes(targets, indices, prefix, seen)
         suffixes = []
         for i, tokens in zip(targets, seen.tolist(), strict=True):
             target = int(stage.targets[i])
             pieces = template.suffix(target, template.fitting_turns(target, tokens))
             suffixes.append(Suffix(tokens, template.pieces.tokens(pieces), template.answer(target)))
-        lines = np.flatnonzero(self._first_shown(targets, places))
+        lines = np.flatnonzero(self._first_shown(targets, indices))
         return PrefixGroup(template.pieces.tokens(prefix.pieces), prefix.rating_tokens(lines), tuple(suffixes))
 
-    def _are_prefixes(self, targets: np.ndarray, places: np.ndarray, prefix: Prefix, seen: np.ndarray) -> bool:
-        """Whether each of `targets`, which sees `seen` tokens of `prefix`, sees complete lines (those of `places` in
-        the last one's list) of its own user, and none that it may not see."""
+    def _are_prefixes(self, targets: np.ndarray, indices: np.ndarray, prefix: Prefix, seen: np.ndarray) -> bool:
+        """Return whether each target sees complete lines of its user's history, and only ratings visible to it.
+
+        indices [lines]: the lines' ratings, as indices into the visible list of the last target.
+        seen [n]: how many tokens of `prefix` each target sees.
+        """
         stage, head, ends = self.stage, self.renderer.template.pieces.head, prefix.line_ends
         lines = np.minimum(np.searchsorted(ends, seen), len(ends) - 1)
-        newest, user = np.append(-1, places)[lines], stage.user[targets]
-        own = (user == user[-1]) | ((lines == 0) & (head[user] == head[user[-1]]))
-        return bool(((ends[lines] == seen) & (newest < stage.count[targets]) & own).all())
+        newest, user = np.append(-1, indices)[lines], stage.user[targets]
+        same_user = (user == user[-1]) | ((lines == 0) & (head[user] == head[user[-1]]))
+        return bool(((ends[lines] == seen) & (newest < stage.count[targets]) & same_user).all())
 
     def history_labels(self, targets: np.ndarray) -> int:
-        """How many tokens of ratings in the histories of these targets can carry loss (`PrefixGroup.lines`)."""
+        """Return how many tokens of ratings in these targets' histories can carry loss (`PrefixGroup.lines`)."""
         total, pieces = 0, self.renderer.template.pieces
         for i in targets if self.renderer.shares_prefixes else ():
-            places = self.histories.shown(int(i))
-            shown = self.stage.visible_to(i)[places[self._first_shown(np.array([i]), places)]]
+            indices = self.histories.shown(int(i))
+            shown = self.stage.visible_to(i)[indices[self._first_shown(np.array([i]), indices)]]
             total += int(pieces.lengths[pieces.rating[self.table.rating_index[shown]]].sum())
         return total
 
-    def _first_shown(self, targets: np.ndarray, places: np.ndarray) -> np.ndarray:
-        """[h] bool: which of these places (in the user's visible list) are new to one of `targets`: visible to it, and
-        to no target of its user before it. So a rating is new to one target of the stage at most."""
+    def _first_shown(self, targets: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        """Return which ratings are new to one of `targets`, that is, visible to it and to no earlier target: [h] bool.
+
+        indices [h]: the ratings, as indices into their user's visible list. Each is new to at most one target of the
+            stage.
+        """
         first, count = self.stage.previous_count[targets], self.stage.count[targets]
-        within = np.searchsorted(count, places, side="right")
+        within = np.searchsorted(count, indices, side="right")
         inside = within < len(targets)
-        return inside & (places >= first[np.minimum(within, len(targets) - 1)])
+        return inside & (indices >= first[np.minimum(within, len(targets) - 1)])

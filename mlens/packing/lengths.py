@@ -1,4 +1,4 @@
-"""How long a dataset's prompts are, and what the budget cut: what a reader must know before trusting a run."""
+"""The lengths of a dataset's prompts, and how much of the histories the budget cut."""
 
 from __future__ import annotations
 
@@ -8,15 +8,22 @@ import numpy as np
 
 from mlens.packing.dataset import RatingDataset
 
-# Longer stages are measured on so many targets, evenly spaced.
-MOST = 20_000
+# Longer stages are measured on this number of evenly spaced targets.
+MAX_MEASURED = 20_000
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Of one stage. tokens_*: of prompts with the longest answer; trimmed: share of targets whose history was cut;
-    ratings_dropped: share of the chosen ratings that were cut; without_history: share of targets that see none;
-    measured: on how many of `targets`."""
+    """The prompt lengths of one stage.
+
+    targets: of the stage.
+    measured: the number of targets that were measured.
+    tokens_min, tokens_median, tokens_p90, tokens_p99, tokens_max: of a prompt with the longest answer.
+    tokens_total: of all targets, estimated from the measured ones.
+    trimmed: the share of targets whose history was cut.
+    ratings_dropped: the share of the wanted ratings that were cut.
+    without_history: the share of targets that see no history.
+    """
 
     targets: int
     measured: int
@@ -34,13 +41,13 @@ class Lengths:
 def measure_lengths(dataset: RatingDataset) -> Lengths:
     """Measure a stage that has at least one target."""
     n = len(dataset)
-    places = np.arange(n) if n <= MOST else np.unique(np.linspace(0, n - 1, MOST).astype(np.int64))
-    tokens = dataset.prompt_lengths(places) + dataset.renderer.template.longest_answer
-    wanted = np.array([len(dataset.wanted(int(i))) for i in places])
-    shown = np.array([len(dataset.history(int(i))) for i in places])
+    chosen = np.arange(n) if n <= MAX_MEASURED else np.unique(np.linspace(0, n - 1, MAX_MEASURED).astype(np.int64))
+    tokens = dataset.prompt_lengths(chosen) + dataset.renderer.template.longest_answer
+    wanted = np.array([len(dataset.wanted(int(i))) for i in chosen])
+    shown = np.array([len(dataset.history(int(i))) for i in chosen])
     return Lengths(
         targets=n,
-        measured=len(places),
+        measured=len(chosen),
         tokens_min=int(tokens.min()),
         tokens_median=int(np.median(tokens)),
         tokens_p90=int(np.percentile(tokens, 90)),

@@ -1,4 +1,4 @@
-"""packing=rows: prefix groups to a row of tokens, none of which sees another."""
+"""packing=rows: packs prefix groups into rows of tokens, in which no group sees another."""
 
 from __future__ import annotations
 
@@ -17,9 +17,13 @@ from mlens.packing.row import Row
 
 @dataclass(frozen=True)
 class PackedRows:
-    """row_tokens: the most tokens of a row, unless one sample alone is longer; share: `auto` (targets with a common
-    prefix share it) or `never`; pair_cost: what one pair of tokens costs in attention, measured in tokens of all else:
-    rows are packed to cost alike."""
+    """The collator of packed rows.
+
+    row_tokens: the most tokens of a row, unless a single sample is longer.
+    share: `auto` (targets with a common prefix share it) or `never`.
+    pair_cost: the cost of a pair of tokens in attention, relative to the cost of a token in all other layers. Rows
+        are packed to be of equal cost.
+    """
 
     row_tokens: int = 8192
     share: str = "auto"
@@ -36,10 +40,11 @@ class PackedRows:
     def pack(self, shapes: Shapes, world: int) -> list[list[tuple[np.ndarray, ...]]]:
         """Pack targets of these shapes [n] into rows, and shard the rows to `world` ranks.
 
-        Returns the rows of each rank, each a tuple of prefix groups, each an ascending array of indices into `shapes`.
-        All ranks get as many rows; some of them may be empty. Groups that don't fit into a row, or cost much more than
-        a rank's share, are cut; each piece repeats its prefix. The most expensive groups are placed first, each into
-        the row that is cheapest so far.
+        Returns the rows of each rank. A row is a tuple of prefix groups, each an ascending array of indices into
+        `shapes`. All ranks get the same number of rows; some rows may be empty.
+
+        Groups that don't fit into a row, or cost much more than a rank's share, are cut; each piece repeats the
+        prefix. The most expensive groups are placed first, each into the row that is cheapest so far.
 
         >>> shapes = Shapes(np.array([7, 7, 8, 9]), prefix=np.array([4, 5, 2, 2]), suffix=np.array([1, 1, 2, 2]))
         >>> PackedRows(row_tokens=10).pack(shapes, world=2)
@@ -48,24 +53,24 @@ class PackedRows:
         groups = list(self._groups(shapes))
         if not groups:
             return [[] for _ in range(world)]
-        tokens, cost = self._prices(shapes, groups)
+        tokens, cost = self._measure(shapes, groups)
         rows = -(-int(np.minimum(tokens, self.row_tokens).sum()) // self.row_tokens)
         rows = -(-rows // world) * world
         share = cost.sum() / world
         if world > 1 and (cost > 1.5 * share).any():
             shares = zip(groups, cost / share, strict=True)
             groups = [part for group, pieces in shares for part in self._cut(shapes, group, pieces)]
-            tokens, cost = self._prices(shapes, groups)
+            tokens, cost = self._measure(shapes, groups)
         while True:
             filled = _fill(tokens, cost, rows, self.row_tokens)
             if filled is not None:
                 packed = [tuple(groups[i] for i in row) for row in filled]
                 return [packed[rank::world] for rank in range(world)]
-            # One more at a time would be thousands of tries where rows can't be filled well.
+            # In steps of 1%: where rows can't be filled well, adding one at a time could take thousands of attempts.
             rows += max(world, rows // 100 // world * world)
 
     def _groups(self, shapes: Shapes) -> Iterator[np.ndarray]:
-        """The targets of each group, cut where they pass row_tokens."""
+        """Yield the targets of each group, cut into pieces of at most row_tokens."""
         if self.share == "never":
             yield from np.arange(len(shapes.group))[:, None]
             return
@@ -75,53 +80,58 @@ class PackedRows:
             yield from self._cut(shapes, group, 1)
 
     def _cut(self, shapes: Shapes, group: np.ndarray, pieces: float) -> Iterator[np.ndarray]:
-        """Cut a group into at most about `pieces` stretches, or as many as row_tokens needs; this minimises
-        the cost of the most expensive one."""
+        """Cut a group into about `pieces` pieces at most, or as many as row_tokens requires.
+
+        Minimises the cost of the most expensive piece.
+        """
         prefix, suffix = shapes.prefix[group], shapes.suffix[group]
         tokens = offsets(suffix)
         costs = offsets(suffix * (1 + self.pair_cost * (prefix + suffix / 2)), np.float64)
-        # A piece first:last costs tops[last] - costs[first], and takes prefix[last] + the tokens of its suffixes.
-        tops, heights = _prefix_cost(prefix, self.pair_cost) + costs[1:], prefix + tokens[1:]
+        # The piece first : last + 1 costs end_costs[last] - costs[first], and has end_tokens[last] - tokens[first].
+        end_costs, end_tokens = _prefix_cost(prefix, self.pair_cost) + costs[1:], prefix + tokens[1:]
 
-        def stretches(most: float) -> list[slice]:
+        def cut_at(limit: float) -> list[slice]:
+            """Cut the group greedily into pieces that cost at most `limit`."""
             cut, first = [], 0
             while first < len(group):
-                affordable = np.searchsorted(tops, most + costs[first], side="right")
-                fitting = np.searchsorted(heights, self.row_tokens + tokens[first], side="right")
-                last = max(first + 1, int(min(affordable, fitting)))
-                cut.append(slice(first, last))
-                first = last
+                affordable = np.searchsorted(end_costs, limit + costs[first], side="right")
+                fitting = np.searchsorted(end_tokens, self.row_tokens + tokens[first], side="right")
+                stop = max(first + 1, int(min(affordable, fitting)))
+                cut.append(slice(first, stop))
+                first = stop
             return cut
 
-        cut = stretches(np.inf)
+        cut = cut_at(np.inf)
         pieces = max(round(pieces), len(cut))
         if pieces > 1:
-            low, high = 0.0, float(tops[-1])
-            for _ in range(20):  # the lowest price at which there are no more pieces
+            low, high = 0.0, float(end_costs[-1])
+            for _ in range(20):  # bisect the lowest limit that needs no more pieces
                 middle = (low + high) / 2
-                low, high = (low, middle) if len(stretches(middle)) <= pieces else (middle, high)
-            cut = stretches(high)
-        yield from (group[stretch] for stretch in cut)
+                low, high = (low, middle) if len(cut_at(middle)) <= pieces else (middle, high)
+            cut = cut_at(high)
+        yield from (group[piece] for piece in cut)
 
-    def _prices(self, shapes: Shapes, groups: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens and cost of each group."""
+    def _measure(self, shapes: Shapes, groups: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the tokens and the cost of each group."""
         sizes = np.array([len(group) for group in groups])
         members, ends = np.concatenate(groups), np.cumsum(sizes)
         prefix, suffix = shapes.prefix[members], shapes.suffix[members]
         longest = prefix[ends - 1]
         first = ends - sizes
-        behind = suffix * (1 + self.pair_cost * (prefix + suffix / 2))
-        cost = _prefix_cost(longest, self.pair_cost) + np.add.reduceat(behind, first)
+        suffix_cost = suffix * (1 + self.pair_cost * (prefix + suffix / 2))
+        cost = _prefix_cost(longest, self.pair_cost) + np.add.reduceat(suffix_cost, first)
         return longest + np.add.reduceat(suffix, first), cost
 
     def train_row(self, groups: Sequence[PrefixGroup], history_loss_weight: float = 0.0) -> Row:
-        """A row whose labels are the answers of the groups' targets; score i is the log-probability of answer i. With
-        history_loss_weight, one more score is that of all ratings that `PrefixGroup.lines` name, and counts so much."""
+        """Build a row whose labels are the answers of the groups' targets. Score i is the log-probability of answer i.
+
+        history_loss_weight: the weight of one more score, the log-probability of all tokens in `PrefixGroup.lines`.
+        """
         if not groups:
             return filler_row()
         segments: list[_Segment] = []
         for group in groups:
-            if not _is_one(group):
+            if not _is_plain_sample(group):
                 segments.append(_Segment(group.prefix, lines=group.lines))
                 for suffix in group.suffixes:
                     ids = np.concatenate([suffix.ids, suffix.answer[:-1]])
@@ -132,7 +142,7 @@ class PackedRows:
                 segments.append(_Segment(ids, answer=suffix.answer, lines=group.lines))
         starts = offsets([len(segment.ids) for segment in segments])[:-1]
         answers = [segment.answer for segment in segments if len(segment.answer)]
-        # The end token is predicted, never read: the last of what a segment reads predicts it.
+        # The end token is only predicted, from the last token of its segment.
         keep = [
             start + len(segment.ids) - len(segment.answer) + np.arange(len(segment.answer))
             for start, segment in zip(starts, segments, strict=True)
@@ -142,7 +152,7 @@ class PackedRows:
         weight = np.ones(len(answers))
         lines = [start + segment.lines for start, segment in zip(starts, segments, strict=True)]
         if history_loss_weight and sum(map(len, lines)):
-            keep += [place - 1 for place in lines]
+            keep += [indices - 1 for indices in lines]
             labels += [segment.ids[segment.lines] for segment in segments]
             owner.append(np.full(sum(map(len, lines)), len(answers)))
             weight = np.append(weight, history_loss_weight)
@@ -157,16 +167,18 @@ class PackedRows:
         )
 
     def score_row(self, groups: Sequence[PrefixGroup], answers: Sequence[np.ndarray]) -> Row:
-        """A row that scores every one of the r legal `answers` for every target: score i * r + j is the
-        log-probability of answer j, its end token included, after the prompt of the i-th target of the groups in order.
-        Each answer is a short chain of tokens that sees its prompt and itself."""
+        """Build a row that scores each of the r legal `answers` for every target.
+
+        Score i * r + j is the log-probability of answer j, its end token included, after the prompt of the i-th target
+        of the groups in order. Each answer chain sees its prompt and itself.
+        """
         if not groups:
             return filler_row()
         chains = [len(answer) - 1 for answer in answers]
         chain_ids = np.concatenate([answer[:-1] for answer in answers])
         segments: list[_Segment] = []
         for group in groups:
-            if not _is_one(group):
+            if not _is_plain_sample(group):
                 segments.append(_Segment(group.prefix))
                 for suffix in group.suffixes:
                     segments.append(_Segment(np.concatenate([suffix.ids, chain_ids]), suffix.seen, len(suffix.ids)))
@@ -175,42 +187,48 @@ class PackedRows:
                 prompt = np.concatenate([group.prefix, suffix.ids])
                 segments += [_Segment(prompt), _Segment(chain_ids, len(prompt), 0)]
         starts = offsets([len(segment.ids) for segment in segments])[:-1]
-        # A prompt's last token stands before its chains, and all of them start from it; then each token of a chain.
-        begins = np.array([start + s.own for start, s in zip(starts, segments, strict=True) if s.seen is not None]) - 1
+        # The last token of a prompt predicts the first token of every chain.
+        chain_starts = [start + s.chain_start for start, s in zip(starts, segments, strict=True) if s.seen is not None]
+        prompt_last = np.array(chain_starts) - 1
         kept = 1 + len(chain_ids)
         before = offsets(chains)[:-1]
         slots = np.concatenate([[0, *(1 + start + np.arange(n))] for start, n in zip(before, chains, strict=True)])
         owner = np.repeat(np.arange(len(answers)), [len(answer) for answer in answers])
-        targets = np.arange(len(begins))[:, None]
+        targets = np.arange(len(prompt_last))[:, None]
         return _make_row(
             segments,
             chains,
-            keep=(begins[:, None] + np.arange(kept)).ravel(),
+            keep=(prompt_last[:, None] + np.arange(kept)).ravel(),
             slot=(targets * kept + slots).ravel(),
-            label=np.tile(np.concatenate(list(answers)), len(begins)),
+            label=np.tile(np.concatenate(list(answers)), len(prompt_last)),
             owner=(targets * len(answers) + owner).ravel(),
-            weight=np.ones(len(begins) * len(answers)),
+            weight=np.ones(len(prompt_last) * len(answers)),
         )
 
 
-_NOTHING = np.zeros(0, dtype=np.int64)
+_EMPTY = np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
 class _Segment:
-    """ids: what is read; seen: of a suffix, how many tokens of the prefix before it its tokens see (None: a prefix);
-    own: how many of a suffix's tokens stand before its answer chains; answer, lines: the labels, as in Suffix and
-    PrefixGroup."""
+    """A causal segment of a row: a prefix, a suffix, or a sample that shares nothing.
+
+    ids: the tokens that the model reads.
+    seen: of a suffix, the number of tokens of the preceding prefix that it sees; None for other segments.
+    chain_start: of a suffix, the index in `ids` of the first answer chain; -1 without chains.
+    answer: the labels of a target, as in Suffix.
+    lines: the labels of a history, as in PrefixGroup.
+    """
 
     ids: np.ndarray
     seen: int | None = None
-    own: int = -1
-    answer: np.ndarray = field(default_factory=lambda: _NOTHING)
-    lines: np.ndarray = field(default_factory=lambda: _NOTHING)
+    chain_start: int = -1
+    answer: np.ndarray = field(default_factory=lambda: _EMPTY)
+    lines: np.ndarray = field(default_factory=lambda: _EMPTY)
 
 
-def _is_one(group: PrefixGroup) -> bool:
-    """Whether the group is one ordinary sample, whose prefix and suffix are one segment."""
+def _is_plain_sample(group: PrefixGroup) -> bool:
+    """Return whether the group is one ordinary sample, whose prefix and suffix are one segment."""
     return len(group.suffixes) == 1 and group.suffixes[0].seen == len(group.prefix)
 
 
@@ -223,30 +241,33 @@ def _make_row(
     owner: np.ndarray,
     weight: np.ndarray,
 ) -> Row:
-    """The row of these segments, each prefix with its suffixes behind it; every suffix ends in `chains`, if any."""
+    """Build the row of these segments: each prefix is followed by its suffixes, each of which ends in the `chains`.
+
+    chains: the length of each answer chain; empty without chains.
+    """
     lengths = np.array([len(segment.ids) for segment in segments])
     starts = offsets(lengths)[:-1]
     is_suffix = np.array([segment.seen is not None for segment in segments])
     prefix = np.maximum.accumulate(np.where(is_suffix, 0, np.arange(len(segments))))
     seen = np.array([segment.seen or 0 for segment in segments])
-    # Per token: its segment, and its place there.
-    of = np.repeat(np.arange(len(segments)), lengths)
-    place = np.arange(len(of)) - starts[of]
-    positions = seen[of] + place
-    spans = np.zeros((len(of), 3, 2), dtype=np.int32)
-    spans[:, 0, 0] = np.where(is_suffix, starts[prefix], 0)[of]
-    spans[:, 0, 1] = np.where(is_suffix, starts[prefix] + seen, 0)[of]
-    spans[:, 2, 0] = starts[of]
-    spans[:, 2, 1] = np.arange(len(of)) + 1
+    # The segment of each token, and the token's index in it.
+    segment_of = np.repeat(np.arange(len(segments)), lengths)
+    index = np.arange(len(segment_of)) - starts[segment_of]
+    positions = seen[segment_of] + index
+    spans = np.zeros((len(segment_of), 3, 2), dtype=np.int32)
+    spans[:, 0, 0] = np.where(is_suffix, starts[prefix], 0)[segment_of]
+    spans[:, 0, 1] = np.where(is_suffix, starts[prefix] + seen, 0)[segment_of]
+    spans[:, 2, 0] = starts[segment_of]
+    spans[:, 2, 1] = np.arange(len(segment_of)) + 1
     if chains:
-        own = np.array([segment.own for segment in segments])
-        within = np.concatenate([np.arange(n) for n in chains])
-        # The last tokens of each suffix, chain after chain.
-        at = (starts + own)[is_suffix][:, None] + np.arange(len(within))
-        spans[at, 1, 0] = starts[is_suffix][:, None]
-        spans[at, 1, 1] = (starts + own)[is_suffix][:, None]
-        spans[at, 2, 0] = at - within
-        positions[at] = (seen + own)[is_suffix][:, None] + within
+        chain_start = np.array([segment.chain_start for segment in segments])
+        index_in_chain = np.concatenate([np.arange(n) for n in chains])
+        # The tokens of all chains of each suffix: [suffixes, chain tokens].
+        tokens = (starts + chain_start)[is_suffix][:, None] + np.arange(len(index_in_chain))
+        spans[tokens, 1, 0] = starts[is_suffix][:, None]
+        spans[tokens, 1, 1] = (starts + chain_start)[is_suffix][:, None]
+        spans[tokens, 2, 0] = tokens - index_in_chain
+        positions[tokens] = (seen + chain_start)[is_suffix][:, None] + index_in_chain
 
     def tensor(column: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(column, dtype=np.int64))
@@ -260,17 +281,17 @@ def _make_row(
         label=tensor(label),
         owner=tensor(owner),
         weight=torch.from_numpy(weight.astype(np.float32)),
-        useful=len(of),
+        useful=len(segment_of),
     )
 
 
 def _prefix_cost(length: np.ndarray, pair_cost: float) -> np.ndarray:
-    """A prefix costs its tokens, and its causal attention."""
+    """Return the cost of prefixes of this length: their tokens, and their causal attention."""
     return length * (1 + pair_cost * length / 2)
 
 
 def _fill(tokens: np.ndarray, cost: np.ndarray, rows: int, capacity: int) -> list[list[int]] | None:
-    """The groups of each row, or None where a row of several groups would pass its capacity."""
+    """Return the groups of each row, or None if a row of several groups would exceed its capacity."""
     cheapest = [(0.0, row) for row in range(rows)]
     members: list[list[int]] = [[] for _ in range(rows)]
     used = [0] * rows
@@ -285,7 +306,7 @@ def _fill(tokens: np.ndarray, cost: np.ndarray, rows: int, capacity: int) -> lis
 
 
 def filler_row() -> Row:
-    """A row without labels, for a rank that has none left: under ZeRO-3 a missing forward would hang the others."""
-    none = _NOTHING
+    """Build a row without labels, for a rank without targets: under ZeRO-3 all ranks must make each forward pass."""
+    empty = _EMPTY
     token = _Segment(np.zeros(1, dtype=np.int64))
-    return _make_row([token], [], keep=np.zeros(1, dtype=np.int64), slot=none, label=none, owner=none, weight=none)
+    return _make_row([token], [], keep=np.zeros(1, dtype=np.int64), slot=empty, label=empty, owner=empty, weight=empty)

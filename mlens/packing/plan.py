@@ -1,4 +1,4 @@
-"""Which targets make which step, and which rows of it a rank gets: from (seed, epoch) and lengths alone."""
+"""Plans the steps of an epoch and the rows of each rank, from nothing but seed, epoch and token counts."""
 
 from __future__ import annotations
 
@@ -20,9 +20,14 @@ from mlens.packing.steps import Steps
 
 @dataclass(frozen=True)
 class PlannedRow:
-    """One row of one rank. step: counts from 0 within the epoch; groups: indices into the dataset, maybe none: those of
-    one array share a prefix; last: the step's last row; labels: the weights of all label tokens of the whole step, over
-    all ranks; step_targets: its targets."""
+    """One row of one rank.
+
+    step: of the epoch, from 0.
+    groups: the prefix groups, each an array of indices into the dataset; may be empty.
+    last: whether it is the last row of the step.
+    labels: the sum of the weights of the step's label tokens, over all ranks.
+    step_targets: the number of targets of the step, over all ranks.
+    """
 
     step: int
     groups: tuple[np.ndarray, ...]
@@ -36,7 +41,7 @@ class PlannedRow:
 
 
 class Collator(Protocol):
-    """How prefix groups become rows: a choice of conf/packing/."""
+    """Packs prefix groups into rows: a choice of conf/packing/."""
 
     def pack(self, shapes: Shapes, world: int) -> list[list[tuple[np.ndarray, ...]]]: ...
     def train_row(self, groups: Sequence[PrefixGroup], history_loss_weight: float = 0.0) -> Row: ...
@@ -48,11 +53,11 @@ def steps_per_epoch(targets: int, targets_per_step: int) -> int:
 
 
 def epoch_order(dataset: RatingDataset, steps: Steps, seed: int, epoch: int) -> np.ndarray:
-    """[targets] the order in which an epoch visits its targets; equal for every world size.
+    """Return the order in which an epoch visits its targets, the same for every world size: [targets].
 
-    Neighbouring targets of a user that share a prefix stay together in pieces of at most `steps.targets` /
-    `steps.pieces`, and the pieces are permuted, by words that each user's have whatever other users there are. So the
-    order follows from the histories, not from how rows are packed.
+    Consecutive targets of a user that share a prefix stay together in pieces of at most `steps.targets` /
+    `steps.pieces` targets. The pieces are permuted by random numbers that don't depend on the other users. So the order
+    follows from the histories, not from the packing.
     """
     index = int_type(len(dataset))
     targets = np.arange(len(dataset), dtype=index)
@@ -64,17 +69,22 @@ def epoch_order(dataset: RatingDataset, steps: Steps, seed: int, epoch: int) -> 
 
 
 def _runs(numbers: np.ndarray) -> np.ndarray:
-    """[runs] where each stretch of neighbouring targets begins that share a prefix."""
+    """Return the start of each run of consecutive targets that share a prefix: [runs]."""
     new = np.ones(len(numbers), dtype=bool)
     new[1:] = (numbers[1:] != numbers[:-1]) | (numbers[1:] < 0)
     return np.flatnonzero(new).astype(int_type(len(numbers)))
 
 
-def _pieces(start: np.ndarray, targets: int, most: int) -> np.ndarray:
-    """[pieces] where each piece begins: a run, or one of the fewest, about equal pieces of at most `most` of it."""
+def _pieces(start: np.ndarray, targets: int, limit: int) -> np.ndarray:
+    """Cut each run into the fewest pieces of at most `limit` targets, of about equal size.
+
+    start [runs]: where each run starts.
+
+    Returns where each piece starts: [pieces].
+    """
     index = start.dtype.type
     size = np.diff(start, append=index(targets))
-    pieces = -(-size // most)
+    pieces = -(-size // limit)
     run = np.repeat(np.arange(len(start), dtype=index), pieces)
     part = ranges(np.zeros_like(start), pieces)
     return by_blocks(
@@ -92,16 +102,16 @@ def plan_epoch(
     world: int,
     first_step: int = 0,
 ) -> Iterator[PlannedRow]:
-    """The rows of `rank` in an epoch, from step `first_step` on (a resumed run begins inside an epoch).
+    """Yield the rows of `rank` in an epoch, from step `first_step` on (a resumed run starts inside an epoch).
 
-    Steps are planned one by one, so random histories are drawn when their step comes.
+    Steps are planned one at a time, so random histories are drawn only when their step is planned.
     """
     order = epoch_order(dataset, steps, seed, epoch)
     for step in range(first_step, steps_per_epoch(len(order), steps.targets)):
         targets = step_targets(order, steps, step)
-        answers = answers_of(dataset, targets)
-        # A row reads a prompt and its answer without the end token.
-        rows = collator.pack(dataset.shapes(targets, behind=answers - 1), world)[rank]
+        answers = target_answer_lengths(dataset, targets)
+        # The end token of an answer is only predicted.
+        rows = collator.pack(dataset.shapes(targets, answer_tokens=answers - 1), world)[rank]
         labels = float(answers.sum())
         if steps.history_loss_weight:
             labels += steps.history_loss_weight * dataset.history_labels(targets)
@@ -110,32 +120,32 @@ def plan_epoch(
 
 
 def step_targets(order: np.ndarray, steps: Steps, step: int) -> np.ndarray:
-    """[targets] those of one step of an epoch in this `order`, ascending."""
+    """Return the targets of one step of an epoch in this `order`: [targets], ascending."""
     return np.sort(order[step * steps.targets : (step + 1) * steps.targets])
 
 
-def answers_of(dataset: RatingDataset, targets: np.ndarray) -> np.ndarray:
-    """[n] tokens of each target's answer, with its end token."""
+def target_answer_lengths(dataset: RatingDataset, targets: np.ndarray) -> np.ndarray:
+    """Return the tokens of each target's answer, with the end token: [n]."""
     return answer_lengths(dataset)[dataset.table.rating_index[dataset.stage.targets[targets]]]
 
 
 def answer_lengths(dataset: RatingDataset) -> np.ndarray:
-    """[scale] tokens of every legal answer, with its end token."""
+    """Return the tokens of every legal answer, with the end token: [scale]."""
     return np.array([len(answer) for answer in dataset.renderer.template.answers])
 
 
 def plan_scoring(dataset: RatingDataset, collator: Collator, rank: int, world: int) -> list[tuple[np.ndarray, ...]]:
-    """The rows of `rank`, each a tuple of prefix groups; together with the other ranks' they score each target once."""
+    """Return the rows in which `rank` scores its share of the targets, each a tuple of prefix groups."""
     return collator.pack(scoring_shapes(dataset, np.arange(len(dataset))), world)[rank]
 
 
 def scoring_shapes(dataset: RatingDataset, targets: np.ndarray) -> Shapes:
-    """What scoring reads of these targets: a prompt and every legal answer without its end token."""
-    return dataset.shapes(targets, behind=int((answer_lengths(dataset) - 1).sum()))
+    """Return the shapes of these targets in scoring: a prompt, and every legal answer without its end token."""
+    return dataset.shapes(targets, answer_tokens=int((answer_lengths(dataset) - 1).sum()))
 
 
 class RowLoader(Dataset):
-    """A map from a planned row to it and its tensors, for torch's DataLoader with batch_size=None."""
+    """A dataset that maps a planned row to itself and its tensors, for torch's DataLoader with batch_size=None."""
 
     def __init__(self, dataset: RatingDataset, make_row: Callable[[list[PrefixGroup]], Row]) -> None:
         self.dataset, self.make_row = dataset, make_row

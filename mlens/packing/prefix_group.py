@@ -1,4 +1,4 @@
-"""What targets share: a prefix of tokens, and behind it a suffix for each of them."""
+"""A prefix of tokens that targets share, and the suffix of each target."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Suffix:
-    """One target's own tokens after the prefix.
+    """The tokens of one target after the prefix.
 
-    seen: how many tokens of the prefix they see, from the first.
-    ids [s]: those of the prompt.
-    answer [a]: the rating's tokens with the end token.
+    seen: the number of tokens of the prefix that they see, from its start.
+    ids [s]: the rest of the prompt.
+    answer [a]: the tokens of the rating, with the end token.
     """
 
     seen: int
@@ -23,13 +23,11 @@ class Suffix:
 
 @dataclass(frozen=True)
 class PrefixGroup:
-    """Targets that share one prefix.
+    """Targets that share one prefix. A target that shares nothing is a group of one.
 
-    prefix [p]: token ids.
-    lines [l]: the places in `prefix` that hold tokens of ratings that may carry loss themselves
-    (trainer.history_loss_weight).
-    suffixes: one of each target, in order of what they see; maybe none. A target that shares nothing is a group of
-    one, whose prompt may be all prefix.
+    prefix [p]: token ids; may be the complete prompt of a group of one.
+    lines [l]: indices into `prefix` of the tokens of ratings that carry loss with trainer.history_loss_weight.
+    suffixes: one of each target, in ascending order of `seen`; may be empty.
     """
 
     prefix: np.ndarray
@@ -39,11 +37,11 @@ class PrefixGroup:
 
 @dataclass(frozen=True)
 class Shapes:
-    """How many tokens n targets have, and which of them they share.
+    """The token counts of n targets, and which of their prefixes are shared.
 
-    group [n]: equal where targets share a prefix.
-    prefix [n]: how many tokens at the beginning of each prompt can be shared.
-    suffix [n]: how many tokens follow.
+    group [n]: equal for targets that share a prefix.
+    prefix [n]: the number of tokens at the start of each prompt that can be shared.
+    suffix [n]: the number of tokens after them.
     """
 
     group: np.ndarray
@@ -52,5 +50,5 @@ class Shapes:
 
     @property
     def prompts(self) -> np.ndarray:
-        """[n] tokens of each prompt."""
+        """The tokens of each prompt: [n]."""
         return self.prefix + self.suffix

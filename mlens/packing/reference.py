@@ -1,4 +1,4 @@
-"""packing=reference: one sample a row, scored plainly: what packed rows are compared with."""
+"""packing=reference: one sample a row, scored by ordinary forward passes; the reference for packed rows."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from mlens.packing.row import Row
 
 @dataclass(frozen=True)
 class ReferenceRows:
-    """Rows are ordinary causal sequences, for any attention of the model's own."""
+    """The collator of ordinary causal sequences, for the model's unmodified attention."""
 
     def pack(self, shapes: Shapes, world: int) -> list[list[tuple[np.ndarray, ...]]]:
-        """One sample a row, to each rank in turn; the last rows may be empty."""
+        """Make a row of every sample, and shard the rows to the ranks in turn; the last rows may be empty."""
         rows: list[tuple[np.ndarray, ...]] = [(np.array([i]),) for i in range(len(shapes.group))]
         rows += [()] * (-len(rows) % world)
         return [rows[rank::world] for rank in range(world)]
 
     def train_row(self, groups: Sequence[PrefixGroup], history_loss_weight: float = 0.0) -> Row:
-        """The prompt and its answer as one sequence; score 0 is the answer's log-probability, and with
-        history_loss_weight score 1 that of the ratings that `PrefixGroup.lines` names."""
+        """Build a row of the prompt and its answer. Score 0 is the log-probability of the answer.
+
+        history_loss_weight: the weight of score 1, the log-probability of all tokens in `PrefixGroup.lines`.
+        """
         if not groups:
             return _sequences([np.zeros(1, dtype=np.int64)], prompt=1, answers=[], useful=1)
         (group,) = groups
@@ -46,7 +48,10 @@ class ReferenceRows:
         )
 
     def score_row(self, groups: Sequence[PrefixGroup], answers: Sequence[np.ndarray]) -> Row:
-        """One whole sequence for every legal answer, padded at the end; score j is the log-probability of answer j."""
+        """Build a batch of prompt and answer for every legal answer, padded at the end.
+
+        Score j is the log-probability of answer j.
+        """
         if not groups:
             return self.train_row([])
         (group,) = groups

@@ -1,4 +1,4 @@
-"""What a training step is made of. Doesn't import torch, since settings import it."""
+"""The composition of a training step. Doesn't import torch, because settings import it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Steps:
-    """What a training step is made of.
+    """The composition of a training step.
 
     targets: the targets of one update, over all ranks.
-    pieces: the least number of pieces, each of neighbouring targets of one user (a single target where they share
-        nothing).
-    history_loss_weight: the weight of a label token in a history, where one in an answer has 1.
+    pieces: the least number of pieces; each is made of consecutive targets of one user (a single target where they
+        share nothing).
+    history_loss_weight: the weight of a label token in a history, relative to one in an answer.
     """
 
     targets: int

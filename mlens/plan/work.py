@@ -9,14 +9,14 @@ import numpy as np
 
 from mlens.model.flops import Passes
 from mlens.packing.dataset import RatingDataset
-from mlens.packing.lengths import MOST
+from mlens.packing.lengths import MAX_MEASURED
 from mlens.packing.plan import (
     Collator,
     answer_lengths,
-    answers_of,
     epoch_order,
     step_targets,
     steps_per_epoch,
+    target_answer_lengths,
 )
 from mlens.packing.prefix_group import Shapes
 from mlens.packing.reference import ReferenceRows
@@ -48,11 +48,11 @@ def training_work(dataset: RatingDataset, collator: Collator, steps: Steps, worl
     """Count the first epoch, or its first `most` steps; of many steps, evenly spaced ones with about 20,000 targets."""
     order = epoch_order(dataset, steps, dataset.seed, epoch=0)
     number = max(1, min(most, steps_per_epoch(len(order), steps.targets)))
-    chosen = np.unique(np.linspace(0, number - 1, min(number, max(1, MOST // steps.targets))).astype(np.int64))
+    chosen = np.unique(np.linspace(0, number - 1, min(number, max(1, MAX_MEASURED // steps.targets))).astype(np.int64))
     counter = _WorkCounter()
     for step in chosen:
         targets = step_targets(order, steps, int(step))
-        shapes, labels = dataset.shapes(targets), answers_of(dataset, targets)
+        shapes, labels = dataset.shapes(targets), target_answer_lengths(dataset, targets)
         answer = labels - 1
         by_rank = collator.pack(replace(shapes, suffix=shapes.suffix + answer), world)
         if steps.history_loss_weight:
@@ -69,8 +69,8 @@ def scoring_work(dataset: RatingDataset, collator: Collator, world: int) -> Work
     """Count one evaluation; of a long stage, only evenly spaced users with about 20,000 targets."""
     total = len(dataset)
     users = np.unique(dataset.stage.user)
-    if total > MOST:
-        kept = np.flatnonzero(np.isin(dataset.stage.user, users[:: -(-total // MOST)]))
+    if total > MAX_MEASURED:
+        kept = np.flatnonzero(np.isin(dataset.stage.user, users[:: -(-total // MAX_MEASURED)]))
         stage = dataset.stage.keep(kept)
         dataset = RatingDataset(dataset.table, stage, dataset.strategy, dataset.renderer, dataset.seed)
     targets, chains, answers = np.arange(len(dataset)), answer_lengths(dataset) - 1, dataset.renderer.template.answers

@@ -150,7 +150,7 @@ class Predictor:
         scored: called with the number of movies scored since the last call, each counted once a draw
         """
         exported, dataset = self.prompter.exported, self.prompter.dataset(request)
-        drawn = [dataset, *(dataset.at(draw) for draw in range(1, exported.evaluation.draws))]
+        drawn = [dataset, *(dataset.with_epoch(draw) for draw in range(1, exported.evaluation.draws))]
         predictions = Predictions.averaged([predict(self.scorer, one, exported.packing, scored) for one in drawn])
         used, wanted = (
             np.array([len(ratings(i)) for i in range(len(dataset))], dtype=np.int64)

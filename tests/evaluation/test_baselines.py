@@ -170,7 +170,7 @@ def test_strategy_history_is_that_of_the_dataset(strategy):
     assert measured["full_history"]["biases"] != measured["own_history"]["biases"]
     # The mean over several draws, and each draw.
     mean = measure_baselines(dataset.table, case.roles, {"test": dataset}, draws=3)["test"]
-    drawn = [measure_baselines(dataset.table, case.roles, {"test": dataset.at(n)})["test"] for n in range(3)]
+    drawn = [measure_baselines(dataset.table, case.roles, {"test": dataset.with_epoch(n)})["test"] for n in range(3)]
     assert mean["full_history"] == measured["full_history"]
     for name, errors in mean["own_history"].items():
         for metric, value in errors.items():

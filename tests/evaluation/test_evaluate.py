@@ -75,7 +75,7 @@ def test_every_figure_is_the_mean_over_draws(draw):
     engine, dataset = made.engine(), made.datasets["test"]
     evaluated = evaluate(engine, dataset, made.collator, draws=3)
     metrics = evaluated.metrics | by_activity(dataset, made.inputs.roles, evaluated.frames)
-    datasets = [dataset.at(draw) for draw in range(3)]
+    datasets = [dataset.with_epoch(draw) for draw in range(3)]
     drawn = [predict(engine, one, made.collator) for one in datasets]
     index, user, scale = made.table.rating_index[dataset.stage.targets], dataset.stage.user, made.table.scale
     rating = [scale[i] for i in index]

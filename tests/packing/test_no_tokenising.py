@@ -40,7 +40,7 @@ def test_rows_are_built_without_tokenising(strategy, context, monkeypatch):
     steps = Steps(16, 4, history_loss_weight=0.5)
     scores = 0
     for epoch in (0, 1):
-        dataset = datasets["train"].at(epoch)
+        dataset = datasets["train"].with_epoch(epoch)
         loader = RowLoader(dataset, collator.train_row)
         for planned in plan_epoch(dataset, collator, steps, seed=0, epoch=epoch, rank=0, world=1):
             scores += loader[planned][1].scores

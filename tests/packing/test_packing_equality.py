@@ -98,7 +98,7 @@ def test_shapes_say_what_trees_hold(case, data):
         assert len(group.prefix) == shapes.prefix[own].max() == group.suffixes[-1].seen
         # The longest beginning that could be shared: all but the target and its context.
         assert all(np.array_equal(samples[i].prompt[: shapes.prefix[i]], group.prefix[: shapes.prefix[i]]) for i in own)
-    longer = dataset.shapes(chosen, behind=np.arange(len(chosen)))
+    longer = dataset.shapes(chosen, answer_tokens=np.arange(len(chosen)))
     assert (longer.prompts - shapes.prompts).tolist() == list(range(len(chosen)))
 
 

@@ -201,7 +201,7 @@ def planned_length(data, groups):
 @pytest.mark.parametrize("draw", ["per_target", "per_user"])
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_loader_workers_change_nothing(draw, workers):
-    data = dataset(Random(0.5, draw)).at(1)
+    data = dataset(Random(0.5, draw)).with_epoch(1)
     planned = list(plan_epoch(data, PACKED, STEPS, 1, 1, 0, 1))
     loader = DataLoader(RowLoader(data, PACKED.train_row), sampler=iter(planned), batch_size=None, num_workers=workers)
     for (got, row), want in zip(loader, planned, strict=True):
@@ -214,7 +214,7 @@ def test_loader_workers_change_nothing(draw, workers):
 
 def test_another_epoch_has_other_histories_of_the_same_targets():
     data = dataset(Random(0.5))
-    first, second, again = data.at(0), data.at(1), data.at(0)
+    first, second, again = data.with_epoch(0), data.with_epoch(1), data.with_epoch(0)
     assert [s.target for s in first] == [s.target for s in second]
     assert [s.history.tolist() for s in first] != [s.history.tolist() for s in second]
     assert [s.history.tolist() for s in first] == [s.history.tolist() for s in again]

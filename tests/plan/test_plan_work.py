@@ -27,7 +27,7 @@ def sums(rows) -> tuple[int, int, int]:
 
 
 def training_rows(case):
-    dataset = case.train.at(0)
+    dataset = case.train.with_epoch(0)
     for rank in range(case.world):
         planned = plan_epoch(dataset, case.collator, case.steps, dataset.seed, 0, rank, case.world)
         for one in planned:
@@ -53,10 +53,10 @@ def as_tuple(passes):
 @given(cases())
 def test_training_and_scoring_read_what_is_planned(case):
     full = steps_per_epoch(len(case.train), case.steps.targets)
-    planned = training_work(case.train.at(0), case.collator, case.steps, case.world, most=full)
+    planned = training_work(case.train.with_epoch(0), case.collator, case.steps, case.world, most=full)
     assert sums(training_rows(case)) == as_tuple(planned.passes)
     assert planned.share == 1
-    alone = [case.train.at(0)[i] for i in range(len(case.train))]
+    alone = [case.train.with_epoch(0)[i] for i in range(len(case.train))]
     assert planned.unshared_tokens == sum(len(sample.prompt) + len(sample.answer) - 1 for sample in alone)
     for name in set(case.datasets) - {"train"}:
         dataset = case.datasets[name]
@@ -90,11 +90,11 @@ def test_a_long_epoch_is_counted_on_some_of_its_steps(monkeypatch):
     case = make_case(small_table(seed=3, ratings=200), AllPrevious(), room=500)
     steps = type(case.steps)(targets=4, pieces=1)
     full = training_work(case.train, case.collator, steps, 1, most=10**6)
-    monkeypatch.setattr(work, "MOST", 40)
+    monkeypatch.setattr(work, "MAX_MEASURED", 40)
     part = training_work(case.train, case.collator, steps, 1, most=10**6)
     assert part.share == pytest.approx(10 * 4 / len(case.train), rel=0.1)
     assert part.passes.tokens == pytest.approx(full.passes.tokens, rel=0.3)
     scored = scoring_work(case.datasets["test"], case.collator, 1)
-    monkeypatch.setattr(work, "MOST", len(case.datasets["test"]) - 1)
+    monkeypatch.setattr(work, "MAX_MEASURED", len(case.datasets["test"]) - 1)
     assert scoring_work(case.datasets["test"], case.collator, 1).share < 1 == scored.share
     assert np.isfinite(part.passes.pairs)
