@@ -1,4 +1,4 @@
-"""Fits strategies' wishes to the token budget. Only this module handles trims, and which targets share a prefix."""
+"""Fits the histories that strategies want to the token budget. Only this module knows trims and prefix groups."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MAX_HALVINGS = 127
 class Histories(Protocol):
     """The histories of all targets of a stage. Results don't depend on the process or the order of calls.
 
-    drawn: whether a history is recomputed on each call, which takes longer.
+    drawn: whether a history is recomputed on each call, which is slower.
     trim_rule: how a history that doesn't fit is cut, as a sentence.
     """
 
@@ -36,7 +36,7 @@ class Histories(Protocol):
     def trim_rule(self) -> str: ...
 
     def wanted(self, t: int) -> np.ndarray:
-        """Return what the strategy wants to show, as ascending indices into the list visible to target t: [w]."""
+        """Return the ratings that the strategy wants to show, as ascending indices into t's visible list: [w]."""
 
     def shown(self, t: int) -> np.ndarray:
         """Return the part of `wanted` that fits the budget, ascending (so in time order): [h]."""

@@ -1,4 +1,4 @@
-"""The config nodes `model` and `peft`. Doesn't import torch: they are checked before slow imports."""
+"""The config nodes `model` and `peft`. Doesn't import torch, because they are checked before slow imports."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mlens.errors import UserError
 
 DTYPES = ("float32", "bfloat16")
 ROWS = "rows"
-# Packed rows, or an attention of transformers, which would take any other text for a kernel to download and run.
+# Packed rows, or an attention of transformers. Any other name transformers would download as a kernel, and run.
 ATTENTIONS = (ROWS, "sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3", "flash_attention_4")
 
 
@@ -24,15 +24,15 @@ def _require_dtype(dtype: str) -> None:
 
 
 @dataclass(frozen=True)
-class Base:
-    """How the base model of model=tiny_base is trained, once for all strategies.
+class BaseTraining:
+    """The training of the base model of model=tiny_base, which all strategies start from.
 
     Every rating of an excerpt of a user's history is predicted from those before it.
 
-    lines: ratings of an excerpt, one length after another; empty for no base model.
+    lines: the lengths of the excerpts in ratings, trained on one after another; empty for no base model.
     steps: training steps with each length.
-    interleaved: how many neighbouring excerpts exchange their ratings at random, anew each epoch.
-    asked: the share of ratings that are predicted as the target of a prompt; the others are predicted in their lines.
+    interleaved: the number of consecutive excerpts that exchange their ratings at random, anew each epoch.
+    asked: the share of ratings that are predicted as the target of a prompt; the others in their history lines.
     ratings_per_step: ratings of one update.
     learning_rate: of Muon, for matrices.
     adam_learning_rate: of AdamW, for all other parameters.
@@ -72,8 +72,8 @@ class TinyModel:
     dtype: float32 or bfloat16.
     attention: `rows` (packed rows), or an attention of transformers (with packing=reference).
     gradient_checkpointing: recompute activations in the backward pass to save memory.
-    compile: let torch compile the layers (a minute at the first step, then fewer passes over memory).
-    base: how the model is trained on the training ratings before the run, if it is.
+    compile: compile the layers with torch.compile (a minute at the first step, then fewer passes over memory).
+    base: the training on the training ratings before the run, if any.
     """
 
     vocab_size: int = 4096
@@ -87,7 +87,7 @@ class TinyModel:
     attention: str = ROWS
     gradient_checkpointing: bool = False
     compile: bool = False
-    base: Base = field(default_factory=Base)
+    base: BaseTraining = field(default_factory=BaseTraining)
 
     def __post_init__(self) -> None:
         _require_dtype(self.dtype)
@@ -108,7 +108,7 @@ class PretrainedModel:
     name, revision: on a hub.
     path: a local folder, which takes precedence.
     dtype, attention, gradient_checkpointing, compile: as for the tiny model.
-    trust_remote_code: run code that comes with the model; only for a model that you would run as a program.
+    trust_remote_code: run code that comes with the model; only for a model that you trust as you trust a program.
     """
 
     name: str | None
@@ -145,8 +145,8 @@ class Lora:
     r: their rank.
     alpha: their scale is alpha / r.
     dropout: of their input.
-    target_modules: names of the adapted modules; `all-linear` alone stands for all linear layers but the output
-        (experts and their router don't count).
+    target_modules: the names of the adapted modules; `all-linear` alone means all linear layers except the output
+        layer, experts and their router.
     merge: export the model with the adapters merged into its weights, instead of the adapters alone.
     """
 

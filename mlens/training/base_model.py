@@ -1,8 +1,8 @@
 """The base model of model=tiny_base, which takes the place of a pretrained model on a laptop.
 
-A tiny Qwen3 is trained once, on training ratings only: on short excerpts of each user's history, in which every rating
-is predicted from the lines before it, most of them in their lines, some as the target of a prompt. So every strategy of
-a comparison starts from the same competent model.
+A tiny Qwen3 is trained once, on training ratings only. It learns from short excerpts of each user's history, in which
+every rating is predicted from the lines before it: most ratings in their lines, some as the target of a prompt. So
+every strategy of a comparison starts from the same competent model.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mlens.engine.engine import param_placement
 from mlens.engine.ranks import Ranks
 from mlens.engine.settings import OptimizerSettings
 from mlens.model.load import build_model
-from mlens.model.settings import Base, NoPeft, TinyModel
+from mlens.model.settings import BaseTraining, NoPeft, TinyModel
 from mlens.packing.packed import PackedRows
 from mlens.packing.prefix_group import PrefixGroup, Shapes, Suffix
 from mlens.pipeline import RunInputs
@@ -41,74 +41,79 @@ VERSION = 2
 
 @dataclass(frozen=True)
 class Excerpts:
-    """Excerpts of users' training ratings, in order; each rating is in exactly one of them.
+    """Excerpts of users' training ratings, in time order; each rating is in exactly one of them.
 
-    user [n]: of each excerpt.
-    places [v]: indices into `stage.visible`, excerpt after excerpt.
-    start, stop [n]: where each excerpt is in `places`.
-    asked [v]: bool, which visible ratings are predicted as targets of prompts, instead of carrying loss in their lines.
+    user [n]: the user of each excerpt.
+    indices [v]: indices into `stage.visible`, excerpt after excerpt.
+    start, stop [n]: where each excerpt is in `indices`.
+    as_target [v]: bool, which ratings of `stage.visible` are predicted as the target of a prompt. The others carry loss
+        in their lines.
     """
 
     template: PromptTemplate
     stage: Stage
     user: np.ndarray
-    places: np.ndarray
+    indices: np.ndarray
     start: np.ndarray
     stop: np.ndarray
-    asked: np.ndarray
+    as_target: np.ndarray
 
     def __len__(self) -> int:
         return len(self.start)
 
     def prefix_group(self, i: int) -> PrefixGroup:
-        """A prefix whose every rating carries loss once, in its line or in a suffix that sees the lines before it."""
-        template, places = self.template, self.places[self.start[i] : self.stop[i]]
-        history, asked = self.stage.visible[places], self.asked[places]
+        """Return an excerpt as a group. Each rating carries loss once, in its line or in a suffix that ends there."""
+        template, indices = self.template, self.indices[self.start[i] : self.stop[i]]
+        history, as_target = self.stage.visible[indices], self.as_target[indices]
         prefix = template.prefix(self.user[i], history)
         suffixes = []
-        for line in np.flatnonzero(asked):
+        for line in np.flatnonzero(as_target):
             seen, target = int(prefix.line_ends[line]), int(history[line])
             pieces = template.suffix(target, template.fitting_turns(target, seen))
             suffixes.append(Suffix(seen, template.pieces.tokens(pieces), template.answer(target)))
-        lines = prefix.rating_tokens(np.flatnonzero(~asked))
+        lines = prefix.rating_tokens(np.flatnonzero(~as_target))
         return PrefixGroup(template.pieces.tokens(prefix.pieces), lines, tuple(suffixes))
 
 
 def cut_excerpts(
-    template: PromptTemplate, stage: Stage, lines: int, interleaved: int, asked: float, seed: int, epoch: int
+    template: PromptTemplate, stage: Stage, lines: int, interleaved: int, target_share: float, seed: int, epoch: int
 ) -> Excerpts:
     """Cut every user's training ratings into excerpts of at most `lines` ratings.
 
-    The ratings are cut every `lines * interleaved` ratings, at places that differ by user and epoch, and those of each
-    piece are distributed at random over as few excerpts as hold them, where they keep their order. So over the epochs a
-    rating has every place in an excerpt, and with interleaved > 1 other ratings before it in every epoch.
+    A user's ratings are cut every `lines * interleaved` ratings, with an offset that differs by user and epoch. The
+    ratings of each piece are distributed at random over as few excerpts as possible, in which they keep their order.
+    So over the epochs a rating takes every position in an excerpt, and with interleaved > 1 it has different ratings
+    before it in every epoch.
 
-    asked: the probability that a rating is predicted as the target of a prompt.
+    target_share: the probability that a rating is predicted as the target of a prompt.
     """
-    user, places = [], []
-    drawn = np.zeros(len(stage.visible), dtype=bool)
+    user, indices = [], []
+    as_target = np.zeros(len(stage.visible), dtype=bool)
     for number, key in enumerate(template.table.user_keys):
         first, last = stage.visible_offsets[number : number + 2]
-        numbers = draws.uniforms(1 + last - first, draws.EXCERPTS, seed, key, epoch)
-        shift = int(numbers[0] * lines * interleaved)
-        drawn[first:last] = numbers[1:] < asked
+        uniforms = draws.uniforms(1 + last - first, draws.EXCERPTS, seed, key, epoch)
+        shift = int(uniforms[0] * lines * interleaved)
+        as_target[first:last] = uniforms[1:] < target_share
         order = first + draws.permutation(last - first, draws.EXCERPT_ORDER, seed, key, epoch)
         borders = np.unique(np.clip([first, *range(first + shift, last, lines * interleaved), last], first, last))
         for begin, end in pairwise(borders):
-            within = order[(begin <= order) & (order < end)]
-            excerpts = -(-len(within) // lines)
-            places += [np.sort(within[nth::excerpts]) for nth in range(excerpts)]
+            piece = order[(begin <= order) & (order < end)]
+            excerpts = -(-len(piece) // lines)
+            indices += [np.sort(piece[nth::excerpts]) for nth in range(excerpts)]
             user += [number] * excerpts
-    sizes = np.array([len(excerpt) for excerpt in places])
+    sizes = np.array([len(excerpt) for excerpt in indices])
     stop = np.cumsum(sizes)
-    return Excerpts(template, stage, np.array(user), np.concatenate(places), stop - sizes, stop, drawn)
+    return Excerpts(template, stage, np.array(user), np.concatenate(indices), stop - sizes, stop, as_target)
 
 
 def plan_excerpts(
     excerpts: Excerpts, collator: PackedRows, ratings_per_step: int, seed: int, epoch: int, rank: int, world: int
 ) -> Iterator[list[tuple[list[PrefixGroup], float, bool]]]:
-    """The steps of an epoch. Each is a list of the rows of `rank`: the groups of the row, the number of label tokens of
-    the step over all ranks, and whether the row is the last of the step."""
+    """Yield the steps of an epoch, each as a list of the rows of `rank`.
+
+    A row consists of its groups, the number of label tokens of the step over all ranks, and whether it is the last row
+    of the step.
+    """
     keys = excerpts.template.table.user_keys
     order = draws.order_of_items(excerpts.user, keys, draws.ORDER, seed, epoch)
     ends = np.cumsum((excerpts.stop - excerpts.start)[order])
@@ -127,20 +132,20 @@ def plan_excerpts(
 
 
 def base_weights(inputs: RunInputs, ranks: Ranks) -> Path | None:
-    """The folder of the base model of the config node `model`; None where it has none.
+    """Return the folder of the base model of the config node `model`; None where it has none.
 
-    All ranks train it unless it is cached, by the data, the training ratings, the form of the prompt, and the settings
-    of the model.
+    All ranks train the model together unless it is cached. The cache key consists of the data, the training ratings,
+    the format of the prompt, and the settings of the model.
     """
     model, stage = inputs.settings.model, inputs.stages["train"]
     if not (isinstance(model, TinyModel) and model.base.lines):
         return None
     config = inputs.settings.config
-    form = {name: config[name] for name in ("ablation", "model")}
-    form["prompt"] = {name: config["prompt"][name] for name in ("task", "question", "chat")}
-    key = content_key("base", VERSION, inputs.table.content_hash(), stage.visible.tobytes(), form)
+    key_settings = {name: config[name] for name in ("ablation", "model")}
+    key_settings["prompt"] = {name: config["prompt"][name] for name in ("task", "question", "chat")}
+    key = content_key("base", VERSION, inputs.table.content_hash(), stage.visible.tobytes(), key_settings)
     folder = cache_root() / "bases" / key
-    # Without the lock where it is cached: the cache may be read-only.
+    # A cached model needs no lock: the cache may be read-only.
     if ranks.broadcast(ranks.main and is_intact(folder)):
         return folder
     # Of several runs that need the same model at the same time, one trains it and the others wait.
@@ -150,10 +155,10 @@ def base_weights(inputs: RunInputs, ranks: Ranks) -> Path | None:
     return folder
 
 
-def _train(inputs: RunInputs, base: Base, ranks: Ranks, folder: Path) -> None:
+def _train(inputs: RunInputs, base: BaseTraining, ranks: Ranks, folder: Path) -> None:
     settings, tokenizer = inputs.settings, inputs.tokenizer
-    longest, held = settings.prompt.max_tokens, param_placement(settings.deepspeed, settings.model.dtype, ranks)
-    fresh = build_model(settings.model, NoPeft(), tokenizer, longest, base.seed, held)
+    longest, placement = settings.prompt.max_tokens, param_placement(settings.deepspeed, settings.model.dtype, ranks)
+    fresh = build_model(settings.model, NoPeft(), tokenizer, longest, base.seed, placement)
     rates = base.learning_rate, base.adam_learning_rate
     rule = OptimizerSettings("muon", *rates, weight_decay=base.weight_decay, gradient_clipping=0.0)
     node = settings.config["deepspeed"]
@@ -179,11 +184,11 @@ def _train(inputs: RunInputs, base: Base, ranks: Ranks, folder: Path) -> None:
                 console.print(f"base model  step {done + 1:,}  {minutes:.1f} minutes  loss {loss:.4f} nats a token")
     with new_entry(folder) if ranks.main else nullcontext(folder) as entry:
         engine.export(ranks.broadcast(entry), tokenizer)
-    ranks.barrier()  # the others must not open it before it is renamed
+    ranks.barrier()  # no rank may open the folder before it has its final name
 
 
-def _steps(base: Base, renderer: Renderer, stage: Stage, collator: PackedRows, ranks: Ranks) -> Iterator[list]:
-    """`base.steps` steps of each length in turn, epoch after epoch."""
+def _steps(base: BaseTraining, renderer: Renderer, stage: Stage, collator: PackedRows, ranks: Ranks) -> Iterator[list]:
+    """Yield `base.steps` steps of each length in turn, epoch after epoch."""
     epoch = 0
     for lines in base.lines:
         left = base.steps

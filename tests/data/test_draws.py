@@ -113,7 +113,7 @@ def excerpts(table):
     dataset = dataset_of(table)
     cut, found = cut_excerpts(dataset.renderer.template, dataset.stage, 3, 3, 0.5, 1, 2), {}
     for start, stop, user in zip(cut.start, cut.stop, cut.user, strict=True):
-        own = [(named(table, cut.stage.visible[at])[1], bool(cut.asked[at])) for at in cut.places[start:stop]]
+        own = [(named(table, cut.stage.visible[at])[1], bool(cut.asked[at])) for at in cut.indices[start:stop]]
         found.setdefault((table.users["id"][int(user)],), []).append(own)
     return found
 
@@ -193,7 +193,7 @@ def order_of_excerpts(table):
         group = PrefixGroup(np.zeros(4, dtype=np.int64), np.zeros(1, dtype=np.int64), ())
         patched.setattr(type(cut), "prefix_group", lambda _, i: visited.append(i) or group)
         list(plan_excerpts(cut, PackedRows(), 30, 1, 2, rank=0, world=1))
-    shown = [cut.stage.visible[cut.places[cut.start[i] : cut.stop[i]]] for i in visited]
+    shown = [cut.stage.visible[cut.indices[cut.start[i] : cut.stop[i]]] for i in visited]
     return [(named(table, own[0])[0], [named(table, i)[1] for i in own]) for own in shown]
 
 
