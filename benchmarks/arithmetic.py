@@ -1,17 +1,17 @@
-"""Which share of this machine's arithmetic a training step turns into useful work.
+"""The share of this machine's peak arithmetic rate that a training step uses.
 
     python benchmarks/arithmetic.py --data DIR [--threads 2]                   DIR: the folder of ml-latest-small
 
 Forward and backward passes over a row of model=tiny and of a 4-layer model of hidden size 512 (history=all_previous at
 2,048 tokens, shared prefixes, at most 8,192 tokens a row), against the product of two matrices of 2048 x 2048 in the
-same run; in float32 and in bfloat16, with one thread and with as many as --threads says.
+same run; in float32 and in bfloat16, with one thread and with --threads threads.
 
-Counted are useful FLOPs only (mlens/model/flops.py). In the last layer only the pairs count of tokens that our rows
-let look there: a trunk without labels doesn't (its linear layers are computed, and count). Padding, pairs that a mask
-hides, norms, softmax and rotary embeddings count nothing.
+Only useful FLOPs are counted (mlens/model/flops.py). In the last layer these are the pairs of tokens whose attention
+our rows compute there, so not those of a prefix without labels (whose linear layers are computed and counted). Padding,
+masked pairs, norms, softmax and rotary embeddings aren't counted.
 
-A processor without bfloat16 instructions imitates them hundreds of times slower. Where a product is as slow as that,
-both sides are measured on less, a smaller product and a row of two targets, and the table says `imitated`.
+A processor without bfloat16 instructions emulates them hundreds of times slower. Then both sides are measured on a
+smaller problem, a smaller product and a row of two targets, and the table says `emulated`.
 
 About two minutes on two cores.
 """
@@ -50,13 +50,13 @@ MODELS: dict[str, tuple[str, ...]] = {
 }
 PRODUCT = 2048
 SMALL_PRODUCT = 256
-# Below so many FLOP/s a product is imitated: the slowest cores of today do a hundred times as many.
-IMITATED = 5e9
+# Below this rate (FLOP/s) arithmetic is emulated: the slowest cores of today are a hundred times as fast.
+EMULATED = 5e9
 REPEATS = 3
 
 
 def sizes_of(model: PreTrainedModel) -> Sizes:
-    """What the operations of a dense model, all of which is trained, depend on."""
+    """Return the sizes of a dense model of which all parameters are trained."""
     config, output = model.config, model.get_output_embeddings()
     body = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not output)
     width = config.num_attention_heads * config.head_dim
@@ -64,7 +64,7 @@ def sizes_of(model: PreTrainedModel) -> Sizes:
 
 
 def passes_of(rows: list[Row], layers: int) -> Passes:
-    """What these rows hold. Pairs of the last layer count where a row lets it look; the mean over layers is given."""
+    """Return the work of these rows. In the last layer only computed pairs count; `pairs` is the mean over layers."""
     pairs = 0.0
     for row in rows:
         assert row.spans is not None
@@ -76,28 +76,29 @@ def passes_of(rows: list[Row], layers: int) -> Passes:
 
 
 def product_rate(size: int, dtype: torch.dtype) -> float:
-    """FLOP/s of a product of two square matrices of this size."""
+    """Return the FLOP/s of a product of two square matrices of this size."""
     a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
     return 2.0 * size**3 / _median_seconds(lambda: a @ b)
 
 
-def _median_seconds(act: Callable[[], object]) -> float:
-    act()  # first calls allocate
+def _median_seconds(function: Callable[[], object]) -> float:
+    function()  # first calls allocate
     seconds = []
     for _ in range(REPEATS):
         began = time.perf_counter()
-        act()
+        function()
         seconds.append(time.perf_counter() - began)
     return median(seconds)
 
 
-def rows_of(setting: Setting, imitated: bool) -> list[Row]:
-    """A random row of a training epoch; one of two targets where arithmetic is imitated."""
+def rows_of(setting: Setting, emulated: bool) -> list[Row]:
+    """Return a random row of a training epoch, or one of two targets where arithmetic is emulated."""
     dataset, collator = setting.datasets["train"], setting.collator
-    if imitated:
+    if emulated:
         return ours.rows_of(dataset, collator, np.arange(2))
     return [
-        collator.train_row([dataset.prefix_group(tree) for tree in row.groups]) for row in ours.drawn_rows(setting)[:1]
+        collator.train_row([dataset.prefix_group(group) for group in row.groups])
+        for row in ours.drawn_rows(setting)[:1]
     ]
 
 
@@ -109,12 +110,12 @@ def main(options: argparse.Namespace) -> None:
         table.add_column(column, justify="right")
     for dtype in ("float32", "bfloat16"):
         torch_dtype = getattr(torch, dtype)
-        imitated = product_rate(SMALL_PRODUCT, torch_dtype) < IMITATED
-        size, numbers = (SMALL_PRODUCT, f"{dtype}, imitated") if imitated else (PRODUCT, dtype)
+        emulated = product_rate(SMALL_PRODUCT, torch_dtype) < EMULATED
+        size, numbers = (SMALL_PRODUCT, f"{dtype}, emulated") if emulated else (PRODUCT, dtype)
         for name, model_overrides in MODELS.items():
             overrides = (f"model.dtype={dtype}", "packing.row_tokens=8192", *model_overrides)
             setting = make_setting(options.data, "model=tiny", *overrides)
-            engine, rows = ours.make_engine(setting), rows_of(setting, imitated)
+            engine, rows = ours.make_engine(setting), rows_of(setting, emulated)
             sizes, labels = sizes_of(setting.model("rows")), sum(len(row.label) for row in rows)
             passes = passes_of(rows, sizes.layers)
             flops = training_flops(sizes, passes)

@@ -1,11 +1,10 @@
-"""How many ratings a second the training of model=tiny_base supervises: loss on the ratings in the histories.
+"""The ratings a second on which the training of model=tiny_base computes loss.
 
     python benchmarks/base.py --data DIR [--threads 2]                         DIR: the folder of ml-latest-small
     torchrun --nproc_per_node=2 benchmarks/base.py --data DIR --threads 1
 
-Steps of the base model (planned, built and trained on as in the run itself) on stretches of each of its lengths:
-prefixes alone, in which every rating carries loss where it stands, and with the share of them that it asks as targets
-are.
+Steps of the base model, planned, built and trained on as in a run, on excerpts of each of its lengths: once with loss
+on every rating in its line of a prefix, and once with the configured share of ratings as the targets of prompts.
 
 A minute on two cores.
 """
@@ -39,22 +38,25 @@ def main(options: argparse.Namespace) -> None:
     ranks, engine = join_ranks(), ours.make_engine(setting)
     collator = PackedRows(row_tokens=base.row_tokens)
     table = Table(title=f"Supervised ratings, {ranks.world} ranks of {options.threads} threads")
-    for column in ("lines", "asked as targets", "ratings/s", "tokens/s"):
+    for column in ("lines", "as targets", "ratings/s", "tokens/s"):
         table.add_column(column, justify="right")
     template = dataset.renderer.template
     for lines in base.lines:
-        for asked in (0.0, base.asked):
-            cut = cut_excerpts(template, dataset.stage, lines, base.interleaved, asked, base.seed, epoch=0)
+        for target_share in (0.0, base.asked):
+            cut = cut_excerpts(template, dataset.stage, lines, base.interleaved, target_share, base.seed, epoch=0)
             steps = plan_excerpts(cut, collator, base.ratings_per_step, base.seed, 0, ranks.rank, ranks.world)
             ratings, tokens, seconds = _train(engine, collator, steps, options.steps)
-            ratings, tokens = (_over_ranks(ranks, count) for count in (ratings, tokens))
-            table.add_row(str(lines), f"{asked:.0%}", f"{ratings / seconds:,.0f}", f"{tokens / seconds:,.0f}")
+            ratings, tokens = (_sum_over_ranks(ranks, count) for count in (ratings, tokens))
+            table.add_row(str(lines), f"{target_share:.0%}", f"{ratings / seconds:,.0f}", f"{tokens / seconds:,.0f}")
     if ranks.main:
         console().print(table)
 
 
 def _train(engine, collator: PackedRows, steps, count: int) -> tuple[int, int, float]:
-    """Train on so many steps; the ratings that carried loss on this rank, the tokens it read, and the seconds."""
+    """Train on `count` steps.
+
+    Returns the ratings that carried loss on this rank, the tokens that it read, and the seconds.
+    """
     ratings = tokens = 0
     began = time.perf_counter()
     for step, rows in zip(range(count + WARM_UP), steps, strict=False):
@@ -68,12 +70,13 @@ def _train(engine, collator: PackedRows, steps, count: int) -> tuple[int, int, f
     return ratings, tokens, time.perf_counter() - began
 
 
-def _over_ranks(ranks: Ranks, count: int) -> int:
+def _sum_over_ranks(ranks: Ranks, count: int) -> int:
+    """Return the sum of `count` over all ranks."""
     return int(ranks.sum(torch.tensor(float(count), dtype=torch.float64)))
 
 
 if __name__ == "__main__":
     parser = command(__doc__)
-    parser.add_argument("--steps", type=int, default=40, help="of each kind (40)")
-    parser.add_argument("overrides", nargs="*", help="of the config")
+    parser.add_argument("--steps", type=int, default=40, help="training steps for each line of the table (40)")
+    parser.add_argument("overrides", nargs="*", help="overrides of the config")
     start(main, parser)

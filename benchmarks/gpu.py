@@ -1,19 +1,22 @@
-"""Training on one GPU: model FLOPs utilisation, and how far building rows hides behind computing them.
+"""Training on one GPU: model FLOPs utilisation, and how much of building rows overlaps with computing them.
 
     python benchmarks/gpu.py --data DIR [OVERRIDE …]                           DIR: the folder of ml-latest-small
-    python benchmarks/gpu.py --data DIR --trace FILE.json       also a trace of some rows, for Perfetto or a browser
-    python benchmarks/gpu.py --data DIR --anywhere model.layers=2 model.hidden_size=64 …    tries the program on a CPU
+    python benchmarks/gpu.py --data DIR --trace FILE.json       writes a trace of some rows, for Perfetto or a browser
+    python benchmarks/gpu.py --data DIR --anywhere model.layers=2 model.hidden_size=64 …    tests the program on a CPU
 
 A random Qwen3 with the sizes of Qwen3-0.6B (its weights don't matter to speed; its tokenizer is made from the titles,
 so that the output layer is small), in bfloat16 with AdamW at ZeRO stage 2, FlexAttention over packed rows of 16,384
 tokens, at 2,048 tokens a prompt; with shared histories (all_previous) and without (fixed_count), with gradient
 checkpointing and without. Overrides are train.py's.
 
-`MFU`: operations that the model needs (mlens/model/flops.py: products alone, none twice) a second, of what the product
-of two large matrices reaches on the same device. `waiting`: the share of the time in which no row was there to compute;
-meanwhile a worker process builds the next rows. `kernels`: the share of the time in which a kernel ran.
+The columns:
 
-Without a GPU it says so, and measures nothing. A few minutes.
+- `MFU`: the FLOP/s that the model needs (mlens/model/flops.py: matrix products only, without recomputation), relative
+  to the FLOP/s of a product of two large matrices on the same device;
+- `waiting`: the share of the time in which no row was ready. A worker process builds rows while others are computed;
+- `kernels`: the share of the time in which a kernel ran.
+
+Exits with an error if there is no GPU. A few minutes.
 """
 
 from __future__ import annotations
@@ -48,14 +51,21 @@ QWEN3_0_6B = (
     "model.vocab_size=30000",
 )
 CASES = [(history, checkpointing) for history in ("all_previous", "fixed_count") for checkpointing in ("false", "true")]
-# Rows before the clock starts (FlexAttention compiles at the first ones), on the clock, and in the trace.
+# Rows before timing (FlexAttention compiles at the first ones), rows that are timed, and rows of the trace.
 WARM_UP, ROWS, TRACED = 6, 40, 8
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Of ROWS rows. waiting: seconds in which the next row wasn't there; busy: of all seconds of the traced rows, the
-    share with a kernel at work."""
+    """The training of ROWS rows.
+
+    targets: of these rows.
+    passes: the work of these rows.
+    seconds: of these rows.
+    waiting: seconds in which the next row wasn't ready.
+    busy: the share of the time of the traced rows in which a kernel ran.
+    memory: the peak of allocated memory, in bytes.
+    """
 
     targets: int
     passes: Passes
@@ -74,10 +84,10 @@ def measure(setting: Setting, engine: Engine, layers: int, trace: Path | None) -
     _finish(device)
     targets, passes, waiting, began = 0, Passes(), 0.0, time.perf_counter()
     for _ in range(ROWS):
-        asked = time.perf_counter()
+        requested = time.perf_counter()
         planned, row = next(rows)
-        waiting += time.perf_counter() - asked
-        float(engine.backward(row, planned.labels, planned.last))  # training asks for every row's loss too
+        waiting += time.perf_counter() - requested
+        float(engine.backward(row, planned.labels, planned.last))  # training reads every row's loss too
         targets, passes = targets + len(planned.targets), passes + passes_of([row], layers)
     _finish(device)
     seconds = time.perf_counter() - began
@@ -102,7 +112,7 @@ def _finish(device: torch.device) -> None:
 
 def main(options: argparse.Namespace) -> None:
     if not torch.cuda.is_available() and not options.anywhere:
-        raise UserError("no CUDA device here: benchmarks/gpu.py was not run")
+        raise UserError("there is no CUDA device: benchmarks/gpu.py was not run")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     product = measured_flops(device, "bfloat16")
     table = Table(title=f"Qwen3 of 0.6B on {torch.cuda.get_device_name() if device == 'cuda' else 'a CPU'}, bfloat16")
@@ -117,18 +127,18 @@ def main(options: argparse.Namespace) -> None:
             torch.cuda.reset_peak_memory_stats()
         engine = ours.make_engine(setting)
         sizes = sizes_of(setting.model("rows"))
-        found = measure(setting, engine, sizes.layers, options.trace)
-        rate = training_flops(sizes, found.passes) / found.seconds
+        measured = measure(setting, engine, sizes.layers, options.trace)
+        rate = training_flops(sizes, measured.passes) / measured.seconds
         table.add_row(
             history,
             checkpointing,
-            f"{found.targets / found.seconds:,.1f}",
-            f"{found.passes.tokens / found.seconds:,.0f}",
+            f"{measured.targets / measured.seconds:,.1f}",
+            f"{measured.passes.tokens / measured.seconds:,.0f}",
             f"{rate / 1e12:,.3f}",
             f"{rate / product:.0%}",
-            f"{found.waiting / found.seconds:.0%}",
-            f"{found.busy:.0%}",
-            f"{found.memory / 2**30:.1f}",
+            f"{measured.waiting / measured.seconds:.0%}",
+            f"{measured.busy:.0%}",
+            f"{measured.memory / 2**30:.1f}",
         )
         del engine
     console().print(table)
@@ -137,6 +147,6 @@ def main(options: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = command(__doc__)
     parser.add_argument("--trace", type=Path, metavar="FILE", help="write a trace of the last case's last rows")
-    parser.add_argument("--anywhere", action="store_true", help="without a GPU too, to try the program")
+    parser.add_argument("--anywhere", action="store_true", help="run without a GPU, to test the program")
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="of train.py")
     start(main, parser, gpu=True)

@@ -1,14 +1,14 @@
-"""What a training target costs as histories grow: with shared prefixes, and without.
+"""The cost of a training target as histories grow, with shared prefixes and without.
 
     python benchmarks/growth.py --data DIR [--out growth.png] [--threads 2]    DIR: the folder of ml-latest-small
 
 model=tiny in float32, history=all_previous, nothing trimmed. For each length n the first n training targets of a few
-users with long histories, so that they see 0 to n - 1 earlier ratings: all of them as branches on shared trunks, and
-some of them, evenly spread, with packing.share=never. Counted are the tokens of their rows, and the seconds of forward
-and backward passes over rows that are built before. The growth exponent is the slope of the least-squares line through
-the logarithms of length and cost: 0 doesn't grow, 1 grows as the history does. The plot shows the points and the lines.
+users with long histories, so that they see 0 to n - 1 earlier ratings: all of them with shared prefixes, and some of
+them, evenly spread, with packing.share=never. The table shows the tokens of their rows, and the seconds of forward and
+backward passes over rows that were built before. The growth exponent is the slope of the least-squares line through
+the logarithms of length and cost: 0 is constant, 1 is linear in the history. The plot shows the points and the lines.
 
-On a GPU, where there is one, the lengths go on to 2,048. About two minutes on two cores.
+On a GPU, if there is one, lengths of up to 2,048 are measured. About two minutes on two cores.
 """
 
 from __future__ import annotations
@@ -35,43 +35,43 @@ from mlens.packing.row import Row
 LENGTHS = (16, 32, 64, 128, 192, 300)
 GPU_LENGTHS = (*LENGTHS, 512, 1024, 2048)
 USERS = 4
-# How many targets are trained on without sharing.
-ALONE = 24
-# Short rows are repeated for so many seconds.
+# The number of targets that are trained on without sharing.
+UNSHARED = 24
+# Passes over short rows are repeated for this time.
 LEAST_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one target, on average."""
+    """The mean cost of a target."""
 
     seconds: float
     tokens: float
 
 
 def long_users(dataset: RatingDataset, length: int) -> np.ndarray:
-    """[≤ USERS] random users who have a training target that sees `length` - 1 earlier ratings."""
+    """Draw users who have a training target that sees `length` - 1 earlier ratings: [≤ USERS]."""
     stage = dataset.stage
     users = np.unique(stage.user[stage.count >= length - 1])
     return np.random.default_rng(0).permutation(users)[:USERS]
 
 
 def first_targets(dataset: RatingDataset, users: np.ndarray, length: int) -> np.ndarray:
-    """[n] the targets of these users that see fewer than `length` ratings, ascending."""
+    """Return the targets of these users that see fewer than `length` ratings: [n], ascending."""
     stage = dataset.stage
     return np.flatnonzero(np.isin(stage.user, users) & (stage.count < length))
 
 
 def spread_targets(dataset: RatingDataset, targets: np.ndarray) -> np.ndarray:
-    """[≤ ALONE] of these targets, ascending, in even steps from short histories to long."""
+    """Select targets in even steps from the shortest history to the longest: [≤ UNSHARED], ascending."""
     ordered = targets[np.argsort(dataset.stage.count[targets], kind="stable")]
-    few = min(ALONE, len(ordered))
+    few = min(UNSHARED, len(ordered))
     steps = (np.arange(few) + 0.5) * len(ordered) / few
     return np.sort(ordered[steps.astype(int)])
 
 
 def measure(engine: Engine, rows: Sequence[Row], targets: int) -> Cost:
-    """The mean over passes through these rows, which hold so many targets; the first pass isn't counted."""
+    """Return the mean cost over passes through these rows of `targets` targets; the first pass isn't counted."""
     labels = sum(len(row.label) for row in rows)
 
     def once() -> None:
@@ -89,7 +89,7 @@ def measure(engine: Engine, rows: Sequence[Row], targets: int) -> Cost:
 
 
 def exponent(lengths: Sequence[int], costs: Sequence[float]) -> tuple[float, float]:
-    """Slope and intercept of the least-squares line through (log length, log cost)."""
+    """Return slope and intercept of the least-squares line through (log length, log cost)."""
     slope, intercept = np.polyfit(np.log(lengths), np.log(costs), 1)
     return float(slope), float(intercept)
 
@@ -101,13 +101,13 @@ def main(options: argparse.Namespace) -> None:
     setting = make_setting(options.data, "model=tiny", "history=all_previous", *overrides)
     dataset, engine = setting.datasets["train"], ours.make_engine(setting)
     users = long_users(dataset, max(lengths))
-    costs: dict[str, list[Cost]] = {"shared": [], "alone": []}
+    costs: dict[str, list[Cost]] = {"shared": [], "unshared": []}
     for length in lengths:
         targets = first_targets(dataset, users, length)
         costs["shared"].append(measure(engine, ours.rows_of(dataset, setting.collator, targets), len(targets)))
         few = spread_targets(dataset, targets)
-        unshared = replace(setting.collator, share="never")
-        costs["alone"].append(measure(engine, ours.rows_of(dataset, unshared, few), len(few)))
+        collator = replace(setting.collator, share="never")
+        costs["unshared"].append(measure(engine, ours.rows_of(dataset, collator, few), len(few)))
     show(lengths, costs, len(users), options)
     plot(lengths, costs, options.out)
 
@@ -131,7 +131,7 @@ def show(lengths: Sequence[int], costs: dict[str, list[Cost]], users: int, optio
 
 
 def plot(lengths: Sequence[int], costs: dict[str, list[Cost]], out: Path) -> None:
-    """Both costs against the length, on logarithmic axes, with their lines."""
+    """Plot both costs against the length on logarithmic axes, with the fitted lines."""
     import matplotlib
 
     matplotlib.use("Agg")  # a file, no window

@@ -1,14 +1,14 @@
-"""What helps a tiny model to learn from nothing, and what sharing costs: arms at equal time, from several seeds.
+"""What helps a tiny model to learn from scratch, and the effect of sharing: arms of equal time, with several seeds.
 
     python benchmarks/learning.py separation data.users=500 data.ratings_per_user=40 [--seconds 60] [--seeds 0 1 2]
     python benchmarks/learning.py mixing --source ml_100k --data DIR [--jobs 2]
 
-`separation` takes apart what an earlier trial changed together: loss on the ratings in the histories, short histories
-first, and the optimizer. `mixing` compares how many users a step mixes, from one base model (model=tiny_base): more
-users share less of their histories, and so see fewer targets in the same time; the last arm shares nothing.
+`separation` is an ablation study of loss on the ratings in the histories, short histories first, and the optimizer.
+`mixing` varies the number of users in a step, starting from one base model (model=tiny_base). With more users a step
+shares less, and trains on fewer targets in the same time; the last arm shares nothing.
 
-An arm trains for so many seconds of its own processor time (one thread; so other work on the machine costs it nothing),
-with a cosine schedule over that time, and is then measured on validation and test. Nothing is chosen by test.
+An arm trains for --seconds of CPU time on one thread, so that other work on the machine doesn't affect it, with a
+cosine schedule over that time. It is then evaluated on validation and test; nothing is selected on test.
 """
 
 from __future__ import annotations
@@ -48,26 +48,33 @@ from mlens.training.base_model import base_weights, cut_excerpts, plan_excerpts
 
 @dataclass(frozen=True)
 class Arm:
-    """phases: what is trained on, in parts of the time that sum to 1: (share, what), where `what` is `branches` (the
-    targets of the strategy), `short` (the same, with at most SHORT tokens of history) or a number of lines (stretches
-    of so many ratings alone, each with loss)."""
+    """One arm of a study.
+
+    name: in the table.
+    phases: (share of the time, what is trained on), with shares that sum to 1: `targets` (those of the strategy),
+        `short` (the same, with at most SHORT tokens of history), or the number of ratings of an excerpt, all of which
+        carry loss.
+    optimizer: `muon` or `adamw`.
+    steps: the composition of a step on targets.
+    model: a choice of conf/model.
+    """
 
     name: str
-    phases: tuple[tuple[float, str], ...] = ((1.0, "branches"),)
+    phases: tuple[tuple[float, str], ...] = ((1.0, "targets"),)
     optimizer: str = "muon"
     steps: Steps = field(default_factory=lambda: Steps(32, 8))
     model: str = "tiny"
 
 
 SHORT = 512
-STRETCHES = ((1 / 3, "24"), (1 / 3, "48"), (1 / 3, "branches"))
+EXCERPTS_FIRST = ((1 / 3, "24"), (1 / 3, "48"), (1 / 3, "targets"))
 STUDIES = {
     "separation": [
-        Arm("branches alone"),
+        Arm("targets only"),
         Arm("history loss", steps=Steps(32, 8, history_loss_weight=1.0)),
-        Arm("short histories first", ((2 / 3, "short"), (1 / 3, "branches"))),
-        Arm("history loss on short stretches first", STRETCHES),
-        Arm("history loss on short stretches first, AdamW", STRETCHES, optimizer="adamw"),
+        Arm("short histories first", ((2 / 3, "short"), (1 / 3, "targets"))),
+        Arm("history loss on short excerpts first", EXCERPTS_FIRST),
+        Arm("history loss on short excerpts first, AdamW", EXCERPTS_FIRST, optimizer="adamw"),
     ],
     "mixing": [
         Arm("128 targets of 2 users", steps=Steps(128, 2), model="tiny_base"),
@@ -78,14 +85,14 @@ STUDIES = {
 RATES = {"muon": (0.02, 0.003), "adamw": (0.0015, 0.0015)}
 # A base model is fine-tuned as trainer=from_base does.
 BASE_RATES = (0.003, 0.0005)
-# On stretches of neighbouring ratings.
-RATINGS_PER_STEP, ASKED, INTERLEAVED = 96, 0.25, 1
+# Of excerpts of consecutive ratings.
+RATINGS_PER_STEP, TARGET_SHARE, INTERLEAVED = 96, 0.25, 1
 
 
 def run_arm(
     arm: Arm, source: str, data: str | None, seconds: float, seed: int, users: int, overrides: list[str]
 ) -> dict:
-    """Train one arm and measure it; a point every quarter of the time tells where it stands on validation."""
+    """Train one arm and evaluate it: on validation after every quarter of the time, and on test at the end."""
     torch.set_num_threads(1)
     common = [f"data={source}", f"model={arm.model}", "history=all_previous", f"seed={seed}"]
     common += [f"evaluation.max_users={users}", *([f"data.path={data}"] if data else []), *overrides]
@@ -103,10 +110,10 @@ def run_arm(
     points: list[dict] = []
     for share, what in arm.phases:
         end = spent + share * seconds
-        if what in ("branches", "short"):
-            steps = _branches(train if what == "branches" else short, collator, arm.steps, seed)
+        if what in ("targets", "short"):
+            steps = _target_steps(train if what == "targets" else short, collator, arm.steps, seed)
         else:
-            steps = _stretches(train, collator, int(what), seed)
+            steps = _excerpt_steps(train, collator, int(what), seed)
         for step, targets in steps:
             started = time.process_time()
             engine.set_learning_rate(max(0.01, 0.5 * (1 + math.cos(math.pi * min(1.0, spent / seconds)))))
@@ -128,8 +135,8 @@ def _point(engine: Engine, val: RatingDataset, collator, spent: float, seen: int
     return {"seconds": spent, "supervised": seen, "val": rmse}
 
 
-def _branches(dataset: RatingDataset, collator, steps: Steps, seed: int) -> Iterator[tuple[list, int]]:
-    """Steps without end, each a list of (what makes its row, labels, last) and how many ratings it supervises."""
+def _target_steps(dataset: RatingDataset, collator, steps: Steps, seed: int) -> Iterator[tuple[list, int]]:
+    """Yield steps without end, each a list of (function that builds a row, labels, last) and its number of targets."""
     make_row, epoch = partial(collator.train_row, history_loss_weight=steps.history_loss_weight), 0
     while True:
         rows: list = []
@@ -137,7 +144,7 @@ def _branches(dataset: RatingDataset, collator, steps: Steps, seed: int) -> Iter
         for planned in plan_epoch(drawn, collator, steps, seed, epoch, 0, 1):
 
             def row(planned=planned, drawn=drawn) -> Row:
-                return make_row([drawn.prefix_group(tree) for tree in planned.groups])
+                return make_row([drawn.prefix_group(group) for group in planned.groups])
 
             rows.append((row, planned.labels, planned.last))
             if planned.last:
@@ -146,12 +153,13 @@ def _branches(dataset: RatingDataset, collator, steps: Steps, seed: int) -> Iter
         epoch += 1
 
 
-def _stretches(dataset: RatingDataset, collator, lines: int, seed: int) -> Iterator[tuple[list, int]]:
+def _excerpt_steps(dataset: RatingDataset, collator, lines: int, seed: int) -> Iterator[tuple[list, int]]:
+    """Yield steps as `_target_steps` does, on excerpts of `lines` ratings."""
     epoch = 0
     while True:
-        cut = cut_excerpts(dataset.renderer.template, dataset.stage, lines, INTERLEAVED, ASKED, seed, epoch)
+        cut = cut_excerpts(dataset.renderer.template, dataset.stage, lines, INTERLEAVED, TARGET_SHARE, seed, epoch)
         for step in plan_excerpts(cut, collator, RATINGS_PER_STEP, seed, epoch, 0, 1):
-            rows = [(partial(collator.train_row, trees, 1.0), labels, last) for trees, labels, last in step]
+            rows = [(partial(collator.train_row, groups, 1.0), labels, last) for groups, labels, last in step]
             yield rows, RATINGS_PER_STEP
         epoch += 1
 
@@ -160,13 +168,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", choices=STUDIES)
     parser.add_argument("--source", default="sample", help="a choice of conf/data (sample: made-up data)")
-    parser.add_argument("--data", help="where the data of --source are, unless they are made up")
-    parser.add_argument("--seconds", type=float, default=60, help="of training, for each arm and seed (60)")
+    parser.add_argument("--data", help="the folder of the data of --source; not for sample")
+    parser.add_argument("--seconds", type=float, default=60, help="training time of each arm and seed (60)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--users", type=int, default=150, help="validate and test on so many users (150)")
-    parser.add_argument("--jobs", type=int, default=2, help="arms that are trained at once, each on one thread (2)")
+    parser.add_argument("--users", type=int, default=150, help="the number of users in validation and test (150)")
+    parser.add_argument("--jobs", type=int, default=2, help="arms that are trained in parallel, each on one thread (2)")
     parser.add_argument("--arm", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("overrides", nargs="*", help="of the config, for all arms")
+    parser.add_argument("overrides", nargs="*", help="overrides of the config, for all arms")
     options = parser.parse_intermixed_args()
     data, arms = options.data and str(Path(options.data).resolve()), STUDIES[options.study]
     if options.arm is not None:
@@ -197,15 +205,15 @@ def main() -> None:
 
 
 def print_results(options: argparse.Namespace, results: dict[str, list[dict]]) -> None:
-    """Mean over seeds, with the lowest and the highest."""
-    table = Table(title=f"{options.study} on {options.source}, {options.seconds:.0f} s of one thread an arm")
+    """Print the mean over seeds, with the lowest and the highest test RMSE."""
+    table = Table(title=f"{options.study} on {options.source}, {options.seconds:.0f} s of one thread per arm")
     parts = [f"val at {part}/4" for part in range(1, 5)]
     for column in ("arm", "supervised ratings", *parts, "test RMSE", "lowest … highest"):
         table.add_column(column, justify="left" if column == "arm" else "right")
     for name, runs in results.items():
         if not runs:
             continue
-        # Steps that take longer than a quarter of the time leave fewer points.
+        # There are fewer points if a step takes longer than a quarter of the time.
         points = [[run["points"][min(part, len(run["points"]) - 1)]["val"] for run in runs] for part in range(1, 5)]
         vals = [f"{np.mean(point):.4f}" for point in points]
         tests = [run["test"] for run in runs]

@@ -1,4 +1,4 @@
-"""Training on packed rows: what train.py does, without its evaluations and files."""
+"""Training on packed rows as train.py does, without its evaluations and files."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ from mlens.packing.dataset import RatingDataset
 from mlens.packing.plan import Collator, PlannedRow, RowLoader, answer_lengths, plan_epoch
 from mlens.packing.row import Row
 
-# Rows before the clock starts: first calls allocate, and the loader's worker has to start.
+# Rows before timing: first calls allocate, and the loader's worker has to start.
 WARM_UP = 2
-# Of an epoch, from which rows are drawn.
+# The first steps of an epoch, from which rows are drawn.
 STEPS = 16
 
 
 def make_engine(setting: Setting) -> Engine:
-    """The engine as train.py makes it, with a learning rate of 0: every step has the weights that it began with.
+    """Make the engine of train.py, with a learning rate of 0 so that all steps have the same weights.
 
-    To be called after all peers have run: they would take the variables of a process group for those of a launcher.
+    Call it after all peers have run: they would mistake the environment variables of its process group for those of a
+    launcher.
     """
     settings = setting.inputs.settings
     engine = instantiate(
@@ -44,7 +45,7 @@ def make_engine(setting: Setting) -> Engine:
 
 
 def train(setting: Setting, engine: Engine, seconds: float, loss: float) -> Trained:
-    """Rows of an epoch's first steps, until the first after so many seconds; `loss` is passed on."""
+    """Train on rows of an epoch's first steps for at least `seconds`; `loss` is passed on."""
     targets = tokens = useful = 0
     began = done = 0.0
     for i, (planned, row) in enumerate(load_rows(setting, drawn_rows(setting))):
@@ -60,25 +61,25 @@ def train(setting: Setting, engine: Engine, seconds: float, loss: float) -> Trai
 
 
 def mean_loss(engine: Engine, rows: list[Row]) -> float:
-    """The mean loss (nats) over the answer tokens of these rows, as one step trains on them."""
+    """Return the mean loss (nats) over the answer tokens of these rows, trained on as one step."""
     labels = sum(len(row.label) for row in rows)
     return sum(float(engine.backward(row, labels, last=row is rows[-1])) for row in rows) / labels
 
 
 def rows_of(dataset: RatingDataset, collator: Collator, targets: np.ndarray) -> list[Row]:
-    """The rows that train on these targets [n] (ascending) together."""
-    (packed,) = collator.pack(dataset.shapes(targets, answer_tokens=_read_answers(dataset, targets)), 1)
+    """Build the rows of one step on these targets [n], ascending."""
+    (packed,) = collator.pack(dataset.shapes(targets, answer_tokens=_answer_tokens(dataset, targets)), 1)
     return [collator.train_row([dataset.prefix_group(targets[group]) for group in row]) for row in packed]
 
 
 def drawn_rows(setting: Setting) -> list[PlannedRow]:
-    """The rows of an epoch's first steps in a random order: within a step the longest come first."""
+    """Return the rows of an epoch's first steps in a random order: within a step they are sorted by cost."""
     rows = list(itertools.takewhile(lambda planned: planned.step < STEPS, _planned(setting)))
     return [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
 
 
 def load_rows(setting: Setting, planned: list[PlannedRow]) -> Iterator[tuple[PlannedRow, Row]]:
-    """These rows, built ahead by the loader's workers."""
+    """Yield these rows, which the loader's workers build in advance."""
     workers = setting.inputs.settings.trainer.loader_workers
     return iter(
         DataLoader(
@@ -93,15 +94,15 @@ def load_rows(setting: Setting, planned: list[PlannedRow]) -> Iterator[tuple[Pla
 
 
 def epoch_tokens(setting: Setting) -> tuple[int, int]:
-    """How many tokens a training epoch has: one sample at a time, and in its rows."""
-    dataset, alone, packed = setting.datasets["train"], 0, 0
+    """Return the tokens of a training epoch, one sample at a time and in its rows."""
+    dataset, separate, packed = setting.datasets["train"], 0, 0
     for planned in _planned(setting):
         targets = np.concatenate(planned.groups)
-        shapes = dataset.shapes(targets, answer_tokens=_read_answers(dataset, targets))
-        begins = np.cumsum([0, *map(len, planned.groups[:-1])])
-        alone += int(shapes.prompts.sum())
-        packed += int(np.maximum.reduceat(shapes.prefix, begins).sum() + shapes.suffix.sum())
-    return alone, packed
+        shapes = dataset.shapes(targets, answer_tokens=_answer_tokens(dataset, targets))
+        starts = np.cumsum([0, *map(len, planned.groups[:-1])])
+        separate += int(shapes.prompts.sum())
+        packed += int(np.maximum.reduceat(shapes.prefix, starts).sum() + shapes.suffix.sum())
+    return separate, packed
 
 
 def _planned(setting: Setting) -> Iterator[PlannedRow]:
@@ -111,6 +112,6 @@ def _planned(setting: Setting) -> Iterator[PlannedRow]:
     )
 
 
-def _read_answers(dataset: RatingDataset, targets: np.ndarray) -> np.ndarray:
-    """[n] tokens of the answers that a row reads: all but the end token."""
+def _answer_tokens(dataset: RatingDataset, targets: np.ndarray) -> np.ndarray:
+    """Return the tokens of each target's answer that a row reads, all but the end token: [n]."""
     return answer_lengths(dataset)[dataset.table.rating_index[dataset.stage.targets[targets]]] - 1

@@ -1,7 +1,7 @@
-"""Training on given samples by others: Hugging Face's Trainer and TRL's SFTTrainer.
+"""Training on given samples by Hugging Face's Trainer and TRL's SFTTrainer.
 
-Both run with a learning rate of 0: all the work of a step is done, and every step has the weights that it began with,
-so the mean loss can be compared. Both compute what they compute by default, float32 and no checkpointing apart.
+Both run with a learning rate of 0: they do all the work of a step, and all steps have the same weights, so the mean
+losses can be compared. Both have their default settings, except for float32 and no checkpointing.
 """
 
 from __future__ import annotations
@@ -29,9 +29,15 @@ from mlens.packing.dataset import Example
 
 @dataclass(frozen=True)
 class Trained:
-    """targets: how many were trained on, once each; seconds: from the first step to the end of the last; loss: the mean
-    over their answer tokens (nats); tokens: that the model computed; useful: the share of these that is no padding;
-    batch: samples (TRL: packed rows) of a forward pass."""
+    """The training of one side.
+
+    targets: the number of targets, each trained on once.
+    seconds: from the start of the first step to the end of the last.
+    loss: the mean over the answer tokens, in nats.
+    tokens: the tokens that the model computed.
+    useful: the share of these tokens that aren't padding.
+    batch: the samples (TRL: packed rows) of a forward pass.
+    """
 
     targets: int
     seconds: float
@@ -48,7 +54,7 @@ class Trained:
 
 @dataclass
 class Watched:
-    """What went through a model: tokens, summed label loss, and when training began and ended."""
+    """The forward passes of a model: tokens, summed label loss, and when training began and ended."""
 
     tokens: int = 0
     loss: float = 0.0
@@ -57,7 +63,7 @@ class Watched:
 
 
 class Clock(TrainerCallback):
-    """Notes when training begins and ends: what a trainer sets up before is no part of its speed."""
+    """A callback that notes when training begins and ends, so that a trainer's set-up isn't timed."""
 
     def __init__(self, watched: Watched) -> None:
         self.watched = watched
@@ -72,8 +78,11 @@ class Clock(TrainerCallback):
 def hf_trainer(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, samples: Sequence[Example], batch: int, step: int
 ) -> Trained:
-    """One epoch of Trainer over `samples`: batches of `batch` grouped by length and padded, an update every `step`
-    samples. Its model computes the logits of every token, as Trainer's loss does by default."""
+    """Run one epoch of Trainer over `samples`.
+
+    Batches of `batch` samples are grouped by length and padded; an update is made every `step` samples. The model
+    computes the logits of every token, as it does for Trainer's loss by default.
+    """
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             folder,
@@ -102,12 +111,14 @@ def trl_sft_trainer(
     step: int,
     row_tokens: int,
 ) -> Trained:
-    """One epoch of SFTTrainer over `samples`, packed into rows of at most `row_tokens` tokens by its own packing
-    (best fit decreasing); `batch` rows a forward pass, an update about every `step` samples.
+    """Run one epoch of SFTTrainer over `samples`.
 
-    The rows of a batch become one sequence without an attention mask whose position ids begin anew with each sample.
-    With sdpa transformers makes from these a dense block-diagonal mask, so no sample sees another, and the masked pairs
-    are computed too. Flash attention, which would skip them, needs a GPU.
+    TRL packs the samples into rows of at most `row_tokens` tokens (best fit decreasing). A forward pass has `batch`
+    rows; an update is made about every `step` samples.
+
+    The rows of a batch become one sequence without an attention mask, whose position ids restart at each sample. With
+    sdpa transformers makes from these a dense block-diagonal mask, so no sample sees another, and the masked pairs are
+    computed too. Flash attention, which would skip them, needs a GPU.
     """
     trl, datasets = require("trl"), require("datasets")
     datasets.disable_progress_bars()
@@ -135,7 +146,7 @@ def trl_sft_trainer(
 
 
 def best(train: Callable[[int], Trained], batches: Sequence[int]) -> Trained:
-    """The fastest of these batch sizes."""
+    """Train with each of these batch sizes; returns the fastest."""
     return max((train(batch) for batch in batches), key=lambda trained: trained.speed)
 
 
@@ -156,8 +167,10 @@ def _plain_run() -> dict:
 
 @contextmanager
 def _watch(model: PreTrainedModel, loss_of_forward: Callable) -> Iterator[tuple[PreTrainedModel, Watched]]:
-    """A copy of the model whose forward passes are counted; `loss_of_forward` tells the summed label loss of one from
-    its keyword arguments and its output."""
+    """Yield a copy of the model and the record of its forward passes.
+
+    loss_of_forward: returns the summed label loss of a forward pass, given its keyword arguments and its output.
+    """
     model, watched = copy.deepcopy(model), Watched()
 
     def count(_, __, given: dict, output) -> None:
@@ -176,7 +189,7 @@ def _train(trainer: Trainer, watched: Watched) -> None:
 
 
 def _labelled(sample: Example) -> dict[str, list[int]]:
-    """Prompt and answer as one sequence, with labels on the answer alone."""
+    """Return prompt and answer as one sequence, with labels on the answer only."""
     prompt, answer = sample.prompt.tolist(), sample.answer.tolist()
     return {"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer}
 

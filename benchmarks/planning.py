@@ -1,20 +1,21 @@
-"""Reading, opening and planning a table of the size of ml-32m on one core.
+"""Time and memory to read, open and plan a table of the size of ml-32m on one core.
 
     python benchmarks/planning.py                                    makes the data in a temporary folder
-    python benchmarks/planning.py --folder DIR                       keeps data and cache there for the next time
+    python benchmarks/planning.py --folder DIR                       keeps data and cache there for the next run
     python benchmarks/planning.py --ratings 1e6 --users 7e3 --movies 9e3
 
-Makes ratings.csv, movies.csv and tags.csv in the form and shape of ml-32m (32 million ratings of 200,000 users, each of
-20 at least and some of thousands, many in one second), and measures, each in a process of its own on one core:
+Makes ratings.csv, movies.csv and tags.csv of the format and size of ml-32m (32 million ratings of 200,000 users, who
+have at least 20 ratings and some of them thousands, many in one second), and measures, each in a separate process on
+one core:
 
-- what polars needs to read ratings.csv into memory, and what mlens needs to read, check and sort it (at most 3 times);
-- how long the cached table takes to open (below 1 s);
-- for every strategy but random per target, which is drawn while training: all from the opened table to the planned
-  epoch: split, targets, pieces of text, histories within the budget of all training, validation and test targets with
-  their lengths and prefix groups, and the order of the epoch (at most 60 s, 4 GiB).
+- the time of polars to read ratings.csv into memory, and of mlens to read, check and sort it (at most 3 times that);
+- the time to open the cached table (below 1 s);
+- for every strategy except random per target, which is drawn while training, all steps from the opened table to the
+  planned epoch: split, targets, pieces of text, histories within the budget of all training, validation and test
+  targets with their lengths and prefix groups, and the order of the epoch (at most 60 s, 4 GiB).
 
-Seconds are those that the core worked for the process, which on an idle machine are the seconds that pass; opening is
-measured by the clock. The data take 1 GB, the cache 1 GB more; about ten minutes.
+Seconds are CPU time, except for opening, which is wall-clock time. The data take 1 GB and the cache another 1 GB; about
+ten minutes.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ STRATEGIES = ("none", "all_previous", "fixed_ratio", "fixed_count", "random hist
 ONE_CORE = ("OMP_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS")
 
 
-# What the child processes do. Each returns the seconds of its steps.
+# The jobs of the child processes. Each returns the seconds of its steps.
 
 
 def make(folder: Path, ratings: int, users: int, movies: int) -> dict[str, float]:
-    """Write ratings.csv, movies.csv and tags.csv with as many lines."""
+    """Write ratings.csv, movies.csv and tags.csv of these sizes."""
     import numpy as np
     import polars as pl
 
@@ -59,10 +60,10 @@ def make(folder: Path, ratings: int, users: int, movies: int) -> dict[str, float
             n = sizes[first : first + USERS_AT_ONCE]
             user = np.repeat(np.arange(len(n)), n)
             place = np.arange(len(user)) - np.repeat(np.cumsum(n) - n, n)
-            # Distinct movies: the popular ones close together, the others far apart.
+            # Distinct movies: popular ones densely, the others sparsely.
             rank = place + ((movies - n[user]) * ((place + random.random(len(user))) / n[user]) ** 3).astype(np.int64)
             movie = by_popularity[rank]
-            # Some tens of ratings in one evening, several of them in a second.
+            # A few dozen ratings per evening, several of them in one second.
             evening = random.integers(0, 1 + n[user] // 40)
             joined, pause = (
                 random.integers(800_000_000, 1_500_000_000, len(n)),
@@ -91,7 +92,7 @@ def make(folder: Path, ratings: int, users: int, movies: int) -> dict[str, float
 
 
 def _activity(random, ratings: int, users: int):
-    """[users] how many ratings each user has, `ratings` together: LEAST, and a lognormal number up to MOST."""
+    """Draw the number of ratings of each user, LEAST plus a lognormal number up to MOST, `ratings` in sum: [users]."""
     import numpy as np
 
     if not LEAST * users <= ratings <= MOST * users // 4:
@@ -124,8 +125,8 @@ def read(folder: Path, source: str) -> dict[str, float]:
     from mlens.data.sources import Source
 
     files = [folder / "ratings.csv", folder / "movies.csv"]
-    own = CsvRatings(user_column="userId", movie_column="movieId")
-    reader: Source = MovieLensCsv("ml-32m") if source == "ml_32m" else own
+    csv = CsvRatings(user_column="userId", movie_column="movieId")
+    reader: Source = MovieLensCsv("ml-32m") if source == "ml_32m" else csv
     with timed() as seconds:
         build_table(reader.read(files))
     return {"read": seconds()}
@@ -162,9 +163,9 @@ def plan(folder: Path, *overrides: str) -> dict[str, float]:
     steps["histories"] = seconds()
     with timed() as seconds:
         for dataset in datasets.values():
-            everyone = np.arange(len(dataset))
-            for told in (dataset.histories.section_lengths, dataset.prefix_groups):
-                assert len(told(everyone)) == len(dataset)
+            targets = np.arange(len(dataset))
+            for measure in (dataset.histories.section_lengths, dataset.prefix_groups):
+                assert len(measure(targets)) == len(dataset)
     steps["lengths"] = seconds()
     with timed() as seconds:
         order = epoch_order(datasets["train"], settings.trainer.steps(), settings.seed, epoch=0)
@@ -175,7 +176,7 @@ def plan(folder: Path, *overrides: str) -> dict[str, float]:
 
 @contextmanager
 def timed(clock: Callable[[], float] = time.process_time) -> Iterator[Callable[[], float]]:
-    """Gives a function that tells, after the block, how many seconds it took."""
+    """Yield a function that returns the seconds of the block once it has ended."""
     start = clock()
     took: list[float] = []
     yield lambda: took[0]
@@ -187,11 +188,11 @@ JOBS: dict[str, Callable[..., dict[str, float]]] = {
 }
 
 
-# What the process that the user starts does.
+# The parent process.
 
 
 def child(cache: Path, job: str, *arguments: object) -> tuple[dict[str, float], float]:
-    """Run a job in a process of its own: the seconds of its steps, and its peak memory in GiB."""
+    """Run a job in a separate process; returns the seconds of its steps, and its peak memory in GiB."""
     command = [sys.executable, __file__, "--job", job, *map(str, arguments)]
     env = os.environ | dict.fromkeys(ONE_CORE, "1") | {"TOKENIZERS_PARALLELISM": "false", "MLENS_CACHE": str(cache)}
     run = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=False)
@@ -223,16 +224,16 @@ def measure(folder: Path, ratings: int, users: int, movies: int) -> None:
         data.mkdir(parents=True, exist_ok=True)
         child(cache, "make", data, ratings, users, movies)
 
-    alone, memory = child(cache, "polars", data)
+    polars_steps, memory = child(cache, "polars", data)
     table = Table("ratings.csv on one core", "seconds", "times polars", "at most", "peak GiB")
-    table.add_row("polars reads it", f"{alone['read']:.1f}", "1.0", "", f"{memory:.1f}")
+    table.add_row("polars reads it", f"{polars_steps['read']:.1f}", "1.0", "", f"{memory:.1f}")
     for source in ("ml_32m", "csv"):
         steps, memory = child(cache, "read", data, source)
-        times = cell(steps["read"] / alone["read"], 3)
+        times = cell(steps["read"] / polars_steps["read"], 3)
         table.add_row(f"data={source} reads and sorts it", f"{steps['read']:.1f}", times, "3.0", f"{memory:.1f}")
     console.print(table)
 
-    # The first call fills the cache, the second remembers the digest of files that the first found too new.
+    # The first call fills the cache. The second stores the digests of files that were too new at the first.
     opened = [child(cache, "open_cached", data)[0]["open"] for _ in range(3)][-1]
     console.print(f"The cached table opens in {cell(opened, 1, digits=2)} seconds (at most 1).\n")
 
@@ -257,8 +258,8 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("ratings", 32e6), ("users", 200e3), ("movies", 85e3)):
-        parser.add_argument(f"--{name}", type=float, default=default, help=f"how many {name} ({default:,.0f})")
-    parser.add_argument("--folder", type=Path, help="where data and cache are kept (a temporary folder)")
+        parser.add_argument(f"--{name}", type=float, default=default, help=f"the number of {name} ({default:,.0f})")
+    parser.add_argument("--folder", type=Path, help="the folder of data and cache (a temporary folder)")
     options = parser.parse_args()
     size = int(options.ratings), int(options.users), int(options.movies)
     if options.folder is not None:

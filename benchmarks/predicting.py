@@ -1,15 +1,17 @@
-"""How many movies a second of one core are rated for one user: a list of them at once, against one at a time.
+"""Predicted movies a second for one user on one core: a list in one request, against one movie per request.
 
     python benchmarks/predicting.py --data DIR [--threads 2] [--movies 1000] [--lines 200]
                                                                           DIR: the folder of ml-latest-small
 
-model=tiny with random weights, in float32 on the CPU, history=all_previous, a budget of 8,192 tokens: the whole history
-is shown. At once, the history is read once and each movie is a branch on it. One at a time (a sample of them), each is
-a request with its whole prompt. Both are `Predictor.predict`, from records to a ranked table.
+model=tiny with random weights, in float32 on the CPU, history=all_previous, a budget of 8,192 tokens, in which the full
+history fits. In one request, the history is read once as a prefix, and each movie is a suffix. One at a time (a sample
+of the movies), each request reads its full prompt. Both call `Predictor.predict`, from records to a ranked table.
 
-`difference`: the largest difference between the probabilities of the two (in brackets: of how many movies). `between
-movies`: how far the probabilities of different movies lie apart (standard deviation), against which that must be small.
-`seconds` are the processor's own, all threads together, so that whatever else runs on the machine doesn't count.
+The columns:
+
+- `seconds`: CPU time of all threads, so that other processes don't count;
+- `difference`: the largest difference between the probabilities of the two (in brackets: the number of movies);
+- `between movies`: the standard deviation of the probabilities over movies, to which the difference must be small.
 
 About a minute on one core.
 """
@@ -36,12 +38,12 @@ from mlens.model.settings import NoPeft
 from mlens.predict import Predictor, Prompter
 from mlens.training.exported import ExportedSettings
 
-# How many movies are asked for one at a time.
-ALONE = 30
+# The number of movies that are predicted one at a time.
+ONE_AT_A_TIME = 30
 
 
 def make_predictor(setting: Setting) -> Predictor:
-    """Of the setting's model as it is."""
+    """Make a predictor with the setting's untrained model."""
     settings = setting.inputs.settings
     exported = ExportedSettings(
         folder=Path(),
@@ -64,7 +66,7 @@ def make_predictor(setting: Setting) -> Predictor:
 
 
 def history_and_movies(table: RatingTable, lines: int, movies: int) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The first ratings of a user who has more, and movies that aren't among them."""
+    """Return the first `lines` ratings of a user, and `movies` random movies that aren't among them."""
     user = int(np.argmax(np.diff(table.user_offsets) >= lines))
     rated = slice(int(table.user_offsets[user]), int(table.user_offsets[user]) + lines)
     names = table.movies.rename({"id": "movie"})
@@ -73,39 +75,39 @@ def history_and_movies(table: RatingTable, lines: int, movies: int) -> tuple[pl.
 
 
 def timed(predictor: Predictor, history: pl.DataFrame, requests: list[pl.DataFrame]) -> tuple[pl.DataFrame, float]:
-    """What all requests say, and the processor's seconds that they took."""
+    """Return the predictions of all requests, and the CPU time that they took."""
     predictor.scorer.prefix = None
     began = time.process_time()
-    said = pl.concat([predictor.predict(history, request) for request in requests])
-    return said, time.process_time() - began
+    predictions = pl.concat([predictor.predict(history, request) for request in requests])
+    return predictions, time.process_time() - began
 
 
 def main(options: argparse.Namespace) -> None:
     setting = make_setting(options.data, "model=tiny", "prompt.max_tokens=8192")
     predictor = make_predictor(setting)
     history, movies = history_and_movies(setting.datasets["test"].table, options.lines, options.movies)
-    few = [movies[i : i + 1] for i in range(min(ALONE, len(movies)))]
+    few = [movies[i : i + 1] for i in range(min(ONE_AT_A_TIME, len(movies)))]
     timed(predictor, history, few[:1])  # first calls allocate
     together, seconds = timed(predictor, history, [movies])
-    alone, seconds_alone = timed(predictor, history, few)
+    separate, separate_seconds = timed(predictor, history, few)
     p = [name for name in together.columns if name.startswith("p_")]
-    both = alone.select("movie").join(together, on="movie", maintain_order="left").select(p).to_numpy()
-    difference = np.abs(both - alone.select(p).to_numpy()).max()
-    apart = together.select(p).to_numpy().std(axis=0).max()
+    both = separate.select("movie").join(together, on="movie", maintain_order="left").select(p).to_numpy()
+    difference = np.abs(both - separate.select(p).to_numpy()).max()
+    spread = together.select(p).to_numpy().std(axis=0).max()
     assert together["history_used"].min() == options.lines, "the budget cut the history"
     table = Table(title=f"Rating movies for one user of {options.lines} ratings, model=tiny, {options.threads} threads")
-    for column in ("asked for", "movies", "seconds", "movies/s", "times", "difference", "between movies"):
-        table.add_column(column, justify="left" if column == "asked for" else "right")
-    rates = len(movies) / seconds, len(few) / seconds_alone
-    compared = f"{difference:.0e} ({len(few)})", f"{apart:.0e}"
-    table.add_row("at once", f"{len(movies):,}", f"{seconds:.2f}", f"{rates[0]:,.1f}", "1.0", *compared)
-    row = (f"{len(few):,}", f"{seconds_alone:.2f}", f"{rates[1]:,.1f}", f"{rates[0] / rates[1]:,.1f}")
+    for column in ("request", "movies", "seconds", "movies/s", "times", "difference", "between movies"):
+        table.add_column(column, justify="left" if column == "request" else "right")
+    rates = len(movies) / seconds, len(few) / separate_seconds
+    compared = f"{difference:.0e} ({len(few)})", f"{spread:.0e}"
+    table.add_row("one list", f"{len(movies):,}", f"{seconds:.2f}", f"{rates[0]:,.1f}", "1.0", *compared)
+    row = (f"{len(few):,}", f"{separate_seconds:.2f}", f"{rates[1]:,.1f}", f"{rates[0] / rates[1]:,.1f}")
     table.add_row("one at a time", *row)
     console().print(table)
 
 
 if __name__ == "__main__":
     parser = command(__doc__)
-    parser.add_argument("--movies", type=int, default=1000, help="how many movies are rated (1000)")
-    parser.add_argument("--lines", type=int, default=200, help="how many ratings the history has (200)")
+    parser.add_argument("--movies", type=int, default=1000, help="the number of movies to predict (1000)")
+    parser.add_argument("--lines", type=int, default=200, help="the number of ratings in the history (200)")
     start(main, parser)

@@ -1,9 +1,9 @@
-"""The report of large runs: seconds and memory from predictions on disk to report.html.
+"""Time and memory to make the report of large runs, from predictions on disk to report.html.
 
     python benchmarks/report.py [--targets 1000000] [--runs 5]
 
-Made-up runs: 20,000 users, each strategy's expected ratings with errors of its own. The report is made in a process of
-its own, whose peak memory is read when it ends.
+The runs are made up: 20,000 users, with independent errors for each strategy. The report is made in a separate
+process, whose peak memory is read when it ends.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--targets", type=int, default=1_000_000)
     parser.add_argument("--runs", type=int, default=5)
     options = parser.parse_args()
-    # The tests' own maker of run folders.
+    # The tests' helper makes the run folders.
     sys.path.insert(0, str(TESTS))
     from tests.helpers.made_up_runs import make_run
 
@@ -53,7 +53,7 @@ def main() -> None:
         seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     table = Table(title=f"Report of {options.runs} runs of {options.targets:,} predictions")
-    for column in ("seconds", "aimed at", "peak GiB", "aimed at"):
+    for column in ("seconds", "goal", "peak GiB", "goal"):
         table.add_column(column, justify="right")
     table.add_row(f"{seconds:.1f}", "60", f"{peak / 2**30:.2f}", "2")
     Console().print(table)

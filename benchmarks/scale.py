@@ -1,16 +1,16 @@
-"""A whole run at the size of ml-32m: the seconds and the peak memory of each of its stages.
+"""Time and peak memory of each stage of a complete run at the size of ml-32m.
 
     python benchmarks/scale.py                                       makes the data in a temporary folder
-    python benchmarks/scale.py --folder DIR                          keeps data and cache there for the next time
+    python benchmarks/scale.py --folder DIR                          keeps data and cache there for the next run
     python benchmarks/scale.py --ratings 1e6 --users 7e3 --movies 9e3 history=fixed_count
-    python benchmarks/scale.py --json 1.2                            reads a behaviour_json file of so many GB instead
+    python benchmarks/scale.py --json 1.2                            reads a behaviour_json file of 1.2 GB instead
 
-The data are those of benchmarks/planning.py: 32 million made-up ratings in the form and shape of ml-32m. train.py
-itself runs, with model=tiny, 100 steps, and the evaluation of 200 users; further overrides may follow. Each function
-that it calls in turn is a stage. Peak memory is the resident set of the process, mapped files included (the kernel's
-VmHWM, set back before each stage; Linux alone); what its worker process took at most stands below.
+The data are those of benchmarks/planning.py: 32 million made-up ratings in the format of ml-32m. Runs train.py with
+model=tiny, 100 steps, and the evaluation of 200 users; further overrides may follow. A stage is one of the functions
+that train.py calls. Peak memory is the resident set of the process, mapped files included (the kernel's VmHWM, which is
+reset before each stage; Linux only). The last line is the peak of its worker process.
 
-About 20 minutes and 3 GB of disk; --json takes about 15 minutes and as much disk as it is told.
+About 20 minutes and 3 GB of disk; --json takes about 15 minutes and as much disk as the file.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pathlib import Path
 import planning
 
 ROOT = Path(__file__).parents[1]
-# What train.py calls, in its order.
+# The functions that train.py calls, in their order.
 STAGES = {
     "mlens.data.sources.load_table": "read, check, sort, cache",
     "mlens.data.split.assign_roles": "split",
@@ -49,22 +49,25 @@ STAGES = {
 
 @dataclass
 class Meter:
-    """The seconds and the peak memory of what is called through it, in GiB."""
+    """Measures the seconds and the peak memory (GiB) of functions.
+
+    stages: (name, seconds, peak memory) of each call.
+    """
 
     stages: list[tuple[str, float, float]] = field(default_factory=list)
 
-    def follow(self, path: str, name: str) -> None:
-        """Every later call of the function at this path is measured. Those who imported it before aren't."""
+    def patch(self, path: str, name: str) -> None:
+        """Measure later calls of the function at this path, except from modules that have already imported it."""
         module, _, attribute = path.rpartition(".")
-        home = importlib.import_module(module)
-        setattr(home, attribute, self._measured(getattr(home, attribute), name))
+        patched = importlib.import_module(module)
+        setattr(patched, attribute, self._measured(getattr(patched, attribute), name))
 
     def _measured(self, function: Callable, name: str) -> Callable:
-        def measured(*arguments, **named):
+        def measured(*args, **kwargs):
             Path("/proc/self/clear_refs").write_text("5")
             began = time.perf_counter()
             try:
-                return function(*arguments, **named)
+                return function(*args, **kwargs)
             finally:
                 self.stages.append((name, time.perf_counter() - began, _peak_gib()))
 
@@ -81,7 +84,7 @@ def train(overrides: list[str]) -> list[tuple[str, float, float]]:
     """Run train.py with these overrides in this process; returns its stages."""
     meter = Meter()
     for path, name in STAGES.items():
-        meter.follow(path, name)
+        meter.patch(path, name)
     sys.argv = ["train.py", *overrides]
     runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
     worker = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
@@ -89,7 +92,7 @@ def train(overrides: list[str]) -> list[tuple[str, float, float]]:
 
 
 def write_json(file: Path, gigabytes: float) -> None:
-    """A list of users as in the guide's example, each with a hundred ratings or so, of 20,000 films."""
+    """Write a list of users as in the guide's example, with about a hundred ratings each, of 20,000 movies."""
     import numpy as np
 
     random, written, user = np.random.default_rng(0), 0, 0
@@ -119,7 +122,7 @@ def read_json(file: Path) -> list[tuple[str, float, float]]:
     from mlens.data.behaviour_json import BehaviourJson
 
     meter = Meter()
-    meter.follow("mlens.data.sources.load_table", "read, check, sort, cache")
+    meter.patch("mlens.data.sources.load_table", "read, check, sort, cache")
     load = importlib.import_module("mlens.data.sources").load_table
     table = load(BehaviourJson(str(file)))
     print(
@@ -129,7 +132,7 @@ def read_json(file: Path) -> list[tuple[str, float, float]]:
 
 
 def child(job: str, arguments: list[str], cache: Path) -> list[tuple[str, float, float]]:
-    """A job in a process of its own, which writes its stages to a file."""
+    """Run a job in a separate process, which writes its stages to a file; returns the stages."""
     with tempfile.NamedTemporaryFile(suffix=".json") as result:
         command = [sys.executable, __file__, "--job", result.name, job, *arguments]
         run = subprocess.run(command, env=os.environ | {"MLENS_CACHE": str(cache)}, check=False)
@@ -155,9 +158,9 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
             data.mkdir(parents=True, exist_ok=True)
             planning.child(cache, "make", data, *size)
         with tempfile.TemporaryDirectory() as run:
-            given = ["data=ml_32m", f"data.path={data}", f"output_dir={run}/run", "wandb.mode=disabled"]
+            common = ["data=ml_32m", f"data.path={data}", f"output_dir={run}/run", "wandb.mode=disabled"]
             limits = ["trainer.max_steps=100", "evaluation.max_users=200"]
-            stages = child("train", [*given, *limits, *options.overrides], cache)
+            stages = child("train", [*common, *limits, *options.overrides], cache)
     table = Table("stage")
     for column in ("seconds", "peak GiB"):
         table.add_column(column, justify="right")
@@ -174,10 +177,10 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("ratings", 32e6), ("users", 200e3), ("movies", 85e3)):
-        parser.add_argument(f"--{name}", type=float, default=default, help=f"how many {name} ({default:,.0f})")
-    parser.add_argument("--folder", type=Path, help="where data and cache are kept (a temporary folder)")
+        parser.add_argument(f"--{name}", type=float, default=default, help=f"the number of {name} ({default:,.0f})")
+    parser.add_argument("--folder", type=Path, help="the folder of data and cache (a temporary folder)")
     parser.add_argument("--json", type=float, metavar="GB", help="read a behaviour_json file of this size instead")
-    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="of train.py")
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="overrides of train.py")
     options = parser.parse_intermixed_args()
     if options.folder is not None:
         options.folder.mkdir(parents=True, exist_ok=True)

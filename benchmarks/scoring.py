@@ -1,15 +1,17 @@
-"""How many test targets a second get the probability of every legal rating, against generating one answer.
+"""Test targets a second: the probabilities of all legal ratings, against generating one answer.
 
     python benchmarks/scoring.py --data DIR [--threads 2] [--users 40]         DIR: the folder of ml-latest-small
 
-model=tiny in float32 on the CPU, history=all_previous, all test targets of so many users. The peer is `generate` of the
-same model on transformers' own attention (sdpa): greedy, with its cache, prompts padded on the left in batches of equal
-length as far as possible, at its best batch size, on a random subset of the targets (stratified by length). It gives
-the most probable answer alone; ours is the probability of each.
+model=tiny in float32 on the CPU, history=all_previous, all test targets of --users users. The peer is `generate` of the
+same model with transformers' sdpa attention: greedy, with its cache, left-padded prompts in batches sorted by length,
+at its best batch size, on a random subset of the targets (stratified by length). It returns only the most probable
+answer; mlens returns the probability of each.
 
-`difference`: the largest difference between our probabilities and those of plain forward passes, a whole sequence for
-every legal rating of some targets (in brackets: how many). `between targets`: how far the probabilities of different
-targets lie apart (standard deviation), against which that difference must be small.
+The columns:
+
+- `difference`: the largest difference between our probabilities and those of ordinary forward passes, one for each
+  legal rating, on some targets (in brackets: their number);
+- `between targets`: the standard deviation of the probabilities over targets, to which the difference must be small.
 
 About four minutes on two cores.
 """
@@ -39,8 +41,13 @@ from mlens.packing.dataset import Example, RatingDataset
 
 @dataclass(frozen=True)
 class Case:
-    """budget: prompt.max_tokens; generated, compared: how many targets get an answer generated, and are compared with
-    plain forward passes; batches: those that `generate` tries."""
+    """One comparison.
+
+    budget: prompt.max_tokens.
+    generated: the number of targets for which an answer is generated.
+    compared: the number of targets that are compared with ordinary forward passes.
+    batches: the batch sizes of `generate`.
+    """
 
     budget: int
     generated: int
@@ -53,7 +60,11 @@ CASES = (Case(2048, 128, 16, (1, 4, 16)), Case(8192, 32, 4, (1, 4)))
 
 @dataclass(frozen=True)
 class Generated:
-    """batch: prompts at a time; seconds: for all of them."""
+    """The generation of answers.
+
+    batch: prompts at a time.
+    seconds: for all prompts.
+    """
 
     batch: int
     seconds: float
@@ -61,8 +72,10 @@ class Generated:
 
 @torch.no_grad()
 def generate(model: PreTrainedModel, samples: Sequence[Example], batch: int, longest: int, pad: int) -> Generated:
-    """Write at most `longest` tokens after every prompt, `batch` prompts at a time, the longest first; `pad` is the end
-    token too."""
+    """Generate at most `longest` tokens after every prompt, `batch` prompts at a time, longest prompts first.
+
+    pad: the padding token and the end token.
+    """
     ordered = sorted((sample.prompt for sample in samples), key=len, reverse=True)
     began = time.perf_counter()
     for first in range(0, len(ordered), batch):
@@ -85,7 +98,7 @@ def generate(model: PreTrainedModel, samples: Sequence[Example], batch: int, lon
 
 @torch.no_grad()
 def plain_probability(model: PreTrainedModel, sample: Example, answers: Sequence[np.ndarray]) -> np.ndarray:
-    """[scale] the probability of each legal answer, normalised over them: one whole sequence after another."""
+    """Return the probabilities of the legal answers, normalised over them, by one forward pass each: [scale]."""
     scores = []
     for answer in answers:
         ids = torch.from_numpy(np.concatenate([sample.prompt, answer]).astype(np.int64))
@@ -95,7 +108,7 @@ def plain_probability(model: PreTrainedModel, sample: Example, answers: Sequence
 
 
 def score(setting: Setting) -> tuple[Predictions, float]:
-    """Our probabilities of all test targets, and the seconds that they took."""
+    """Score all test targets; returns the predictions, and the seconds that they took."""
     engine, dataset = ours.make_engine(setting), setting.datasets["test"]
     one = RatingDataset(
         dataset.table, dataset.stage.keep(np.arange(1)), dataset.strategy, dataset.renderer, dataset.seed
@@ -125,9 +138,9 @@ def main(options: argparse.Namespace) -> None:
             np.abs(predictions.probability[i] - plain_probability(model, sample, template.answers)).max()
             for i, sample in checked
         )
-        apart = predictions.probability.std(axis=0).max()
+        spread = predictions.probability.std(axis=0).max()
         mine, theirs = len(dataset) / seconds, len(subset) / peer.seconds
-        compared = (f"{difference:.0e} ({len(checked)})", f"{apart:.0e}")
+        compared = (f"{difference:.0e} ({len(checked)})", f"{spread:.0e}")
         table.add_row(f"{case.budget:,}", "mlens", "", f"{len(dataset):,}", f"{mine:,.2f}", "1.0", *compared)
         table.add_row("", "generate", str(peer.batch), str(len(subset)), f"{theirs:,.2f}", f"{mine / theirs:,.1f}")
         table.add_section()
@@ -136,5 +149,5 @@ def main(options: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = command(__doc__)
-    parser.add_argument("--users", type=int, default=40, help="how many users' test targets are scored (40)")
+    parser.add_argument("--users", type=int, default=40, help="the number of users whose test targets are scored (40)")
     start(main, parser)

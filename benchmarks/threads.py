@@ -1,10 +1,10 @@
-"""What threads that wait cost: training steps a second while the machine is quiet, and beside one other busy process.
+"""The cost of spinning threads: training speed on an idle machine, and while another process is busy.
 
     python benchmarks/threads.py [--spins 300000 1000] [--slices 9]
 
-model=tiny trains on the sample with two threads, once for each number of `--spins`: how often a thread of OpenMP looks
-for work before it sleeps (GOMP_SPINCOUNT). 300000 is libgomp's own default, `own` what mlens sets. Every side is a
-process of its own, and all take turns of `--seconds`, so that whatever else the machine does affects all alike.
+model=tiny trains on the sample with two threads, once for each value of `--spins`: how often a thread of OpenMP polls
+for work before it sleeps (GOMP_SPINCOUNT). 300000 is the default of libgomp, `own` stands for the setting of mlens.
+Each side is a separate process. The sides take turns of `--seconds`, so that other load affects all equally.
 A turn during which other processes took more than a tenth of a processor is repeated, at most four times.
 
 All sides train on the same steps from the same weights; the first losses are compared, and must be equal. About four
@@ -30,17 +30,23 @@ from rich.table import Table
 
 DEFAULT = "300000"
 OVERRIDES = ("data=sample", "model=tiny", "wandb.mode=disabled")
-# Rows before a side is ready: first calls allocate, and the loader's worker has to start.
+# Rows before timing: first calls allocate, and the loader's worker has to start.
 WARM_UP = 20
-# Of a processor: what other processes may take during a turn that counts.
+# The share of a processor that other processes may take during a valid turn.
 OTHERS = 0.1
 TRIES = 5
 
 
 @dataclass
 class Side:
-    """One training process. speeds: targets a second of its turns, by whether another process was busy; losses: of its
-    first rows; loads: processors that others used meanwhile."""
+    """One training process.
+
+    name: the value of --spins.
+    process: the process.
+    losses: of its first rows.
+    speeds: targets a second of its turns, by whether another process was busy.
+    loads: the processors that other processes used during its turns.
+    """
 
     name: str
     process: subprocess.Popen
@@ -48,18 +54,22 @@ class Side:
     speeds: dict[bool, list[float]] = field(default_factory=lambda: {False: [], True: []})
     loads: list[float] = field(default_factory=list)
 
-    def ask(self, line: str) -> list[float]:
+    def request(self, line: str) -> list[float]:
+        """Send a line to the process; returns its reply."""
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write(f"{line}\n")
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
     def turn(self, seconds: float, busy: int | None) -> None:
-        """Train for so long, again where others were in the way."""
+        """Train for `seconds`; again if other processes used too much of the machine.
+
+        busy: the id of the busy process, if any.
+        """
         tree = [self.process.pid, *([busy] if busy is not None else [])]
         for attempt in range(TRIES):
             before, ours, started = machine_seconds(), tree_seconds(tree), time.perf_counter()
-            (speed,) = self.ask(str(seconds))
+            (speed,) = self.request(str(seconds))
             spent = time.perf_counter() - started
             others = (machine_seconds() - before - (tree_seconds(tree) - ours)) / spent
             if others <= OTHERS or attempt == TRIES - 1:
@@ -89,19 +99,19 @@ def start_side(spins: str, threads: int) -> Side:
         [sys.executable, __file__, "--side"], env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     side = Side(spins, process)
-    side.losses = side.ask("losses")
+    side.losses = side.request("losses")
     return side
 
 
 def train() -> None:
-    """A side: answers `losses` with those of its first rows, and a number of seconds with targets a second."""
+    """Run a side: reply to `losses` with the losses of its first rows, and to a number of seconds with its speed."""
     import mlens  # noqa: F401  before torch, which reads how threads wait
 
     # isort: split
     import ours
     from setting import compose_setting
 
-    answers, sys.stdout = sys.stdout, sys.stderr
+    replies, sys.stdout = sys.stdout, sys.stderr
     setting = compose_setting(*OVERRIDES)
     engine = ours.make_engine(setting)
     rows = itertools.chain.from_iterable(ours.load_rows(setting, ours.drawn_rows(setting)) for _ in itertools.count())
@@ -113,18 +123,18 @@ def train() -> None:
     losses = [step()[1] for _ in range(WARM_UP)]
     for line in sys.stdin:
         if line.strip() == "losses":
-            found = losses
+            reply = losses
         else:
             started, targets = time.perf_counter(), 0
             while time.perf_counter() - started < float(line):
                 targets += step()[0]
-            found = [targets / (time.perf_counter() - started)]
-        print(json.dumps(found), file=answers, flush=True)
+            reply = [targets / (time.perf_counter() - started)]
+        print(json.dumps(reply), file=replies, flush=True)
 
 
 @contextmanager
 def busy_process() -> Iterator[int]:
-    """Another process that takes a processor for itself, until this one ends, however it does."""
+    """Start a process that keeps a processor busy until the block, or this process, ends."""
     process = subprocess.Popen([sys.executable, "-c", f"import os\nwhile os.getppid() == {os.getpid()}: pass"])
     try:
         yield process.pid
@@ -154,12 +164,12 @@ def print_table(sides: list[Side]) -> None:
     from setting import console
 
     table = Table("GOMP_SPINCOUNT", title="Training, model=tiny, targets/s")
-    for name in ("quiet", "of the first's", "one other busy", "of its quiet", "others, processors"):
+    for name in ("idle", "of the first", "one other busy", "of idle", "others, processors"):
         table.add_column(name, justify="right")
     first = median(sides[0].speeds[False])
     for side in sides:
-        quiet, busy = median(side.speeds[False]), median(side.speeds[True])
-        cells = (f"{quiet:.1f}", f"{quiet / first:.0%}", f"{busy:.1f}", f"{busy / quiet:.0%}", f"{max(side.loads):.2f}")
+        idle, busy = median(side.speeds[False]), median(side.speeds[True])
+        cells = (f"{idle:.1f}", f"{idle / first:.0%}", f"{busy:.1f}", f"{busy / idle:.0%}", f"{max(side.loads):.2f}")
         table.add_row(side.name, *cells)
     console().print(table)
 
@@ -167,8 +177,8 @@ def print_table(sides: list[Side]) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--spins", nargs="+", default=[DEFAULT, "own"], help=f"({DEFAULT} own)")
-    parser.add_argument("--slices", type=int, default=9, help="turns of each side, quiet and busy (9)")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of a turn (4)")
+    parser.add_argument("--slices", type=int, default=9, help="turns of each side, idle and busy (9)")
+    parser.add_argument("--seconds", type=float, default=4.0, help="length of a turn (4)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--side", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()

@@ -1,10 +1,10 @@
-"""How many tokens one training epoch has, for every strategy: one sample at a time, and with shared prefixes.
+"""The tokens of a training epoch for every strategy: one sample at a time, and with shared prefixes.
 
     python benchmarks/tokens.py --data DIR                                     DIR: the folder of ml-latest-small
 
-Counted from lengths, with the tokenizer of model=tiny; a step has a quarter as many targets as a prompt may have tokens
-(512, 2,048), of one user at most an eighth of them in a row. A sample is its prompt and its answer without the end
-token, which is predicted and never read.
+Computed from lengths, with the tokenizer of model=tiny. A step has a quarter as many targets as a prompt may have
+tokens (512, 2,048), at most an eighth of them consecutive targets of one user. A sample is its prompt and its answer
+without the end token, which is only predicted.
 
 About a minute.
 """
@@ -34,8 +34,8 @@ def main(options: argparse.Namespace) -> None:
         for budget in BUDGETS:
             overrides = f"model=tiny prompt.max_tokens={budget} history={strategy}".split()
             overrides.append(f"trainer.targets_per_step={budget // 4}")
-            alone, shared = ours.epoch_tokens(make_setting(options.data, *overrides))
-            cells += [f"{alone:,}", f"{shared:,}", f"{alone / shared:.1f}"]
+            separate, shared = ours.epoch_tokens(make_setting(options.data, *overrides))
+            cells += [f"{separate:,}", f"{shared:,}", f"{separate / shared:.1f}"]
         table.add_row(strategy.replace("history.", ""), *cells)
     console().print(table)
 

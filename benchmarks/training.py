@@ -1,18 +1,18 @@
-"""How many training targets a second, against others on the same model and the same samples.
+"""Training targets a second, against other trainers on the same model and the same samples.
 
     python benchmarks/training.py --data DIR [--threads 2] [--targets 48]      DIR: the folder of ml-latest-small
 
-model=tiny in float32 on the CPU, 512 targets an update (at 8,192 tokens 2,048). Each peer trains on a random subset of
-the training targets (stratified by length), so that it ends: the table says on how many, and shows the peer's best
-batch size. Ours are packed rows through the engine as train.py trains on them, with and without shared prefixes
-(packing.share): random rows of an epoch's first steps.
+model=tiny in float32 on the CPU, 512 targets an update (2,048 at 8,192 tokens). To limit the time, each peer trains on
+a random subset of the training targets (stratified by length); the table shows its size, and the peer's best batch
+size. mlens trains on random packed rows of an epoch's first steps with the engine of train.py, with and without shared
+prefixes (packing.share).
 
-All have a learning rate of 0, so that the mean loss over the answer tokens of the subset can be compared: `difference`
-is relative to that of packing.share=auto. `times`: how many times a line's targets/s packing.share=auto reaches.
+All have a learning rate of 0, so that the mean losses over the answer tokens of the subset can be compared.
+`difference` is relative to the loss of packing.share=auto; `times` is the targets/s of packing.share=auto relative to the line's.
 
-- Trainer: Hugging Face's, padded, grouped by length, labels on the answer alone.
-- SFTTrainer: TRL's, with its packing (best fit decreasing). Position ids tell where a sample of a row begins. That no
-  sample sees another shows in the loss; how it would differ if each saw the one before it is printed too.
+- Trainer: Hugging Face's, padded, grouped by length, labels on the answer only.
+- SFTTrainer: TRL's, with its packing (best fit decreasing). Position ids mark where each sample of a row starts. The
+  loss shows that no sample sees another; the loss if each sample saw the one before it is printed for comparison.
 
 Needs the extra `bench`. About five minutes on two cores.
 """
@@ -36,12 +36,20 @@ from setting import Setting, command, console, drawn, make_setting, require, sam
 
 from mlens.packing.dataset import Example
 
-SECONDS = 15  # for which our side trains
+SECONDS = 15  # of training by mlens
 
 
 @dataclass(frozen=True)
 class Case:
-    """One comparison. share: of --targets that the peers train on; batches: those that Trainer tries."""
+    """One comparison.
+
+    name: in the title of the table.
+    overrides: of the config.
+    share: the number of targets that the peers train on, relative to --targets.
+    batches: the batch sizes of Trainer.
+    trl: whether to run SFTTrainer.
+    never: whether to run packing.share=never.
+    """
 
     name: str
     overrides: tuple[str, ...]
@@ -53,7 +61,7 @@ class Case:
 
 CASES = (
     Case("all_previous, 2,048", ("prompt.max_tokens=2048",), 1, (1, 2, 4), trl=True, never=True),
-    # Four times as many lines in a window: four times as many targets to share it.
+    # Windows have four times as many lines, so four times as many targets share one.
     Case("all_previous, 8,192", ("prompt.max_tokens=8192", "trainer.targets_per_step=2048"), 1 / 2, (1, 2), never=True),
     Case("fixed_count 10", ("history=fixed_count", "history.count=10"), 5, (1, 4, 16)),
     Case("random per_target, 2,048", ("history=random", "history.draw=per_target"), 1, (1, 2, 4)),
@@ -61,20 +69,20 @@ CASES = (
 
 
 def train_peers(case: Case, setting: Setting, targets: np.ndarray) -> dict[str, Trained]:
-    """The peers on these training targets [n], each at its best batch size."""
+    """Train the peers on these training targets [n], each with its best batch size."""
     samples = samples_of(setting.datasets["train"], targets)
-    given = setting.model("sdpa"), setting.inputs.tokenizer, samples
+    common = setting.model("sdpa"), setting.inputs.tokenizer, samples
     step = setting.inputs.settings.trainer.targets_per_step
-    trained = {"Trainer": best(partial(hf_trainer, *given, step=step), case.batches)}
+    trained = {"Trainer": best(partial(hf_trainer, *common, step=step), case.batches)}
     if case.trl:
         row_tokens = setting.inputs.settings.prompt.max_tokens
-        trained["SFTTrainer"] = best(partial(trl_sft_trainer, *given, step=step, row_tokens=row_tokens), (1, 2))
+        trained["SFTTrainer"] = best(partial(trl_sft_trainer, *common, step=step, row_tokens=row_tokens), (1, 2))
     return trained
 
 
 @torch.no_grad()
 def leaking_loss(setting: Setting, samples: Sequence[Example]) -> float:
-    """The mean loss over answer tokens if a sample saw the whole sample before it (the first sees the last)."""
+    """Return the mean loss over answer tokens if each sample saw the one before it (the first sees the last)."""
     model, total = setting.model("sdpa"), 0.0
     for before, sample in zip([samples[-1], *samples], samples, strict=False):
         ids = torch.from_numpy(np.concatenate([before.prompt, before.answer, sample.prompt, sample.answer]).astype(int))
@@ -109,7 +117,7 @@ def train_ours(setting: Setting, subset: np.ndarray) -> Trained:
 
 def results(case: Case, trained: dict[str, Trained], threads: int) -> Table:
     table = Table(title=f"Training, {case.name}, model=tiny, float32, {threads} threads")
-    table.add_column("trained by")
+    table.add_column("trainer")
     for column in ("batch", "targets", "targets/s", "times", "tokens a target", "useful", "loss", "difference"):
         table.add_column(column, justify="right")
     first = next(iter(trained.values()))
@@ -131,6 +139,6 @@ def results(case: Case, trained: dict[str, Trained], threads: int) -> Table:
 if __name__ == "__main__":
     parser = command(__doc__)
     parser.add_argument(
-        "--targets", type=int, default=48, help="how many targets a peer trains on at 2,048 tokens (48)"
+        "--targets", type=int, default=48, help="the number of targets that a peer trains on at 2,048 tokens (48)"
     )
     start(main, parser)
