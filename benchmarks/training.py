@@ -8,7 +8,8 @@ size. mlens trains on random packed rows of an epoch's first steps with the engi
 prefixes (packing.share).
 
 All have a learning rate of 0, so that the mean losses over the answer tokens of the subset can be compared.
-`difference` is relative to the loss of packing.share=auto; `times` is the targets/s of packing.share=auto relative to the line's.
+`difference` is relative to the loss of packing.share=auto; `times` is the targets/s of packing.share=auto relative to
+those of the line.
 
 - Trainer: Hugging Face's, padded, grouped by length, labels on the answer only.
 - SFTTrainer: TRL's, with its packing (best fit decreasing). Position ids mark where each sample of a row starts. The
