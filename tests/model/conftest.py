@@ -8,14 +8,14 @@ from tests.helpers.steps import parts
 
 @pytest.fixture(autouse=True)
 def torch_compiles():
-    """An engine with Muon on a CPU turns compiling off for its process; FlexAttention can't do without."""
+    """An engine with Muon on a CPU turns compiling off for its process; FlexAttention requires it."""
     with torch._dynamo.config.patch(disable=False):
         yield
 
 
 @pytest.fixture(scope="module")
 def made():
-    """What a run works with, of which models are saved and loaded."""
+    """The inputs of a run, with which models are saved and loaded."""
     return parts()
 
 

@@ -32,7 +32,7 @@ LONGEST = ROWS[640]
 
 @pytest.fixture(autouse=True)
 def compiles_anew():
-    """Each test begins without what the others had compiled: torch lets one function be compiled a few times only."""
+    """Reset compiled functions before each test: torch compiles a function only a limited number of times."""
     torch._dynamo.reset()
 
 
@@ -120,8 +120,8 @@ def test_a_models_logits_are_those_under_the_dense_mask():
 
 @pytest.mark.parametrize("scoring", [False, True])
 def test_a_row_padded_to_blocks_scores_as_under_row_attention(scoring):
-    trees = [make_group(90, [(30, 20), (90, 25)]), *lone_groups([9, 40])]
-    row = PackedRows().score_row(trees, ANSWERS) if scoring else PackedRows().train_row(trees, 0.5)
+    groups = [make_group(90, [(30, 20), (90, 25)]), *lone_groups([9, 40])]
+    row = PackedRows().score_row(groups, ANSWERS) if scoring else PackedRows().train_row(groups, 0.5)
     on_gpu, on_cpu = model_once(FLEX_ATTENTION, torch.float32), model_once(ROW_ATTENTION, torch.float32)
     with torch.no_grad():
         ours, theirs = row_scores(on_gpu, with_cuda_layout(row)), row_scores(on_cpu, row)
@@ -141,7 +141,7 @@ def test_the_mask_is_made_once_for_all_layers(monkeypatch):
 
 def test_a_leak_reaches_its_token_alone():
     spans = LONGEST.spans.clone()
-    token = 300 + 5  # of the first branch, which sees 256 tokens of the trunk
+    token = 300 + 5  # of the first suffix, which sees 256 tokens of the prefix
     spans[token, 0, 1] += 1
     q, k, v = inputs(640)
     right, leaking = attend(q, k, v, LONGEST.spans)[0], attend(q, k, v, spans)[0]
@@ -159,7 +159,7 @@ def test_padding_that_sees_nothing_gives_zeros():
     )
 
 
-def test_what_it_cannot_do_is_refused():
+def test_unsupported_arguments_are_refused():
     q, k, v = inputs(1)
     for layout in (None, object()):
         with pytest.raises(ValueError, match="blocks"):
@@ -168,7 +168,7 @@ def test_what_it_cannot_do_is_refused():
         flex_row_attention(None, q, k, v, None, SCALE, dropout=0.1, layout=cuda_layout(ROWS[1].spans))
 
 
-@pytest.mark.parametrize("lengths", [(640, 768, 1024, 1280), (641, 1000, 650, 1279)], ids=["whole blocks", "others"])
+@pytest.mark.parametrize("lengths", [(640, 768, 1024, 1280), (641, 1000, 650, 1279)], ids=["complete blocks", "others"])
 def test_one_compilation_serves_rows_of_every_length(lengths):
     compiled = []
 

@@ -1,4 +1,4 @@
-"""The CUDA layout of a row: what FlexAttention's kernels would look at is what the row's tokens see."""
+"""The CUDA layout of a row: the blocks for FlexAttention's kernels are what the row's tokens see."""
 
 import pickle
 import tracemalloc
@@ -20,7 +20,7 @@ from tests.helpers.naive_rows import naive_row, naive_rows
 from tests.helpers.prefix_groups import ANSWERS, lone_groups, prefix_group_lists
 
 SIDES = st.sampled_from([1, 2, 3, 4, 8, 16])
-# One of FlexAttention's own block size: a causal trunk, branches that end within, at and behind a block's border.
+# For FlexAttention's default block size: a causal prefix, and suffixes that end inside, at and after a block's border.
 LARGE = naive_row(
     [
         (3 * BLOCK, [(40, 2 * BLOCK, [(2, 40), (2, 39)]), (86, 2 * BLOCK + 1, [])]),
@@ -87,7 +87,7 @@ def check_blocks(spans: torch.Tensor, sees: np.ndarray, block: int) -> None:
 
 @settings(max_examples=25)
 @given(SIDES.flatmap(lambda block: st.tuples(st.just(block), naive_rows(block))))
-def test_blocks_of_trunks_branches_and_chains(drawn):
+def test_blocks_of_prefixes_suffixes_and_chains(drawn):
     block, row = drawn
     assert np.array_equal(dense_mask(row.spans).numpy(), row.sees)
     check_blocks(row.spans, row.sees, block)
@@ -105,7 +105,7 @@ def test_blocks_of_spans_that_overlap_touch_or_are_empty(data):
 
 @settings(max_examples=10)
 @given(naive_rows(BLOCK, segments=3))
-def test_blocks_of_flex_attentions_own_size(row):
+def test_blocks_of_flex_attentions_default_size(row):
     check_blocks(row.spans, row.sees, BLOCK)
 
 
@@ -158,13 +158,13 @@ def test_blocks_travel_from_workers_and_make_their_mask_once():
 
 
 def test_a_long_row_never_makes_pairs_of_tokens():
-    # 4 trunks, each with 100 branches of 30 tokens.
+    # 4 prefixes, each with 100 suffixes of 30 tokens.
     tokens, spans = 16_000, np.zeros((16_000, 3, 2), dtype=np.int32)
-    for trunk in range(0, tokens, 4_000):
-        spans[trunk : trunk + 1_000, 2] = [[trunk, trunk + i + 1] for i in range(1_000)]
-        for branch in range(100):
-            start = trunk + 1_000 + 30 * branch
-            spans[start : start + 30, 0] = trunk, trunk + 10 * (branch + 1)
+    for prefix in range(0, tokens, 4_000):
+        spans[prefix : prefix + 1_000, 2] = [[prefix, prefix + i + 1] for i in range(1_000)]
+        for suffix in range(100):
+            start = prefix + 1_000 + 30 * suffix
+            spans[start : start + 30, 0] = prefix, prefix + 10 * (suffix + 1)
             spans[start : start + 30, 2] = [[start, start + i + 1] for i in range(30)]
     tracemalloc.start()
     blocks = cuda_layout(torch.from_numpy(spans))
@@ -180,8 +180,8 @@ def test_a_long_row_never_makes_pairs_of_tokens():
 
 @settings(max_examples=12)
 @given(prefix_group_lists(prefix=60, suffix=30), st.booleans())
-def test_a_row_with_blocks_is_padded_with_tokens_that_see_themselves_alone(trees, scoring):
-    row = PackedRows().score_row(trees, ANSWERS) if scoring else PackedRows().train_row(trees, 0.5)
+def test_a_row_with_blocks_is_padded_with_tokens_that_see_themselves_alone(groups, scoring):
+    row = PackedRows().score_row(groups, ANSWERS) if scoring else PackedRows().train_row(groups, 0.5)
     with_them, tokens = with_cuda_layout(row), len(row.spans)
     length = with_them.input_ids.shape[1]
     assert length % BLOCK == 0 and 0 <= length - tokens < BLOCK
@@ -202,7 +202,7 @@ def test_a_row_with_blocks_is_padded_with_tokens_that_see_themselves_alone(trees
 
 
 @pytest.mark.parametrize(("tokens", "length"), [(2, BLOCK), (BLOCK, BLOCK), (BLOCK + 1, 2 * BLOCK)])
-def test_whole_blocks_are_not_padded(tokens, length):
+def test_complete_blocks_are_not_padded(tokens, length):
     row = PackedRows().train_row([PrefixGroup(np.arange(tokens), np.arange(1, tokens), ())], 1.0)
     assert len(row.spans) == tokens and with_cuda_layout(row).input_ids.shape == (1, length)
 

@@ -13,7 +13,7 @@ from tests.helpers.steps import engine_steps, parts
 
 RUNS = torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1"
 needs_liger = pytest.mark.skipif(not (liger_is_installed() and RUNS), reason="needs liger-kernel and a CUDA device")
-# Two weights of labels: answers' and those of ratings in the history.
+# Two weights of labels: those of answers and those of ratings in the history.
 RULE = ("trainer.gradient_clipping=0", "trainer.history_loss_weight=0.5", "trainer.users_per_step=1")
 
 
@@ -48,7 +48,7 @@ def test_steps_are_those_with_logits(name, stage, peft, folders, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["tied", "untied", "moe"])
-def test_a_head_that_is_asked_for_nothing_is_the_models_own(name, folders):
+def test_a_head_without_fused_labels_is_the_models_head(name, folders):
     made = with_model(folders[name])
     plain, ids = made.model.lm_head, torch.arange(9)[None]
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Row attention: what a packed row computes is what the unmodified model computes of each sample alone."""
+"""Row attention: a packed row gives what the unmodified model gives for each separate sample."""
 
 import numpy as np
 import pytest
@@ -9,14 +9,14 @@ from mlens.model.attention.cpu_layout import with_cpu_layout
 from mlens.packing.packed import PackedRows
 from tests.helpers.steps import answer_log_probabilities, parts
 
-# A target without history, three branches on one trunk, and a target of another user.
+# A target without history, three suffixes of one prefix, and a target of another user.
 TRAIN = [np.array([0]), np.array([39, 40, 41]), np.array([100])]
 SHAPES = [(), ("model.heads=4", "model.kv_heads=2"), ("model.gradient_checkpointing=true",)]
 
 
 @pytest.fixture(params=SHAPES, ids=lambda shape: " ".join(shape) or "as it is")
 def pair(request):
-    """(parts with row attention, the same weights under the model's own attention)."""
+    """(parts with row attention, the same weights under the model's unmodified attention)."""
     rows = parts(*request.param)
     plain = parts("packing=reference", "model.attention=sdpa", *request.param)
     plain.model.load_state_dict(rows.model.state_dict())
@@ -32,32 +32,35 @@ def scores(model, row):
     return torch.zeros(row.scores).index_add(0, row.owner, token)
 
 
-def test_a_training_rows_scores_and_gradients_are_the_samples_own(pair):
+def test_a_training_rows_scores_and_gradients_are_those_of_its_samples(pair):
     rows, plain = pair
     dataset = rows.datasets["train"]
-    assert all(len({*dataset.shapes(tree).group}) == 1 for tree in TRAIN)
-    samples = [dataset[int(i)] for tree in TRAIN for i in tree]
-    packed = scores(rows.model, PackedRows().train_row([dataset.prefix_group(tree) for tree in TRAIN]))
-    alone = torch.stack([answer_log_probabilities(plain, s.prompt, s.answer).sum() for s in samples])
-    assert torch.allclose(packed, alone, atol=2e-5)
+    assert all(len({*dataset.shapes(group).group}) == 1 for group in TRAIN)
+    samples = [dataset[int(i)] for group in TRAIN for i in group]
+    packed = scores(rows.model, PackedRows().train_row([dataset.prefix_group(group) for group in TRAIN]))
+    separate = torch.stack([answer_log_probabilities(plain, s.prompt, s.answer).sum() for s in samples])
+    assert torch.allclose(packed, separate, atol=2e-5)
     weight = torch.linspace(0.5, 2.0, len(samples))
     (packed * weight).sum().backward()
-    (alone * weight).sum().backward()
+    (separate * weight).sum().backward()
     for (name, a), (_, b) in zip(rows.model.named_parameters(), plain.named_parameters(), strict=True):
         assert torch.allclose(a.grad, b.grad, atol=1e-5 * float(b.grad.abs().max()) + 1e-7, rtol=1e-3), name
 
 
-def test_a_scoring_rows_scores_are_those_of_whole_sequences(pair):
+def test_a_scoring_rows_scores_are_those_of_separate_sequences(pair):
     rows, plain = pair
     dataset = rows.datasets["test"]
-    samples, trees = [dataset[i] for i in (0, 1, 5)], [dataset.prefix_group(np.array(tree)) for tree in ([0, 1], [5])]
+    samples, groups = (
+        [dataset[i] for i in (0, 1, 5)],
+        [dataset.prefix_group(np.array(group)) for group in ([0, 1], [5])],
+    )
     answers = dataset.renderer.template.answers
     with torch.no_grad():
-        packed = scores(rows.model, PackedRows().score_row(trees, answers)).view(len(samples), len(answers))
-        alone = [
+        packed = scores(rows.model, PackedRows().score_row(groups, answers)).view(len(samples), len(answers))
+        separate = [
             [float(answer_log_probabilities(plain, s.prompt, answer).sum()) for answer in answers] for s in samples
         ]
-    assert packed.tolist() == [pytest.approx(row, abs=5e-5) for row in alone]
+    assert packed.tolist() == [pytest.approx(row, abs=5e-5) for row in separate]
 
 
 def test_another_sample_in_the_row_changes_nothing():

@@ -1,4 +1,4 @@
-"""A model whose rows are wrong is found before it is trained, whatever makes them wrong; a right one is let through."""
+"""A model that gives wrong results for packed rows is refused before training; a correct one passes."""
 
 from dataclasses import replace
 
@@ -73,11 +73,11 @@ def test_without_rows_a_model_must_be_causal(made, folder_of):
 
 @pytest.mark.parametrize("wrong", ["a product forgotten", "positions of another sample"])
 def test_wrong_rows_of_a_right_model_are_found(wrong, made, folder_of, monkeypatch):
-    """So the check is one of our own attention and rows too."""
+    """So the check also covers the attention and the rows of mlens."""
 
     class Wrong(module.PackedRows):
-        def train_row(self, trees, history_loss_weight=0.0):
-            row = super().train_row(trees, history_loss_weight)
+        def train_row(self, groups, history_loss_weight=0.0):
+            row = super().train_row(groups, history_loss_weight)
             return replace(row, position_ids=torch.arange(row.input_ids.shape[1])[None] % LONGEST)
 
     def forgetful(row):
@@ -92,7 +92,7 @@ def test_wrong_rows_of_a_right_model_are_found(wrong, made, folder_of, monkeypat
         checked(folder_of("tied"), made)
 
 
-def test_a_difference_that_is_no_number_fails():
+def test_a_difference_that_is_not_a_number_fails():
     nan, zero, some = (ModelCheck("rows", difference, 0.1, 10) for difference in (float("nan"), 0.0, 0.05))
     assert not nan.passed and zero.passed
     assert worst([zero, some, zero]) == some and worst([zero, nan, some]) is nan

@@ -1,4 +1,4 @@
-"""From settings to a model: random or saved, with the attention that was asked for."""
+"""From settings to a model: random or saved, with the configured attention."""
 
 import re
 import shutil
@@ -33,7 +33,7 @@ def test_a_random_model_depends_on_the_seed_alone():
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
-def test_the_tiny_model_has_the_sizes_that_were_asked_for():
+def test_the_tiny_model_has_the_configured_sizes():
     made = parts("model.layers=3", "model.heads=4", "model.kv_heads=2", "model.hidden_size=48")
     config = made.model.config
     assert isinstance(made.model, Qwen3ForCausalLM)
@@ -46,7 +46,7 @@ def test_the_tiny_model_has_the_sizes_that_were_asked_for():
 
 
 @pytest.mark.parametrize("attention, name", [("rows", ROW_ATTENTION), ("sdpa", "sdpa"), ("eager", "eager")])
-def test_the_attention_is_the_one_asked_for(attention, name):
+def test_the_attention_is_the_configured_one(attention, name):
     packing = () if attention == "rows" else ("packing=reference",)
     assert parts(f"model.attention={attention}", *packing).model.config._attn_implementation == name
 
@@ -76,7 +76,7 @@ def test_a_saved_model_is_loaded_with_row_attention(saved):
     assert tokenizer.get_vocab() == made.tokenizer.get_vocab()
 
 
-def test_parameters_are_held_in_bfloat16_where_it_is_asked_for(saved):
+def test_parameters_are_bfloat16_if_requested(saved):
     made, folder = saved
     for settings in (PretrainedModel(name=None, path=str(folder)), TinyModel(vocab_size=512, dtype="bfloat16")):
         assert {p.dtype for p in build(settings, made, bf16=True).parameters()} == {torch.bfloat16}
@@ -97,7 +97,7 @@ def test_all_linear_is_every_linear_layer_but_the_output(saved):
     assert adapted == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
 
-def test_a_folder_that_holds_no_model_is_refused_in_one_line(saved, tmp_path):
+def test_a_folder_without_a_model_is_refused_in_one_line(saved, tmp_path):
     made, _ = saved
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "tokenizer.json").write_text("{")
@@ -119,7 +119,7 @@ def test_a_hub_model_that_is_out_of_reach_is_refused_in_one_line(saved, monkeypa
     assert "mlens/there-is-no-such-model" in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_model_that_can_not_take_row_attention_is_told_what_to_choose(saved, tmp_path, monkeypatch):
+def test_a_model_that_does_not_support_row_attention_is_refused_with_a_remedy(saved, tmp_path, monkeypatch):
     made, folder = saved
     monkeypatch.setattr(Qwen3ForCausalLM, "_supports_attention_backend", False)
     with pytest.raises(UserError, match="packing=reference"):

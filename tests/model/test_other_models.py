@@ -1,4 +1,4 @@
-"""Any causal language model: through packed rows it gives what it gives of each sample alone, or it is refused."""
+"""Any causal language model gives the same for packed rows as for separate samples, or is refused."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ from mlens.packing.packed import PackedRows
 from tests.helpers.small_model import assert_close_gradients
 from tests.helpers.steps import answer_log_probabilities
 
-# A target without history, three branches on one trunk, and a target of another user.
+# A target without history, three suffixes of one prefix, and a target of another user.
 TRAIN = [np.array([0]), np.array([39, 40, 41]), np.array([100])]
 
 
@@ -45,15 +45,15 @@ def test_rows_scores_and_gradients_are_those_of_the_unmodified_model(name, check
     plain = AutoModelForCausalLM.from_pretrained(folder_of(name), dtype=torch.float32, attn_implementation="sdpa")
     samples = [made.datasets["train"][int(i)] for group in TRAIN for i in group]
     packed = row_scores(model, row(made), autocast=False)
-    alone = torch.stack([answer_log_probabilities(plain, s.prompt, s.answer).sum() for s in samples])
-    assert torch.allclose(packed, alone, rtol=1e-5, atol=1e-5)
+    separate = torch.stack([answer_log_probabilities(plain, s.prompt, s.answer).sum() for s in samples])
+    assert torch.allclose(packed, separate, rtol=1e-5, atol=1e-5)
     weight = torch.linspace(0.5, 2.0, len(samples))
-    ours, theirs = gradients(model, (packed * weight).sum()), gradients(plain, (alone * weight).sum())
+    ours, theirs = gradients(model, (packed * weight).sum()), gradients(plain, (separate * weight).sum())
     assert_close_gradients(ours, theirs, 1e-4)
 
 
 def test_experts_differ_from_token_to_token(made, folder_of):
-    """Else the test above would say nothing of routing."""
+    """Otherwise the test above wouldn't test routing."""
     model = build(folder_of("moe"), made)
     chosen = []
     hook = model.model.layers[0].mlp.gate.register_forward_hook(lambda _, __, output: chosen.append(output[2]))
@@ -64,7 +64,7 @@ def test_experts_differ_from_token_to_token(made, folder_of):
 
 
 def test_a_model_of_experts_scores_the_same_under_flex_attention(made, folder_of):
-    # FlexAttention refuses heads below 16 on a GPU alone.
+    # FlexAttention refuses heads below 16 only on a GPU.
     settings = {"attn_implementation": FLEX_ATTENTION, "dtype": torch.float32}
     flex = AutoModelForCausalLM.from_pretrained(folder_of("moe"), **settings)
     with torch.no_grad():
@@ -74,7 +74,7 @@ def test_a_model_of_experts_scores_the_same_under_flex_attention(made, folder_of
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("narrow window", "sliding_window=100"),
         ("gemma2", r"softcap=50\.0"),
@@ -82,14 +82,14 @@ def test_a_model_of_experts_scores_the_same_under_flex_attention(made, folder_of
         ("gpt2 with dropout", r"dropout=0\.1"),
     ],
 )
-def test_attention_that_asks_for_more_is_refused_in_one_line(name, told, made, folder_of):
+def test_attention_with_unsupported_arguments_is_refused_in_one_line(name, message, made, folder_of):
     model = build(folder_of(name), made)
-    with pytest.raises(UserError, match=rf"requires .*{told}.* packing=reference"):
+    with pytest.raises(UserError, match=rf"requires .*{message}.* packing=reference"):
         row_scores(model, row(made), autocast=False)
 
 
 @pytest.mark.parametrize("name", ["bloom", "falcon"])
-def test_a_model_with_an_attention_of_its_own_is_told_what_to_choose(name, made, folder_of):
+def test_a_model_with_custom_attention_is_refused_with_a_remedy(name, made, folder_of):
     with pytest.raises(UserError, match=r"packing=reference model\.attention=sdpa"):
         build(folder_of(name), made)
     assert build(folder_of(name), made, attention="eager").training

@@ -1,4 +1,4 @@
-"""Once the datasets are made, no text is tokenised: not in training, and not in evaluation."""
+"""After the datasets have been made, neither training nor evaluation tokenises any text."""
 
 import pytest
 

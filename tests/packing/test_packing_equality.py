@@ -1,4 +1,4 @@
-"""Rows that share beginnings train and score as every sample alone does, over everything that a run can choose."""
+"""Packed rows with shared prefixes train and score as separate samples do, with all settings of a run."""
 
 from dataclasses import replace
 from itertools import cycle
@@ -67,8 +67,8 @@ def test_many_more_cases_train_and_score_as_plain_forwards_do(case, dtype):
 
 @settings(max_examples=12)
 @given(cases(), st.data())
-def test_rows_hold_the_targets_own_prompts_and_see_nothing_else(case, data):
-    """Spans, positions, labels and layouts; and what a suffix sees, joined with its own, is its target's prompt."""
+def test_rows_contain_the_prompts_of_their_targets_and_see_nothing_else(case, data):
+    """Spans, positions, labels and layouts; and what a suffix sees, joined with its tokens, is its target's prompt."""
     built = [(one, None) for step in train_steps(case) for one in step]
     stage = data.draw(st.sampled_from(list(case.datasets)))
     built += [(one, case.answers) for one in score_rows(case, stage)]
@@ -84,27 +84,29 @@ def test_rows_hold_the_targets_own_prompts_and_see_nothing_else(case, data):
 
 @settings(max_examples=15)
 @given(cases(), st.data())
-def test_shapes_say_what_trees_hold(case, data):
+def test_shapes_are_the_token_counts_of_the_prefix_groups(case, data):
     dataset = case.datasets[data.draw(st.sampled_from(list(case.datasets)))]
     chosen = np.array(sorted(data.draw(st.sets(st.integers(0, len(dataset) - 1), min_size=1))))
     shapes, samples = dataset.shapes(chosen), [dataset[int(i)] for i in chosen]
     assert shapes.prompts.tolist() == [len(sample.prompt) for sample in samples]
     assert dataset.prompt_lengths(chosen).tolist() == shapes.prompts.tolist()
     for key in set(shapes.group.tolist()):
-        own = np.flatnonzero(shapes.group == key)
-        group = dataset.prefix_group(chosen[own])
-        assert [suffix.seen for suffix in group.suffixes] == shapes.prefix[own].tolist()
-        assert [len(suffix.ids) for suffix in group.suffixes] == shapes.suffix[own].tolist()
-        assert len(group.prefix) == shapes.prefix[own].max() == group.suffixes[-1].seen
-        # The longest beginning that could be shared: all but the target and its context.
-        assert all(np.array_equal(samples[i].prompt[: shapes.prefix[i]], group.prefix[: shapes.prefix[i]]) for i in own)
+        members = np.flatnonzero(shapes.group == key)
+        group = dataset.prefix_group(chosen[members])
+        assert [suffix.seen for suffix in group.suffixes] == shapes.prefix[members].tolist()
+        assert [len(suffix.ids) for suffix in group.suffixes] == shapes.suffix[members].tolist()
+        assert len(group.prefix) == shapes.prefix[members].max() == group.suffixes[-1].seen
+        # The longest prefix that can be shared: all but the target and its context.
+        assert all(
+            np.array_equal(samples[i].prompt[: shapes.prefix[i]], group.prefix[: shapes.prefix[i]]) for i in members
+        )
     longer = dataset.shapes(chosen, answer_tokens=np.arange(len(chosen)))
     assert (longer.prompts - shapes.prompts).tolist() == list(range(len(chosen)))
 
 
 @settings(max_examples=12)
 @given(cases())
-def test_a_step_reads_a_common_beginning_once_where_one_row_holds_it(case):
+def test_a_step_reads_a_common_prefix_once_if_it_fits_in_one_row(case):
     case = replace(case, collator=PackedRows(10**6), world=1)
     for (one,) in train_steps(case):
         shapes = case.train.shapes(np.array(sorted(one.targets)))
@@ -114,8 +116,8 @@ def test_a_step_reads_a_common_beginning_once_where_one_row_holds_it(case):
         assert len(one.groups) == len(prefixes)
 
 
-def test_where_pieces_do_not_join_every_target_is_alone():
-    """No beginning is shared then, and no rating's tokens are known."""
+def test_without_joining_pieces_no_target_shares_a_prefix():
+    """No prefix is shared, and the tokens of ratings are unknown."""
     case = make_case(small_table(seed=3, ratings=12), AllPrevious(), room=200)
     dataset = case.train
     renderer = WholePromptRenderer(dataset.renderer.template, plain(tiny()))

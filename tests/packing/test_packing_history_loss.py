@@ -1,4 +1,4 @@
-"""The ratings in histories that carry loss: each once an epoch at most, counted as planned, however rows are packed."""
+"""Ratings in histories carry loss at most once an epoch, and count as planned, with any packing."""
 
 from collections import Counter
 from dataclasses import replace
@@ -27,7 +27,7 @@ def places_of(case: Case, i: int) -> dict[int, range]:
 
 
 def supervised(case: Case, built: BuiltRow) -> list[int]:
-    """The ratings whose lines carry loss in a row; none does in part."""
+    """The ratings whose lines carry loss in a row; no line does partly."""
     ratings, first = [], 0
     for group in built.groups:
         last = built.targets[first + len(group.suffixes) - 1]
@@ -71,7 +71,7 @@ def test_the_planned_labels_are_those_of_the_rows(case, weight):
 
 @pytest.mark.parametrize("most", [None, 3])
 def test_with_all_of_its_history_every_rating_but_the_last_carries_loss(most):
-    """Where fewer targets are drawn, too: the ratings between them are new to the next of them."""
+    """Also with fewer targets: the ratings between two targets are new to the later one."""
     split = Split("temporal", max_train_targets_per_user=most)
     case = make_case(small_table(seed=5, ratings=20), AllPrevious(), split=split)
     table, stage = case.train.table, case.train.stage
@@ -85,14 +85,14 @@ def test_with_all_of_its_history_every_rating_but_the_last_carries_loss(most):
 @pytest.mark.parametrize("world", [1, 2])
 @pytest.mark.parametrize("strategy", [AllPrevious(), Random(0.6, "per_user"), Random(0.6), FixedCount(3)], ids=str)
 def test_loss_and_gradients_do_not_depend_on_sharing(strategy, world):
-    own = model(ROW_ATTENTION, torch.float64)
+    row_model = model(ROW_ATTENTION, torch.float64)
     case = make_case(small_table(seed=1, ratings=14), strategy, steps=Steps(9, 2, 0.5), world=world)
     shared, apart = (train_steps(replace(case, collator=PackedRows(600, share))) for share in ("auto", "never"))
     for one, other in list(zip(shared, apart, strict=True))[:2]:
         assert {built.labels for built in one} == {built.labels for built in other}
         losses = [
-            -sum((row_scores(own, built.row) * built.row.weight).sum() for built in step if built.targets)
+            -sum((row_scores(row_model, built.row) * built.row.weight).sum() for built in step if built.targets)
             for step in (one, other)
         ]
         assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-6)
-        assert_close_gradients(*(gradients(own, loss) for loss in losses), relative=2e-6)
+        assert_close_gradients(*(gradients(row_model, loss) for loss in losses), relative=2e-6)

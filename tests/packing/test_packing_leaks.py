@@ -1,4 +1,4 @@
-"""The checks of equality fail where one token sees one token that it shouldn't."""
+"""The checks of equality fail if one token sees one token that it shouldn't."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,22 +18,22 @@ from tests.helpers.prefix_groups import ANSWERS, check_layout, check_row, prefix
 
 
 def densely(row: Row) -> Row:
-    """The row with a layout that is nothing but its spans."""
-    whole = slice(0, len(row.spans))
-    return replace(row, layout=CpuLayout((Product(whole, (whole,), dense_mask(row.spans)[None, None]),)))
+    """The row with a layout of one dense mask."""
+    everything = slice(0, len(row.spans))
+    return replace(row, layout=CpuLayout((Product(everything, (everything,), dense_mask(row.spans)[None, None]),)))
 
 
-# A branch sees one token more of its trunk (or of what stands behind it), a trunk's token its successor, a chain its
-# neighbour: which tokens there are, which of their spans is widened, at which end and by how much.
+# A token of a suffix sees one more token of its prefix (or of what follows it), one of a prefix its successor, one of a
+# chain the chain before it: the tokens, the span that is widened, its end, and by how much.
 LEAKS = {
-    "branch": (lambda spans: spans[:, 0, 1] > spans[:, 0, 0], 0, 1, 1),
-    "trunk": (lambda spans: spans[:, 0, 1] == spans[:, 0, 0], 2, 1, 1),
+    "suffix": (lambda spans: spans[:, 0, 1] > spans[:, 0, 0], 0, 1, 1),
+    "prefix": (lambda spans: spans[:, 0, 1] == spans[:, 0, 0], 2, 1, 1),
     "chain": (lambda spans: spans[:, 1, 1] > spans[:, 1, 0], 2, 0, -1),
 }
 
 
 def leaky(row: Row, leak: str, choice: int) -> Row | None:
-    """The row with one span of one of its tokens widened by one token that it doesn't see; None where there is none."""
+    """The row with a span of one token widened by a token that it doesn't see; None if there is none."""
     tokens, span, end, by = LEAKS[leak]
     sees = dense_mask(row.spans)
     leaked = row.spans[:, span, end].long() - int(end == 0)
@@ -48,21 +48,21 @@ def leaky(row: Row, leak: str, choice: int) -> Row | None:
 
 
 def planted(leak: str, choice: int, rows: list[Row]) -> Callable[[Row], Row]:
-    """Plants one leak, in one of these rows."""
+    """Return a function that plants a leak in one of these rows."""
     able = [row for row in rows if leaky(row, leak, choice)]
     assume(able)
     chosen = able[choice % len(able)]
 
     def change(row: Row) -> Row:
-        is_it = torch.equal(row.input_ids, chosen.input_ids) and torch.equal(row.spans, chosen.spans)
-        return (leaky(row, leak, choice) if is_it else None) or densely(row)
+        is_chosen = torch.equal(row.input_ids, chosen.input_ids) and torch.equal(row.spans, chosen.spans)
+        return (leaky(row, leak, choice) if is_chosen else None) or densely(row)
 
     return change
 
 
-# The same examples each time: that a leak makes no difference that counts is as good as impossible, but not quite.
+# The same examples each time: it is very unlikely, but possible, that a leak makes no significant difference.
 @settings(max_examples=6, derandomize=True)
-@given(cases(ratings=6), st.sampled_from(["branch", "trunk"]), st.integers(0, 10**6))
+@given(cases(ratings=6), st.sampled_from(["suffix", "prefix"]), st.integers(0, 10**6))
 def test_a_leak_changes_a_steps_loss_or_gradients(case, leak, choice):
     check_training(case, torch.float64, densely)
     change = planted(leak, choice, [one.row for step in train_steps(case) for one in step if one.targets])
@@ -82,21 +82,21 @@ def test_a_leak_changes_scores(case, leak, choice):
 
 @settings(max_examples=30)
 @given(prefix_group_lists(), st.booleans(), st.sampled_from(list(LEAKS)), st.integers(0, 10**6))
-def test_a_leak_is_read_off_the_spans_too(trees, scoring, leak, choice):
+def test_a_leak_is_detected_in_the_spans(groups, scoring, leak, choice):
     answers = ANSWERS if scoring else None
-    row = PackedRows().score_row(trees, answers) if scoring else PackedRows().train_row(trees)
-    check_row(densely(row), trees, answers)
+    row = PackedRows().score_row(groups, answers) if scoring else PackedRows().train_row(groups)
+    check_row(densely(row), groups, answers)
     changed = leaky(row, leak, choice)
     assume(changed)
     with pytest.raises(AssertionError):
-        check_row(changed, trees, answers)
+        check_row(changed, groups, answers)
 
 
 @settings(max_examples=25)
 @given(prefix_group_lists(), st.integers(0, 10**6))
-def test_a_leak_in_a_layouts_masks_is_noticed(trees, choice):
-    """One pair more, or one less, in the masks that attention really takes."""
-    row = with_cpu_layout(PackedRows().score_row(trees, ANSWERS))
+def test_a_leak_in_a_layouts_masks_is_detected(groups, choice):
+    """One pair more, or one less, in the masks that attention uses."""
+    row = with_cpu_layout(PackedRows().score_row(groups, ANSWERS))
     tokens = len(row.spans)
     pairs = [
         (n, tuple(pair))
@@ -117,9 +117,9 @@ def test_a_leak_in_a_layouts_masks_is_noticed(trees, choice):
 
 @settings(max_examples=25)
 @given(prefix_group_lists(prefix=20, suffix=4), st.integers(0, 10**6))
-def test_a_bundle_that_sees_more_of_its_trunk_is_noticed(trees, choice):
+def test_a_bundle_that_sees_more_of_its_prefix_is_detected(groups, choice):
     with limited({"LONG": 1, "BUNDLE": 8}):
-        row = with_cpu_layout(PackedRows().train_row(trees))
+        row = with_cpu_layout(PackedRows().train_row(groups))
     products = list(row.layout.products)
     bundles = [n for n, product in enumerate(products) if product.common is not None]
     assume(bundles)

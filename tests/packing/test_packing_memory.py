@@ -1,4 +1,4 @@
-"""No step holds pairs of tokens: neither its rows, nor what attention makes of them, forward and backward."""
+"""No step stores pairs of tokens: neither its rows, nor attention in the forward and backward pass."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from mlens.packing.row import Row
 from tests.helpers.prefix_groups import ANSWERS, lone_groups, make_group
 from tests.helpers.runs import ROOT, command
 
-# A user of 250 lines, whose every target is a suffix; users of 20 lines, whose targets are; targets that share nothing.
+# A user of 250 lines with a suffix for each target, users of 20 lines likewise, and targets that share nothing.
 ROWS = {
     "one user": [make_group(5000, [(20 * i, 24) for i in range(1, 251)])],
     "many users": [make_group(400, [(20 * i, 24) for i in range(1, 21)], seed) for seed in range(10)],
@@ -21,7 +21,7 @@ ROWS = {
 
 
 class Largest(TorchDispatchMode):
-    """Notes how many numbers the largest tensor has that anything makes."""
+    """Records the number of elements of the largest tensor that any operation makes."""
 
     def __init__(self):
         super().__init__()
@@ -31,16 +31,16 @@ class Largest(TorchDispatchMode):
         result = function(*args, **(kwargs or {}))
         for tensor in result if isinstance(result, tuple | list) else (result,):
             if isinstance(tensor, torch.Tensor):
-                # An expanded tensor holds as much as it was expanded from.
+                # An expanded tensor has the storage of the original.
                 self.numbers = max(self.numbers, tensor.untyped_storage().nbytes() // tensor.element_size())
         return result
 
 
 def tensors(row: Row) -> list[torch.Tensor]:
-    own = [value for value in vars(row).values() if isinstance(value, torch.Tensor)]
+    found = [value for value in vars(row).values() if isinstance(value, torch.Tensor)]
     for product in row.layout.products:
-        own += [part for part in (product.query, *product.key, product.mask) if isinstance(part, torch.Tensor)]
-    return own
+        found += [part for part in (product.query, *product.key, product.mask) if isinstance(part, torch.Tensor)]
+    return found
 
 
 @pytest.mark.parametrize("scoring", [False, True])

@@ -1,4 +1,4 @@
-"""Which targets make a step, and which rows of it a rank gets."""
+"""The targets of each step, and the rows of each rank."""
 
 from collections import Counter
 from itertools import groupby
@@ -46,14 +46,14 @@ def test_the_targets_of_a_step_are_the_same_for_every_world_size(collator, piece
     made_of, seen = Steps(7, pieces), {}
     for world in (1, 2, 3):
         rows = [list(plan_epoch(data, collator, made_of, 1, 0, rank, world)) for rank in range(world)]
-        assert len({len(own) for own in rows}) == 1
+        assert len({len(rank_rows) for rank_rows in rows}) == 1
         for step in range(steps_per_epoch(len(data), 7)):
-            own = [[row for row in rows[rank] if row.step == step] for rank in range(world)]
-            assert len({len(part) for part in own}) == 1
-            assert all([row.last for row in part] == [False] * (len(part) - 1) + [True] for part in own)
-            targets = sorted(t for part in own for row in part for t in row.targets)
+            step_rows = [[row for row in rows[rank] if row.step == step] for rank in range(world)]
+            assert len({len(part) for part in step_rows}) == 1
+            assert all([row.last for row in part] == [False] * (len(part) - 1) + [True] for part in step_rows)
+            targets = sorted(t for part in step_rows for row in part for t in row.targets)
             labels = sum(len(data[t].answer) for t in targets)
-            assert {(row.labels, row.step_targets) for part in own for row in part} == {(labels, len(targets))}
+            assert {(row.labels, row.step_targets) for part in step_rows for row in part} == {(labels, len(targets))}
             assert seen.setdefault(step, targets) == targets
     assert sorted(t for targets in seen.values() for t in targets) == list(range(len(data)))
     assert [len(targets) for targets in seen.values()] == [7] * (len(data) // 7) + [len(data) % 7] * (len(data) % 7 > 0)
@@ -67,26 +67,28 @@ def as_lists(planned):
 
 
 @pytest.mark.parametrize("first", [0, 1, 3, 100])
-def test_a_resumed_epoch_goes_on_where_it_was(first):
+def test_a_resumed_epoch_continues_where_it_stopped(first):
     data = dataset()
-    whole = as_lists(plan_epoch(data, PACKED, STEPS, 1, 2, 1, 2))
-    assert as_lists(plan_epoch(data, PACKED, STEPS, 1, 2, 1, 2, first)) == [row for row in whole if row[0] >= first]
+    full = as_lists(plan_epoch(data, PACKED, STEPS, 1, 2, 1, 2))
+    assert as_lists(plan_epoch(data, PACKED, STEPS, 1, 2, 1, 2, first)) == [row for row in full if row[0] >= first]
 
 
 # the order
 
 
 def naive_order(prefixes, users, keys, most, seed, epoch):
-    """Runs of neighbours with one prefix, cut into the fewest pieces of at most `most`, about as long; then in the
-    order of their words: of each user's pieces the first, the second, … of that user's words."""
+    """Runs of consecutive targets with one prefix, cut into the fewest pieces of at most `most` and about equal size.
+
+    The pieces are in the order of their random words: the nth piece of a user has the nth word of that user.
+    """
     pieces = []
     for prefix, run in groupby(range(len(prefixes)), key=lambda i: prefixes[i]):
-        own = list(run)
+        members = list(run)
         if prefix < 0:
-            pieces += [[i] for i in own]
+            pieces += [[i] for i in members]
             continue
-        n = -(-len(own) // most)
-        pieces += [[t for place, t in enumerate(own) if place * n // len(own) == piece] for piece in range(n)]
+        n = -(-len(members) // most)
+        pieces += [[t for place, t in enumerate(members) if place * n // len(members) == piece] for piece in range(n)]
     assert all(0 < len(piece) <= most for piece in pieces)
     words, seen = [], Counter()
     for piece in pieces:
@@ -97,7 +99,7 @@ def naive_order(prefixes, users, keys, most, seed, epoch):
 
 
 class Numbered:
-    """A dataset of which the prefixes and the users of its targets are known, and nothing else."""
+    """A dataset of which only the prefix groups and the users of the targets are known."""
 
     def __init__(self, numbers, users, keys):
         self.numbers = np.array(numbers, dtype=np.int64)
@@ -116,7 +118,7 @@ runs = st.lists(st.tuples(st.sampled_from([-1, 0, 1, 2]), st.integers(1, 30)), m
 
 @given(runs, st.integers(1, 40), st.integers(1, 50), st.integers(0, 3), st.integers(0, 3))
 def test_an_epoch_visits_pieces_of_neighbouring_targets_in_a_random_order(drawn, targets, pieces, seed, epoch):
-    # Each run is another user's, but for those that share nothing with the run before.
+    # Each run is of another user, except that targets that share nothing are of the user before.
     prefixes, users = [], []
     for number, length in drawn:
         user = users[-1] + (number >= 0) if users else 0
@@ -129,7 +131,7 @@ def test_an_epoch_visits_pieces_of_neighbouring_targets_in_a_random_order(drawn,
 
 
 @pytest.mark.parametrize("strategy", [NoHistory(), Random(0.5), Random(1.0)])
-def test_what_shares_nothing_is_visited_in_the_plain_permutation(strategy):
+def test_targets_that_share_nothing_are_visited_in_a_plain_permutation(strategy):
     data = dataset(strategy)
     users, targets = np.unique(data.stage.user, return_counts=True)
     words = [draws.words(n, draws.ORDER, 3, data.table.user_keys[u], 2) for u, n in zip(users, targets, strict=True)]
@@ -170,8 +172,10 @@ def test_an_epoch_has_as_many_steps_as_it_takes(targets, per_step):
 def test_scoring_takes_every_target_once_with_as_many_rows_on_every_rank(collator, world):
     data = dataset(stage="test")
     rows = [plan_scoring(data, collator, rank, world) for rank in range(world)]
-    assert len({len(own) for own in rows}) == 1
-    assert sorted(int(t) for own in rows for row in own for group in row for t in group) == list(range(len(data)))
+    assert len({len(rank_rows) for rank_rows in rows}) == 1
+    assert sorted(int(t) for rank_rows in rows for row in rank_rows for group in row for t in group) == list(
+        range(len(data))
+    )
 
 
 @pytest.mark.parametrize("strategy", [AllPrevious(), Random(0.6), Random(0.6, "per_user"), FixedCount(4)])

@@ -1,4 +1,4 @@
-"""Rows of groups against masks made from names, and against every sample alone through the model's own attention."""
+"""Packed rows against naive masks, and against separate samples with the model's unmodified attention."""
 
 from dataclasses import replace
 
@@ -49,7 +49,7 @@ def make_row(kind, groups):
 
 
 @given(prefix_group_lists(), kinds)
-def test_a_rows_tokens_see_what_their_names_say(groups, kind):
+def test_a_rows_tokens_see_what_the_naive_row_sees(groups, kind):
     row = make_row(kind, groups)
     check_row(row, groups, ANSWERS if kind == "score" else None)
     assert row.useful == row.input_ids.numel()
@@ -74,7 +74,7 @@ small_limits = st.fixed_dictionaries(
 
 @given(prefix_group_lists(), kinds, small_limits)
 def test_a_layouts_products_are_the_spans(groups, kind, limits):
-    """With limits so small that long prefixes, bundles with a common beginning and cut products are met."""
+    """With limits so small that there are long prefixes, bundles with a common prefix, and cut products."""
     with pytest.MonkeyPatch.context() as patched:
         for name, value in limits.items():
             patched.setattr(cpu_layout, name, value)
@@ -144,7 +144,7 @@ def test_row_attention_refuses_a_missing_layout_and_dropout():
 # the model
 
 CASES = {
-    "lone": lone_groups([1, 5, 5, 30, 3], seed=1),
+    "unshared": lone_groups([1, 5, 5, 30, 3], seed=1),
     "one token": lone_groups([1]),
     "a group": [make_group(30, [(4, 3), (4, 5), (17, 2), (30, 6)], seed=2)],
     "all kinds": [
@@ -152,7 +152,7 @@ CASES = {
         *lone_groups([11, 2], seed=4),
         make_group(7, [(3, 4), (7, 4)]),
     ],
-    "alone in a group": [make_group(12, [(12, 5)], seed=5)],
+    "a group of one": [make_group(12, [(12, 5)], seed=5)],
 }
 
 
@@ -161,14 +161,14 @@ def together(*parts) -> list[PrefixGroup]:
 
 
 def separately(groups) -> list[PrefixGroup]:
-    """Each target's own group; the lines of the shared prefix are the last one's."""
-    alone = []
+    """A group for each target; the last one has the lines of the shared prefix."""
+    separate = []
     for group in groups:
         for suffix in group.suffixes:
             last = suffix is group.suffixes[-1]
             lines = group.lines if last else group.lines[:0]
-            alone.append(PrefixGroup(group.prefix[: suffix.seen], lines, (suffix,)))
-    return alone
+            separate.append(PrefixGroup(group.prefix[: suffix.seen], lines, (suffix,)))
+    return separate
 
 
 @pytest.fixture(scope="module")
@@ -187,9 +187,9 @@ def test_a_samples_log_probability_is_that_of_the_sample_alone(row_model, plain_
     with torch.no_grad():
         packed = row_scores(row_model, ROWS.train_row(groups))
         reference = torch.cat([row_scores(plain_model, ReferenceRows().train_row([t])) for t in separately(groups)])
-        alone = torch.stack([plain_score(plain_model, *sample) for sample in prompts(groups)])
-    torch.testing.assert_close(packed, alone, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(reference, alone, rtol=1e-6, atol=1e-6)
+        separate = torch.stack([plain_score(plain_model, *sample) for sample in prompts(groups)])
+    torch.testing.assert_close(packed, separate, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(reference, separate, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -199,29 +199,29 @@ def test_every_legal_rating_is_scored_as_by_a_plain_forward(row_model, plain_mod
         packed = row_scores(row_model, ROWS.score_row(groups, ANSWERS))
         rows = [ReferenceRows().score_row([group], ANSWERS) for group in separately(groups)]
         reference = torch.cat([row_scores(plain_model, row) for row in rows])
-        alone = [plain_score(plain_model, prompt, answer) for prompt, _ in prompts(groups) for answer in ANSWERS]
-    torch.testing.assert_close(packed, torch.stack(alone), rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(reference, torch.stack(alone), rtol=1e-6, atol=1e-6)
+        separate = [plain_score(plain_model, prompt, answer) for prompt, _ in prompts(groups) for answer in ANSWERS]
+    torch.testing.assert_close(packed, torch.stack(separate), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(reference, torch.stack(separate), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.3])
 @pytest.mark.parametrize("collator", [ROWS, ReferenceRows()], ids=["rows", "reference"])
-def test_the_ratings_of_a_trunk_are_one_score_more(collator, weight, row_model, plain_model):
-    group = CASES["alone in a group"][0]
+def test_the_ratings_of_a_prefix_are_one_more_score(collator, weight, row_model, plain_model):
+    group = CASES["a group of one"][0]
     row = collator.train_row([group], weight)
     assert row.weight.tolist() == pytest.approx([1.0, *[weight] * (weight > 0)])
     with torch.no_grad():
         scores = row_scores(row_model if collator is ROWS else plain_model, row)
-        own = plain_log_probabilities(plain_model, group.prefix)[group.lines - 1].sum()
+        expected = plain_log_probabilities(plain_model, group.prefix)[group.lines - 1].sum()
     if weight:
-        assert float(scores[1]) == pytest.approx(float(own), rel=1e-6)
+        assert float(scores[1]) == pytest.approx(float(expected), rel=1e-6)
 
 
 @pytest.mark.parametrize(("dtype", "relative"), [(torch.float64, 1e-6), (torch.float32, 1e-4)])
 @pytest.mark.parametrize("weight", [0.0, 0.5])
 def test_loss_and_gradients_are_those_of_the_separate_samples(dtype, relative, weight):
     shared, plain = make_model(ROW_ATTENTION, dtype), make_model("sdpa", dtype)
-    groups = together("a group", "all kinds", "lone")
+    groups = together("a group", "all kinds", "unshared")
 
     def loss(model, rows):
         return -sum((row_scores(model, row) * row.weight).sum() for row in rows)
@@ -232,13 +232,13 @@ def test_loss_and_gradients_are_those_of_the_separate_samples(dtype, relative, w
     assert_close_gradients(gradients(shared, one), gradients(plain, other), relative)
 
 
-def test_a_trunk_alone_carries_the_loss_of_its_lines(row_model, plain_model):
-    groups = [PrefixGroup(group.prefix, group.lines, ()) for group in together("a group", "alone in a group")]
+def test_a_prefix_without_suffixes_carries_the_loss_of_its_lines(row_model, plain_model):
+    groups = [PrefixGroup(group.prefix, group.lines, ()) for group in together("a group", "a group of one")]
     row = ROWS.train_row(groups, 1.0)
     assert row.weight.tolist() == [1.0]
     with torch.no_grad():
-        own = [plain_log_probabilities(plain_model, group.prefix)[group.lines - 1].sum() for group in groups]
-        assert float(row_scores(row_model, row)) == pytest.approx(float(sum(own)), rel=1e-6)
+        expected = [plain_log_probabilities(plain_model, group.prefix)[group.lines - 1].sum() for group in groups]
+        assert float(row_scores(row_model, row)) == pytest.approx(float(sum(expected)), rel=1e-6)
 
 
 def test_checkpointing_changes_nothing():
@@ -249,12 +249,12 @@ def test_checkpointing_changes_nothing():
     assert_close_gradients(*(gradients(m, loss) for m, loss in zip(models, losses, strict=True)), relative=1e-12)
 
 
-SEVERAL = together("all kinds", "lone")
+SEVERAL = together("all kinds", "unshared")
 
 
 @pytest.mark.parametrize("scoring", [False, True])
 @pytest.mark.parametrize("changed", range(len(SEVERAL)))
-def test_no_tree_sees_another_or_any_padding(row_model, scoring, changed):
+def test_no_group_sees_another_or_any_padding(row_model, scoring, changed):
     """Other tokens in one group leave the scores of all others as they are, bit for bit."""
     other = list(SEVERAL)
     other[changed] = replace(other[changed], prefix=2 + (other[changed].prefix + 1) % (VOCABULARY - 2))
@@ -271,7 +271,7 @@ def test_no_tree_sees_another_or_any_padding(row_model, scoring, changed):
 
 
 @pytest.mark.parametrize("changed", range(4))
-def test_no_branch_sees_another(row_model, changed):
+def test_no_suffix_sees_another(row_model, changed):
     (group,) = CASES["a group"]
     suffixes = list(group.suffixes)
     suffixes[changed] = replace(suffixes[changed], ids=2 + (suffixes[changed].ids + 1) % (VOCABULARY - 2))
@@ -283,7 +283,7 @@ def test_no_branch_sees_another(row_model, changed):
 
 
 def test_answers_do_not_see_one_another(row_model):
-    groups = together("a group", "lone")
+    groups = together("a group", "unshared")
     with torch.no_grad():
         some, other = (
             row_scores(row_model, ROWS.score_row(groups, answers)).view(-1, 4)

@@ -1,4 +1,4 @@
-"""A large tokenizer's plain copy takes a second; here it is made once."""
+"""Makes the plain copy of each tokenizer once: for a large one it takes a second."""
 
 import pytest
 

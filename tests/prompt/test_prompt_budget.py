@@ -1,4 +1,4 @@
-"""What a prompt may cost: prompt and answer within max_tokens, the target whole, context cut before history."""
+"""The budget of a prompt: prompt and answer within max_tokens, the target intact, context trimmed before history."""
 
 from dataclasses import replace
 
@@ -66,14 +66,14 @@ def world(seed=0, users=3, most=25):
 
 
 class Naive:
-    """Lengths by tokenising whole texts."""
+    """Lengths by tokenising full texts."""
 
     def __init__(self, table, ablation, style, tokenizer):
         self.table, self.ablation, self.style, self.tokenizer = table, ablation, style, tokenizer
         self.longest = 1 + max(len(plain_ids(tokenizer, str(rating))) for rating in table.scale)
 
     def length(self, target, history, turns=()):
-        """Of prompt and longest answer."""
+        """The tokens of prompt and longest answer."""
         naive = naive_prompt(self.table, target, history, self.ablation, self.style)
         text = type(naive)(**{**vars(naive), "turns": list(turns)}).text()
         return len(plain_ids(self.tokenizer, text)) + self.longest
@@ -84,7 +84,7 @@ class Naive:
         return self.length(target, history) <= self.style.max_tokens and (bound is None or section <= bound)
 
     def turns(self, target, history):
-        """The newest turns that fit beside the history."""
+        """The newest turns that fit together with the history."""
         turns = naive_prompt(self.table, target, [], self.ablation, self.style).turns
         while turns and self.length(target, history, turns) > self.style.max_tokens:
             turns = turns[1:]
@@ -101,15 +101,15 @@ class Naive:
         return window
 
     def strided(self, stage, wanted_of):
-        """Section 3's sentence, on texts."""
+        """The rule of prompt.trim=strided, on texts."""
         windows, s, user = [], 0, None
         for t, target in enumerate(stage.targets):
             if stage.user[t] != user:
                 user, s = stage.user[t], 0
             visible = stage.visible_to(t).tolist()
             c = len(visible)
-            own = c - wanted_of(c)
-            if not self.fits(target, visible[max(own, s) :]):
+            wanted_start = c - wanted_of(c)
+            if not self.fits(target, visible[max(wanted_start, s) :]):
                 left = self.style.max_tokens - self.length(target, [], self.turns(target, []))
                 if self.style.history_tokens is not None:
                     left = min(left, self.style.history_tokens)
@@ -117,14 +117,14 @@ class Naive:
                 s = next(i for i in range(c + 1) if self.length(target, visible[i:]) - bare <= left // 2)
                 if s == c and self.fits(target, visible[c - 1 :]):
                     s = c - 1
-            windows.append(visible[max(own, s) :])
+            windows.append(visible[max(wanted_start, s) :])
         return windows
 
 
 @pytest.mark.parametrize("ablation", ["history_only", "profile_and_history_and_context"])
 @pytest.mark.parametrize("bounds", [(170, None), (400, 60)])
 @pytest.mark.parametrize("stage", ["train", "test"])
-def test_windows_are_cut_as_whole_texts_tell(ablation, bounds, stage):
+def test_windows_are_trimmed_as_by_tokenising_full_texts(ablation, bounds, stage):
     table = world()
     chosen_style = {"max_tokens": bounds[0], "history_tokens": bounds[1], "max_context": 3}
     targets = stage_of(table, Split("temporal", 0.2, 0.3), stage)
@@ -200,7 +200,7 @@ def test_context_takes_what_history_leaves_and_is_dropped_oldest_first():
 
 @settings(max_examples=30)
 @given(st.integers(0, 99), st.integers(110, 260), st.sampled_from([None, 20]), st.integers(0, 4), st.booleans())
-def test_what_a_budget_leaves_to_histories_is_what_whole_texts_leave(seed, most, bound, most_turns, records):
+def test_a_budgets_room_is_what_full_texts_leave(seed, most, bound, most_turns, records):
     """With context of tags, or of the records themselves."""
     table = world(seed, users=3, most=12)
     if records:
@@ -214,9 +214,9 @@ def test_what_a_budget_leaves_to_histories_is_what_whole_texts_leave(seed, most,
     budget = make_budget(make_renderer(table, chosen, ABLATIONS["history_and_context"], tiny()), stage)
     for t, target in enumerate(stage.targets):
         left = most - naive.length(target, [])
-        beside = most - naive.length(target, [], naive.turns(target, []))
+        after_context = most - naive.length(target, [], naive.turns(target, []))
         assert budget.room[t] == (left if bound is None else min(left, bound))
-        assert budget.room_after_context[t] == (beside if bound is None else min(beside, bound))
+        assert budget.room_after_context[t] == (after_context if bound is None else min(after_context, bound))
 
 
 def test_a_strided_cut_leaves_room_for_the_turns_that_just_fit():
@@ -230,14 +230,14 @@ def test_a_strided_cut_leaves_room_for_the_turns_that_just_fit():
             continue
         checked += 1
         full, without = naive.length(target, [], turns), naive.length(target, [], turns[1:])
-        for most, beside in ((full, 0), (full - 1, full - 1 - without), (full + 8, 8)):
+        for most, after_context in ((full, 0), (full - 1, full - 1 - without), (full + 8, 8)):
             chosen = style(max_tokens=most, max_context=3)
             renderer = make_renderer(table, chosen, ABLATIONS["history_and_context"], tiny())
-            assert make_budget(renderer, stage.keep(np.array([t]))).room_after_context.tolist() == [beside]
+            assert make_budget(renderer, stage.keep(np.array([t]))).room_after_context.tolist() == [after_context]
     assert checked > 3
 
 
-def test_a_target_that_does_not_fit_alone_is_named_with_what_it_takes():
+def test_a_target_that_does_not_fit_is_reported_with_its_tokens():
     table = make_table(
         [[(0, 3.0, 1), (1, 3.0, 2)]], titles=["Short", "Rather " + "long " * 50 + "title"], user_ids=["jo"]
     )
@@ -250,8 +250,8 @@ def test_a_target_that_does_not_fit_alone_is_named_with_what_it_takes():
         RatingDataset(table, stage, AllPrevious(), renderer, 0)
 
 
-def test_what_is_cut_does_not_depend_on_the_targets_own_rating():
-    """Also where the answer's own length would decide, since legal answers differ in length."""
+def test_trimming_does_not_depend_on_the_targets_rating():
+    """Also where the length of the answer would decide, since legal answers differ in length."""
     table = world(3)
     other = type(table)(
         **{**{name: getattr(table, name) for name in table.__dataclass_fields__}, "scale": (0.5, 1.0, 1.5, 2.0, 10.25)}
@@ -274,8 +274,8 @@ def test_what_is_cut_does_not_depend_on_the_targets_own_rating():
 @pytest.mark.filterwarnings("ignore:.*pieces of a prompt don't join")
 @pytest.mark.parametrize("tokenizer", [metaspace, growing])
 @pytest.mark.parametrize("name", list(STRATEGIES))
-def test_whole_prompts_of_pieces_that_do_not_join_keep_the_budget_too(tokenizer, name):
-    """`growing` makes a whole prompt longer than its pieces, so that the prices are too low."""
+def test_prompts_of_pieces_that_do_not_join_are_within_the_budget(tokenizer, name):
+    """`growing` makes a prompt longer than its pieces, so that the prices are too low."""
     table = world(1, users=2)
     stage = stage_of(table, Split("temporal"), "train")
     for ablation in (HISTORY, EVERYTHING):
@@ -295,7 +295,7 @@ def test_whole_prompts_of_pieces_that_do_not_join_keep_the_budget_too(tokenizer,
 
 
 @pytest.mark.filterwarnings("ignore:.*pieces of a prompt don't join")
-def test_a_whole_prompt_that_does_not_fit_alone_is_refused_too():
+def test_a_prompt_of_pieces_that_do_not_join_is_refused_if_it_does_not_fit():
     table = world(1, users=1)
     stage = stage_of(table, Split("temporal"), "train")
     naive = Naive(table, HISTORY, style(), growing())

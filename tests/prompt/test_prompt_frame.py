@@ -1,4 +1,4 @@
-"""What a chat template puts around a prompt is the same on every day, and kept with the run and with its model."""
+"""The frame of a chat template is the same every day, and is saved with the run and its model."""
 
 import copy
 import json
@@ -46,7 +46,7 @@ def test_a_template_with_a_clock_is_rendered_on_the_day_that_the_config_names(mo
 
 
 @pytest.mark.parametrize(
-    ("template", "told"),
+    ("template", "message"),
     [
         ("{{ raise_exception('a system turn is needed') }}", "can't be rendered: a system turn is needed"),
         ("{% for m in messages %}{{ m['content'] }} {{ m['content'] }}{% endfor %}", "shows a message 2 times"),
@@ -55,8 +55,8 @@ def test_a_template_with_a_clock_is_rendered_on_the_day_that_the_config_names(mo
         (None, "has no chat template"),
     ],
 )
-def test_a_template_that_can_not_be_used_is_refused_in_one_line(template, told):
-    with pytest.raises(UserError, match=told) as caught:
+def test_a_template_that_can_not_be_used_is_refused_in_one_line(template, message):
+    with pytest.raises(UserError, match=message) as caught:
         render_frame(with_template(template), "2025-01-01")
     assert "\n" not in str(caught.value) and "prompt=simple" in str(caught.value)
 
@@ -68,7 +68,7 @@ def test_a_template_that_wants_a_list_of_parts_is_given_one(other):
     assert render_frame(with_template(template), "2025-01-01") == ChatFrame("BEGIN ", " END")
 
 
-def test_a_day_that_is_none_is_refused_by_name():
+def test_an_invalid_date_is_refused_by_name():
     with pytest.raises(UserError, match=r"prompt\.chat_date must be a date such as 2025-01-01, not tomorrow"):
         style("chat", chat_date="tomorrow")
 
@@ -111,7 +111,7 @@ def test_run_and_model_keep_the_frame_and_predicting_uses_it(chat_run):
         ]
 
     assert prompt().startswith(frame.before) and prompt().endswith(frame.after)
-    # Whatever the template beside it has become.
+    # Even if the template of the model changes.
     tokenizer = AutoTokenizer.from_pretrained(chat_run / "model")
     tokenizer.chat_template = "OTHER " + TURN
     before = prompt()

@@ -1,4 +1,4 @@
-"""What a prompt reads like, letter by letter."""
+"""The text of prompts, character by character."""
 
 import numpy as np
 import pytest
@@ -86,7 +86,7 @@ def test_without_history(table):
     assert text(table, [], ABLATIONS["profile_and_history"]) == expected
 
 
-def test_tags_before_the_targets_second_on_other_movies_stand_above_it(table):
+def test_tags_of_other_movies_before_the_targets_second_are_its_context(table):
     assert text(table, [], ABLATIONS["context_only"]) == WITH_CONTEXT
 
 
@@ -133,7 +133,7 @@ def test_a_user_without_profile_has_no_profile_section():
     assert "USER_PROFILE" not in text(table, [2], profile, target=3)
 
 
-def test_a_records_own_context_stands_above_the_target():
+def test_the_context_of_a_record_is_above_the_target():
     table = make_table([[(0, 3.0, 1), (1, 4.0, 2)]], contexts=[[], ["First: turn", "second"]])
     prompt = text(table, [0], ABLATIONS["history_and_context"], target=1)
     assert ": 3.0\n\n[RECENT_DIALOGUE]\nUser: First: turn\nUser: second\nUser: Movie B1" in prompt
@@ -148,7 +148,7 @@ def test_a_records_own_context_stands_above_the_target():
         ("simple", "context_only", WITH_CONTEXT),
     ],
 )
-def test_with_qwen3_the_joined_ids_are_those_of_the_whole_text(table, name, ablation, golden):
+def test_with_qwen3_the_joined_ids_are_those_of_the_text(table, name, ablation, golden):
     renderer = make_renderer(table, style(name), ABLATIONS[ablation], qwen3())
     history = np.array([0, 2] if ABLATIONS[ablation].history else [], dtype=int)
     assert renderer.shares_prefixes
@@ -160,12 +160,12 @@ def test_with_qwen3_the_joined_ids_are_those_of_the_whole_text(table, name, abla
 @needs_qwen3
 def test_chat_wraps_the_simple_prompt_in_qwen3s_template_with_thinking_off(table):
     renderer = make_renderer(table, style("chat"), ABLATIONS["profile_and_history"], qwen3())
-    whole = f"<|im_start|>user\n{SIMPLE}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    text = f"<|im_start|>user\n{SIMPLE}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
     history = np.array([0, 2])
     assert renderer.shares_prefixes
-    assert renderer.text(3, history) == whole
+    assert renderer.text(3, history) == text
     ids = [*renderer.tokens(3, history), *renderer.template.answer(3)]
-    assert ids == plain_ids(qwen3(), f"{whole}2.0<|im_end|>")
+    assert ids == plain_ids(qwen3(), f"{text}2.0<|im_end|>")
     message = [{"role": "user", "content": SIMPLE}]
     template = qwen3().apply_chat_template(message, tokenize=False, add_generation_prompt=True, enable_thinking=False)
     assert renderer.text(3, history) == template

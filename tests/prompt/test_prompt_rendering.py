@@ -1,4 +1,4 @@
-"""Random prompts against a renderer that writes the whole text first and then tokenises it whole."""
+"""Random prompts against a naive renderer that tokenises the full text."""
 
 from pathlib import Path
 
@@ -89,7 +89,7 @@ def render(world, ablation, tokenizer, **fields):
 @settings(max_examples=60)
 @given(worlds(), st.sampled_from(list(ABLATIONS.values())), st.integers(0, 4))
 @pytest.mark.filterwarnings("ignore:.*pieces of a prompt don't join")
-def test_text_and_ids_are_those_of_the_whole_prompt(world, ablation, max_context):
+def test_text_and_ids_are_those_of_the_naive_prompt(world, ablation, max_context):
     renderer, target, history, expected = render(world, ablation, tiny(), max_tokens=10**6, max_context=max_context)
     assert renderer.text(target, history) == expected
     ids = renderer.tokens(target, history).tolist()
@@ -143,7 +143,7 @@ def test_plain_text_equals_the_tokenizer_where_no_added_token_occurs():
 @settings(max_examples=30)
 @given(worlds())
 @pytest.mark.filterwarnings("ignore:.*pieces of a prompt don't join")
-def test_the_prompt_does_not_depend_on_the_targets_own_rating(world):
+def test_the_prompt_does_not_depend_on_the_targets_rating(world):
     table, target, history = world
     rating = np.array(table.rating)
     rating[target] = 5.5 - rating[target]
@@ -161,8 +161,8 @@ def test_the_tiny_tokenizers_pieces_join():
 
 @needs_qwen3
 @pytest.mark.parametrize(("section", "ablation"), [("profile", "profile_and_history"), ("task", "history_only")])
-def test_one_user_whose_text_ends_in_a_full_stop_is_noticed(section, ablation):
-    """`.` and the blank line behind it are one token: such a head doesn't join, even if it is one among hundreds."""
+def test_a_single_user_whose_text_ends_in_a_full_stop_is_detected(section, ablation):
+    """`.` and the blank line after it are one token: such a head doesn't join, even if it is one among hundreds."""
     users = [[(0, 3.0, 1), (1, 4.0, 2)]] * 300
     texts = ["name: someone"] * 300
     texts[150] = "name: Sammy Davis, Jr."
@@ -211,7 +211,7 @@ def test_all_movies_of_ml_latest_small_join_with_qwen3(small, name, profile):
         assert renderer.tokens(target, history).tolist() == plain_ids(qwen3(), text)
 
 
-def test_pieces_that_do_not_join_are_noticed_and_whole_prompts_tokenised():
+def test_pieces_that_do_not_join_are_detected_and_prompts_tokenised_as_single_texts():
     table = make_table([[(m % 9, HALF_STARS[m % 10], m) for m in range(40)]])
     with pytest.warns(UserWarning, match="don't join"):
         renderer = make_renderer(table, style(), HISTORY, metaspace())

@@ -1,4 +1,4 @@
-"""The detailed log: what the model reads, to be checked by eye."""
+"""The detailed log: what the model reads, for inspection."""
 
 import pytest
 
@@ -34,7 +34,7 @@ def test_its_first_hundred_lines_show_a_history(random_history):
     assert "[HISTORICAL_RATINGS]" in lines[:100]
 
 
-def test_its_samples_are_the_models_own_input(random_history):
+def test_its_samples_are_the_models_input(random_history):
     made, lines = random_history
     text = "\n".join(lines)
     dataset = made.datasets["train"]

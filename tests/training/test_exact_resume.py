@@ -1,4 +1,4 @@
-"""A run that is killed again and again ends as one that is left alone: bit for bit, at every ZeRO stage.
+"""A run that is killed repeatedly ends as an uninterrupted one: bit for bit, at every ZeRO stage.
 
 MLENS_KILLS=7 for seven kills of each of the eight kinds of run.
 """
@@ -33,7 +33,7 @@ TIMES = ("seconds", "targets_per_second", "tokens_per_second", "process_seconds"
 
 
 def left_by(run: Path) -> dict:
-    """All that a run leaves but for times: its records in order, metrics, and the digests of predictions and model."""
+    """All results of a run except times: its records in order, metrics, and the digests of predictions and model."""
     records = [json.loads(line) for line in (run / "training_logs" / "metrics.jsonl").read_text().splitlines()]
     summary = summary_of(run)
     files = [*run.glob("predictions/*"), *run.glob("model/*.safetensors")]
@@ -59,8 +59,10 @@ def steps_done(run: Path) -> int:
 
 
 def kill_somewhere(process: subprocess.Popen, run: Path, random: np.random.Generator) -> str | None:
-    """SIGKILL to the whole run or to one process of it: in a save, between steps, or wherever it is after some time.
-    Returns what was killed when, None where the run had ended before."""
+    """Send SIGKILL to the run or to one of its processes: in a save, between steps, or after a random time.
+
+    Returns what was killed and when, None if the run had ended before.
+    """
     moment = random.choice(["in a save", "after some steps", "some time after the start"])
     before, more, seconds = steps_done(run), int(random.integers(1, 6)), random.uniform(0, 12)
     began = time.monotonic()
@@ -79,8 +81,8 @@ def kill_somewhere(process: subprocess.Popen, run: Path, random: np.random.Gener
         return None
     victims = [process.pid, *(child.pid for child in psutil.Process(process.pid).children(recursive=True))]
     victim = int(random.choice(victims))
-    what = "the whole run" if victim == process.pid else "one of its processes"
-    # A torchrun that is killed leaves its ranks: a job's end in a queue takes them too.
+    what = "the run" if victim == process.pid else "one of its processes"
+    # Killing torchrun leaves its ranks running; the end of a job in a queue kills them too.
     for pid in victims if victim == process.pid else [victim]:
         try:
             os.kill(pid, signal.SIGKILL)
@@ -90,8 +92,8 @@ def kill_somewhere(process: subprocess.Popen, run: Path, random: np.random.Gener
     return f"{what}, {moment}, at step {steps_done(run)}"
 
 
-def alone(ranks: int, folder: Path, *overrides: str) -> dict:
-    """What a run of these settings leaves that nobody disturbs (kept in `folder`)."""
+def uninterrupted(ranks: int, folder: Path, *overrides: str) -> dict:
+    """The results of an uninterrupted run with these settings, which is kept in `folder`."""
     run = folder / "-".join((str(ranks), *overrides)).replace("=", "_")
     if not run.exists():
         assert start(run, ranks, *overrides).wait(timeout=600) == 0
@@ -101,7 +103,7 @@ def alone(ranks: int, folder: Path, *overrides: str) -> dict:
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("stage", range(4))
-def test_a_run_killed_again_and_again_ends_as_one_left_alone(stage, ranks, tmp_path, tmp_path_factory):
+def test_a_run_killed_repeatedly_ends_as_an_uninterrupted_one(stage, ranks, tmp_path, tmp_path_factory):
     random, kills = np.random.default_rng([stage, ranks]), []
     run = tmp_path / "run"
     while len(kills) < KILLS:
@@ -109,17 +111,17 @@ def test_a_run_killed_again_and_again_ends_as_one_left_alone(stage, ranks, tmp_p
         if killed is None:
             if (run / "summary.json").exists():
                 break
-            continue  # it had been killed in a way that ended it a little later
+            continue  # an earlier kill ended it a little later
         kills.append(killed)
     if not (run / "summary.json").exists():
         assert start(run, ranks, f"deepspeed=zero{stage}").wait(timeout=600) == 0
     print(f"ZeRO {stage}, ranks {ranks}: {len(kills)} kills: {'; '.join(kills)}")
-    assert left_by(run) == alone(ranks, tmp_path_factory.getbasetemp(), f"deepspeed=zero{stage}")
+    assert left_by(run) == uninterrupted(ranks, tmp_path_factory.getbasetemp(), f"deepspeed=zero{stage}")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage, before, after", [(0, 2, 1), (1, 1, 2), (2, 2, 1), (3, 2, 1), (3, 1, 2)])
-def test_a_run_goes_on_with_another_number_of_ranks(stage, before, after, tmp_path, tmp_path_factory):
+def test_a_run_resumes_with_another_number_of_ranks(stage, before, after, tmp_path, tmp_path_factory):
     """Through DeepSpeed's universal checkpoint, to the tolerance of sums in another order."""
     overrides = (f"deepspeed=zero{stage}", "trainer.optimizer=adamw", "trainer.learning_rate=0.001")
     run = tmp_path / "run"
@@ -131,14 +133,14 @@ def test_a_run_goes_on_with_another_number_of_ranks(stage, before, after, tmp_pa
         child.kill()
     process.wait()
     assert start(run, after, *overrides).wait(timeout=600) == 0
-    found, expected = left_by(run), alone(before, tmp_path_factory.getbasetemp(), *overrides)
+    found, expected = left_by(run), uninterrupted(before, tmp_path_factory.getbasetemp(), *overrides)
     losses = [[record["loss"] for record in one["records"] if record["kind"] == "train"] for one in (found, expected)]
     assert losses[0] == pytest.approx(losses[1], rel=2e-4)
     assert found["metrics"]["test"]["rmse"] == pytest.approx(expected["metrics"]["test"]["rmse"], rel=2e-3)
 
 
 @pytest.mark.slow
-def test_muon_goes_on_with_as_many_ranks_only(tmp_path):
+def test_muon_resumes_only_with_the_same_number_of_ranks(tmp_path):
     run = tmp_path / "run"
     process = start(run, 1)
     while steps_done(run) < 3:
@@ -147,15 +149,15 @@ def test_muon_goes_on_with_as_many_ranks_only(tmp_path):
     process.kill()
     process.wait()
     result = train(*RUN, f"output_dir={run}", "resume=true", ranks=2)
-    told = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert result.returncode == 1 and len(told) == 1 and "written by 1 ranks" in told[0], result.stderr
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert result.returncode == 1 and len(errors) == 1 and "written by 1 ranks" in errors[0], result.stderr
     assert start(run, 1).wait(timeout=600) == 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_saves_at_once_and_the_run_goes_on_from_there(number, ranks, tmp_path, tmp_path_factory):
+def test_a_signal_saves_at_once_and_the_run_resumes_from_there(number, ranks, tmp_path, tmp_path_factory):
     overrides = ("trainer.checkpoint.every_steps=null",)
     run = tmp_path / "run"
     process = start(run, ranks, *overrides)
@@ -165,8 +167,8 @@ def test_a_signal_saves_at_once_and_the_run_goes_on_from_there(number, ranks, tm
     rank = process.pid if ranks == 1 else psutil.Process(process.pid).children()[0].pid
     os.kill(rank, number)
     code = process.wait(timeout=60)
-    assert code == (75 if ranks == 1 else 1)  # torchrun's own
+    assert code == (75 if ranks == 1 else 1)  # of torchrun
     saved = (run / "checkpoints" / "last").resolve().name
     assert int(saved.removeprefix("step_")) == steps_done(run) >= 10
     assert start(run, ranks, *overrides).wait(timeout=600) == 0
-    assert left_by(run) == alone(ranks, tmp_path_factory.getbasetemp(), *overrides)
+    assert left_by(run) == uninterrupted(ranks, tmp_path_factory.getbasetemp(), *overrides)

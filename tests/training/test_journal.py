@@ -68,7 +68,7 @@ def test_a_file_that_was_cut_before_the_checkpoint_keeps_its_complete_lines(size
 
 
 @pytest.mark.parametrize("more", [b"", TAIL, b'{"kind": "train", "st', TAIL + b"\0\0\0\n\xff"])
-def test_a_checkpoint_that_knows_no_size(more):
+def test_a_checkpoint_without_a_journal_size(more):
     assert intact_records(KEPT + more, STEP, None) == (KEPT, False)
     assert intact_records(RECORDS[0] + b"\0\n" + RECORDS[1] + more, STEP, None) == (RECORDS[0] + RECORDS[1], True)
 
@@ -104,7 +104,7 @@ def test_records_lie_on_the_disk_before_a_checkpoint_counts_them(journal, monkey
     assert flushed == [str(file), str(file.parent)]
 
 
-def test_a_sweeps_board_passes_over_damaged_lines(tmp_path):
+def test_a_sweeps_board_skips_damaged_lines(tmp_path):
     (tmp_path / "training_logs").mkdir()
     (tmp_path / "training_logs" / "metrics.jsonl").write_bytes(RECORDS[0] + b"\0\n[]\n{}\n" + RECORDS[2] + b"half")
     standing = JobProgress()

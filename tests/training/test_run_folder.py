@@ -57,7 +57,7 @@ def test_rank_0_alone_makes_the_folder(tmp_path):
     assert "hydra" in OmegaConf.load(folder.hydra / "hydra.yaml")
 
 
-def test_without_output_dir_each_run_has_a_folder_of_its_own(tmp_path, monkeypatch):
+def test_without_output_dir_each_run_has_a_separate_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings, made = checked(), set()
     for _ in range(3):
@@ -72,7 +72,7 @@ def test_an_empty_folder_is_taken(tmp_path):
     assert find_folder(rank(0), checked(f"output_dir={tmp_path}")).path == tmp_path
 
 
-def test_a_folder_is_one_runs_at_a_time_and_no_others_later(tmp_path):
+def test_a_folder_is_used_by_one_run_at_a_time_and_by_no_other_later(tmp_path):
     settings = checked(f"output_dir={tmp_path}/run")
     folder = find_folder(rank(0), settings)
     one, other = (make_folder(rank(0), folder, only_identity(settings), hydra_config()) for _ in range(2))
@@ -148,7 +148,7 @@ def test_a_resume_may_change_what_leaves_the_run_as_it_is(override):
 
 
 @pytest.mark.parametrize("key", ["trainer.max_epochs", "trainer.max_steps"])
-def test_another_horizon_is_allowed_and_told(key):
+def test_another_horizon_is_allowed_and_reported(key):
     assert changed(f"{key}=99") == [key]
 
 

@@ -1,4 +1,4 @@
-"""A signal at any phase of a run: it finishes, or ends with exit code 75 and is finished later, as if undisturbed."""
+"""A signal at any phase of a run: it finishes, or exits with code 75 and can be resumed with the same result."""
 
 import importlib
 import json
@@ -14,7 +14,7 @@ from tests.helpers.runs import FAST, ROOT, child_environment, command, composed,
 
 SCRIPT = ROOT / "tests" / "helpers" / "signalled_run.py"
 BASE = ("model=tiny_base", "model.base.lines=[4]", "model.base.steps=4")
-# What a run calls in this phase, and whether the run finishes all the same.
+# The function that a run calls in this phase, and whether the run still finishes.
 PHASES = {
     "data": ("mlens.data.sources", "load_table", False),
     "base model": ("mlens.training.base_model", "plan_excerpts", False),
@@ -94,7 +94,7 @@ def test_a_job_of_a_sweep_that_a_signal_stops_in_any_phase_is_finished_by_the_sw
 
 
 @pytest.mark.slow
-def test_a_closed_terminal_stops_a_run_and_under_nohup_it_goes_on(tmp_path):
+def test_a_closed_terminal_stops_a_run_except_under_nohup(tmp_path):
     for name, code in (("terminal", 75), ("nohup", 0)):
         more = {"SIGNALLED": "mlens.training.loop:finish_step:SIGHUP", "MARK": str(tmp_path / name)}
         program = [sys.executable, str(SCRIPT), *FAST, f"output_dir={tmp_path}/{name}_run"]

@@ -34,7 +34,7 @@ def test_the_rate_peaks_at_its_base_and_never_vanishes(schedule):
     assert schedule == "constant" or rates[10:] == sorted(rates[10:], reverse=True)
 
 
-def test_a_ratio_of_all_steps_stands_for_their_number():
+def test_a_ratio_of_all_steps_is_converted_to_a_number():
     assert warmup(Trainer(warmup_ratio=0.1, warmup_steps=100), 200) == 20
     assert factors(10, schedule="linear", warmup_ratio=0.2) == factors(10, schedule="linear", warmup_steps=2)
     assert warmup(Trainer(warmup_ratio=0.0), 200) == 0

@@ -16,11 +16,11 @@ def column(of_user):
 
 @pytest.fixture
 def printed(capsys, monkeypatch):
-    """printed(own, lenskit) -> the cells of each row, and the lines behind the table."""
+    """printed(baseline, lenskit) -> the cells of each row, and the lines after the table."""
 
-    def printed(own, lenskit=None, **metrics):
+    def printed(baseline, lenskit=None, **metrics):
         monkeypatch.setattr(summary, "lenskit_version", lambda: lenskit)
-        baselines = {"full_history": column(0.85), "own_history": column(own)}
+        baselines = {"full_history": column(0.85), "own_history": column(baseline)}
         print_table("a title", {"test": errors(0.9) | metrics}, {"test": baselines}, made_up=False)
         lines = capsys.readouterr().out.splitlines()
         assert lines[0] == "a title"
@@ -43,7 +43,7 @@ def test_baselines_in_two_sections_above_the_model(printed):
     ]
 
 
-def test_one_section_where_the_run_saw_the_whole_history(printed):
+def test_one_section_where_the_run_saw_the_full_history(printed):
     rows, _ = printed(0.85)
     assert [row[0] for row in rows] == [
         *("global mean", "movie mean", "given the whole history", "recent biases", "this model")
@@ -55,7 +55,7 @@ def test_how_to_get_the_missing_baselines(printed):
     assert printed(0.875, lenskit="2025.8")[1][1:] == []
 
 
-def test_a_model_that_is_no_result_is_said_to_be_none(printed):
+def test_a_model_that_is_no_result_is_reported_as_such(printed):
     beaten = "NOTE: the model doesn't beat recent biases on test (RMSE 0.9000 against 0.8500)"
     assert printed(0.85, lenskit="x", illegal_mass=0.01, expected_std=0.5)[1] == [beaten]
     assert printed(0.85, lenskit="x", rmse=0.84)[1] == []
@@ -65,7 +65,7 @@ def test_a_model_that_is_no_result_is_said_to_be_none(printed):
     assert "worse than predicting the global mean (RMSE 1.2000 against 1.1000)" in worse
 
 
-def test_the_version_of_lenskit_is_told_where_it_is_installed(monkeypatch):
+def test_the_version_of_lenskit_is_reported_where_it_is_installed(monkeypatch):
     monkeypatch.setattr(summary, "lenskit_version", lambda: "2025.8")
     assert versions()["lenskit"] == "2025.8"
     monkeypatch.setattr(summary, "lenskit_version", lambda: None)

@@ -1,4 +1,4 @@
-"""model=tiny_base: trained once, on every training rating and no other, and the same start for every strategy."""
+"""model=tiny_base: trained once, on all training ratings and no other, and shared by all strategies."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -49,75 +49,79 @@ def several():
 
 @settings(max_examples=50)
 @given(stages(), st.integers(2, 6), st.integers(1, 3), st.sampled_from([0.0, 0.4, 1.0]), st.integers(0, 3))
-def test_excerpts_hold_every_training_rating_once_and_no_other(drawn, lines, interleaved, asked, epoch):
+def test_excerpts_contain_every_training_rating_once_and_no_other(drawn, lines, interleaved, target_share, epoch):
     renderer, stage, roles = drawn
     template = renderer.template
-    excerpts, table = cut_excerpts(template, stage, lines, interleaved, asked, 0, epoch), template.table
-    held = []
+    excerpts, table = cut_excerpts(template, stage, lines, interleaved, target_share, 0, epoch), template.table
+    found = []
     for i, (user, history) in enumerate(zip(excerpts.user, histories_of(excerpts), strict=True)):
-        own = history.tolist()
-        assert 1 <= len(own) <= lines
-        assert own == sorted(own)
-        assert {int(table.user[rating]) for rating in own} == {int(user)}
-        # Dealt within so many excerpts' ratings, and without interleaving not at all.
-        places = excerpts.places[excerpts.start[i] : excerpts.stop[i]]
-        assert places[-1] - places[0] < lines * interleaved
-        held += own
+        ratings = history.tolist()
+        assert 1 <= len(ratings) <= lines
+        assert ratings == sorted(ratings)
+        assert {int(table.user[rating]) for rating in ratings} == {int(user)}
+        # Exchanged within the ratings of `interleaved` excerpts, and not at all without interleaving.
+        indices = excerpts.indices[excerpts.start[i] : excerpts.stop[i]]
+        assert indices[-1] - indices[0] < lines * interleaved
+        found += ratings
     assert len(excerpts) == len(excerpts.start)
-    assert sorted(held) == np.flatnonzero(roles == TRAIN).tolist()
-    assert interleaved > 1 or held == sorted(held)
+    assert sorted(found) == np.flatnonzero(roles == TRAIN).tolist()
+    assert interleaved > 1 or found == sorted(found)
 
 
 def histories_of(excerpts):
-    """Of each excerpt its ratings, as indices into the table."""
+    """The ratings of each excerpt, as indices into the table."""
     borders = zip(excerpts.start, excerpts.stop, strict=True)
-    return [excerpts.stage.visible[excerpts.places[start:stop]] for start, stop in borders]
+    return [excerpts.stage.visible[excerpts.indices[start:stop]] for start, stop in borders]
 
 
 @settings(max_examples=30)
 @given(stages(), st.integers(2, 6), st.sampled_from([0.0, 0.4, 1.0]))
-def test_each_rating_of_an_excerpt_carries_loss_once_after_those_before_it(drawn, lines, asked):
+def test_each_rating_of_an_excerpt_carries_loss_once_after_those_before_it(drawn, lines, target_share):
     """In its line, or as the target of a prompt whose history is the excerpt up to it."""
     renderer, stage, _ = drawn
-    excerpts = cut_excerpts(renderer.template, stage, lines, 2, asked, 0, 0)
+    excerpts = cut_excerpts(renderer.template, stage, lines, 2, target_share, 0, 0)
     for i, history in enumerate(histories_of(excerpts)):
         group = excerpts.prefix_group(i)
         places = rating_tokens(renderer, int(history[0]), history)
-        whole = renderer.tokens(int(history[0]), history)
-        assert group.prefix.tolist() == whole[: places[int(history[-1])].stop].tolist()
-        own = excerpts.asked[excerpts.places[excerpts.start[i] : excerpts.stop[i]]]
-        assert asked == 0.4 or own.all() == own.any() == bool(asked)
-        assert group.lines.tolist() == [place for rating in history[~own] for place in places[int(rating)]]
+        tokens = renderer.tokens(int(history[0]), history)
+        assert group.prefix.tolist() == tokens[: places[int(history[-1])].stop].tolist()
+        as_target = excerpts.as_target[excerpts.indices[excerpts.start[i] : excerpts.stop[i]]]
+        assert target_share == 0.4 or as_target.all() == as_target.any() == bool(target_share)
+        assert group.lines.tolist() == [place for rating in history[~as_target] for place in places[int(rating)]]
         want = [
             (renderer.tokens(int(rating), history[:n]).tolist(), renderer.template.answer(int(rating)).tolist())
             for n, rating in enumerate(history)
-            if own[n]
+            if as_target[n]
         ]
         assert prompts([group]) == want
 
 
-@pytest.mark.parametrize("asked", [0.0, 0.5])
-def test_a_row_of_excerpts_sees_what_it_may(several, asked):
-    excerpts = cut_excerpts(*several, 6, 2, asked, 0, 0)
+@pytest.mark.parametrize("target_share", [0.0, 0.5])
+def test_a_row_of_excerpts_sees_only_what_it_may(several, target_share):
+    excerpts = cut_excerpts(*several, 6, 2, target_share, 0, 0)
     groups = [excerpts.prefix_group(i) for i in range(len(excerpts))]
     check_row(PackedRows().train_row(groups, 1.0), groups)
 
 
 @pytest.mark.parametrize("interleaved", [1, 3])
-def test_a_rating_comes_to_stand_at_every_place_of_an_excerpt(several, interleaved):
+def test_a_rating_takes_every_position_in_an_excerpt(several, interleaved):
     _, stage = several
     rating = stage.visible[stage.visible_offsets[np.argmax(np.diff(stage.visible_offsets))] + 12]
-    seen, before, asked = set(), set(), []
+    seen, before, as_target = set(), set(), []
     for epoch in range(60):
         excerpts = cut_excerpts(*several, 5, interleaved, 0.25, 0, epoch)
-        (own,) = [history.tolist() for history in histories_of(excerpts) if rating in history]
-        seen.add(own.index(rating))
-        before |= {one for one, next_one in pairwise(own) if next_one == rating}
-        asked.append(excerpts.asked)
+        (ratings,) = [history.tolist() for history in histories_of(excerpts) if rating in history]
+        seen.add(ratings.index(rating))
+        before |= {one for one, next_one in pairwise(ratings) if next_one == rating}
+        as_target.append(excerpts.as_target)
     assert seen == {0, 1, 2, 3, 4}
     # Without interleaving the rating before it is always the same one.
     assert len(before) == 1 if interleaved == 1 else len(before) > 5
-    assert 0.2 < np.mean(asked) < 0.3 and (np.mean(asked, axis=0) > 0).all() and (np.mean(asked, axis=0) < 0.6).all()
+    assert (
+        0.2 < np.mean(as_target) < 0.3
+        and (np.mean(as_target, axis=0) > 0).all()
+        and (np.mean(as_target, axis=0) < 0.6).all()
+    )
 
 
 def planned(excerpts, row_tokens, per_step, world):
@@ -131,16 +135,16 @@ def planned(excerpts, row_tokens, per_step, world):
 def test_an_epoch_trains_on_every_excerpt_once(several, row_tokens, per_step, world):
     excerpts = cut_excerpts(*several, 5, 2, 0.3, 0, 0)
     ranks = planned(excerpts, row_tokens, per_step, world)
-    held = []
+    found = []
     for step in zip(*ranks, strict=True):
         assert len({len(rows) for rows in step}) == 1
         assert all([last for *_, last in rows] == [False] * (len(rows) - 1) + [True] for rows in step)
         groups = [group for rows in step for groups, _, _ in rows for group in groups]
         tokens = sum(len(group.lines) for group in groups) + sum(len(answer) for _, answer in prompts(groups))
         assert {labels for rows in step for _, labels, _ in rows} == {tokens}
-        held += [key_of(group) for group in groups]
-    assert sorted(held) == sorted(key_of(excerpts.prefix_group(i)) for i in range(len(excerpts)))
-    # An excerpt is never cut: a step is that of the ratings that end in it.
+        found += [key_of(group) for group in groups]
+    assert sorted(found) == sorted(key_of(excerpts.prefix_group(i)) for i in range(len(excerpts)))
+    # Excerpts are never cut: each belongs to the step in which its last rating falls.
     ratings = int((excerpts.stop - excerpts.start).sum())
     assert min(len(excerpts), ratings // (per_step + 5)) <= len(ranks[0]) <= -(-ratings // per_step)
 
@@ -150,7 +154,7 @@ def key_of(group):
 
 
 def test_a_step_ends_once_where_its_last_rows_are_empty(several):
-    """Rows that hold one excerpt each: their number is found in strides, which may leave several over."""
+    """Rows of one excerpt each: rows are added several at a time, so several may remain empty."""
     template, stage = several
     one = cut_excerpts(template, stage, 5, 1, 0.0, 0, 0)
     chosen = np.full(301, np.argmax(one.stop - one.start))
@@ -209,7 +213,7 @@ def test_a_base_is_trained_once_and_its_ratings_become_more_probable(trained):
 
 
 def loss_of(weights):
-    """Of a base model, or a fresh one, on the training ratings (nats a token)."""
+    """The loss of a base model, or of an untrained one, on the training ratings (nats a token)."""
     made = parts(*SMALL_BASE)
     renderer, stage = made.datasets["train"].renderer, made.datasets["train"].stage
     model = build_model(made.settings.model, made.settings.peft, made.tokenizer, 256, 0, weights=weights)
@@ -229,7 +233,7 @@ def test_runs_that_differ_in_history_order_and_evaluation_have_one_base(only_mad
     assert len(folders) == len(only_made) == 1
 
 
-def test_other_data_split_prompt_or_sizes_have_a_base_of_their_own(only_made):
+def test_other_data_split_prompt_or_sizes_have_a_separate_base(only_made):
     others = [
         ("data.max_users=5",),
         ("split.val_ratio=0.3",),
@@ -266,11 +270,11 @@ def test_every_run_starts_from_the_bases_weights(tmp_path, trained):
     assert any(not torch.equal(start["none"][name], start["other"][name]) for name in start["none"])
 
 
-def test_adapters_are_put_on_a_base_that_was_trained_whole(tmp_path, trained):
+def test_adapters_are_added_to_a_base_that_was_trained_without_them(tmp_path, trained):
     overrides = (*SMALL_BASE, "peft=lora", "peft.r=2", "trainer.optimizer=adamw", "data.max_users=10")
     run_here(tmp_path / "run", *FAST, *overrides)
-    (whole,) = trained
-    assert (whole / "model.safetensors").is_file() and not (whole / "adapter_model.safetensors").exists()
+    (base,) = trained
+    assert (base / "model.safetensors").is_file() and not (base / "adapter_model.safetensors").exists()
     assert (tmp_path / "run" / "model" / "adapter_model.safetensors").is_file()
 
 

@@ -21,7 +21,7 @@ from tests.helpers.steps import parts
 
 
 class CountingEngine:
-    """Remembers what it was told."""
+    """An engine that records the learning rates and counts the rows."""
 
     def __init__(self, ranks, loss=1.0, all_finite=None):
         self.ranks, self.loss, self.all_finite = ranks, loss, all_finite or repeat(True)
@@ -121,7 +121,7 @@ def test_patience_counts_validations_in_a_row_without_gain(run):
     assert (training.progress.best_rmse, training.progress.best_step) == (0.89, 4)
 
 
-def test_a_gain_below_the_threshold_is_the_best_but_does_not_hold_off_the_end(run):
+def test_a_gain_below_the_threshold_is_the_best_but_does_not_delay_the_end(run):
     training, validated = run([1.0, 0.9995, 0.999, 0.5], **stopping(2))
     assert validated == [1, 2, 3]
     assert (training.progress.best_rmse, training.progress.best_step) == (0.999, 3)
@@ -139,7 +139,7 @@ def test_a_validation_saves_once_and_names_the_best_models_checkpoint(run):
     assert training.checkpoints == [(1, 1), (2, 1), (3, 3), (4, 3)]
 
 
-def test_a_validation_that_is_no_number_is_never_the_best(run):
+def test_a_validation_that_is_not_a_number_is_never_the_best(run):
     nan = float("nan")
     training, validated = run([nan, 1.0, nan, nan], **stopping(2))
     assert validated == [1, 2, 3, 4] and training.progress.best_rmse == 1.0
@@ -193,7 +193,7 @@ def test_the_history_loss_weight_and_the_pieces_of_a_step_are_the_trainers(run, 
     assert plain[1][0].targets != plain[8][0].targets
 
 
-def test_checkpoints_are_written_when_due_besides(run):
+def test_checkpoints_are_also_written_when_due(run):
     training, _ = run([1.0] * 9, max_steps=5, validate_every_steps=4, checkpoint=Checkpoint(2))
     assert training.checkpoints == [(2, None), (4, 4), (5, 4)]
 
@@ -210,22 +210,22 @@ def test_without_validation_targets_it_trains_to_the_end(run):
     assert training.checkpoints == [(1, None), (2, None), (3, None)]
 
 
-def test_the_rate_of_a_step_is_that_of_the_whole_runs_schedule(run):
+def test_the_rate_of_a_step_is_that_of_the_runs_schedule(run):
     training, _ = run([1.0] * 9, max_steps=4, schedule="linear", warmup_steps=2, validate_every_steps=4)
     steps = [values["learning_rate"] for kind, _, values in training.journal.records if kind == "train"]
     assert steps == [0.5, 1.0, 1.0, 0.5]
 
 
-def test_a_resumed_loop_goes_on_inside_its_epoch(run, made):
-    whole, _ = run([1.0] * 9, max_steps=9, validate_every_steps=9)
+def test_a_resumed_loop_continues_inside_its_epoch(run, made):
+    uninterrupted, _ = run([1.0] * 9, max_steps=9, validate_every_steps=9)
     half = Progress(step=5, step_in_epoch=5, targets=40, seconds=1.0, validated_step=-1)
     rest, _ = run([1.0] * 9, max_steps=9, validate_every_steps=9, progress=half)
     kept = ("epoch", "targets", "row_tokens", "learning_rate", "loss")
 
-    def told(training):
+    def records_of(training):
         return [(step, [values[k] for k in kept]) for kind, step, values in training.journal.records if kind == "train"]
 
-    assert told(rest) == told(whole)[5:]
+    assert records_of(rest) == records_of(uninterrupted)[5:]
 
 
 @pytest.mark.parametrize("epochs_done", [0, 1])
@@ -237,7 +237,7 @@ def test_a_checkpoint_at_the_end_of_an_epoch_resumes_with_the_next(run, made, ep
     )
     records = [(step, values["epoch"]) for kind, step, values in training.journal.records if kind == "train"]
     assert records == [(per_epoch + 1, 1)]
-    # Saved before its epoch's validation, the run still owes it.
+    # The checkpoint was saved before the validation of its epoch, which is still due.
     assert validated == ([per_epoch + 1] if epochs_done else [per_epoch, per_epoch + 1])
 
 
@@ -255,7 +255,7 @@ def test_a_gradient_that_is_not_finite_stops_before_anything_is_saved_of_its_ste
 
 
 class AskedAfter:
-    """A signal that comes while the loop asks for the nth time."""
+    """A signal that arrives at the nth check of the loop."""
 
     def __init__(self, times):
         self.left = times
@@ -267,14 +267,14 @@ class AskedAfter:
 
 @pytest.mark.parametrize("every", [None, 2])
 @pytest.mark.parametrize("times", [0, 1, 2, 3, 5, 8])
-def test_stopped_anywhere_and_gone_on_it_does_what_it_does_at_one_go(run, made, monkeypatch, every, times):
-    """It asks after each step and in each validation; what was saved then is where it goes on."""
+def test_a_run_stopped_anywhere_and_resumed_equals_an_uninterrupted_one(run, made, monkeypatch, every, times):
+    """The loop checks after each step and in each validation, and resumes from what it saved then."""
     fields = {
         "max_steps": 6,
         "validate_every_steps": every,
         "targets_per_step": -(-len(made.datasets["train"]) // 3),
     }
-    whole, _ = run([1.0] * 9, **fields)
+    uninterrupted, _ = run([1.0] * 9, **fields)
     records, saved = [], []
     monkeypatch.setattr(KeptCheckpoints, "save", lambda self, step, state, needs: saved.append(deepcopy(state)))
     monkeypatch.setattr(Notes, "record", lambda self, kind, step, **values: records.append((kind, step)))
@@ -285,11 +285,11 @@ def test_stopped_anywhere_and_gone_on_it_does_what_it_does_at_one_go(run, made, 
         assert f"after step {progress.step}" in str(stopped)
         records = [(kind, step) for kind, step in records if step <= progress.step]
         rest, _ = run([1.0] * 9, progress=progress, **fields)
-        assert rest.progress.validated_step == whole.progress.validated_step
-    assert records == [(kind, step) for kind, step, _ in whole.journal.records]
+        assert rest.progress.validated_step == uninterrupted.progress.validated_step
+    assert records == [(kind, step) for kind, step, _ in uninterrupted.journal.records]
 
 
-def test_a_runs_own_numbers_are_recorded_for_each_step(run):
+def test_the_numbers_of_a_run_are_recorded_for_each_step(run):
     training, _ = run([1.0], max_steps=2)
     (_, step, values), *_ = training.journal.records
     assert step == 1 and values["targets"] == 8

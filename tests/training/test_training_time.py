@@ -35,6 +35,6 @@ def test_all_ranks_end_at_the_same_step(tmp_path):
         ("trainer.max_minutes=.inf",),
     ],
 )
-def test_what_does_not_say_how_long_is_refused(wrong):
+def test_a_wrong_time_limit_is_refused(wrong):
     with pytest.raises(UserError, match=r"comparison\.equal|trainer\.max_minutes"):
         checked("trainer.max_steps=null", *wrong)

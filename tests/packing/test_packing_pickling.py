@@ -1,4 +1,4 @@
-"""A row that a worker sends is the row that it made, and is sent by value."""
+"""A row from a worker equals the row that it built, and is sent by value."""
 
 import pickle
 from dataclasses import fields
@@ -14,7 +14,7 @@ from tests.helpers.steps import parts
 
 
 def leaves(value):
-    """All tensors and plain values in a row, in their order."""
+    """All tensors and plain values of a row, in order."""
     if isinstance(value, tuple):
         return [leaf for item in value for leaf in leaves(item)]
     if hasattr(value, "__dataclass_fields__"):
@@ -28,7 +28,7 @@ def made():
 
 
 @pytest.mark.parametrize("kind", ["packed", "scored", "blocks", "filler"])
-def test_a_sent_row_is_equal_and_holds_no_file_of_shared_memory(made, kind):
+def test_a_sent_row_is_equal_and_uses_no_file_in_shared_memory(made, kind):
     dataset, answers = made.datasets["train"], made.datasets["train"].renderer.template.answers
     groups = [dataset.prefix_group(np.array(targets)) for targets in ([0, 1, 2, 3], [20], [40])]
     row: Row = {
