@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from mlens.checks import require_choice
 from mlens.errors import UserError
 
 BACKENDS = ("local", "slurm")
@@ -28,8 +29,7 @@ class LauncherSettings:
     slurm: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if self.backend not in BACKENDS:
-            raise UserError(f"hydra.launcher.backend must be one of {', '.join(BACKENDS)}, not {self.backend}")
+        require_choice("hydra.launcher.backend", self.backend, BACKENDS)
         if self.nproc_per_node != "auto" and not (isinstance(self.nproc_per_node, int) and self.nproc_per_node >= 1):
             raise UserError(f"hydra.launcher.nproc_per_node must be auto or at least 1, not {self.nproc_per_node}")
         for name in ("nnodes", "max_parallel"):

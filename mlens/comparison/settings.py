@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlens.errors import UserError
+from mlens.checks import require_choice
 
 
 @dataclass(frozen=True)
@@ -17,5 +17,4 @@ class Comparison:
     equal: str = "targets"
 
     def __post_init__(self) -> None:
-        if self.equal not in ("targets", "time"):
-            raise UserError(f"comparison.equal must be targets or time, not {self.equal}")
+        require_choice("comparison.equal", self.equal, ("targets", "time"))

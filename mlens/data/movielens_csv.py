@@ -7,12 +7,12 @@ from pathlib import Path
 
 import polars as pl
 
+from mlens.checks import require_choice
 from mlens.data.archive import FileSet, source_files
 from mlens.data.delimited import compact, read_csv, read_parts
 from mlens.data.raw import HALF_STARS, RawTables, genres_from_pipes, tidy_tags
 from mlens.data.source_fields import check_max_users, check_rating_scale
 from mlens.data.terms import Terms, movielens_terms
-from mlens.errors import UserError
 
 RELEASES = ("ml-latest-small", "ml-latest", "ml-25m", "ml-32m")
 FILES = FileSet(("ratings.csv", "movies.csv"), ("tags.csv",))
@@ -34,8 +34,7 @@ class MovieLensCsv:
     rating_scale: list[float] | None = None
 
     def __post_init__(self) -> None:
-        if self.release not in RELEASES:
-            raise UserError(f"data.release must be one of {', '.join(RELEASES)}, not {self.release!r}")
+        require_choice("data.release", self.release, list(RELEASES))
         check_max_users(self.max_users)
         check_rating_scale(self.rating_scale)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
+from mlens.checks import require_choice
 from mlens.data.archive import FileSet, source_files
 from mlens.data.delimited import read_lines, typed
 from mlens.data.raw import HALF_STARS, WHOLE_STARS, RawTables, genres_from_pipes, tidy_tags
@@ -65,8 +66,7 @@ class MovieLensDat:
     rating_scale: list[float] | None = None
 
     def __post_init__(self) -> None:
-        if self.release not in FILES:
-            raise UserError(f"data.release must be one of {', '.join(FILES)}, not {self.release!r}")
+        require_choice("data.release", self.release, list(FILES))
         check_max_users(self.max_users)
         check_rating_scale(self.rating_scale)
 

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from mlens.checks import require_number
 from mlens.errors import UserError
 
 
 def check_max_users(max_users: int | None) -> None:
     """Raise UserError unless `max_users` is None or at least 1."""
-    if max_users is not None and max_users < 1:
-        raise UserError(f"data.max_users must be at least 1, not {max_users}")
+    require_number("data.max_users", max_users, at_least=1, null=True)
 
 
 def check_rating_scale(scale: Sequence[float] | None) -> None:

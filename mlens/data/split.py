@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
+from mlens.checks import require_choice, require_number
 from mlens.data import draws
 from mlens.data.rating_table import RatingTable
 from mlens.errors import UserError
@@ -43,26 +43,19 @@ class Split:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise UserError(f"split.method must be one of {', '.join(METHODS)}, not {self.method}")
+        require_choice("split.method", self.method, METHODS)
         for name in ("val_ratio", "test_ratio"):
             ratio = getattr(self, name)
-            if not (math.isfinite(ratio) and 0 <= ratio < 1):
-                raise UserError(f"split.{name} must be at least 0 and less than 1, not {ratio}")
+            require_number(f"split.{name}", ratio, at_least=0, below=1)
         if self.val_ratio + self.test_ratio >= 1:
             total = f"{self.val_ratio} + {self.test_ratio}"
             raise UserError(f"split.val_ratio + split.test_ratio must leave training ratings: {total} is not below 1")
-        if self.min_ratings < 1:
-            raise UserError(f"split.min_ratings must be at least 1, not {self.min_ratings}")
-        if self.eval_history not in ("all", "train"):
-            raise UserError(f"split.eval_history must be all or train, not {self.eval_history}")
+        require_number("split.min_ratings", self.min_ratings, at_least=1)
+        require_choice("split.eval_history", self.eval_history, ("all", "train"))
         if self.eval_history == "train" and self.method == "user":
             raise UserError("split.eval_history=train leaves the held-out users of split=user without any history")
-        if self.ties not in ("order", "strict"):
-            raise UserError(f"split.ties must be order or strict, not {self.ties}")
-        if self.max_train_targets_per_user is not None and self.max_train_targets_per_user < 1:
-            value = self.max_train_targets_per_user
-            raise UserError(f"split.max_train_targets_per_user must be at least 1 or null, not {value}")
+        require_choice("split.ties", self.ties, ("order", "strict"))
+        require_number("split.max_train_targets_per_user", self.max_train_targets_per_user, at_least=1, null=True)
 
 
 def held_out(ratio: float, n: int | np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
+from mlens.checks import require_choice
 from mlens.errors import UserError
 
 
@@ -19,8 +20,7 @@ class Offload:
     pin_memory: bool = False
 
     def __post_init__(self) -> None:
-        if self.device not in ("none", "cpu"):
-            raise UserError(f"deepspeed.zero_optimization: an offload device must be none or cpu, not {self.device}")
+        require_choice("deepspeed.zero_optimization: an offload device", self.device, ("none", "cpu"))
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,7 @@ class ZeroOptimization:
     offload_param: Offload = field(default_factory=Offload)
 
     def __post_init__(self) -> None:
-        if self.stage not in (0, 1, 2, 3):
-            raise UserError(f"deepspeed.zero_optimization.stage must be 0, 1, 2 or 3, not {self.stage}")
+        require_choice("deepspeed.zero_optimization.stage", self.stage, (0, 1, 2, 3))
         if self.offload_optimizer.device != "none" and self.stage < 1:
             raise UserError("deepspeed.zero_optimization.offload_optimizer needs stage 1, 2 or 3")
         if self.offload_param.device != "none" and self.stage != 3:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlens.errors import UserError
+from mlens.checks import require_number
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,5 @@ class Evaluation:
     max_users: int | None = None
 
     def __post_init__(self) -> None:
-        if self.draws < 1:
-            raise UserError(f"evaluation.draws must be at least 1, not {self.draws}")
-        if self.max_users is not None and self.max_users < 1:
-            raise UserError(f"evaluation.max_users must be at least 1 or null, not {self.max_users}")
+        require_number("evaluation.draws", self.draws, at_least=1)
+        require_number("evaluation.max_users", self.max_users, at_least=1, null=True)

@@ -7,10 +7,10 @@ from functools import partial
 
 import numpy as np
 
+from mlens.checks import require_choice
 from mlens.data import draws
 from mlens.data.rating_table import RatingTable
 from mlens.data.stage import Stage
-from mlens.errors import UserError
 from mlens.history.strategy import Ranked, Thinned, chosen_count, require_ratio
 
 
@@ -30,10 +30,8 @@ class Random:
 
     def __post_init__(self) -> None:
         require_ratio(self.ratio)
-        if self.draw not in ("per_target", "per_user"):
-            raise UserError(f"history.draw must be per_target or per_user, not {self.draw}")
-        if self.redraw not in ("epoch", "once"):
-            raise UserError(f"history.redraw must be epoch or once, not {self.redraw}")
+        require_choice("history.draw", self.draw, ("per_target", "per_user"))
+        require_choice("history.redraw", self.redraw, ("epoch", "once"))
 
     def wish(self, table: RatingTable, stage: Stage, seed: int, epoch: int) -> Ranked | Thinned:
         if self.redraw == "once" and stage.name == "train":

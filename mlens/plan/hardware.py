@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import psutil
 
+from mlens.checks import require_choice, require_number
 from mlens.errors import UserError
 
 # Fraction of the memory that a plan leaves free for CUDA's context, NCCL's buffers and fragmentation.
@@ -33,16 +34,11 @@ class Hardware:
     utilisation: float = 0.3
 
     def __post_init__(self) -> None:
-        if self.device not in (None, "cuda", "cpu"):
-            raise UserError(f"hardware.device must be cuda, cpu or null, not {self.device}")
-        if self.ranks is not None and self.ranks < 1:
-            raise UserError(f"hardware.ranks must be at least 1 or null, not {self.ranks}")
-        for name in ("memory_gib", "tflops"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise UserError(f"hardware.{name} must be above 0 or null, not {value}")
-        if not 0 < self.utilisation <= 1:
-            raise UserError(f"hardware.utilisation must be above 0 and at most 1, not {self.utilisation}")
+        require_choice("hardware.device", self.device, ("cuda", "cpu", None))
+        require_number("hardware.ranks", self.ranks, at_least=1, null=True)
+        require_number("hardware.memory_gib", self.memory_gib, above=0, null=True)
+        require_number("hardware.tflops", self.tflops, above=0, null=True)
+        require_number("hardware.utilisation", self.utilisation, above=0, at_most=1)
 
 
 @dataclass(frozen=True)

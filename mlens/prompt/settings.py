@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import date
 
+from mlens.checks import require_choice, require_number
 from mlens.errors import UserError
 
 
@@ -36,14 +37,10 @@ class Style:
             date.fromisoformat(self.chat_date)
         except ValueError as error:
             raise UserError(f"prompt.chat_date must be a date such as 2025-01-01, not {self.chat_date}") from error
-        if self.max_tokens < 1:
-            raise UserError(f"prompt.max_tokens must be at least 1, not {self.max_tokens}")
-        if self.history_tokens is not None and self.history_tokens < 0:
-            raise UserError(f"prompt.history_tokens must be at least 0 or null, not {self.history_tokens}")
-        if self.trim not in ("strided", "exact"):
-            raise UserError(f"prompt.trim must be strided or exact, not {self.trim}")
-        if self.max_context < 0:
-            raise UserError(f"prompt.max_context must be at least 0, not {self.max_context}")
+        require_number("prompt.max_tokens", self.max_tokens, at_least=1)
+        require_number("prompt.history_tokens", self.history_tokens, at_least=0, null=True)
+        require_choice("prompt.trim", self.trim, ("strided", "exact"))
+        require_number("prompt.max_context", self.max_context, at_least=0)
 
 
 @dataclass(frozen=True)

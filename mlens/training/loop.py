@@ -158,7 +158,7 @@ class Training:
         if self._is_validation_due() and progress.step < total:  # was stopped between a step and its validation
             self._validate()
         while not self._done(total):
-            dataset = self.datasets["train"].at(progress.epoch)
+            dataset = self.datasets["train"].with_epoch(progress.epoch)
             record = self._begin_step()
             for planned, row in _rows(self.engine, dataset, self.collator, trainer, progress):
                 rate = self.engine.set_learning_rate(self._rate_factor(total))

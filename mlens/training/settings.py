@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
+from mlens.checks import require_choice, require_number
 from mlens.engine.settings import OptimizerSettings
 from mlens.errors import UserError
 from mlens.packing.steps import Steps
@@ -18,10 +18,8 @@ class EarlyStopping:
     threshold: float = 0.001
 
     def __post_init__(self) -> None:
-        if self.patience < 1:
-            raise UserError(f"trainer.early_stopping.patience must be at least 1, not {self.patience}")
-        if not (math.isfinite(self.threshold) and self.threshold >= 0):
-            raise UserError(f"trainer.early_stopping.threshold must be at least 0, not {self.threshold}")
+        require_number("trainer.early_stopping.patience", self.patience, at_least=1)
+        require_number("trainer.early_stopping.threshold", self.threshold, at_least=0)
 
 
 @dataclass(frozen=True)
@@ -38,12 +36,9 @@ class Checkpoint:
     keep: int = 2
 
     def __post_init__(self) -> None:
-        if self.every_minutes is not None and not (math.isfinite(self.every_minutes) and self.every_minutes > 0):
-            raise UserError(f"trainer.checkpoint.every_minutes must be above 0 or null, not {self.every_minutes}")
-        if self.keep < 1:
-            raise UserError(f"trainer.checkpoint.keep must be at least 1, not {self.keep}")
-        if self.every_steps is not None and self.every_steps < 1:
-            raise UserError(f"trainer.checkpoint.every_steps must be at least 1 or null, not {self.every_steps}")
+        require_number("trainer.checkpoint.every_minutes", self.every_minutes, above=0, null=True)
+        require_number("trainer.checkpoint.keep", self.keep, at_least=1)
+        require_number("trainer.checkpoint.every_steps", self.every_steps, at_least=1, null=True)
 
 
 @dataclass(frozen=True)
@@ -91,27 +86,19 @@ class Trainer:
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
 
     def __post_init__(self) -> None:
-        at_least = {"max_epochs": 1, "targets_per_step": 1, "users_per_step": 1, "warmup_steps": 0, "loader_workers": 0}
-        at_least |= {"max_steps": 0, "validate_every_steps": 1}
-        for name, least in at_least.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"trainer.{name} must be at least {least}, not {value}")
-        if self.max_minutes is not None and not (math.isfinite(self.max_minutes) and self.max_minutes > 0):
-            raise UserError(f"trainer.max_minutes must be above 0 or null, not {self.max_minutes}")
-        if self.optimizer not in ("adamw", "muon"):
-            raise UserError(f"trainer.optimizer must be adamw or muon, not {self.optimizer}")
-        if self.schedule not in ("constant", "linear", "cosine"):
-            raise UserError(f"trainer.schedule must be constant, linear or cosine, not {self.schedule}")
-        for name in ("learning_rate", "adam_learning_rate"):
-            rate = getattr(self, name)
-            if rate is not None and not (math.isfinite(rate) and rate > 0):
-                raise UserError(f"trainer.{name} must be above 0, not {rate}")
+        least = {"max_epochs": 1, "targets_per_step": 1, "users_per_step": 1, "warmup_steps": 0, "loader_workers": 0}
+        for name, bound in least.items():
+            require_number(f"trainer.{name}", getattr(self, name), at_least=bound)
+        require_number("trainer.max_steps", self.max_steps, at_least=0, null=True)
+        require_number("trainer.validate_every_steps", self.validate_every_steps, at_least=1, null=True)
+        require_number("trainer.max_minutes", self.max_minutes, above=0, null=True)
+        require_choice("trainer.optimizer", self.optimizer, ("adamw", "muon"))
+        require_choice("trainer.schedule", self.schedule, ("constant", "linear", "cosine"))
+        require_number("trainer.learning_rate", self.learning_rate, above=0)
+        require_number("trainer.adam_learning_rate", self.adam_learning_rate, above=0, null=True)
         for name in ("weight_decay", "gradient_clipping", "history_loss_weight"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise UserError(f"trainer.{name} must be at least 0, not {getattr(self, name)}")
-        if self.warmup_ratio is not None and not 0 <= self.warmup_ratio <= 1:
-            raise UserError(f"trainer.warmup_ratio must be from 0 to 1 or null, not {self.warmup_ratio}")
+            require_number(f"trainer.{name}", getattr(self, name), at_least=0)
+        require_number("trainer.warmup_ratio", self.warmup_ratio, at_least=0, at_most=1, null=True)
         if self.optimizer == "muon" and self.gradient_clipping:
             # At ZeRO stages 1 to 3 the clip would scale the orthogonalised update, at stage 0 the gradient.
             raise UserError(
@@ -148,5 +135,4 @@ class Wandb:
     group: str | None = None
 
     def __post_init__(self) -> None:
-        if self.mode not in ("offline", "online", "disabled"):
-            raise UserError(f"wandb.mode must be offline, online or disabled, not {self.mode}")
+        require_choice("wandb.mode", self.mode, ("offline", "online", "disabled"))
