@@ -178,7 +178,7 @@ def reported(tmp_path, monkeypatch):
                 "mlens.history.all_previous.AllPrevious", json.dumps(f"{text}.X", ensure_ascii=False)
             )
         )
-        reports.say(reports.report([folder], folder / "out"))
+        reports.print_report(reports.report([folder], folder / "out"))
         return folder / "out"
 
     return reported
