@@ -66,12 +66,12 @@ class Side:
 
         busy: the id of the busy process, if any.
         """
-        tree = [self.process.pid, *([busy] if busy is not None else [])]
+        measured = [self.process.pid, *([busy] if busy is not None else [])]
         for attempt in range(TRIES):
-            before, ours, started = machine_seconds(), tree_seconds(tree), time.perf_counter()
+            before, ours, started = machine_seconds(), tree_seconds(measured), time.perf_counter()
             (speed,) = self.request(str(seconds))
             spent = time.perf_counter() - started
-            others = (machine_seconds() - before - (tree_seconds(tree) - ours)) / spent
+            others = (machine_seconds() - before - (tree_seconds(measured) - ours)) / spent
             if others <= OTHERS or attempt == TRIES - 1:
                 self.speeds[busy is not None].append(speed)
                 self.loads.append(others)

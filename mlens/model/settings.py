@@ -145,9 +145,9 @@ class Lora:
     r: their rank.
     alpha: their scale is alpha / r.
     dropout: of their input.
-    target_modules: the names of the adapted modules; `all-linear` alone means all linear layers except the output
+    target_modules: the names of the adapted modules; a single `all-linear` means all linear layers except the output
         layer, experts and their router.
-    merge: export the model with the adapters merged into its weights, instead of the adapters alone.
+    merge: export the model with the adapters merged into its weights, instead of only the adapters.
     """
 
     r: int = 16

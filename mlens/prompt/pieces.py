@@ -45,7 +45,7 @@ def rating_texts(table: RatingTable) -> list[str]:
 
 
 def head_texts(table: RatingTable, style: Style, ablation: Ablation) -> list[str]:
-    """Return the task of every user and, if the ablation has it, the profile.
+    """Return the task of every user, with the profile if the ablation includes it.
 
     Raises UserError if the ablation needs profiles and the data have none.
     """

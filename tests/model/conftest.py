@@ -8,7 +8,7 @@ from tests.helpers.steps import parts
 
 @pytest.fixture(autouse=True)
 def torch_compiles():
-    """An engine with Muon on a CPU turns compiling off for its process; FlexAttention requires it."""
+    """Enable compilation, which FlexAttention requires: an engine with Muon on a CPU disables it for its process."""
     with torch._dynamo.config.patch(disable=False):
         yield
 
@@ -21,7 +21,7 @@ def made():
 
 @pytest.fixture(scope="module")
 def folder_of(made, tmp_path_factory):
-    """folder_of(name): the folder of that one of `other_models.MODELS`, saved once."""
+    """folder_of(name): the folder of a model of `other_models.MODELS`, saved once."""
     folders = {}
 
     def folder_of(name):

@@ -49,7 +49,7 @@ def attend(q, k, v, spans):
 
 
 def moved(blocks, device):
-    """As a row moves its layout: each tensor."""
+    """The blocks with each tensor on `device`, as a row moves its layout."""
     return type(blocks)(
         *(tensor.to(device) for tensor in vars(blocks).values() if isinstance(tensor, torch.Tensor)), blocks.block
     )
@@ -139,7 +139,7 @@ def test_the_mask_is_made_once_for_all_layers(monkeypatch):
     assert len(made) == 1
 
 
-def test_a_leak_reaches_its_token_alone():
+def test_a_leak_changes_only_its_token():
     spans = LONGEST.spans.clone()
     token = 300 + 5  # of the first suffix, which sees 256 tokens of the prefix
     spans[token, 0, 1] += 1
@@ -176,7 +176,7 @@ def test_one_compilation_serves_rows_of_every_length(lengths):
         compiled.append(1)
         return graph.forward
 
-    # Five blocks and more: a size of the first row that happens to equal a number of heads would be taken for it.
+    # At least five blocks: torch would identify a size of the first row with an equal number of heads.
     with torch.compiler.set_stance(force_backend=count):
         for tokens in lengths:
             row = naive_row([(tokens, [])])
@@ -209,7 +209,7 @@ def test_compiled_attention_and_its_gradients_are_those_of_the_dense_mask(tokens
     theirs, their_gradients = gradients(attend_densely, tensors, spans, weight)
     assert far(ours, theirs) < 1e-5
     for a, b in zip(our_gradients, their_gradients, strict=True):
-        # Of a softmax over one token, the gradients of query and key are nothing but rounding.
+        # With a softmax over one token, the gradients of query and key are only rounding errors.
         assert far(a, b) < 1e-4 or tokens == 1
 
 
@@ -255,5 +255,5 @@ def test_a_long_rows_memory_is_far_below_pairs_of_tokens():
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     gradients(attend, tensors, spans, weight)
-    # A byte a pair would be a bool mask alone, without scores.
+    # One byte a pair would be just a bool mask, without scores.
     assert torch.cuda.max_memory_allocated() - before < tokens**2 / 2

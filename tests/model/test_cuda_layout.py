@@ -31,7 +31,7 @@ LARGE = naive_row(
 
 
 def kinds(sees: np.ndarray, block: int) -> tuple[list[list[int]], list[list[int]]]:
-    """For each block of queries the partial and the full blocks of keys, by looking at each pair."""
+    """The partial and the full blocks of keys of each block of queries, from all pairs."""
     n = -(-len(sees) // block)
     partial, full = [[] for _ in range(n)], [[] for _ in range(n)]
     for i in range(n):
@@ -49,7 +49,7 @@ def listed(counts: torch.Tensor, indices: torch.Tensor) -> list[list[int]]:
 
 
 def looked_at(partial: list[list[int]], full: list[list[int]], mask_mod, tokens: int, block: int) -> np.ndarray:
-    """[tokens, tokens] bool: the pairs of full blocks, and those of partial ones that mask_mod lets pass."""
+    """[tokens, tokens] bool: the pairs of full blocks, and those of partial blocks for which mask_mod is true."""
     passes = create_mask(mask_mod, 1, 1, tokens, tokens, device="cpu")[0, 0].numpy()
     result = np.zeros_like(passes)
     for i in range(len(full)):
@@ -134,7 +134,7 @@ def test_the_mask_is_that_of_create_block_mask(row, block):
 
 @settings(max_examples=20)
 @given(st.data())
-def test_a_span_widened_by_one_is_noticed(data):
+def test_a_span_widened_by_one_is_detected(data):
     block = data.draw(SIDES)
     row = data.draw(naive_rows(block))
     i, which, end = (data.draw(st.integers(0, most)) for most in (len(row.spans) - 1, 2, 1))
@@ -150,7 +150,7 @@ def test_a_span_widened_by_one_is_noticed(data):
     check_blocks(spans, sees, block)
 
 
-def test_blocks_travel_from_workers_and_make_their_mask_once():
+def test_blocks_can_be_pickled_and_make_their_mask_once():
     blocks = cuda_layout(LARGE.spans)
     arrived = pickle.loads(pickle.dumps(blocks))
     assert arrived.mask is arrived.mask
@@ -213,7 +213,7 @@ def test_a_filler_row_is_padded_too():
     assert torch.equal(dense_mask(row.layout.spans), torch.eye(BLOCK, dtype=torch.bool))
 
 
-def test_a_row_without_spans_stays_as_it_is():
+def test_a_row_without_spans_is_unchanged():
     row = ReferenceRows().train_row(lone_groups([5]))
     assert with_cuda_layout(row) is row
     once = with_cuda_layout(PackedRows().train_row(lone_groups([5])))

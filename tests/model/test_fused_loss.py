@@ -1,4 +1,4 @@
-"""The loss without logits is the loss. Liger's kernels run on a GPU, or with TRITON_INTERPRET=1 anywhere, slowly."""
+"""The loss without logits equals the loss. Liger's kernels run on a GPU, or slowly with TRITON_INTERPRET=1."""
 
 import os
 
@@ -41,7 +41,7 @@ def test_steps_are_those_with_logits(name, stage, peft, folders, tmp_path):
         model = AutoModelForCausalLM.from_pretrained(tmp_path / loss, dtype=torch.float32)
         results[loss] = losses, torch.cat([p.flatten() for p in model.parameters()])
     assert results["liger"][0] == pytest.approx(results["logits"][0], rel=1e-5)
-    # Adam's first steps have the gradient's sign alone, which rounding turns where it is nearly 0.
+    # Adam's first steps depend only on the sign of the gradient, which rounding changes where it is nearly 0.
     apart = (results["liger"][1] - results["logits"][1]).norm()
     start = AutoModelForCausalLM.from_pretrained(folders[name], dtype=torch.float32)
     assert apart < 1e-3 * (results["logits"][1] - torch.cat([p.flatten() for p in start.parameters()])).norm()

@@ -30,7 +30,7 @@ def checked(folder, made, longest=LONGEST, bf16=False, autocast=False, peft=None
 
 
 @pytest.mark.parametrize("name", ["tied", "untied", "moe", "llama", "wide window", "opt", "gpt2"])
-def test_a_right_model_passes_within_rounding(name, made, folder_of):
+def test_a_correct_model_passes_within_rounding(name, made, folder_of):
     found = checked(folder_of(name), made)
     assert found.kind == "rows" and found.difference < 1e-5 and found.tokens < 400
 
@@ -47,7 +47,7 @@ def test_a_model_that_looks_across_samples_is_refused(name, bf16, made, folder_o
         checked(folder_of(name), made, bf16=bf16)
 
 
-def test_rotary_factors_that_no_prompt_reaches_are_no_reason(made, folder_of):
+def test_rotary_factors_that_no_prompt_reaches_are_accepted(made, folder_of):
     assert checked(folder_of("longrope"), made, longest=200).passed
 
 
@@ -57,8 +57,8 @@ def test_chunks_that_a_prompt_may_leave_are_refused(made, folder_of):
     assert checked(folder_of("chunks"), made, longest=64).passed
 
 
-def test_a_model_that_hands_its_attention_no_row_is_refused_in_one_line(made, folder_of):
-    # Some versions of transformers refuse to make it, others make a model that can't compute.
+def test_a_model_that_does_not_pass_the_row_to_its_attention_is_refused_in_one_line(made, folder_of):
+    # Some versions of transformers refuse to build it, others build a model that can't compute.
     with pytest.raises(UserError, match=r"can't (use|compute) packed rows.* packing=reference") as caught:
         checked(folder_of("attention without arguments"), made)
     assert "\n" not in str(caught.value)
@@ -72,7 +72,7 @@ def test_without_rows_a_model_must_be_causal(made, folder_of):
 
 
 @pytest.mark.parametrize("wrong", ["a product forgotten", "positions of another sample"])
-def test_wrong_rows_of_a_right_model_are_found(wrong, made, folder_of, monkeypatch):
+def test_wrong_rows_of_a_correct_model_are_detected(wrong, made, folder_of, monkeypatch):
     """So the check also covers the attention and the rows of mlens."""
 
     class Wrong(module.PackedRows):
@@ -100,7 +100,7 @@ def test_a_difference_that_is_not_a_number_fails():
         require_passed(nan, "a model")
 
 
-def test_a_run_checks_its_model_and_notes_what_it_found(made):
+def test_a_run_checks_its_model_and_records_the_result(made):
     engine = made.engine()
     assert made.model.config._attn_implementation == ROW_ATTENTION
     engine.check(LONGEST)

@@ -1,4 +1,4 @@
-"""The same model gives the same digest wherever it lies; another one gives another."""
+"""The digest of a model is the same in every folder, and different for every other model."""
 
 import json
 import shutil
@@ -68,7 +68,7 @@ def test_a_tiny_model_is_described_by_its_settings_and_the_data():
 
 @pytest.fixture
 def hub(saved, tmp_path, monkeypatch):
-    """A hub's cache that holds two commits of a model; `hub(commit)` makes main point at one of them."""
+    """The cache of a hub with two commits of a model; `hub(commit)` makes main point at one of them."""
     home = tmp_path / "hub" / "models--someone--model"
     for commit in ("a" * 40, "b" * 40):
         shutil.copytree(saved, home / "snapshots" / commit)
@@ -99,7 +99,7 @@ def test_a_model_that_the_hub_does_not_give_is_refused_in_one_line(hub):
 
 @pytest.fixture
 def silent_hub(hub, monkeypatch):
-    """The cache of a hub that takes connections and never answers."""
+    """The cache of a hub that accepts connections and never answers."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
@@ -119,7 +119,7 @@ def test_a_hub_that_does_not_answer_does_not_block(saved, silent_hub):
 
 
 def test_json_is_read_as_bytes(saved, copied):
-    """The same settings written otherwise are another file: nothing guesses what matters in them."""
+    """The same settings in another format count as another file: only bytes are compared."""
     config = json.loads((copied / "config.json").read_text())
     (copied / "config.json").write_text(json.dumps(config))
     assert digest(copied) != digest(saved)

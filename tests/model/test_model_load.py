@@ -22,7 +22,7 @@ def weights(made):
     return made.model.state_dict()
 
 
-def test_a_random_model_depends_on_the_seed_alone():
+def test_a_random_model_depends_only_on_the_seed():
     torch.manual_seed(1)
     first = weights(parts())
     torch.manual_seed(2)
@@ -90,7 +90,7 @@ def test_adapters_are_all_that_is_trained(saved):
     assert trained and all("q_proj.lora_" in name for name in trained)
 
 
-def test_all_linear_is_every_linear_layer_but_the_output(saved):
+def test_all_linear_is_every_linear_layer_except_the_output(saved):
     made, _ = saved
     model = build(TinyModel(vocab_size=512, layers=1), made, peft=Lora())
     adapted = {re.search(r"\.(\w+)\.lora_A", name)[1] for name, _ in model.named_parameters() if "lora_A" in name}
@@ -127,14 +127,14 @@ def test_a_model_that_does_not_support_row_attention_is_refused_with_a_remedy(sa
 
 
 def test_a_loaded_model_is_in_training_mode(saved):
-    # Checkpointing and dropout do nothing outside of it.
+    # Otherwise checkpointing and dropout would have no effect.
     made, folder = saved
     assert build(PretrainedModel(name=None, path=str(folder)), made).training
     assert build(TinyModel(vocab_size=512), made).training
 
 
 def changed_weights(folder, tmp_path, change):
-    """A copy of the model in `folder` whose weights are what `change` makes of them."""
+    """A copy of the model in `folder` with `change` applied to its weights."""
     copy = shutil.copytree(folder, tmp_path / "changed")
     weights = load_file(copy / "model.safetensors")
     save_file(change(weights), copy / "model.safetensors", {"format": "pt"})
@@ -197,7 +197,7 @@ class Trained:
 
 @pytest.fixture
 def adapter(saved, tmp_path):
-    """A pretrained model's adapter, and how it is loaded."""
+    """A pretrained model's adapter, and a function that loads it."""
     made, folder = saved
     settings = PretrainedModel(name=None, path=str(folder), dtype="float32")
     build(settings, made, peft=Lora(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path / "adapter")

@@ -95,7 +95,7 @@ def test_a_model_with_custom_attention_is_refused_with_a_remedy(name, made, fold
     assert build(folder_of(name), made, attention="eager").training
 
 
-def test_a_window_that_no_sample_leaves_is_none():
+def test_a_window_longer_than_all_samples_is_ignored():
     require_plain(0.0, sliding_window=8, position_ids=torch.arange(8)[None], use_cache=False, softcap=None)
     with pytest.raises(UserError, match="sliding_window=8"):
         require_plain(0.0, sliding_window=8, position_ids=torch.arange(9)[None])
@@ -103,7 +103,7 @@ def test_a_window_that_no_sample_leaves_is_none():
         require_plain(0.0, bias=torch.zeros(1))
 
 
-def test_what_the_row_says_of_the_longest_sample_counts_not_the_rows_length(made, folder_of):
+def test_the_window_is_compared_with_the_longest_sample_not_with_the_row(made, folder_of):
     longer = row(made)
     assert longer.input_ids.shape[1] > 256 > int(longer.position_ids.max())
     model = build(folder_of("wide window"), made)

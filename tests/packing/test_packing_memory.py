@@ -45,7 +45,7 @@ def tensors(row: Row) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("scoring", [False, True])
 @pytest.mark.parametrize("name", ROWS)
-def test_a_rows_tensors_are_far_from_pairs_of_its_tokens(name, scoring):
+def test_a_rows_tensors_are_much_smaller_than_pairs_of_its_tokens(name, scoring):
     row = PackedRows().score_row(ROWS[name], ANSWERS) if scoring else PackedRows().train_row(ROWS[name], 0.5)
     row = with_cpu_layout(row)
     tokens = len(row.spans)
@@ -54,7 +54,7 @@ def test_a_rows_tensors_are_far_from_pairs_of_its_tokens(name, scoring):
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_attention_makes_nothing_like_pairs_of_tokens(name):
+def test_attention_makes_no_tensor_of_pairs_of_tokens(name):
     row = with_cpu_layout(PackedRows().train_row(ROWS[name]))
     tokens, heads, d = len(row.spans), 1, 4
     q, k, v = (torch.randn(1, heads, tokens, d, requires_grad=True) for _ in range(3))

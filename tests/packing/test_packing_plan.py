@@ -117,7 +117,7 @@ runs = st.lists(st.tuples(st.sampled_from([-1, 0, 1, 2]), st.integers(1, 30)), m
 
 
 @given(runs, st.integers(1, 40), st.integers(1, 50), st.integers(0, 3), st.integers(0, 3))
-def test_an_epoch_visits_pieces_of_neighbouring_targets_in_a_random_order(drawn, targets, pieces, seed, epoch):
+def test_an_epoch_visits_pieces_of_consecutive_targets_in_a_random_order(drawn, targets, pieces, seed, epoch):
     # Each run is of another user, except that targets that share nothing are of the user before.
     prefixes, users = [], []
     for number, length in drawn:
@@ -138,7 +138,7 @@ def test_targets_that_share_nothing_are_visited_in_a_plain_permutation(strategy)
     assert epoch_order(data, Steps(512, 8), 3, 2).tolist() == np.argsort(np.concatenate(words)).tolist()
 
 
-def test_the_order_depends_on_seed_and_epoch_alone():
+def test_the_order_depends_only_on_seed_and_epoch():
     data = dataset()
     orders = [epoch_order(data, STEPS, seed, epoch).tolist() for seed, epoch in ((1, 0), (1, 0), (2, 0), (1, 1))]
     assert orders[0] == orders[1]
@@ -169,7 +169,7 @@ def test_an_epoch_has_as_many_steps_as_it_takes(targets, per_step):
 
 @COLLATORS
 @pytest.mark.parametrize("world", [1, 2, 3])
-def test_scoring_takes_every_target_once_with_as_many_rows_on_every_rank(collator, world):
+def test_scoring_takes_every_target_once_with_equally_many_rows_on_every_rank(collator, world):
     data = dataset(stage="test")
     rows = [plan_scoring(data, collator, rank, world) for rank in range(world)]
     assert len({len(rank_rows) for rank_rows in rows}) == 1

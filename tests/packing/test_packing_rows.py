@@ -81,7 +81,7 @@ def test_a_layouts_products_are_the_spans(groups, kind, limits):
         check_layout(make_row(kind, groups))
 
 
-def test_small_limits_meet_every_kind_of_product():
+def test_small_limits_produce_every_kind_of_product():
     groups = [make_group(9, [(3, 4), (5, 4), (9, 6)]), make_group(3, [(1, 2), (3, 2)]), *lone_groups([2, 2, 3])]
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(cpu_layout, "LONG", 9)
@@ -182,7 +182,7 @@ def plain_model():
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_samples_log_probability_is_that_of_the_sample_alone(row_model, plain_model, case):
+def test_a_samples_log_probability_is_that_of_the_separate_sample(row_model, plain_model, case):
     groups = CASES[case]
     with torch.no_grad():
         packed = row_scores(row_model, ROWS.train_row(groups))

@@ -157,7 +157,7 @@ def test_windows_are_trimmed_as_by_tokenising_full_texts(ablation, bounds, stage
     st.integers(0, 5),
     st.sampled_from(list(ABLATIONS)),
 )
-def test_prompt_and_longest_answer_never_pass_max_tokens_and_the_target_is_intact(name, most, bound, seed, ablation):
+def test_prompt_and_longest_answer_never_exceed_max_tokens_and_the_target_is_intact(name, most, bound, seed, ablation):
     table = world(seed, users=2, most=12)
     chosen = style(max_tokens=most, history_tokens=bound)
     renderer = make_renderer(table, chosen, ABLATIONS[ablation], tiny())

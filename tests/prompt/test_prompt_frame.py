@@ -42,7 +42,7 @@ def test_a_template_with_a_clock_is_rendered_on_the_day_that_the_config_names(mo
     monkeypatch.setattr(chat_template_utils, "datetime", Tomorrow)
     assert render_frame(with_template(DATED), "2025-01-01") == today
     assert render_frame(with_template(DATED), "2026-12-31").before.startswith("Today: 31 Dec 2026")
-    assert chat_template_utils.datetime is Tomorrow  # put back
+    assert chat_template_utils.datetime is Tomorrow  # restored
 
 
 @pytest.mark.parametrize(
@@ -55,14 +55,14 @@ def test_a_template_with_a_clock_is_rendered_on_the_day_that_the_config_names(mo
         (None, "has no chat template"),
     ],
 )
-def test_a_template_that_can_not_be_used_is_refused_in_one_line(template, message):
+def test_an_unusable_template_is_refused_in_one_line(template, message):
     with pytest.raises(UserError, match=message) as caught:
         render_frame(with_template(template), "2025-01-01")
     assert "\n" not in str(caught.value) and "prompt=simple" in str(caught.value)
 
 
 @pytest.mark.parametrize("other", ["{{ raise_exception('a list of parts is needed') }}", "{{ '' }}"])
-def test_a_template_that_wants_a_list_of_parts_is_given_one(other):
+def test_a_template_for_a_list_of_parts_is_given_one(other):
     parts = "{% for part in messages[0]['content'] %}{{ part['text'] }}{% endfor %}"
     template = "BEGIN {% if messages[0]['content'] is string %}" + other + "{% else %}" + parts + "{% endif %} END"
     assert render_frame(with_template(template), "2025-01-01") == ChatFrame("BEGIN ", " END")

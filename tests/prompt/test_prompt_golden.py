@@ -118,7 +118,7 @@ def test_the_answer_is_the_rating_and_the_end_token(table):
     assert renderer.template.answer(2).tolist() == [*plain_ids(tiny(), "4.5"), end]
 
 
-def test_a_records_description_replaces_the_task_of_its_user_alone():
+def test_a_records_description_replaces_only_the_task_of_its_user():
     rows = [(0, 3.0, 1), (1, 4.0, 2)]
     table = make_table([rows, rows], task=[None, "Guess what this user likes"])
     assert text(table, [0], target=1) == text(make_table([rows]), [0], target=1)
@@ -160,12 +160,12 @@ def test_with_qwen3_the_joined_ids_are_those_of_the_text(table, name, ablation, 
 @needs_qwen3
 def test_chat_wraps_the_simple_prompt_in_qwen3s_template_with_thinking_off(table):
     renderer = make_renderer(table, style("chat"), ABLATIONS["profile_and_history"], qwen3())
-    text = f"<|im_start|>user\n{SIMPLE}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    expected = f"<|im_start|>user\n{SIMPLE}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
     history = np.array([0, 2])
     assert renderer.shares_prefixes
-    assert renderer.text(3, history) == text
+    assert renderer.text(3, history) == expected
     ids = [*renderer.tokens(3, history), *renderer.template.answer(3)]
-    assert ids == plain_ids(qwen3(), f"{text}2.0<|im_end|>")
+    assert ids == plain_ids(qwen3(), f"{expected}2.0<|im_end|>")
     message = [{"role": "user", "content": SIMPLE}]
     template = qwen3().apply_chat_template(message, tokenize=False, add_generation_prompt=True, enable_thinking=False)
     assert renderer.text(3, history) == template
@@ -190,7 +190,7 @@ def test_an_ablation_with_context_is_refused_without_tags_and_context(name):
         make_renderer(table, style(), ABLATIONS[name], tiny())
 
 
-def test_the_seven_ablations_are_all_there_and_history_only_is_what_it_says():
+def test_there_are_seven_ablations_and_history_only_has_only_history():
     sections = {name: {k for k, on in vars(ablation).items() if on} for name, ablation in ABLATIONS.items()}
     assert sections == {
         "profile_and_history_and_context": {"profile", "history", "context"},

@@ -55,7 +55,7 @@ def test_without_history_it_shows_samples_too():
     assert "[HISTORICAL_RATINGS]" not in lines
 
 
-def test_where_nothing_is_wanted_nothing_is_dropped():
+def test_without_wanted_ratings_none_is_dropped():
     lengths = measure_lengths(parts("history=none").datasets["train"])
     assert (lengths.ratings_dropped, lengths.trimmed, lengths.without_history) == (0, 0, 1)
 
@@ -67,6 +67,6 @@ def test_a_strategy_that_the_budget_decides_is_pointed_out():
     assert line.startswith("WARNING: most prompts are trimmed (train ") and "prompt.max_tokens" in line
 
 
-def test_reasonable_lengths_are_called_so(random_history):
+def test_reasonable_lengths_are_reported_as_such(random_history):
     made, _ = random_history
     assert not length_warnings({"train": measure_lengths(made.datasets["train"])}, made.datasets["train"])

@@ -122,7 +122,7 @@ def test_a_run_killed_repeatedly_ends_as_an_uninterrupted_one(stage, ranks, tmp_
 @pytest.mark.slow
 @pytest.mark.parametrize("stage, before, after", [(0, 2, 1), (1, 1, 2), (2, 2, 1), (3, 2, 1), (3, 1, 2)])
 def test_a_run_resumes_with_another_number_of_ranks(stage, before, after, tmp_path, tmp_path_factory):
-    """Through DeepSpeed's universal checkpoint, to the tolerance of sums in another order."""
+    """It uses DeepSpeed's universal checkpoint; results are equal up to the rounding of sums in another order."""
     overrides = (f"deepspeed=zero{stage}", "trainer.optimizer=adamw", "trainer.learning_rate=0.001")
     run = tmp_path / "run"
     process = start(run, before, *overrides)

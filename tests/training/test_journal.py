@@ -1,4 +1,4 @@
-"""metrics.jsonl after a kill, a power cut or a damaged disk: exactly the records of the checkpoint that is resumed."""
+"""metrics.jsonl after a kill, a power failure or disk damage: exactly the records up to the resumed checkpoint."""
 
 import json
 import os
@@ -26,7 +26,7 @@ TAIL = b"".join(RECORDS[2 * STEP :])
 
 @st.composite
 def damaged(draw, content):
-    """`content` cut, with bytes turned, put in or taken out."""
+    """`content` truncated, or with bytes changed, inserted or deleted."""
     for _ in range(draw(st.integers(1, 3))):
         at = draw(st.integers(0, len(content)))
         how = draw(st.sampled_from(("cut", "turn", "insert", "delete")))
@@ -43,17 +43,17 @@ def damaged(draw, content):
 
 
 @given(damaged(TAIL))
-def test_whatever_lies_beyond_the_checkpoint_is_cut_off(tail):
+def test_everything_after_the_checkpoint_is_truncated(tail):
     assert intact_records(KEPT + tail, STEP, len(KEPT)) == (KEPT, False)
 
 
 @given(st.integers(0, len(KEPT) - 1), st.integers(1, 255), damaged(TAIL) | st.just(TAIL))
-def test_of_a_damaged_line_before_the_checkpoint_the_others_stay(at, change, tail):
+def test_a_damaged_line_before_the_checkpoint_leaves_the_others(at, change, tail):
     content = bytearray(KEPT)
     content[at] ^= change
     kept, lost = intact_records(bytes(content) + tail, STEP, len(KEPT))
     hurt = KEPT[:at].count(b"\n")
-    # A line break that is turned spoils two lines, and one that is made none: a line may still be a record.
+    # A changed line break damages two lines, and an inserted one possibly none: a line may still be a record.
     for number, line in enumerate(RECORDS[: 2 * STEP]):
         assert line in kept or number in (hurt, hurt + 1)
     assert lost or kept == bytes(content)
@@ -62,7 +62,7 @@ def test_of_a_damaged_line_before_the_checkpoint_the_others_stay(at, change, tai
 
 
 @given(st.integers(0, len(KEPT) - 1))
-def test_a_file_that_was_cut_before_the_checkpoint_keeps_its_complete_lines(size):
+def test_a_file_truncated_before_the_checkpoint_keeps_its_complete_lines(size):
     kept, lost = intact_records(KEPT[:size], STEP, len(KEPT))
     assert lost and kept == KEPT[: KEPT[:size].rfind(b"\n") + 1]
 
@@ -95,7 +95,7 @@ def test_a_resume_continues_after_the_intact_records_and_warns_once(journal, cap
     assert [json.loads(line)["step"] for line in file.read_text().splitlines()] == [1, 3, 4]
 
 
-def test_records_lie_on_the_disk_before_a_checkpoint_counts_them(journal, monkeypatch):
+def test_records_are_on_disk_before_a_checkpoint_counts_them(journal, monkeypatch):
     journal, file = journal
     flushed, fsync = [], os.fsync
     monkeypatch.setattr(os, "fsync", lambda n: (flushed.append(str(Path(f"/proc/self/fd/{n}").readlink())), fsync(n)))

@@ -1,4 +1,4 @@
-"""What is written into a run's folder, by whom, and what a resume may change."""
+"""The files of a run's folder, the rank that writes them, and the settings that a resume may change."""
 
 import json
 
@@ -22,7 +22,7 @@ def rank(number: int) -> Ranks:
 
 
 @pytest.mark.parametrize("before", [None, "old"])
-def test_a_write_that_breaks_off_leaves_the_file_as_it_was(tmp_path, before):
+def test_an_interrupted_write_leaves_the_file_unchanged(tmp_path, before):
     file = tmp_path / "summary.json"
     if before:
         file.write_text(before)
@@ -36,7 +36,7 @@ def test_a_write_that_breaks_off_leaves_the_file_as_it_was(tmp_path, before):
     assert (file.read_text() if file.exists() else None) == before
 
 
-def test_a_file_is_intact_and_alone(tmp_path):
+def test_a_written_file_is_intact_and_the_only_one(tmp_path):
     write_json(tmp_path / "a.json", {"title": "评分"})
     write_text(tmp_path / "b.txt", "é\n")
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"title": "评分"}
@@ -44,7 +44,7 @@ def test_a_file_is_intact_and_alone(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"a.json", "b.txt"}
 
 
-def test_rank_0_alone_makes_the_folder(tmp_path):
+def test_only_rank_0_makes_the_folder(tmp_path):
     settings = checked(f"output_dir={tmp_path}/run")
     folder = find_folder(rank(0), settings)
     assert folder.path == tmp_path / "run" and not folder.path.exists()
@@ -68,7 +68,7 @@ def test_without_output_dir_each_run_has_a_separate_folder(tmp_path, monkeypatch
     assert len(made) == 3 and all(path.startswith("outputs/") for path in made)
 
 
-def test_an_empty_folder_is_taken(tmp_path):
+def test_an_empty_folder_is_used(tmp_path):
     assert find_folder(rank(0), checked(f"output_dir={tmp_path}")).path == tmp_path
 
 
@@ -104,7 +104,7 @@ def test_a_run_that_was_killed_before_it_had_begun_is_started_over(tmp_path, lef
     find_folder(rank(0), checked(f"output_dir={run}", "resume=true"))
 
 
-def test_where_a_file_of_a_run_is_left_it_is_not_started_over(tmp_path):
+def test_a_run_that_left_a_file_is_not_started_over(tmp_path):
     (tmp_path / "training_logs").mkdir()
     (tmp_path / "training_logs" / "metrics.jsonl").touch()
     with pytest.raises(UserError, match="holds other files"):
@@ -152,7 +152,7 @@ def test_another_horizon_is_allowed_and_reported(key):
     assert changed(f"{key}=99") == [key]
 
 
-def test_a_config_read_back_is_no_change(tmp_path):
+def test_a_config_that_is_read_back_is_unchanged(tmp_path):
     config = composed("debug=fast", "trainer.learning_rate=1e-5", "peft=lora")
     OmegaConf.save(config, tmp_path / "config.yaml", resolve=True)
     before = OmegaConf.to_container(OmegaConf.load(tmp_path / "config.yaml"))
@@ -171,7 +171,7 @@ def steps(file):
     return [json.loads(line)["step"] for line in file.read_text().splitlines()]
 
 
-def test_a_record_is_a_line_at_once(journal):
+def test_a_record_is_written_as_a_line_at_once(journal):
     journal, file = journal
     journal.record("train", 1, loss=0.5)
     assert json.loads(file.read_text()) == {"kind": "train", "step": 1, "loss": 0.5}
@@ -188,7 +188,7 @@ def test_rewind_drops_what_came_after_the_checkpoint(journal):
     assert steps(file) == [1, 1, 2, 2, 3, 3, 4]
 
 
-def test_rewind_drops_a_line_that_was_cut_off(journal):
+def test_rewind_drops_a_truncated_line(journal):
     journal, file = journal
     journal.record("train", 1, loss=1.0)
     with file.open("a") as more:

@@ -74,9 +74,9 @@ def test_a_signal_in_the_last_phases_of_two_ranks(phase, rank, tmp_path):
     if not finishes:
         assert first.stderr.count("stopped: asked to stop") == 1 and "exitcode  : 75" in first.stderr
         assert command(*overrides, "resume=true", ranks=2, **more).returncode == 0
-    alone = command(str(ROOT / "train.py"), *FAST, f"output_dir={tmp_path}/alone", ranks=2)
-    assert alone.returncode == 0
-    assert summary_of(tmp_path / "run")["metrics"] == summary_of(tmp_path / "alone")["metrics"]
+    uninterrupted = command(str(ROOT / "train.py"), *FAST, f"output_dir={tmp_path}/uninterrupted", ranks=2)
+    assert uninterrupted.returncode == 0
+    assert summary_of(tmp_path / "run")["metrics"] == summary_of(tmp_path / "uninterrupted")["metrics"]
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The learning rate over the steps, and how many steps there are."""
+"""The learning rate of each step, and the number of steps."""
 
 import math
 

@@ -77,7 +77,7 @@ def histories_of(excerpts):
 @settings(max_examples=30)
 @given(stages(), st.integers(2, 6), st.sampled_from([0.0, 0.4, 1.0]))
 def test_each_rating_of_an_excerpt_carries_loss_once_after_those_before_it(drawn, lines, target_share):
-    """In its line, or as the target of a prompt whose history is the excerpt up to it."""
+    """In its line, or as the target of a prompt with the excerpt before it as history."""
     renderer, stage, _ = drawn
     excerpts = cut_excerpts(renderer.template, stage, lines, 2, target_share, 0, 0)
     for i, history in enumerate(histories_of(excerpts)):
@@ -115,7 +115,7 @@ def test_a_rating_takes_every_position_in_an_excerpt(several, interleaved):
         before |= {one for one, next_one in pairwise(ratings) if next_one == rating}
         as_target.append(excerpts.as_target)
     assert seen == {0, 1, 2, 3, 4}
-    # Without interleaving the rating before it is always the same one.
+    # Without interleaving the rating before it is always the same.
     assert len(before) == 1 if interleaved == 1 else len(before) > 5
     assert (
         0.2 < np.mean(as_target) < 0.3

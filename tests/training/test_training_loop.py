@@ -1,4 +1,4 @@
-"""When the loop validates, saves and stops, with an engine that only counts and validations that are scripted."""
+"""The steps at which the loop validates, saves and stops, with a counting engine and scripted validations."""
 
 from collections import Counter
 from copy import deepcopy
@@ -51,7 +51,7 @@ class KeptCheckpoints(list):
 
 
 class Notes:
-    """A journal that keeps records."""
+    """A journal that keeps its records in memory."""
 
     enabled = True
 

@@ -1,4 +1,4 @@
-"""A run that trains for so many minutes: where it ends, and how its rate falls."""
+"""A run with a time limit: its last step, and its learning rate."""
 
 import pytest
 
