@@ -1,7 +1,10 @@
 """Two runs are the same where config, data, model, chat frame and version are, and nowhere else."""
 
 import json
+from copy import deepcopy
 from dataclasses import replace
+from functools import reduce
+from operator import getitem
 
 import pytest
 
@@ -23,15 +26,21 @@ OTHERS = (
 
 
 def test_the_fingerprint_is_of_what_the_result_depends_on():
-    def of(*overrides):
-        return IDENTITY.fingerprint(check_config(composed(*overrides)))
+    settings = check_config(composed())
 
-    free = ["output_dir=x", "resume=true", "wandb.name=x", "trainer.loader_workers=3", "data=sample"]
-    assert {of(override) for override in free} == {of()}
-    bound = ["seed=1", "history=none", "split.seed=1", "evaluation.seed=1", "trainer.max_epochs=2", "prompt.trim=exact"]
-    bound += ["trainer.history_loss_weight=0.5", "trainer.users_per_step=4", "model=tiny_base"]
-    others = [other.fingerprint(check_config(composed())) for other in OTHERS]
-    prints = [of(), *others, *map(of, bound)]
+    def of(key, value):
+        changed = deepcopy(settings.config)
+        *nodes, name = key.split(".")
+        reduce(getitem, nodes, changed)[name] = value
+        return IDENTITY.fingerprint(replace(settings, config=changed))
+
+    free = {"output_dir": "x", "resume": True, "wandb.name": "x", "trainer.loader_workers": 3, "data.path": "x"}
+    assert {of(*change) for change in free.items()} == {IDENTITY.fingerprint(settings)}
+    bound = {"seed": 1, "split.seed": 1, "evaluation.seed": 1, "trainer.max_epochs": 2, "prompt.trim": "exact"}
+    bound |= {"trainer.history_loss_weight": 0.5, "trainer.users_per_step": 4, "history._target_": "x"}
+    chosen = [check_config(composed(override)) for override in ("history=none", "model=tiny_base")]
+    prints = [IDENTITY.fingerprint(settings), *(other.fingerprint(settings) for other in OTHERS)]
+    prints += [*(of(*change) for change in bound.items()), *map(IDENTITY.fingerprint, chosen)]
     assert len(set(prints)) == len(prints)
 
 

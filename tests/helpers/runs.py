@@ -13,6 +13,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -24,7 +25,9 @@ from mlens.config import Settings, check_config
 from mlens.engine.stop import stoppable
 from mlens.identity import Identity
 from mlens.launch import register_resolvers, start
-from mlens.pipeline import RunInputs
+
+if TYPE_CHECKING:
+    from mlens.pipeline import RunInputs
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
@@ -70,6 +73,8 @@ def checked(*overrides: str) -> Settings:
 
 def only_identity(settings: Settings) -> RunInputs:
     """Return inputs that have only settings and identity."""
+    from mlens.pipeline import RunInputs  # imports torch and DeepSpeed
+
     return RunInputs(settings, None, None, {}, None, IDENTITY)  # type: ignore[arg-type]
 
 
