@@ -128,9 +128,9 @@ class PretrainedModel:
         if self.path is not None:
             folder = Path(self.path).expanduser()
             if not (folder / "config.json").is_file():
-                raise UserError(f"model.path={self.path} has no config.json: give the folder of a saved model")
+                raise UserError(f"model.path={self.path} holds no config.json: give the folder of a saved model")
             if not (folder / "tokenizer.json").is_file():
-                raise UserError(f"model.path={self.path} has no tokenizer.json: save the model's tokenizer there")
+                raise UserError(f"model.path={self.path} holds no tokenizer.json: save the model's tokenizer there")
 
 
 @dataclass(frozen=True)
