@@ -113,7 +113,7 @@ def excerpts(table):
     dataset = dataset_of(table)
     cut, found = cut_excerpts(dataset.renderer.template, dataset.stage, 3, 3, 0.5, 1, 2), {}
     for start, stop, user in zip(cut.start, cut.stop, cut.user, strict=True):
-        own = [(named(table, cut.stage.visible[at])[1], bool(cut.asked[at])) for at in cut.indices[start:stop]]
+        own = [(named(table, cut.stage.visible[at])[1], bool(cut.as_target[at])) for at in cut.indices[start:stop]]
         found.setdefault((table.users["id"][int(user)],), []).append(own)
     return found
 
