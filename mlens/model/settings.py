@@ -5,22 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mlens.checks import require_choice, require_number
 from mlens.errors import UserError
 
 DTYPES = ("float32", "bfloat16")
 ROWS = "rows"
 # Packed rows, or an attention of transformers. Any other name transformers would download as a kernel, and run.
 ATTENTIONS = (ROWS, "sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3", "flash_attention_4")
-
-
-def _require_attention(attention: str) -> None:
-    if attention not in ATTENTIONS:
-        raise UserError(f"model.attention must be one of {', '.join(ATTENTIONS)}, not {attention}")
-
-
-def _require_dtype(dtype: str) -> None:
-    if dtype not in DTYPES:
-        raise UserError(f"model.dtype must be one of {', '.join(DTYPES)}, not {dtype}")
 
 
 @dataclass(frozen=True)
@@ -53,16 +44,12 @@ class BaseTraining:
     def __post_init__(self) -> None:
         if min(self.lines, default=2) < 2:
             raise UserError(f"model.base.lines must be lengths of at least 2, not {self.lines}")
-        if not 0 <= self.asked <= 1:
-            raise UserError(f"model.base.asked must be from 0 to 1, not {self.asked}")
+        require_number("model.base.asked", self.asked, at_least=0, at_most=1)
         for name in ("steps", "interleaved", "ratings_per_step", "row_tokens"):
-            if getattr(self, name) < 1:
-                raise UserError(f"model.base.{name} must be at least 1, not {getattr(self, name)}")
+            require_number(f"model.base.{name}", getattr(self, name), at_least=1)
         for name in ("learning_rate", "adam_learning_rate"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"model.base.{name} must be above 0, not {getattr(self, name)}")
-        if not self.weight_decay >= 0:
-            raise UserError(f"model.base.weight_decay must be at least 0, not {self.weight_decay}")
+            require_number(f"model.base.{name}", getattr(self, name), above=0)
+        require_number("model.base.weight_decay", self.weight_decay, at_least=0)
 
 
 @dataclass(frozen=True)
@@ -90,11 +77,10 @@ class TinyModel:
     base: BaseTraining = field(default_factory=BaseTraining)
 
     def __post_init__(self) -> None:
-        _require_dtype(self.dtype)
-        _require_attention(self.attention)
+        require_choice("model.dtype", self.dtype, DTYPES)
+        require_choice("model.attention", self.attention, ATTENTIONS)
         for name in ("hidden_size", "layers", "heads", "kv_heads", "head_size", "intermediate_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"model.{name} must be at least 1, not {getattr(self, name)}")
+            require_number(f"model.{name}", getattr(self, name), at_least=1)
         if self.vocab_size < 300:
             raise UserError(f"model.vocab_size must be at least 300 (256 bytes and some words), not {self.vocab_size}")
         if self.heads % self.kv_heads:
@@ -121,8 +107,8 @@ class PretrainedModel:
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
-        _require_dtype(self.dtype)
-        _require_attention(self.attention)
+        require_choice("model.dtype", self.dtype, DTYPES)
+        require_choice("model.attention", self.attention, ATTENTIONS)
         if self.name is None and self.path is None:
             raise UserError("model=hf needs a model: model.path=FOLDER or model.name=HUB_ID")
         if self.path is not None:
@@ -157,7 +143,6 @@ class Lora:
     merge: bool = False
 
     def __post_init__(self) -> None:
-        if self.r < 1 or self.alpha < 1:
-            raise UserError(f"peft.r and peft.alpha must be at least 1, not {self.r} and {self.alpha}")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"peft.dropout must be at least 0 and below 1, not {self.dropout}")
+        require_number("peft.r", self.r, at_least=1)
+        require_number("peft.alpha", self.alpha, at_least=1)
+        require_number("peft.dropout", self.dropout, at_least=0, below=1)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from mlens.checks import require_choice, require_number
 from mlens.data.ragged import offsets
-from mlens.errors import UserError
 from mlens.packing.prefix_group import PrefixGroup, Shapes
 from mlens.packing.row import Row
 
@@ -30,12 +30,9 @@ class PackedRows:
     pair_cost: float = 0.001
 
     def __post_init__(self) -> None:
-        if self.row_tokens < 1:
-            raise UserError(f"packing.row_tokens must be at least 1, not {self.row_tokens}")
-        if self.share not in ("auto", "never"):
-            raise UserError(f"packing.share must be auto or never, not {self.share}")
-        if not self.pair_cost >= 0:
-            raise UserError(f"packing.pair_cost must be at least 0, not {self.pair_cost}")
+        require_number("packing.row_tokens", self.row_tokens, at_least=1)
+        require_choice("packing.share", self.share, ("auto", "never"))
+        require_number("packing.pair_cost", self.pair_cost, at_least=0)
 
     def pack(self, shapes: Shapes, world: int) -> list[list[tuple[np.ndarray, ...]]]:
         """Pack targets of these shapes [n] into rows, and shard the rows to `world` ranks.

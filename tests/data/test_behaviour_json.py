@@ -283,7 +283,7 @@ def test_no_path(tmp_path, refusal):
 
 
 def test_bad_fields():
-    with pytest.raises(UserError, match=r"^data\.max_users must be at least 1, not -3$"):
+    with pytest.raises(UserError, match=r"^data\.max_users must be at least 1 or null, not -3$"):
         BehaviourJson(max_users=-3)
     with pytest.raises(UserError, match="ascending"):
         BehaviourJson(rating_scale=[2.0, 1.0])

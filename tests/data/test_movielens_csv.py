@@ -275,8 +275,8 @@ def test_missing_files(source, refusal, missing):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"release": "ml-5m"}, "data.release must be one of ml-latest-small, ml-latest, ml-25m, ml-32m, not 'ml-5m'"),
-        ({"max_users": 0}, "data.max_users must be at least 1, not 0"),
+        ({"release": "ml-5m"}, "data.release must be ml-latest-small, ml-latest, ml-25m or ml-32m, not ml-5m"),
+        ({"max_users": 0}, "data.max_users must be at least 1 or null, not 0"),
         (
             {"rating_scale": [1.0, float("nan")]},
             "data.rating_scale must be two or more finite ratings in ascending order, not [1.0, nan]",

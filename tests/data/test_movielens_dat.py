@@ -150,4 +150,4 @@ def test_ml_10m_must_be_utf_8(ml_10m, refusal):
 def test_bad_release():
     with pytest.raises(UserError) as caught:
         MovieLensDat("ml-20m")
-    assert str(caught.value) == "data.release must be one of ml-1m, ml-10m, not 'ml-20m'"
+    assert str(caught.value) == "data.release must be ml-1m or ml-10m, not ml-20m"
