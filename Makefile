@@ -41,7 +41,7 @@ LOWEST_TESTS := \
 	tests/training/test_journal.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-lowest check format clean
+.PHONY: help install demo test test-slow test-thorough test-lowest check format clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1 \t/' | expand -t 20
@@ -62,7 +62,10 @@ test: check  ## format, lint and type checks, then the tests that CI runs
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=10
 
 test-slow: $(STAMP)  ## the tests that take minutes
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m slow --hypothesis-profile=thorough
+
+test-thorough: $(STAMP)  ## the tests of `make test`, with 100 examples of every property
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --hypothesis-profile=thorough
 
 $(LOWEST_STAMP): pyproject.toml .ci/lowest_versions.py
 	$(LOWEST_PYTHON) -m venv --clear $(LOWEST)

@@ -12,7 +12,7 @@ from hypothesis import settings
 from mlens.engine.stop import SIGNALS
 
 # A slow example is no failure on a busy machine. `pytest --hypothesis-profile=thorough` draws more examples.
-settings.register_profile("mlens", deadline=None, max_examples=30)
+settings.register_profile("mlens", deadline=None, max_examples=15)
 settings.register_profile("thorough", deadline=None, max_examples=100)
 settings.load_profile("mlens")
 

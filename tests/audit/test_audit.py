@@ -194,7 +194,6 @@ def summed(*kinds: dict) -> dict[str, int]:
 # No false alarm.
 
 
-@settings(max_examples=40)
 @given(plans(), st.sampled_from([None, 2]))
 def test_valid_plans_have_no_leak(case, most):
     with small_blocks(most=most):
@@ -254,7 +253,6 @@ def mutated(draw, stage, table):
     return replace(stage, **{column: put(value, index, new)})
 
 
-@settings(max_examples=100)
 @given(plans(strategy=st.just(AllPrevious()), ablations=("history_only",)), st.data())
 def test_for_any_change_of_lists_or_roles_it_finds_the_same_as_the_naive_audit(case, data):
     name = data.draw(st.sampled_from(list(case.datasets)))
@@ -432,7 +430,6 @@ def test_a_leak_in_the_lists_is_found_and_named(plant, data):
         assert table_of(case).named(rating) in line
 
 
-@settings(max_examples=25)
 @given(plans(SPLITS.filter(lambda split: split.method in ("temporal", "leave_last", "global_time")), **PLAIN), SEEDS)
 def test_roles_out_of_time_order_are_found(case, choice):
     """The plan is made with the swapped roles, so that the lists are consistent with them."""
@@ -450,7 +447,6 @@ def test_roles_out_of_time_order_are_found(case, choice):
         assert found(datasets, roles, case.split) == expected
 
 
-@settings(max_examples=25)
 @given(plans(**PLAIN), SEEDS, st.sampled_from(["timestamp", "user"]))
 def test_a_table_out_of_order_is_found(case, choice, column):
     table = table_of(case)
@@ -520,7 +516,6 @@ def test_a_leak_in_a_history_is_found_and_named(plant, data):
     assert table_of(case).named(dataset.stage.targets[t]) in str(raised.value)
 
 
-@settings(max_examples=100)
 @given(plans(strategy=STRATEGIES, **SHOWING), st.data())
 def test_targets_share_a_prefix_only_if_each_sees_complete_lines_that_it_may_see(case, data):
     dataset = case.datasets[data.draw(st.sampled_from(list(case.datasets)))]
@@ -564,7 +559,6 @@ class AllTags(Context):
         return self.turn[tags][shown][-most:]
 
 
-@settings(max_examples=40)
 @given(plans(strategy=st.just(AllPrevious()), ablations=("history_and_context",)), st.booleans(), st.booleans())
 def test_a_later_tag_or_one_of_the_target_movie_is_found(case, any_time, any_movie):
     for name, dataset in case.datasets.items():
@@ -576,7 +570,6 @@ def test_a_later_tag_or_one_of_the_target_movie_is_found(case, any_time, any_mov
         assert found({name: dataset}, case.roles, case.split) == expected
 
 
-@settings(max_examples=25)
 @given(plans(ablations=("history_and_context",)), SEEDS, st.sampled_from(["time", "movie", "turn", "owner_offsets"]))
 def test_a_tag_that_differs_from_the_tables_is_found(case, choice, column):
     dataset = next(iter(case.datasets.values()))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlens.data.csv_ratings import CsvRatings
@@ -267,7 +267,6 @@ ratings = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     ratings=ratings,
     titles=st.lists(texts, min_size=10, max_size=10),

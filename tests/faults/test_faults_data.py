@@ -471,7 +471,7 @@ def test_a_damaged_table_is_reported_and_rebuilt(source, monkeypatch, caplog, da
     assert not caplog.records
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_no_damage_of_any_file_goes_unseen(source, data):
     folder = load_table(source).path

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from test_history_random import last_targets
 
@@ -57,13 +57,11 @@ KINDS = [newest, ranked, thinned]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=40)
 @given(case=budgets(), seed=SEEDS, trim=TRIMS, separate=st.booleans())
 def test_whatever_is_wanted_it_fits_and_what_is_shared_is_a_common_beginning(kind, case, seed, trim, separate):
     assert_fits(case, fit(kind(seed), case.table, case.stage, case.budget, trim, 0, 0, separate))
 
 
-@settings(max_examples=40)
 @given(budgets(), SEEDS)
 def test_the_least_wanted_of_a_ranking_are_dropped(case, seed):
     strategy = ranked(seed)
@@ -76,7 +74,6 @@ def test_the_least_wanted_of_a_ranking_are_dropped(case, seed):
         assert histories.shown(t).tolist() == sorted(kept)
 
 
-@settings(max_examples=40)
 @given(budgets(), SEEDS)
 def test_a_users_cut_off_is_halved_until_what_is_below_it_fits_and_stays_halved(case, seed):
     stage, wish = case.stage, thinned(seed, (0.01, 0.2, 0.7, 1.4, 3, 9)).made(case.stage)
@@ -100,7 +97,6 @@ def alone(case: Case, t: int) -> Case:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=40)
 @given(case=budgets(), seed=SEEDS, trim=TRIMS)
 def test_separate_targets_are_shown_what_each_is_shown_alone_and_equal_histories_are_shared(kind, case, seed, trim):
     stage, wish = case.stage, kind(seed).made(case.stage)

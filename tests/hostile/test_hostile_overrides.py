@@ -6,7 +6,7 @@ from functools import cache
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -48,7 +48,6 @@ def refusal(key, value, *overrides):
     return str(caught.value)
 
 
-@settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_any_value_of_any_key_is_taken_or_refused_in_one_line(data):
     changed = {data.draw(st.sampled_from(keys())): data.draw(st.sampled_from(VALUES)) for _ in range(2)}

@@ -189,7 +189,6 @@ def test_a_target_that_stands_twice(pristine, tmp_path):
         read_predictions(tmp_path / "test.parquet", ("user", "t"))
 
 
-@settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.lists(st.floats(0, 1), min_size=5, max_size=5).filter(lambda p: sum(p) > 0.1), min_size=1, max_size=9)
 )
@@ -364,7 +363,6 @@ def ledger_of(folder: Path, content: bytes):
     return jobs
 
 
-@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_changed_ledgers(data, tmp_path_factory):
     changed = change_a_value(data, copy.deepcopy(LEDGER))

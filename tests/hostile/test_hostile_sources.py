@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers.byte_mutations import mutate
@@ -133,14 +133,12 @@ def _changed_rows(draw, rows):
     return rows
 
 
-@settings(max_examples=60, deadline=None)
 @given(case=hurt_tables())
 def test_changed_rows(case, tmp_path_factory):
     name, files = case
     read(SMALL[name], files, tmp_path_factory.mktemp("rows"))
 
 
-@settings(max_examples=50, deadline=None)
 @given(data=st.data())
 def test_changed_json(data, tmp_path_factory):
     """A value anywhere in a record becomes another one, or its key does."""

@@ -85,7 +85,6 @@ def check_blocks(spans: torch.Tensor, sees: np.ndarray, block: int) -> None:
     assert listed(mask.full_q_num_blocks, mask.full_q_indices) == transposed(full)
 
 
-@settings(max_examples=25)
 @given(SIDES.flatmap(lambda block: st.tuples(st.just(block), naive_rows(block))))
 def test_blocks_of_prefixes_suffixes_and_chains(drawn):
     block, row = drawn
@@ -93,7 +92,6 @@ def test_blocks_of_prefixes_suffixes_and_chains(drawn):
     check_blocks(row.spans, row.sees, block)
 
 
-@settings(max_examples=25)
 @given(st.data())
 def test_blocks_of_spans_that_overlap_touch_or_are_empty(data):
     tokens, block = data.draw(st.integers(1, 40)), data.draw(SIDES)

@@ -43,7 +43,7 @@ def test_code_counts_where_it_may_run(copied):
     assert digest(copied, trust_remote_code=True) != before
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=30)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]), st.data())
 def test_any_byte_of_config_weights_and_tokenizer_counts(saved, tmp_path, name, data):
     folder = tmp_path / "changed"

@@ -80,7 +80,6 @@ def test_a_leak_changes_scores(case, leak, choice):
         check_scores(case, stage, torch.float64, change)
 
 
-@settings(max_examples=30)
 @given(prefix_group_lists(), st.booleans(), st.sampled_from(list(LEAKS)), st.integers(0, 10**6))
 def test_a_leak_is_detected_in_the_spans(groups, scoring, leak, choice):
     answers = ANSWERS if scoring else None
@@ -92,7 +91,6 @@ def test_a_leak_is_detected_in_the_spans(groups, scoring, leak, choice):
         check_row(changed, groups, answers)
 
 
-@settings(max_examples=25)
 @given(prefix_group_lists(), st.integers(0, 10**6))
 def test_a_leak_in_a_layouts_masks_is_detected(groups, choice):
     """One pair more, or one less, in the masks that attention uses."""
@@ -115,7 +113,6 @@ def test_a_leak_in_a_layouts_masks_is_detected(groups, choice):
         check_layout(replace(row, layout=CpuLayout(tuple(products))))
 
 
-@settings(max_examples=25)
 @given(prefix_group_lists(prefix=20, suffix=4), st.integers(0, 10**6))
 def test_a_bundle_that_sees_more_of_its_prefix_is_detected(groups, choice):
     with limited({"LONG": 1, "BUNDLE": 8}):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -101,7 +101,6 @@ def random_heads(heads, kv_heads, tokens, seed):
     ]
 
 
-@settings(max_examples=30)
 @given(prefix_group_lists(), kinds, st.sampled_from([(4, 4), (4, 2), (6, 1)]), small_limits, st.integers(0, 3))
 def test_row_attention_is_attention_under_the_dense_mask(groups, kind, heads, limits, seed):
     with pytest.MonkeyPatch.context() as patched:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlens.data.split import Split
@@ -149,7 +149,6 @@ def test_windows_are_trimmed_as_by_tokenising_full_texts(ablation, bounds, stage
                 assert dataset.text(t) == naive.text(target, expected)
 
 
-@settings(max_examples=25)
 @given(
     st.sampled_from(list(STRATEGIES)),
     st.integers(115, 400),
@@ -198,7 +197,6 @@ def test_context_takes_what_history_leaves_and_is_dropped_oldest_first():
     assert {(0, 0), (5, 0), (5, 3), (5, 5)} <= seen
 
 
-@settings(max_examples=30)
 @given(st.integers(0, 99), st.integers(110, 260), st.sampled_from([None, 20]), st.integers(0, 4), st.booleans())
 def test_a_budgets_room_is_what_full_texts_leave(seed, most, bound, most_turns, records):
     """With context of tags, or of the records themselves."""

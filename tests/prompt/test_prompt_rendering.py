@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlens.data.movielens_csv import MovieLensCsv
@@ -86,7 +86,6 @@ def render(world, ablation, tokenizer, **fields):
     return renderer, target, given_history, expected
 
 
-@settings(max_examples=60)
 @given(worlds(), st.sampled_from(list(ABLATIONS.values())), st.integers(0, 4))
 @pytest.mark.filterwarnings("ignore:.*pieces of a prompt don't join")
 def test_text_and_ids_are_those_of_the_naive_prompt(world, ablation, max_context):
@@ -140,7 +139,6 @@ def test_plain_text_equals_the_tokenizer_where_no_added_token_occurs():
     assert [ids.tolist() for ids in plain(qwen3()).encode(texts)] == [plain_ids(qwen3(), text) for text in texts]
 
 
-@settings(max_examples=30)
 @given(worlds())
 @pytest.mark.filterwarnings("ignore:.*pieces of a prompt don't join")
 def test_the_prompt_does_not_depend_on_the_targets_rating(world):

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
@@ -47,7 +47,6 @@ def several():
     return make_renderer(table, style(), HISTORY, tiny()).template, stage
 
 
-@settings(max_examples=50)
 @given(stages(), st.integers(2, 6), st.integers(1, 3), st.sampled_from([0.0, 0.4, 1.0]), st.integers(0, 3))
 def test_excerpts_contain_every_training_rating_once_and_no_other(drawn, lines, interleaved, target_share, epoch):
     renderer, stage, roles = drawn
@@ -74,7 +73,6 @@ def histories_of(excerpts):
     return [excerpts.stage.visible[excerpts.indices[start:stop]] for start, stop in borders]
 
 
-@settings(max_examples=30)
 @given(stages(), st.integers(2, 6), st.sampled_from([0.0, 0.4, 1.0]))
 def test_each_rating_of_an_excerpt_carries_loss_once_after_those_before_it(drawn, lines, target_share):
     """In its line, or as the target of a prompt with the excerpt before it as history."""
