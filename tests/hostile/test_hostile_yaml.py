@@ -63,8 +63,17 @@ def read_by(name, begun):
     {"resume": lambda: find_folder(ranks, settings), "report": lambda: read_config(file)}[name]()
 
 
-@pytest.mark.parametrize("reader", ["report", "resume", "runs", "run_config"])
-@pytest.mark.parametrize("case", HOSTILE)
+READERS = ("report", "resume", "runs", "run_config")
+
+
+def every_case_with_one_reader_in_turn():
+    """The other pairs are slow: all readers read the file by one function."""
+    for number, case in enumerate(HOSTILE):
+        for at, reader in enumerate(READERS):
+            yield pytest.param(case, reader, marks=[] if number % len(READERS) == at else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("case", "reader"), every_case_with_one_reader_in_turn())
 def test_a_hostile_config_is_one_line_at_once(case, reader, begun):
     (begun[2] / ".hydra" / "config.yaml").write_text(HOSTILE[case])
     started = time.process_time()

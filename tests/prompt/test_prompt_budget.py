@@ -121,9 +121,15 @@ class Naive:
         return windows
 
 
-@pytest.mark.parametrize("ablation", ["history_only", "profile_and_history_and_context"])
-@pytest.mark.parametrize("bounds", [(170, None), (400, 60)])
-@pytest.mark.parametrize("stage", ["train", "test"])
+@pytest.mark.parametrize(
+    ("ablation", "bounds", "stage"),
+    [
+        ("history_only", (170, None), "train"),
+        ("history_only", (400, 60), "test"),
+        ("profile_and_history_and_context", (170, None), "test"),
+        pytest.param("profile_and_history_and_context", (400, 60), "train", marks=pytest.mark.slow),
+    ],
+)
 def test_windows_are_trimmed_as_by_tokenising_full_texts(ablation, bounds, stage):
     table = world()
     chosen_style = {"max_tokens": bounds[0], "history_tokens": bounds[1], "max_context": 3}
