@@ -40,7 +40,7 @@ from mlens.engine.ranks import join_ranks
 from mlens.engine.settings import OptimizerSettings
 from mlens.evaluation.evaluate import evaluate
 from mlens.packing.dataset import RatingDataset
-from mlens.packing.plan import plan_epoch
+from mlens.packing.epoch_plan import plan_epoch
 from mlens.packing.row import Row
 from mlens.packing.steps import Steps
 from mlens.training.base_model import base_weights, cut_excerpts, plan_excerpts

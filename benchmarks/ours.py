@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from mlens.engine.engine import Engine
 from mlens.engine.ranks import join_ranks
 from mlens.packing.dataset import RatingDataset
-from mlens.packing.plan import Collator, PlannedRow, RowLoader, answer_lengths, plan_epoch
+from mlens.packing.epoch_plan import Collator, PlannedRow, RowLoader, answer_lengths, plan_epoch
 from mlens.packing.row import Row
 
 # Rows before timing: first calls allocate, and the loader's worker has to start.

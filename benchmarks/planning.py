@@ -147,7 +147,7 @@ def plan(folder: Path, *overrides: str) -> dict[str, float]:
 
     from mlens.compose import compose_config
     from mlens.config import check_config
-    from mlens.packing.plan import epoch_order
+    from mlens.packing.epoch_plan import epoch_order
     from mlens.pipeline import open_inputs
 
     settings = check_config(compose_config(["data=ml_32m", f"data.path={folder}", *overrides]))

@@ -21,7 +21,7 @@ from mlens.engine.engine import uses_bf16_parameters
 from mlens.errors import UserError, exit_on_user_error
 from mlens.model.load import ParamPlacement, build_model
 from mlens.packing.dataset import Example, RatingDataset
-from mlens.packing.plan import Collator
+from mlens.packing.epoch_plan import Collator
 from mlens.pipeline import RunInputs, open_inputs
 
 # As in trainer=finetune.

@@ -12,7 +12,7 @@ from mlens.data.split import TRAIN
 from mlens.evaluation.metrics import by_group, measure, rating_columns
 from mlens.evaluation.score import Predictions, Scorer, predict
 from mlens.packing.dataset import RatingDataset, history_hash
-from mlens.packing.plan import Collator
+from mlens.packing.epoch_plan import Collator
 
 HISTORY_EDGES = (0, 1, 5, 10, 20, 50, 100)
 ACTIVITY_EDGES = (0, 1, 20, 50, 100, 200, 500)

@@ -11,7 +11,7 @@ import torch
 
 from mlens.engine.ranks import Ranks
 from mlens.packing.dataset import RatingDataset
-from mlens.packing.plan import Collator, plan_scoring
+from mlens.packing.epoch_plan import Collator, plan_scoring
 from mlens.packing.row import Row
 
 

@@ -18,8 +18,8 @@ from mlens.engine.settings import checkpoint_bytes
 from mlens.model.flops import forward_flops, training_flops
 from mlens.model.settings import Lora
 from mlens.packing.dataset import RatingDataset
+from mlens.packing.epoch_plan import steps_per_epoch
 from mlens.packing.lengths import Lengths, measure_lengths
-from mlens.packing.plan import steps_per_epoch
 from mlens.packing.row import Row
 from mlens.pipeline import open_inputs
 from mlens.plan.configs import model_config

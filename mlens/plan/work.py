@@ -9,8 +9,7 @@ import numpy as np
 
 from mlens.model.flops import Passes
 from mlens.packing.dataset import RatingDataset
-from mlens.packing.lengths import MAX_MEASURED
-from mlens.packing.plan import (
+from mlens.packing.epoch_plan import (
     Collator,
     answer_lengths,
     epoch_order,
@@ -18,6 +17,7 @@ from mlens.packing.plan import (
     steps_per_epoch,
     target_answer_lengths,
 )
+from mlens.packing.lengths import MAX_MEASURED
 from mlens.packing.prefix_group import Shapes
 from mlens.packing.reference import ReferenceRows
 from mlens.packing.row import Row

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlens.packing.dataset import RatingDataset
-from mlens.packing.plan import Collator, epoch_order, plan_epoch, scoring_shapes, steps_per_epoch
+from mlens.packing.epoch_plan import Collator, epoch_order, plan_epoch, scoring_shapes, steps_per_epoch
 from mlens.packing.row import Row
 from mlens.packing.steps import Steps
 

@@ -9,8 +9,8 @@ from transformers import PreTrainedTokenizerBase
 from mlens.config import Settings
 from mlens.files import write_json, write_text
 from mlens.packing.dataset import RatingDataset
+from mlens.packing.epoch_plan import steps_per_epoch
 from mlens.packing.lengths import measure_lengths
-from mlens.packing.plan import steps_per_epoch
 from mlens.training.detailed_log import detailed_log, length_warnings
 from mlens.training.folder import RunFolder
 from mlens.training.journal import Journal

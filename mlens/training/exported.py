@@ -16,7 +16,7 @@ from mlens.evaluation.settings import Evaluation
 from mlens.files import write_json
 from mlens.history.strategy import Strategy
 from mlens.model.settings import Lora, NoPeft, PretrainedModel, TinyModel
-from mlens.packing.plan import Collator
+from mlens.packing.epoch_plan import Collator
 from mlens.pipeline import RunInputs
 from mlens.prompt.frame import ChatFrame
 from mlens.prompt.settings import Ablation, Style

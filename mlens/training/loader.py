@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from mlens.engine.ending import leave_signals_to_parent
 from mlens.errors import RunFailed, UserError
-from mlens.packing.plan import PlannedRow, RowLoader
+from mlens.packing.epoch_plan import PlannedRow, RowLoader
 from mlens.packing.row import Row
 
 

@@ -21,7 +21,7 @@ from mlens.engine.stop import StopRequest
 from mlens.errors import RunFailed, Stopped
 from mlens.evaluation.evaluate import EvaluationResult, evaluate
 from mlens.packing.dataset import RatingDataset
-from mlens.packing.plan import Collator, PlannedRow, RowLoader, plan_epoch, steps_per_epoch
+from mlens.packing.epoch_plan import Collator, PlannedRow, RowLoader, plan_epoch, steps_per_epoch
 from mlens.packing.row import Row
 from mlens.training.folder import RunFolder
 from mlens.training.journal import Journal

@@ -20,8 +20,8 @@ from mlens.evaluation.kept_prompts import kept_prompts
 from mlens.history.all_previous import AllPrevious
 from mlens.history.random import Random
 from mlens.packing.dataset import RatingDataset
+from mlens.packing.epoch_plan import epoch_order
 from mlens.packing.packed import PackedRows
-from mlens.packing.plan import epoch_order
 from mlens.packing.prefix_group import PrefixGroup
 from mlens.packing.steps import Steps
 from mlens.probe.questions import CSV, EXAMPLES, rating_questions, title_questions

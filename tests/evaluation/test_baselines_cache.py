@@ -125,6 +125,7 @@ def _measured():
     return measure_baselines(table, roles, {"test": last_visible(stage, 1000)})
 
 
+@pytest.mark.slow  # tests/data/test_cache.py has concurrent processes for the same lock
 def test_concurrent_processes_fit_once(tmp_path, monkeypatch):
     spawn = multiprocessing.get_context("spawn")
     barrier, log, results = spawn.Barrier(2), tmp_path / "log", spawn.Queue()

@@ -29,7 +29,7 @@ from mlens.data.rating_table import COLUMNS, open_table
 from mlens.data.sources import load_table
 from mlens.errors import UserError, exit_on_user_error
 from mlens.files import atomic_write, naming, write_json, write_text
-from mlens.packing.plan import RowLoader, plan_epoch
+from mlens.packing.epoch_plan import RowLoader, plan_epoch
 from tests.helpers.runs import FAST, ROOT, child_environment, composed, summary_of, train, train_here
 from tests.helpers.steps import parts
 

@@ -199,7 +199,8 @@ def test_a_shm_that_has_no_room_for_a_semaphore_is_one_line(options, small_shm, 
     assert "Traceback" not in ended.stderr
 
 
-@pytest.mark.parametrize("what", ["loss", pytest.param("gradient", marks=pytest.mark.slow)])
+@pytest.mark.slow  # tests/test_train.py has the loss
+@pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_number_that_is_none(what, undisturbed, tmp_path, capsys, monkeypatch):
     """Kept: the checkpoints before that step; nothing is saved of it."""
     run, backward, rows = tmp_path / "run", Engine.backward, []

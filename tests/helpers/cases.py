@@ -18,8 +18,8 @@ from mlens.history.random import Random
 from mlens.model.attention import cpu_layout
 from mlens.model.attention.cpu_layout import with_cpu_layout
 from mlens.packing.dataset import RatingDataset
+from mlens.packing.epoch_plan import plan_epoch, plan_scoring
 from mlens.packing.packed import PackedRows
-from mlens.packing.plan import plan_epoch, plan_scoring
 from mlens.packing.prefix_group import PrefixGroup
 from mlens.packing.row import Row
 from mlens.packing.steps import Steps

@@ -170,8 +170,8 @@ def _target_digests(data: SimpleNamespace) -> Iterator[tuple[str, str]]:
 def _rows_digest(table, stage, strategy, renderer) -> str:
     """Return the digest of the order of targets and the rows of an epoch."""
     from mlens.packing.dataset import RatingDataset
+    from mlens.packing.epoch_plan import epoch_order, plan_epoch
     from mlens.packing.packed import PackedRows
-    from mlens.packing.plan import epoch_order, plan_epoch
     from mlens.packing.steps import Steps
 
     dataset, collator, steps = RatingDataset(table, stage, strategy, renderer, 7, 2), PackedRows(700), Steps(24, 3)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import strategies as st
 
 from mlens.model.attention.cpu import ROW_ATTENTION
-from mlens.packing.plan import epoch_order
+from mlens.packing.epoch_plan import epoch_order
 from mlens.packing.reference import ReferenceRows
 from mlens.packing.row import Row
 from mlens.prompt.renderer import Renderer

@@ -21,7 +21,7 @@ from mlens.data.rating_table import RatingTable
 from mlens.engine.engine import Engine
 from mlens.engine.ranks import Ranks, join_ranks
 from mlens.packing.dataset import RatingDataset
-from mlens.packing.plan import Collator, plan_epoch
+from mlens.packing.epoch_plan import Collator, plan_epoch
 from mlens.packing.reference import ReferenceRows
 from mlens.pipeline import RunInputs, open_inputs
 from tests.helpers.runs import checked

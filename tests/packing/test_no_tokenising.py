@@ -12,8 +12,8 @@ from mlens.history.random import Random
 from mlens.model.load import load_tokenizer
 from mlens.model.settings import TinyModel
 from mlens.packing.dataset import RatingDataset
+from mlens.packing.epoch_plan import RowLoader, plan_epoch, plan_scoring
 from mlens.packing.packed import PackedRows
-from mlens.packing.plan import RowLoader, plan_epoch, plan_scoring
 from mlens.packing.steps import Steps
 from mlens.prompt.renderer import make_renderer
 from mlens.prompt.settings import Ablation, Style

@@ -17,8 +17,8 @@ from mlens.history.fixed_count import FixedCount
 from mlens.history.none import NoHistory
 from mlens.history.random import Random
 from mlens.packing.dataset import RatingDataset
+from mlens.packing.epoch_plan import RowLoader, answer_lengths, epoch_order, plan_epoch, plan_scoring, steps_per_epoch
 from mlens.packing.packed import PackedRows
-from mlens.packing.plan import RowLoader, answer_lengths, epoch_order, plan_epoch, plan_scoring, steps_per_epoch
 from mlens.packing.reference import ReferenceRows
 from mlens.packing.steps import Steps
 from mlens.prompt.renderer import make_renderer

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 
 from mlens.history.all_previous import AllPrevious
+from mlens.packing.epoch_plan import plan_epoch, plan_scoring, steps_per_epoch
 from mlens.packing.packed import PackedRows
-from mlens.packing.plan import plan_epoch, plan_scoring, steps_per_epoch
 from mlens.packing.reference import ReferenceRows
 from mlens.plan import work
 from mlens.plan.work import scoring_work, training_work

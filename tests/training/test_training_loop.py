@@ -13,7 +13,7 @@ import mlens.training.loop as loop
 from mlens.engine.stop import StopRequest
 from mlens.errors import RunFailed, Stopped
 from mlens.evaluation.evaluate import EvaluationResult
-from mlens.packing.plan import plan_epoch
+from mlens.packing.epoch_plan import plan_epoch
 from mlens.training.folder import RunFolder
 from mlens.training.loop import Progress, Training
 from mlens.training.settings import Checkpoint, EarlyStopping, Trainer
