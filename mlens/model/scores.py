@@ -16,7 +16,7 @@ from mlens.packing.row import Row
 
 
 def prepare_row(row: Row, device: torch.device) -> Row:
-    """The row on `device`, with the layout that its attention takes there."""
+    """Return the row on `device`, with the layout that attention needs there."""
     if device.type != "cuda" or row.spans is None:
         return with_cpu_layout(row).to(device)
     row = with_cuda_layout(row).to(device)
