@@ -59,13 +59,13 @@ demo: $(STAMP)  ## train and evaluate on the made-up sample: about three minutes
 	$(BIN)/python train.py +experiment=demo
 
 test: check  ## format, lint and type checks, then the tests that CI runs
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=10
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10
 
 test-slow: $(STAMP)  ## the tests that take minutes
 	$(BIN)/python -m pytest -q -m slow --hypothesis-profile=thorough
 
 test-thorough: $(STAMP)  ## the tests of `make test`, with 100 examples of every property
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --hypothesis-profile=thorough
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal --hypothesis-profile=thorough
 
 $(LOWEST_STAMP): pyproject.toml .ci/lowest_versions.py
 	$(LOWEST_PYTHON) -m venv --clear $(LOWEST)
@@ -75,7 +75,7 @@ $(LOWEST_STAMP): pyproject.toml .ci/lowest_versions.py
 	touch $(LOWEST_STAMP)
 
 test-lowest: $(LOWEST_STAMP)  ## quick tests in .venv-lowest, with the lowest versions that pyproject.toml allows
-	$(LOWEST)/bin/python -m pytest -q -n 2 --dist loadfile $(LOWEST_TESTS)
+	$(LOWEST)/bin/python -m pytest -q -n 2 --dist worksteal $(LOWEST_TESTS)
 
 check: $(STAMP)  ## ruff (lint and format) and mypy
 	$(BIN)/ruff check .

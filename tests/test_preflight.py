@@ -142,8 +142,8 @@ except UserError as error:
     ("status", "key", "told"),
     [
         (404, "", "not configured|No API key configured"),
-        (401, "a" * 40, "Failed to authenticate|verifying the API key"),
-        (None, "a" * 40, "can't be reached"),
+        pytest.param(401, "a" * 40, "Failed to authenticate|verifying the API key", marks=pytest.mark.slow),
+        pytest.param(None, "a" * 40, "can't be reached", marks=pytest.mark.slow),
     ],
 )
 def test_online_tracking_that_can_not_work(status, key, told, tmp_path):

@@ -206,7 +206,7 @@ def test_a_lora_run_exports_an_adapter(tmp_path):
     assert (tmp_path / "run" / "model" / "adapter_model.safetensors").is_file()
 
 
-@pytest.mark.parametrize("stage", [0, 2])
+@pytest.mark.parametrize("stage", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_a_bfloat16_run(tmp_path, stage):
     summary = run_here(tmp_path / "run", *FAST, "model.dtype=bfloat16", f"deepspeed=zero{stage}")
     assert 0 < summary["metrics"]["test"]["rmse"] < 4.5

@@ -5,7 +5,7 @@ import os
 import re
 import shlex
 from functools import cache, partial
-from itertools import cycle, islice, product
+from itertools import product
 from pathlib import Path
 from pkgutil import resolve_name
 
@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from mlens.config import CHOSEN, FIXED_SCHEMAS, check_config
 from mlens.model.settings import Lora, NoPeft
-from tests.helpers.runs import CONF, command, composed, train_command_here
+from tests.helpers.runs import CONF, checked, command, composed, train_command_here
 
 FILES = sorted(CONF.rglob("*.yaml"))
 # Hydra's own nodes aren't part of a run's config: the launcher's is checked where it is made.
@@ -40,6 +40,7 @@ evaluation.draws wandb.mode wandb.project wandb.name
 
 
 once = cache(composed)
+check_once = cache(checked)
 
 
 @pytest.fixture(scope="module")
@@ -114,35 +115,38 @@ def choosing(file, jobs):
 
 
 @pytest.mark.parametrize("file", NODES + LISTS, ids=name_of)
-def test_the_command_of_a_file_chooses_it_and_passes_the_strict_check(file, jobs_of):
-    jobs = jobs_of(file)
-    for job in jobs:
+def test_the_command_of_a_file_chooses_it(file, jobs_of):
+    assert choosing(file, jobs_of(file))
+
+
+@pytest.fixture
+def together(jobs_of):
+    """together(file) -> overrides that choose the file, and others whose commands agree with its own."""
+    configs: list[dict[str, str]] = []
+    of_file = {}
+    for file in NODES:
+        job = {**dict(split(choosing(file, jobs_of(file))[0])), file.parent.name: file.stem}
+        agreeing = (config for config in configs if all(config.get(key, job[key]) == job[key] for key in job))
+        of_file[file] = next(agreeing, {})
+        if not of_file[file]:
+            configs.append(of_file[file])
+        of_file[file].update(job)
+    return lambda file: tuple(f"{key}={value}" for key, value in of_file[file].items())
+
+
+@pytest.mark.parametrize("file", NODES, ids=name_of)
+def test_a_file_passes_the_strict_check(file, together):
+    check_once(*together(file))
+
+
+@pytest.mark.parametrize("file", [*LISTS, *(pytest.param(file, marks=pytest.mark.slow) for file in NODES)], ids=name_of)
+def test_the_jobs_of_a_files_command_pass_the_strict_check(file, jobs_of):
+    for job in jobs_of(file):
         check_config(once(*job))
-    assert choosing(file, jobs)
 
 
 def split(overrides) -> list[tuple[str, str]]:
     return [(key, value) for key, _, value in (word.partition("=") for word in overrides)]
-
-
-def test_every_history_and_ablation_go_together_under_each_deepspeed_in_turn():
-    groups = ("history", "ablation", "deepspeed")
-    nodes = {group: {option: once(f"{group}={option}")[group] for option in OPTIONS[group]} for group in groups}
-    config = composed()
-    pairs = zip(cycle(OPTIONS["history"]), cycle(OPTIONS["ablation"]), cycle(OPTIONS["deepspeed"]), strict=False)
-    for history, ablation, deepspeed in islice(pairs, max(map(len, OPTIONS.values()))):
-        for group, option in zip(groups, (history, ablation, deepspeed), strict=True):
-            config[group] = nodes[group][option]
-        settings = check_config(config)
-        assert settings.deepspeed.zero_optimization.stage == int(deepspeed[4])
-        assert settings.history == check_once(history).history
-        shown = (settings.ablation.profile, settings.ablation.history, settings.ablation.context)
-        assert shown == ("profile" in ablation, "history" in ablation, "context" in ablation)
-
-
-@cache
-def check_once(history: str):
-    return check_config(once(f"history={history}"))
 
 
 @pytest.mark.slow
@@ -150,16 +154,19 @@ def check_once(history: str):
 def test_every_history_ablation_and_deepspeed_compose(history):
     for ablation, deepspeed in product(OPTIONS["ablation"], OPTIONS["deepspeed"]):
         config = composed(f"history={history}", f"ablation={ablation}", f"deepspeed={deepspeed}")
-        check_config(config)
+        settings = check_config(config)
+        assert settings.deepspeed.zero_optimization.stage == int(deepspeed[4])
+        shown = (settings.ablation.profile, settings.ablation.history, settings.ablation.context)
+        assert shown == ("profile" in ablation, "history" in ablation, "context" in ablation)
         assert config.history == once(f"history={history}").history
         assert config.ablation == once(f"ablation={ablation}").ablation
         assert config.deepspeed == once(f"deepspeed={deepspeed}").deepspeed
 
 
 @pytest.mark.parametrize("file", [file for file in NODES if file.parent.name != "deepspeed"], ids=name_of)
-def test_a_choice_sets_every_field_of_its_dataclass_and_no_other(file, jobs_of):
+def test_a_choice_sets_every_field_of_its_dataclass_and_no_other(file, together):
     group = file.parent.name
-    node = once(*choosing(file, jobs_of(file))[0])[group]
+    node = once(*together(file))[group]
 
     def nested(node):
         return {key: nested(value) if OmegaConf.is_dict(value) else None for key, value in node.items()}
@@ -268,7 +275,9 @@ def model_settings(model, *overrides):
     return zero, type(settings.peft), settings.trainer.learning_rate
 
 
-@pytest.mark.parametrize("model, stage, peft", [("qwen3_4b", 2, NoPeft), ("qwen3_30b_a3b", 3, Lora)])
+@pytest.mark.parametrize(
+    "model, stage, peft", [pytest.param("qwen3_4b", 2, NoPeft, marks=pytest.mark.slow), ("qwen3_30b_a3b", 3, Lora)]
+)
 def test_what_the_command_says_wins_over_what_a_model_brings(model, stage, peft):
     chosen = partial(model_settings, model)
     assert chosen("deepspeed=zero1", "peft=none", "trainer=from_scratch") == (1, NoPeft, 0.02)

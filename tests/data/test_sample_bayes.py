@@ -99,7 +99,7 @@ def test_bayes_predictions_against_weighted_draws_from_the_prior(drift):
     loading[[0, 1, 3], 1] = 1, 0.5**0.5, 1
     loading[[1, 2], 2] = 0.5**0.5, 1
     truth = one_user([4.5, 1.5, 3.0, 2.0], loading, drift)
-    state = generator.normal(scale=SPREAD, size=(400_000, len(SPREAD)))
+    state = generator.normal(scale=SPREAD, size=(100_000, len(SPREAD)))
     weight = np.ones(len(state))
     for step in range(4):
         if step:

@@ -159,6 +159,7 @@ def check_close(usual, folder, *more):
             assert np.abs(own[column].to_numpy() - frame[column].to_numpy()).max() < STARS
 
 
+@pytest.mark.slow
 def test_four_loader_workers_change_no_bit(usual, tmp_path):
     check_equal(usual, tmp_path / "run", "trainer.loader_workers=4")
 

@@ -21,6 +21,7 @@ subprocess.run([sys.executable, "-c", {CHILD!r}], check=True)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system's own figure is the process's")
 def test_a_larger_parent_is_not_counted():
     done = command("-c", PARENT)

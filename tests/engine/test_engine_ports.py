@@ -22,6 +22,7 @@ def taken():
         yield str(listening.getsockname()[1])
 
 
+@pytest.mark.slow
 def test_a_single_process_takes_a_free_port(taken):
     assert command("-c", JOIN, MASTER_PORT=taken).stdout == "1\n"
 

@@ -17,8 +17,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, open_dict, read_write
 
 from mlens.config import Settings, check_config
@@ -32,8 +35,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
 FAST = ("debug=fast",)
-# Placeholder for the output_dir in cached configs.
-ANY_FOLDER = "output_dir=/any/folder"
+# An override that sets a value and chooses no file: a key with a dot is no group.
+VALUE = re.compile(r"(?!hydra)(\w+(\.\w+)+|seed|output_dir|resume)=")
 # The identity of a run with a tiny model on made-up data.
 IDENTITY = Identity(data="data", model=None, chat_frame=None, version="1")
 # Environment variables of a process group, which children must not inherit.
@@ -43,16 +46,18 @@ PROCESS_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER
 def composed(*overrides: str) -> DictConfig:
     """Return the config as train.py's main receives it, and set HydraConfig.
 
-    Configs that differ in output_dir alone are composed once, because composing is slow.
+    Composing is slow: configs of the same choices are composed once, and values are set as Hydra sets them.
     """
-    folders = [override for override in overrides if re.fullmatch(r"output_dir=/[\w/.-]+", override)]
-    folder = folders[0] if len(folders) == 1 else ANY_FOLDER
-    config = deepcopy(_composed(CONF, tuple(ANY_FOLDER if override == folder else override for override in overrides)))
-    if folders and folder != ANY_FOLDER:
+    try:
+        values = OverridesParser.create().parse_overrides([word for word in overrides if VALUE.match(word)])
+        if any(value.is_sweep_override() for value in values):
+            raise HydraException
+        config = deepcopy(_composed(CONF, tuple(word for word in overrides if not VALUE.match(word))))
+        ConfigLoaderImpl._apply_overrides_to_config(values, config)
         with read_write(config.hydra):
-            config.output_dir = folder.removeprefix("output_dir=")
-            config.hydra.overrides.task = [*overrides]
-            config.hydra.job.override_dirname = config.hydra.job.override_dirname.replace(ANY_FOLDER, folder)
+            config.hydra.overrides.task = [word for word in overrides if not word.startswith("hydra")]
+    except HydraException:  # Hydra's message names the config it refuses
+        config = deepcopy(_composed(CONF, overrides))
     HydraConfig.instance().set_config(config)
     with open_dict(config):
         del config["hydra"]

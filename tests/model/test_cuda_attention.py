@@ -168,7 +168,13 @@ def test_unsupported_arguments_are_refused():
         flex_row_attention(None, q, k, v, None, SCALE, dropout=0.1, layout=cuda_layout(ROWS[1].spans))
 
 
-@pytest.mark.parametrize("lengths", [(640, 768, 1024, 1280), (641, 1000, 650, 1279)], ids=["complete blocks", "others"])
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        pytest.param((640, 768, 1024, 1280), id="complete blocks", marks=pytest.mark.slow),
+        pytest.param((641, 1000, 650, 1279), id="others"),
+    ],
+)
 def test_one_compilation_serves_rows_of_every_length(lengths):
     compiled = []
 

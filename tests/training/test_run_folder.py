@@ -1,6 +1,7 @@
 """The files of a run's folder, the rank that writes them, and the settings that a resume may change."""
 
 import json
+from functools import cache
 
 import pytest
 import torch
@@ -111,8 +112,13 @@ def test_a_run_that_left_a_file_is_not_started_over(tmp_path):
         find_folder(rank(0), checked(f"output_dir={tmp_path}"))
 
 
+@cache
+def begun() -> dict:
+    return checked("history=random").config
+
+
 def changed(*overrides):
-    return refuse_changes(checked("history=random").config, checked("history=random", *overrides).config)
+    return refuse_changes(begun(), checked("history=random", *overrides).config)
 
 
 @pytest.mark.parametrize(

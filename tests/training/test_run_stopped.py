@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from itertools import product
 
 import pytest
 
@@ -24,7 +25,8 @@ PHASES = {
     "card": ("mlens.training.finish", "model_card", True),
     "table": ("mlens.training.finish", "print_table", True),
 }
-SHORT = ("export", "baselines", "table")
+NUMBERS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+SHORT = (("baselines", signal.SIGTERM), ("table", signal.SIGHUP))
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +34,11 @@ def undisturbed(tmp_path_factory) -> dict:
     return run_here(tmp_path_factory.mktemp("undisturbed") / "run", *FAST, *BASE)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
-@pytest.mark.parametrize("phase", [p if p in SHORT else pytest.param(p, marks=pytest.mark.slow) for p in PHASES])
+@pytest.mark.parametrize(
+    ("phase", "number"),
+    [pytest.param(*case, marks=() if case in SHORT else pytest.mark.slow) for case in product(PHASES, NUMBERS)],
+)
 def test_a_signal_in_any_phase(phase, number, undisturbed, tmp_path, monkeypatch, capsys):
-    if phase in SHORT and number != [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP][SHORT.index(phase)]:
-        pytest.skip("another phase takes this signal")
     module, function, finishes = PHASES[phase]
     original, folder = getattr(importlib.import_module(module), function), tmp_path / "run"
 

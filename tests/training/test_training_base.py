@@ -236,8 +236,6 @@ def test_other_data_split_prompt_or_sizes_have_a_separate_base(only_made):
         ("data.max_users=5",),
         ("split.val_ratio=0.3",),
         ("model.base.steps=1",),
-        ("model.base.asked=0.5",),
-        ("model.base.interleaved=2",),
         ("model.hidden_size=16",),
         ("prompt=simple_en",),
     ]
