@@ -401,7 +401,7 @@ def splits(plant) -> st.SearchStrategy[Split]:
 
 
 @pytest.mark.parametrize("plant", IN_LISTS, ids=lambda plant: plant.__name__)
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(st.data())
 def test_a_leak_in_the_lists_is_found_and_named(plant, data):
     case = data.draw(plans(splits(plant), **PLAIN))
@@ -493,7 +493,7 @@ IN_HISTORIES = {
 
 
 @pytest.mark.parametrize("plant", IN_HISTORIES)
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(st.data())
 def test_a_leak_in_a_history_is_found_and_named(plant, data):
     least, change, kind = IN_HISTORIES[plant]

@@ -173,6 +173,7 @@ def check(world, comparisons=1000, low=0.93, high=0.99, metrics=("rmse", "mae"))
             assert share <= 0.05 + 2 * error
 
 
+@pytest.mark.slow
 def test_coverage_and_level_roughly():
     check(World(60, 1, arms=3, run=0), comparisons=100, low=0.9, high=1)
     check(World(60, 3, arms=3), comparisons=100, low=0.9, high=1)

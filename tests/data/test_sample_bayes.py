@@ -116,7 +116,7 @@ def test_bayes_predictions_against_weighted_draws_from_the_prior(drift):
 
 
 def test_the_stated_monte_carlo_error_is_the_error():
-    truth = Sample(users=60, drift=0.3).truth()
+    truth = Sample(users=30, drift=0.3).truth()
     targets, visible = last_tenth(truth)
     rough = bayes_predictions(truth, targets, visible)
     fine = bayes_predictions(truth, targets, visible, particles=500, seed=1)

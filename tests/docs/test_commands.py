@@ -163,8 +163,9 @@ def program_of(text: str) -> str:
 
 
 def commands_of(*programs: str):
-    """A test case for each command of programs that match one of these."""
-    found = [case for case in TOLD if any(re.fullmatch(program, program_of(case[1])) for program in programs)]
+    """A test case for each command of programs that match one of these; both guides give the same commands."""
+    told = [case for case in TOLD if case[0] != "docs/guide.zh.md" or case[1] == REFUSED]
+    found = [case for case in told if any(re.fullmatch(program, program_of(case[1])) for program in programs)]
     return pytest.mark.parametrize(("document", "text"), found, ids=[": ".join(case) for case in found])
 
 

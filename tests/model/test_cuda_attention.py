@@ -83,7 +83,9 @@ def logits_of(model, row, **layout):
 
 
 @pytest.mark.parametrize("tokens", ROWS)
-@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize(
+    "kv_heads", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)]
+)
 def test_a_rows_attention_is_that_of_the_dense_mask(tokens, kv_heads):
     spans = ROWS[tokens].spans
     q, k, v = inputs(tokens, kv_heads=kv_heads)

@@ -120,6 +120,7 @@ def test_advice_is_the_first_change_that_fits(job):
     assert advise(job, tight, just_too_small, 0).startswith("with model.gradient_checkpointing=true it takes 0.7 GiB")
 
 
+@pytest.mark.slow
 def test_what_is_advised_can_be_given_as_it_stands():
     """Each change as overrides of the same command gives the settings that were counted."""
     given = ["model=qwen3_8b", "model.gradient_checkpointing=false", "deepspeed=zero2", "prompt.max_tokens=512"]
@@ -159,6 +160,7 @@ def test_a_full_disk_is_reported_before(job, capsys):
     assert "DOES NOT FIT  other: checkpoints" in printed and "DOES NOT FIT  [bold]one" not in printed
 
 
+@pytest.mark.slow
 def test_a_tokenizer_alone_is_enough_for_a_published_model():
     folder = ROOT.parent / "shared" / "qwen3-tokenizer"
     if not (folder / "tokenizer.json").is_file() or (folder / "config.json").is_file():
