@@ -29,7 +29,7 @@ from mlens.model.digest import model_digest, model_folder
 from mlens.model.fused import fuse, liger_is_installed
 from mlens.model.settings import ROWS, Lora, NoPeft, PretrainedModel, TinyModel
 from mlens.prompt.frame import ChatFrame
-from mlens.prompt.pieces import DIALOGUE_HEADER, HISTORY_HEADER, head_texts, movie_texts
+from mlens.prompt.pieces import DIALOGUE_HEADER, HISTORY_HEADER, head_texts, movie_texts, rating_texts
 from mlens.prompt.settings import Ablation, Style
 from mlens.prompt.tokens import bos_ids, tiny_tokenizer
 
@@ -66,7 +66,8 @@ def load_tokenizer(
     if isinstance(settings, TinyModel):
         task = head_texts(table, style, ablation)[0]
         frame = [task, HISTORY_HEADER, DIALOGUE_HEADER, f":\n\n{style.question}"]
-        folder = tiny_tokenizer([f" {movie}:" for movie in movie_texts(table)], frame, settings.vocab_size)
+        movies = [f" {movie}:" for movie in movie_texts(table)]
+        folder = tiny_tokenizer(movies, frame, rating_texts(table), settings.vocab_size)
         return AutoTokenizer.from_pretrained(folder)
     return load_pretrained_tokenizer(settings)
 

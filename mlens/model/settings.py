@@ -54,8 +54,9 @@ class BaseTraining:
 
 @dataclass(frozen=True)
 class TinyModel:
-    """A random Qwen3 of these sizes, with a tokenizer trained on the titles of the data.
+    """A random Qwen3 of these sizes, with a tokenizer made of the data.
 
+    vocab_size: tokens from byte-pair encoding; each title, bracket of genres and rating is one more.
     dtype: float32 or bfloat16.
     attention: `rows` (packed rows), or an attention of transformers (with packing=reference).
     gradient_checkpointing: recompute activations in the backward pass to save memory.

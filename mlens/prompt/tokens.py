@@ -22,6 +22,11 @@ QWEN_SPLIT = (
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 END = "<|endoftext|>"
+# What the tiny tokenizer keeps together, so that it can be one token: a title to its year, where the genres' bracket or
+# a colon follows; the genres' bracket; a rating.
+TITLE = r" [^\r\n]*?\(\d{4}\)(?=:| \([^()\r\n]*\):)"
+GENRES = r" \([^()\r\n]*\)(?=:)"
+RATING = r"\d\.\d"
 
 
 class PlainText:
@@ -46,26 +51,24 @@ def bos_ids(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     return np.array(ids, dtype=np.int32)
 
 
-def tiny_tokenizer(texts: Sequence[str], repeated: Sequence[str], vocab_size: int) -> Path:
+def tiny_tokenizer(movies: Sequence[str], repeated: Sequence[str], ratings: Sequence[str], vocab_size: int) -> Path:
     """Train a byte-level BPE tokenizer on the texts of the data, unless it is cached; returns its folder.
 
-    It splits text as Qwen's tokenizer does, so prompts have the same borders.
+    Each title, each bracket of genres and each rating of the data is one token; others are bytes and what BPE merged.
+    Everything else is split as Qwen's tokenizer does, so prompts have the same borders.
 
-    texts: the movies' texts.
+    movies: the movies' texts in a history, ` Title (1995) (Comedy):`.
     repeated: the texts that every prompt contains. Each is counted once a movie, so that it becomes few tokens.
+    ratings: the legal ratings, `4.5`.
+    vocab_size: the number of tokens from BPE, bytes included; the titles, brackets and ratings come on top.
     """
-    key = content_key("tiny tokenizer", 1, list(texts), list(repeated), vocab_size)
+    key = content_key("tiny tokenizer", 2, list(movies), list(repeated), list(ratings), vocab_size)
 
     def write(folder: Path) -> None:
         from transformers import PreTrainedTokenizerFast
 
         tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(Regex(QWEN_SPLIT), behavior="isolated"),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-            ]
-        )
+        tokenizer.pre_tokenizer = _split(QWEN_SPLIT)
         tokenizer.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
@@ -73,7 +76,33 @@ def tiny_tokenizer(texts: Sequence[str], repeated: Sequence[str], vocab_size: in
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        tokenizer.train_from_iterator([*texts, *(list(repeated) * len(texts))], trainer)
+        tokenizer.train_from_iterator([*movies, *(list(repeated) * len(movies))], trainer)
+        tokenizer = _with_words(tokenizer, [*movies, *ratings])
         PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=END).save_pretrained(folder)
 
     return cached_folder("tokenizers", key, write)
+
+
+def _split(pattern: str) -> pre_tokenizers.Sequence:
+    """Split text into the matches of a pattern and what lies between them, and write both as bytes."""
+    return pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+
+
+def _with_words(tokenizer: Tokenizer, texts: Sequence[str]) -> Tokenizer:
+    """Return the tokenizer with a token for each title, bracket of genres and rating in these texts."""
+    words = pre_tokenizers.Split(Regex(f"{TITLE}|{GENRES}|{RATING}"), behavior="removed", invert=True)
+    as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    state = json.loads(tokenizer.to_str())
+    vocabulary = state["model"]["vocab"]
+    for text in texts:
+        for word, _ in words.pre_tokenize_str(text):
+            vocabulary.setdefault(as_bytes.pre_tokenize_str(word)[0][0], len(vocabulary))
+    state["model"]["ignore_merges"] = True  # a word of the vocabulary is its token, whether merges lead to it or not
+    made = Tokenizer.from_str(json.dumps(state))
+    made.pre_tokenizer = _split(f"{TITLE}|{GENRES}|{RATING}|{QWEN_SPLIT}")
+    return made

@@ -36,7 +36,7 @@ from mlens.history.none import NoHistory
 from mlens.history.random import Random
 from mlens.history.strategy import Strategy
 from mlens.identity import Identity
-from mlens.prompt.pieces import DIALOGUE_HEADER, HISTORY_HEADER, head_texts, movie_texts
+from mlens.prompt.pieces import DIALOGUE_HEADER, HISTORY_HEADER, head_texts, movie_texts, rating_texts
 from mlens.prompt.prices import make_budget
 from mlens.prompt.renderer import make_renderer
 from mlens.prompt.settings import Ablation
@@ -136,7 +136,7 @@ def digests(folder: Path) -> dict[str, str]:
         words = replace(checked.prompt, max_tokens=300)
         texts = [f" {movie}:" for movie in movie_texts(table)]
         frame = [head_texts(table, words, ablation)[0], HISTORY_HEADER, DIALOGUE_HEADER, words.question]
-        tokenizer_folder = tiny_tokenizer(texts, frame, 600)
+        tokenizer_folder = tiny_tokenizer(texts, frame, rating_texts(table), 600)
         found[f"{name} tokenizer"] = _digest((tokenizer_folder / "tokenizer.json").read_bytes())
         renderer = make_renderer(table, words, ablation, AutoTokenizer.from_pretrained(tokenizer_folder))
         split = Split("temporal", max_train_targets_per_user=20)

@@ -8,6 +8,7 @@ import yaml
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from mlens.data.raw import HALF_STARS
 from mlens.prompt.pieces import DIALOGUE_HEADER, HISTORY_HEADER
 from mlens.prompt.settings import Ablation, Style
 from mlens.prompt.tokens import PlainText, tiny_tokenizer
@@ -41,7 +42,7 @@ def tiny():
     """Return a tiny tokenizer trained on some titles and the fixed texts of the simple prompt."""
     titles = [f" Movie {chr(65 + m % 26)}{m} ({1980 + m}) (Comedy, Drama, Sci-Fi):" for m in range(40)]
     frame = [f"[TASK]\n{style().task}", HISTORY_HEADER, DIALOGUE_HEADER, f":\n\n{style().question}"]
-    return AutoTokenizer.from_pretrained(tiny_tokenizer(titles, frame, 700))
+    return AutoTokenizer.from_pretrained(tiny_tokenizer(titles, frame, [str(rating) for rating in HALF_STARS], 700))
 
 
 def wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:

@@ -36,7 +36,7 @@ def table():
 def tokenizer(table, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLENS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        return AutoTokenizer.from_pretrained(tiny_tokenizer(list(table.movies["title"]), ["1,2"], 400))
+        return AutoTokenizer.from_pretrained(tiny_tokenizer(list(table.movies["title"]), ["1,2"], [], 400))
 
 
 def lines_of_movies(table):
