@@ -93,12 +93,14 @@ def test_the_summary_holds_what_scripts_rely_on(finished):
     assert set(summary) >= SUMMARY
     for stage in ("val", "test"):
         assert set(summary["metrics"][stage]) >= {
-            *("rmse", "mae", "accuracy", "nll", "calibration_error", "illegal_mass", "user_rmse", "auc", "ndcg_10"),
+            *("rmse", "mae", "level", "taste", "auc", "ndcg_10", "user_rmse"),
+            *("accuracy", "nll", "calibration_error", "illegal_mass"),
             *("by_history_length", "by_user_activity", "by_movie_popularity"),
         }
         assert set(summary["baselines"][stage]) == {"full_history", "own_history"}
         for column in summary["baselines"][stage].values():
             assert set(column) >= {"global_mean", "movie_mean", "user_mean_so_far", "biases", "recent_biases"}
+            assert all(set(of) == {"rmse", "mae", "level", "taste", "auc", "ndcg_10"} for of in column.values())
     assert summary["overrides"][:2] == list(RANDOM)
     assert summary["counts"]["ranks"] == 1 and summary["made_up_data"]
     assert set(summary["versions"]) >= {"mlens", "torch", "transformers", "deepspeed"}

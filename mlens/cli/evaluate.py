@@ -12,7 +12,7 @@ from mlens import __version__
 from mlens.errors import exit_on_interrupt, exit_on_user_error
 
 # The metrics that are printed.
-COMPARED = ("rmse", "mae", "accuracy", "nll", "auc", "ndcg_10", "illegal_mass")
+COMPARED = ("rmse", "mae", "level", "taste", "auc", "ndcg_10", "accuracy", "nll", "illegal_mass")
 
 
 def main() -> None:

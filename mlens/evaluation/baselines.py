@@ -25,13 +25,13 @@ from mlens.evaluation.lenskit_models import (
     lenskit_version,
     neighbour_predictions,
 )
-from mlens.evaluation.metrics import mae, rmse
+from mlens.evaluation.metrics import point_metrics
 from mlens.evaluation.shown_ratings import HistoryReader, ShownRatings, full_history, shown_blocks, strategy_history
 from mlens.files import write_json
 from mlens.packing.dataset import RatingDataset
 
-# Version of the cached errors; increase it when the predictions of any baseline change.
-VERSION = 2
+# Version of the cached metrics; increase it when the predictions of any baseline or its metrics change.
+VERSION = 3
 # Baselines that see nothing of the user.
 WITHOUT_HISTORY = ("global_mean", "movie_mean")
 
@@ -82,12 +82,13 @@ def predictions(fitted: Fitted, shown: ShownRatings) -> dict[str, np.ndarray]:
 
 def measure_baselines(
     table: RatingTable, roles: np.ndarray, datasets: dict[str, RatingDataset], draws: int = 1
-) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-    """Measure `rmse` and `mae` on all targets of each dataset: stage -> column -> baseline -> metric -> value.
+) -> dict[str, dict[str, dict[str, dict[str, float | None]]]]:
+    """Compute the `point_metrics` of each baseline on all targets: stage -> column -> baseline -> metric -> value (None:
+    NaN).
 
     The column `full_history` gives each target all of its visible ratings. The column `own_history` gives it what the
     dataset's strategy chose and the budget left, as the mean over `draws` draws; the datasets' histories are the first
-    draw. Errors measured before with the same training ratings, targets and histories are read from the cache, so the
+    draw. Metrics computed before with the same training ratings, targets and histories are read from the cache, so the
     first column is computed once for all jobs of a sweep.
     """
     fitted = functools.cache(lambda: fit(table, roles))
@@ -102,34 +103,37 @@ def measure_baselines(
     return measured
 
 
-def _mean(errors: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
-    """Return the mean over draws of each metric of each baseline."""
-    if all(draw == errors[0] for draw in errors):  # deterministic histories: avoid the rounding of a sum
-        return errors[0]
+def _mean(measured: Sequence[dict[str, dict[str, float | None]]]) -> dict[str, dict[str, float | None]]:
+    """Return the mean over draws of each metric of each baseline; None where it is None in all draws."""
+    if all(draw == measured[0] for draw in measured):  # deterministic histories: avoid the rounding of a sum
+        return measured[0]
     return {
-        name: {metric: float(np.mean([draw[name][metric] for draw in errors])) for metric in metrics}
-        for name, metrics in errors[0].items()
+        name: {
+            metric: None if value is None else float(np.mean([draw[name][metric] for draw in measured]))
+            for metric, value in metrics.items()
+        }
+        for name, metrics in measured[0].items()
     }
 
 
 def _measured(
     table: RatingTable, roles: np.ndarray, stage: Stage, histories: HistoryReader, fitted: Callable[[], Fitted]
-) -> dict[str, dict[str, float]]:
-    """Return `rmse` and `mae` of each baseline, from the cache if they are there."""
+) -> dict[str, dict[str, float | None]]:
+    """Return the metrics of each baseline, from the cache if they are there."""
 
     def write(folder: Path) -> None:
         blocks = [predictions(fitted(), shown) for shown in shown_blocks(table, stage, histories)]
         rating = np.asarray(table.rating)[stage.targets]
         found = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
-        errors = {name: {"rmse": rmse(p, rating), "mae": mae(p, rating)} for name, p in found.items()}
-        write_json(folder / "errors.json", errors)
+        measured = {name: point_metrics(predicted, rating, stage.user) for name, predicted in found.items()}
+        write_json(folder / "metrics.json", measured)
 
     folder = cached_folder("baselines", _key(table, roles, stage, histories), write)
-    return json.loads((folder / "errors.json").read_text(encoding="utf-8"))
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
 
 
 def _key(table: RatingTable, roles: np.ndarray, stage: Stage, histories: HistoryReader) -> str:
-    """Return the cache key: a digest of all that the baselines' errors depend on."""
+    """Return the cache key: a digest of all that the baselines' metrics depend on."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(np.packbits(roles == TRAIN).tobytes())
     digest.update(stage.targets.astype("<i8").tobytes())

@@ -16,7 +16,8 @@ from mlens.packing.epoch_plan import Collator
 
 HISTORY_EDGES = (0, 1, 5, 10, 20, 50, 100)
 ACTIVITY_EDGES = (0, 1, 20, 50, 100, 200, 500)
-POPULARITY_EDGES = (0, 1, 5, 20, 100)
+# Cold movies, without training ratings, to warm ones.
+POPULARITY_EDGES = (0, 1, 5, 20)
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,33 @@ def user_rmse(predicted: np.ndarray, rating: np.ndarray, user: np.ndarray) -> fl
     return float(np.sqrt(squares).mean())
 
 
+def level(predicted: np.ndarray, rating: np.ndarray, user: np.ndarray) -> float:
+    """Return the error in users' levels: the root mean square, over targets, of the mean error of the target's user.
+
+    RMSE² = level² + taste²: the bias and variance of errors within a user, averaged over users by their targets.
+
+    predicted, rating, user: [t].
+    """
+    _, index = np.unique(user, return_inverse=True)
+    return float(np.sqrt(np.mean(_mean_errors(predicted, rating, index)[index] ** 2)))
+
+
+def taste(predicted: np.ndarray, rating: np.ndarray, user: np.ndarray) -> float:
+    """Return the RMSE within users: of the errors less the mean error of the target's user.
+
+    A constant added to all predictions of a user doesn't change it. 0 for users with one target.
+
+    predicted, rating, user: [t].
+    """
+    _, index = np.unique(user, return_inverse=True)
+    return rmse(predicted - _mean_errors(predicted, rating, index)[index], rating)
+
+
+def _mean_errors(predicted: np.ndarray, rating: np.ndarray, user: np.ndarray) -> np.ndarray:
+    """Return the mean error of each user, [users]; `user` [t] has the targets' users as indices, each at least once."""
+    return np.bincount(user, predicted - rating) / np.bincount(user)
+
+
 def auc(predicted: np.ndarray, rating: np.ndarray, user: np.ndarray) -> float:
     """Return the share of correctly ordered pairs of a user's targets with different ratings, averaged over users.
 
@@ -61,22 +88,34 @@ def auc(predicted: np.ndarray, rating: np.ndarray, user: np.ndarray) -> float:
     predicted, rating, user: [t].
     """
     _, index = np.unique(user, return_inverse=True)
-    levels, level = np.unique(rating, return_inverse=True)
-    order = np.lexsort((predicted, index))
-    index, level, predicted = index[order], level[order], predicted[order]
-    users, tied = _starts(index), _starts(index, predicted)
-    first, first_tied = users[index], np.repeat(tied[:-1], np.diff(tied))
+    shares = ordered_shares(predicted, rating, index)
+    some = ~np.isnan(shares)
+    return float(shares[some].mean()) if some.any() else float("nan")
+
+
+def ordered_shares(predicted: np.ndarray, rating: np.ndarray, user: np.ndarray) -> np.ndarray:
+    """Return the share of correctly ordered pairs that `auc` averages, [users]; NaN for users without such a pair.
+
+    predicted, rating: [t].
+    user: [t] index of the target's user; each user has a target.
+    """
+    values, value = np.unique(rating, return_inverse=True)
+    order = np.lexsort((predicted, user))
+    user, value, predicted = user[order], value[order], predicted[order]
+    users, tied = _starts(user), _starts(user, predicted)
+    first, first_tied = users[user], np.repeat(tied[:-1], np.diff(tied))
     behind_tied = np.repeat(tied[1:], np.diff(tied))
     n = np.diff(users).astype(np.float64)
     right, pairs = np.zeros(len(n)), n**2
-    for one in range(len(levels)):
+    for one in range(len(values)):
         # before[i]: number of targets with this rating before position i.
-        before = np.concatenate([[0], np.cumsum(level == one)])
+        before = np.concatenate([[0], np.cumsum(value == one)])
         lower = before[first_tied] - before[first] + (before[behind_tied] - before[first_tied]) / 2
-        right += np.bincount(index, np.where(level > one, lower, 0), minlength=len(n))
-        pairs -= np.bincount(index, level == one, minlength=len(n)) ** 2
-    some = pairs > 0
-    return float((right[some] / (pairs[some] / 2)).mean()) if some.any() else float("nan")
+        right += np.bincount(user, np.where(value > one, lower, 0), minlength=len(n))
+        pairs -= np.bincount(user, value == one, minlength=len(n)) ** 2
+    shares = np.full(len(n), np.nan)
+    np.divide(right, pairs / 2, out=shares, where=pairs > 0)
+    return shares
 
 
 def ndcg(predicted: np.ndarray, rating: np.ndarray, user: np.ndarray, cut_off: int = CUT_OFF) -> float:
@@ -112,6 +151,26 @@ def _starts(*columns: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.flatnonzero(new) + 1, [len(columns[0])]])
 
 
+def point_metrics(predicted: np.ndarray, rating: np.ndarray, user: np.ndarray) -> dict[str, float]:
+    """Compute the metrics of predicted ratings, of a model or of a baseline.
+
+    predicted, rating, user: [t].
+
+    Returned, by name (NaN is null in summary.json):
+    rmse, mae: errors.
+    level, taste: the two parts of RMSE, between and within users.
+    auc, ndcg_10: ranking of each user's targets; NaN if no user has targets to order.
+    """
+    return {
+        "rmse": rmse(predicted, rating),
+        "mae": mae(predicted, rating),
+        "level": level(predicted, rating, user),
+        "taste": taste(predicted, rating, user),
+        "auc": auc(predicted, rating, user),
+        "ndcg_10": ndcg(predicted, rating, user),
+    }
+
+
 def measure(
     predictions: Predictions, rating_index: np.ndarray, user: np.ndarray, scale: tuple[float, ...]
 ) -> dict[str, float]:
@@ -121,8 +180,8 @@ def measure(
     user: [t] the target's user.
 
     Returned, by name (NaN is null in summary.json):
-    rmse, mae, user_rmse: errors of the expected rating.
-    auc, ndcg_10: ranking by the expected rating; NaN if no user has held-out ratings to order.
+    rmse, mae, level, taste, auc, ndcg_10: of the expected rating, as `point_metrics` returns them.
+    user_rmse: of the expected rating.
     accuracy, argmax_rmse: of the most probable rating.
     calibration_error: of the most probable rating's probability.
     nll: negative log-likelihood of the true rating among the legal ones, in nats.
@@ -133,9 +192,7 @@ def measure(
     rating, predicted = values[rating_index], expected(predictions, scale)
     most = predictions.probability.argmax(axis=1)
     true = predictions.probability[np.arange(len(rating)), rating_index]
-    return {
-        "rmse": rmse(predicted, rating),
-        "mae": mae(predicted, rating),
+    return point_metrics(predicted, rating, user) | {
         "accuracy": float(np.mean(most == rating_index)),
         "argmax_rmse": rmse(values[most], rating),
         "nll": float(-np.log(np.maximum(true, np.finfo(float).tiny)).mean()),
@@ -143,8 +200,6 @@ def measure(
         "expected_std": float(np.std(predicted)) if len(predicted) > 1 else float("nan"),
         "illegal_mass": float(1 - predictions.legal.mean()),
         "user_rmse": user_rmse(predicted, rating, user),
-        "auc": auc(predicted, rating, user),
-        "ndcg_10": ndcg(predicted, rating, user),
     }
 
 

@@ -16,7 +16,10 @@ from mlens.data.terms import Terms
 from mlens.identity import NOT_RESULT
 from mlens.model.settings import Lora, PretrainedModel
 
-METRICS = ("rmse", "mae", "user_rmse", "accuracy", "nll", "auc", "ndcg_10", "calibration_error", "illegal_mass")
+METRICS = (
+    *("rmse", "mae", "level", "taste", "auc", "ndcg_10"),
+    *("user_rmse", "accuracy", "nll", "calibration_error", "illegal_mass"),
+)
 # Overrides whose values are paths on one machine, which say nothing about the model.
 PLACES = tuple(name for name in NOT_RESULT if name.endswith(("path", "dir")))
 HEADINGS = {"full_history": "shown the whole history", "own_history": "shown this model's history"}
@@ -81,7 +84,10 @@ def _results(summary: dict) -> str:
     lines = [f"| | {' | '.join(stages)} |", "|---|" + "---:|" * len(stages)]
     lines += [row(f"`{name}`", [metrics[stage][name] for stage in stages]) for name in METRICS]
     lines.append(f"| targets | {' | '.join(str(metrics[stage]['targets']) for stage in stages)} |")
-    text = "RMSE and MAE are of the expected rating. AUC and NDCG@10 rank each user's held-out films.\n"
+    text = (
+        "RMSE and MAE are of the expected rating. Level and taste are the parts of RMSE between and within users "
+        "(RMSE² = level² + taste²). AUC and NDCG@10 rank each user's held-out films.\n"
+    )
     averaged = {stage: of["averaged"]["rmse"] for stage, of in metrics.items() if "averaged" in of}
     if averaged:
         values = ", ".join(f"{stage} {value:.4f}" for stage, value in averaged.items())

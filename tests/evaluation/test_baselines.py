@@ -53,10 +53,11 @@ def test_predictions_by_hand():
 def test_errors_by_hand():
     stage = make_stage(BY_HAND, ROLES, Split("temporal"), "test")
     measured = measure_baselines(BY_HAND, ROLES, {"test": FixedHistories(stage, [[], [], [2]])})
-    assert measured["test"]["full_history"]["global_mean"] == {
-        "rmse": pytest.approx(math.sqrt((1 + 1 + 0.25) / 3)),
-        "mae": pytest.approx(2.5 / 3),
-    }
+    of_mean = measured["test"]["full_history"]["global_mean"]
+    assert list(of_mean) == ["rmse", "mae", "level", "taste", "auc", "ndcg_10"]
+    assert of_mean["rmse"] == pytest.approx(math.sqrt((1 + 1 + 0.25) / 3))
+    assert of_mean["mae"] == pytest.approx(2.5 / 3)
+    assert of_mean["auc"] == 0.5  # all predictions are tied
     assert measured["test"]["full_history"]["biases"]["mae"] == pytest.approx((0.6 + 0.75 + 0.5) / 3)
     # With that history: 3.4, 2.6 and 3.15 for 4, 2 and 3.5.
     assert measured["test"]["own_history"]["biases"]["mae"] == pytest.approx((0.6 + 0.6 + 0.35) / 3)

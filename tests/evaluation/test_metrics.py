@@ -7,7 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlens.evaluation.metrics import by_group, calibration_error, expected, mae, measure, rmse, user_rmse
+from mlens.evaluation.metrics import (
+    by_group,
+    calibration_error,
+    expected,
+    level,
+    mae,
+    measure,
+    point_metrics,
+    rmse,
+    taste,
+    user_rmse,
+)
 from mlens.evaluation.score import Predictions
 
 SCALE = (1.0, 2.0, 3.0)
@@ -22,6 +33,9 @@ def test_metrics_by_hand():
     assert expected(BY_HAND, SCALE).tolist() == pytest.approx([1.4, 2.5, 2.25])
     assert measured["rmse"] == pytest.approx(math.sqrt((0.16 + 0.25 + 0.0625) / 3))
     assert measured["mae"] == pytest.approx((0.4 + 0.5 + 0.25) / 3)
+    # User 4's mean error is (0.4 - 0.5) / 2, user 9's 0.25; within user 4 the errors are 0.45 and -0.45.
+    assert measured["level"] == pytest.approx(math.sqrt((2 * 0.05**2 + 0.25**2) / 3))
+    assert measured["taste"] == pytest.approx(math.sqrt(2 * 0.45**2 / 3))
     assert measured["user_rmse"] == pytest.approx((math.sqrt((0.16 + 0.25) / 2) + 0.25) / 2)
     # Of equally probable ratings the lower one is the argmax: 1, 2, 3.
     assert measured["accuracy"] == pytest.approx(1 / 3)
@@ -73,12 +87,45 @@ def test_metrics_equal_loops(seed, targets, ratings):
     assert measured["user_rmse"] == pytest.approx(
         sum(math.sqrt(sum(e * e for e in o) / len(o)) for o in by_user) / len(by_user)
     )
+    means_of_users = [sum(o) / len(o) for o in by_user]
+    squares = [len(o) * mean**2 for o, mean in zip(by_user, means_of_users, strict=True)]
+    within = [(e - mean) ** 2 for o, mean in zip(by_user, means_of_users, strict=True) for e in o]
+    assert measured["level"] == pytest.approx(math.sqrt(sum(squares) / targets))
+    assert measured["taste"] == pytest.approx(math.sqrt(sum(within) / targets))
     correct = [max(row) == row[i] for row, i in zip(probability, rating_index, strict=True)]
     assert measured["accuracy"] == pytest.approx(sum(correct) / targets)
     assert measured["calibration_error"] == pytest.approx(naive_calibration(probability, correct))
     nll = [-math.log(row[i]) for row, i in zip(probability, rating_index, strict=True) if row[i] > 0]
     if len(nll) == targets:
         assert measured["nll"] == pytest.approx(sum(nll) / targets)
+
+
+@st.composite
+def point_predictions(draw):
+    """Draw predicted ratings, ratings and users' ids [t]."""
+    number = st.floats(-10, 10).map(lambda value: round(value, 3))
+    rows = draw(st.lists(st.tuples(number, number, st.integers(-2, 5)), min_size=1, max_size=30))
+    return tuple(np.array(column) for column in zip(*rows, strict=True))
+
+
+@given(point_predictions())
+def test_level_and_taste_are_the_two_parts_of_rmse(columns):
+    whole, between, within = rmse(*columns[:2]), level(*columns), taste(*columns)
+    assert whole**2 == pytest.approx(between**2 + within**2, rel=1e-12, abs=1e-12)
+
+
+@given(point_predictions(), st.floats(-5, 5))
+def test_another_level_of_a_user_changes_level_alone(columns, shift):
+    predicted, rating, user = columns
+    one, other = point_metrics(*columns), point_metrics(predicted + shift * (user == user[0]), rating, user)
+    assert other["taste"] == pytest.approx(one["taste"], abs=1e-12)
+    level_only = np.bincount(user + 2, rating - predicted)[user + 2] / np.bincount(user + 2)[user + 2]
+    assert level(predicted + level_only, rating, user) == pytest.approx(0, abs=1e-12)
+
+
+def test_taste_is_zero_for_users_of_one_target_and_level_for_one_user_of_opposite_errors():
+    assert taste(np.array([1.0, 4.0]), np.array([3.0, 3.0]), np.array([7, 3])) == 0.0
+    assert level(np.array([1.0, 5.0]), np.array([3.0, 3.0]), np.array([7, 7])) == 0.0
 
 
 def test_perfect_predictions():
