@@ -83,8 +83,8 @@ def predictions(fitted: Fitted, shown: ShownRatings) -> dict[str, np.ndarray]:
 def measure_baselines(
     table: RatingTable, roles: np.ndarray, datasets: dict[str, RatingDataset], draws: int = 1
 ) -> dict[str, dict[str, dict[str, dict[str, float | None]]]]:
-    """Compute the `point_metrics` of each baseline on all targets: stage -> column -> baseline -> metric -> value (None:
-    NaN).
+    """Compute the `point_metrics` of each baseline on all targets of each dataset: stage -> column -> baseline ->
+    metric -> value, None in place of NaN.
 
     The column `full_history` gives each target all of its visible ratings. The column `own_history` gives it what the
     dataset's strategy chose and the budget left, as the mean over `draws` draws; the datasets' histories are the first
