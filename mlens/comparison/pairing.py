@@ -11,7 +11,7 @@ import polars as pl
 
 from mlens.comparison.finished_runs import Arm, Run
 from mlens.errors import UserError
-from mlens.evaluation.metrics import mae, rmse
+from mlens.evaluation.metrics import auc, level, mae, rmse, taste
 
 TARGET = ("user", "movie", "t", "rating")
 # Relative tolerance; sums in another order or on another machine differ by less.
@@ -119,11 +119,24 @@ def pair(arms: Sequence[Arm]) -> tuple[Paired, list[str]]:
 
 
 def _require_summarised(run: Run, drawn: Sequence[pl.DataFrame]) -> None:
-    """Raise UserError if RMSE or MAE of the predictions, averaged over draws, differ from those in summary.json."""
-    for name, metric in (("rmse", rmse), ("mae", mae)):
-        found = float(np.mean([metric(frame["expected"].to_numpy(), frame["rating"].to_numpy()) for frame in drawn]))
-        summarised = run.summary["metrics"]["test"][name]
-        if not math.isclose(found, summarised, rel_tol=ROUNDING):
+    """Raise UserError if a metric of the predictions, averaged over draws, differs from that in summary.json.
+
+    Summaries of earlier versions lack some of the metrics; null stands for NaN.
+    """
+    columns = [[frame[name].to_numpy() for name in ("expected", "rating", "user")] for frame in drawn]
+    metrics = {
+        "rmse": lambda predicted, rating, _: rmse(predicted, rating),
+        "mae": lambda predicted, rating, _: mae(predicted, rating),
+        "level": level,
+        "taste": taste,
+        "auc": auc,
+    }
+    for name in metrics:
+        summarised = run.summary["metrics"]["test"].get(name)
+        if summarised is None:
+            continue
+        found = float(np.mean([metrics[name](*of_draw) for of_draw in columns]))
+        if not math.isclose(found, summarised, rel_tol=ROUNDING, abs_tol=ROUNDING):
             raise UserError(
                 f"predictions and summary differ: {run.folder}: predictions/test.parquet has {name} {found:.6f}, "
                 f"summary.json {summarised:.6f}. One of them was changed, or the summary is of averaged draws, as in "

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -18,7 +19,8 @@ from mlens.comparison import digits, sections
 from mlens.comparison.crossed import crossed_table
 from mlens.comparison.finished_runs import Arm, differing_keys, find_runs, find_unfinished, make_arms, strategy_label
 from mlens.comparison.pairing import pair
-from mlens.comparison.results import LEVEL, Results, answer, baseline_names, compare, scope, table
+from mlens.comparison.results import LEVEL, Results, answer, baseline_names, compare, difference, scope, table
+from mlens.comparison.statistics import METRICS
 from mlens.data.delimited import without_formulas
 from mlens.files import atomic_write, write_text
 from mlens.text import one_line
@@ -27,6 +29,17 @@ from mlens.text import one_line
 # it. The report shows them as escapes; the model reads them unchanged.
 BIDI_MARKS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 MADE_UP = "The data are made up: this says how the program works, not how people rate."
+# Metrics of baselines that the report shows, by title.
+BASELINE_COLUMNS = {
+    "RMSE": "rmse",
+    "level": "level",
+    "taste": "taste",
+    "AUC": "auc",
+    "NDCG@10": "ndcg_10",
+    "MAE": "mae",
+}
+# Metrics whose differences have a matrix, by title.
+MATRICES = {"RMSE": "rmse", "taste": "taste", "AUC": "auc"}
 PAIR_COLUMNS = (
     "arms",
     "difference of MAE",
@@ -45,7 +58,7 @@ class Report:
     html: path of report.html.
     answer: the comparison's outcome in words.
     table: figures of each arm, one row an arm.
-    baselines: name, test RMSE and test MAE (None: not measured) of each baseline given the full history.
+    baselines: by name, the test metrics (None: not measured) of each baseline given the full history.
     notes: reasons to doubt the comparison, a line each.
     refused: why some runs are left out, a line each.
     """
@@ -53,7 +66,7 @@ class Report:
     html: Path
     answer: str
     table: pl.DataFrame
-    baselines: list[tuple[str, float | None, float | None]]
+    baselines: dict[str, dict[str, float | None]]
     notes: list[str]
     refused: list[str]
 
@@ -81,20 +94,20 @@ def report(folders: Sequence[Path], output: Path) -> Report:
 def print_report(written: Report) -> None:
     """Print the essentials of the report to stdout."""
     console = Console()
-    shown = Table()
+    shown = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
     several = _has_several_draws(written.table)
-    columns = {"arm": "", "seeds": "seeds", "rmse": "test RMSE", "mae": "test MAE"}
-    columns |= ({"averaging_gain": "averaging gain"} if several else {}) | {"share_trimmed": "trimmed"}
-    for name, title in columns.items():
-        shown.add_column(title, justify="left" if name == "arm" else "right", overflow="fold")
+    titles = ["test RMSE", "level", "taste", "AUC", *(["averaging gain"] if several else [])]
+    for title in ("", "seeds", *titles, "trimmed"):
+        shown.add_column(title, justify="right" if title else "left", overflow="fold")
+    metrics = ("rmse", "level", "taste", "auc")
     for row in written.table.to_dicts():
-        figures = [_with_interval(row, "rmse"), f"{row['mae']:.4f}", *([_gain(row)] if several else [])]
-        shown.add_row(Text(row["arm"]), str(row["seeds"]), *figures, f"{row['share_trimmed']:.0%}")
+        figures = [_with_interval(row, name) if name == "rmse" else _number(row[name]) for name in metrics]
+        gain = [_number(row["averaging_gain"])] if several else []
+        shown.add_row(Text(row["arm"]), str(row["seeds"]), *figures, *gain, f"{row['share_trimmed']:.0%}")
     shown.add_section()
-    shown.add_row("baselines (full history)", style="italic")
-    for name, *errors in written.baselines:
-        cells = ["" if value is None else f"{value:.4f}" for value in errors]
-        shown.add_row(Text(name.replace("_", " ")), "", *cells)
+    shown.add_row("baselines", style="italic")
+    for name, found in written.baselines.items():
+        shown.add_row(Text(name.replace("_", " ")), "", *(_number(found[metric]) for metric in metrics))
     console.print(shown)
     refused = [f"not compared: {line}" for line in written.refused]
     for line in (written.answer, *written.notes, *refused, str(written.html)):
@@ -115,6 +128,7 @@ def _content(results: Results, frame: pl.DataFrame, refused: list[str]) -> dict[
         "fairness": [
             *sections.failures(results),
             *sections.fairness(arms),
+            *sections.ranking(results),
             *sections.dominance(paired),
             *sections.trimming(frame),
         ],
@@ -122,10 +136,19 @@ def _content(results: Results, frame: pl.DataFrame, refused: list[str]) -> dict[
         "columns": list(_columns(frame)),
         "several": _has_several_draws(frame),
         "rows": _rows(frame),
-        "baseline_columns": [name.replace("_", " ") for name in baseline_names(results)],
-        "baselines": _baselines(results),
+        "baseline_columns": ["", *BASELINE_COLUMNS],
+        "baselines": [
+            [name.replace("_", " "), *(_number(found[metric]) for metric in BASELINE_COLUMNS.values())]
+            for name, found in _full_history(results).items()
+        ],
+        "own_baseline_columns": ["", *(name.replace("_", " ") for name in baseline_names(results))],
+        "own_baselines": _own_baselines(results),
         "labels": labels,
-        "differences": _matrix(results),
+        "differences": {
+            title: _matrix(results, metric)
+            for title, metric in MATRICES.items()
+            if len(arms) > 1 and metric in results.of_arms
+        },
         "pair_columns": PAIR_COLUMNS,
         "pairs": _pairs(results),
         "ties": [(one, other, f"{value:+.4f}") for one, other, value in sections.ties(results)],
@@ -160,13 +183,15 @@ COLUMNS = {
     "arm": "arm",
     "seeds": "seeds",
     "RMSE": "rmse",
+    "level": "level",
+    "taste": "taste",
+    "AUC": "auc",
+    "NDCG@10": "ndcg_10",
     "MAE": "mae",
     "averaging gain": "averaging_gain",
     "accuracy": "accuracy",
     "NLL": "nll",
     "calibration": "calibration_error",
-    "AUC": "auc",
-    "NDCG@10": "ndcg_10",
     "trimmed": "share_trimmed",
     "ratings shown": "mean_history",
     "tokens": "training_tokens",
@@ -189,8 +214,8 @@ def _with_interval(row: dict, name: str) -> str:
     return f"{row[name]:.4f} ({ends})"
 
 
-def _gain(row: dict) -> str:
-    return "" if row["averaging_gain"] is None else f"{row['averaging_gain']:.4f}"
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
 
 
 def _rows(frame: pl.DataFrame) -> list[list[str]]:
@@ -198,7 +223,7 @@ def _rows(frame: pl.DataFrame) -> list[list[str]]:
         value = row[name]
         if value is None:
             return ""
-        if name in ("rmse", "mae"):
+        if name in METRICS:
             return _with_interval(row, name)
         if name == "share_trimmed":
             return f"{value:.0%}"
@@ -213,33 +238,33 @@ def _rows(frame: pl.DataFrame) -> list[list[str]]:
     return [[cell(row, name) for name in _columns(frame).values()] for row in frame.to_dicts()]
 
 
-def _full_history(results: Results) -> list[tuple[str, float | None, float | None]]:
-    """Return each baseline's test RMSE and MAE given the full history, which is the same for every arm."""
+def _full_history(results: Results) -> dict[str, dict[str, float | None]]:
+    """Return each baseline's test metrics given the full history, which are the same for every arm."""
     arm = results.paired.arms[results.order[0]]
+    return {
+        name: {
+            metric: arm.mean("baselines", "test", "full_history", name, metric) for metric in BASELINE_COLUMNS.values()
+        }
+        for name in baseline_names(results)
+    }
 
-    def mean(name: str, metric: str) -> float | None:
-        return arm.mean("baselines", "test", "full_history", name, metric)
 
-    return [(name, mean(name, "rmse"), mean(name, "mae")) for name in baseline_names(results)]
-
-
-def _baselines(results: Results) -> list[list[str]]:
-    """Return a row of baselines given the full history, and one for each arm that shows less."""
+def _own_baselines(results: Results) -> list[list[str]]:
+    """Return a row of the baselines' RMSE given what an arm shows, for each arm that shows less than all."""
     names, rows = baseline_names(results), []
     for number in results.order:
         arm = results.paired.arms[number]
-        for column, label in (("full_history", "full history"), ("own_history", f"what {arm.label} shows")):
-            values = [arm.mean("baselines", "test", column, name, "rmse") for name in names]
-            row = [label, *("" if value is None else f"{value:.4f}" for value in values)]
-            if row not in rows:
-                rows.append(row)
+        full, own = (
+            [_number(arm.mean("baselines", "test", column, name, "rmse")) for name in names]
+            for column in ("full_history", "own_history")
+        )
+        if own != full:
+            rows.append([f"what {arm.label} shows", *own])
     return rows
 
 
-def _matrix(results: Results) -> list[dict]:
+def _matrix(results: Results, metric: str) -> list[dict]:
     arms = results.paired.arms
-    if len(arms) < 2:
-        return []
     rows = []
     for i, arm in enumerate(arms):
         cells: list[dict[str, Any]] = []
@@ -247,12 +272,11 @@ def _matrix(results: Results) -> list[dict]:
             if i == j:
                 cells.append({"value": ""})
                 continue
-            found, sign = results.between[min(i, j), max(i, j)].rmse, 1 if i < j else -1
-            low, high = sorted((sign * found.low, sign * found.high))
+            found = difference(results, metric, i, j)
             cells.append(
                 {
-                    "value": f"{sign * found.value:+.4f}",
-                    "interval": digits.interval(low, high, found.error, "+"),
+                    "value": f"{found.value:+.4f}",
+                    "interval": digits.interval(found.low, found.high, found.error, "+"),
                     "p": digits.p_value(found.p_holm, found.p_error),
                     "apart": found.p_holm < LEVEL,
                 }
@@ -271,7 +295,7 @@ def _pairs(results: Results) -> list[list[str]]:
     return [
         [
             f"{arms[i].label} - {arms[j].label}",
-            cell(between.mae),
+            cell(between.differences["mae"]),
             f"{between.same_history:.0%}",
             f"{between.untrimmed_targets:,}",
             cell(between.untrimmed),
@@ -311,15 +335,18 @@ def _markdown(content: dict[str, Any]) -> str:
     lines += [f"- not compared: {_as_text(line)}" for line in content["refused"]]
     lines += ["", *_markdown_table(content["columns"], content["rows"])]
     if content["baselines"]:
-        lines += ["", "Baselines: RMSE on the same targets", ""]
-        lines += _markdown_table(["", *content["baseline_columns"]], content["baselines"])
-    if content["differences"]:
-        lines += ["", "Differences of test RMSE (row minus column; p corrected by Holm's method)", ""]
+        lines += ["", "Baselines on the same targets, given the full history", ""]
+        lines += _markdown_table(content["baseline_columns"], content["baselines"])
+    if content["own_baselines"]:
+        lines += ["", "Baselines given what an arm shows: RMSE", ""]
+        lines += _markdown_table(content["own_baseline_columns"], content["own_baselines"])
+    for title, rows in content["differences"].items():
+        lines += ["", f"Differences of {title} on test (row minus column; p corrected by Holm's method)", ""]
         matrix = [
-            [row["label"], *(f"{c['value']} ({c['p']})" if c["value"] else "" for c in row["cells"])]
-            for row in content["differences"]
+            [row["label"], *(f"{c['value']} ({c['p']})" if c["value"] else "" for c in row["cells"])] for row in rows
         ]
         lines += _markdown_table(["", *content["labels"]], matrix)
+    if content["pairs"]:
         lines += ["", *_markdown_table(content["pair_columns"], content["pairs"])]
     lines += ["", "Leak audit, before training", ""]
     lines += [f"- {_as_text(line)}" for line in content["audits"]]

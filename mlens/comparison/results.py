@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import cast
 
 import numpy as np
 import polars as pl
 
 from mlens.comparison import digits
-from mlens.comparison.finished_runs import Arm
+from mlens.comparison.finished_runs import Arm, strategy_label
 from mlens.comparison.pairing import Paired
 from mlens.comparison.run_files import SUMMARISED
 from mlens.comparison.statistics import (
+    METRICS,
     Difference,
     Errors,
     Estimate,
@@ -20,21 +20,23 @@ from mlens.comparison.statistics import (
     estimates,
     part_differences,
     sum_errors,
-    user_sums,
 )
 from mlens.errors import UserError
 from mlens.evaluation.quality import quality_warnings
 
 # Significance level of Holm-adjusted p-values.
 LEVEL = 0.05
+# Metrics whose differences are tested.
+TESTED = ("rmse", "mae", "taste", "auc")
+# Metrics of baselines in the table of arms.
+OF_BASELINES = ("rmse", "level", "taste", "auc")
 
 
 @dataclass(frozen=True)
 class PairResult:
     """The comparison of two arms.
 
-    rmse: difference of test RMSE.
-    mae: difference of test MAE.
+    differences: difference of each of TESTED on test (without AUC if too few users have targets to order).
     same_history: share of targets with identical histories.
     untrimmed: difference of RMSE on the targets that neither arm trimmed (None: too few).
     untrimmed_targets: number of these targets.
@@ -42,8 +44,7 @@ class PairResult:
     trimmed_targets: number of these targets.
     """
 
-    rmse: Difference
-    mae: Difference
+    differences: dict[str, Difference]
     same_history: float
     untrimmed: Estimate | None
     untrimmed_targets: int
@@ -56,15 +57,19 @@ class Results:
     """The figures of a comparison.
 
     paired: the paired runs.
-    rmse: test RMSE of each arm.
-    mae: test MAE of each arm.
+    of_arms: by metric of mlens.comparison.statistics.METRICS, the value on test of each arm (without AUC if too few
+        users have targets to order).
     between: comparison of each pair of arms (i, j), i < j.
     """
 
     paired: Paired
-    rmse: list[Estimate]
-    mae: list[Estimate]
+    of_arms: dict[str, list[Estimate]]
     between: dict[tuple[int, int], PairResult]
+
+    @property
+    def rmse(self) -> list[Estimate]:
+        """Test RMSE of each arm."""
+        return self.of_arms["rmse"]
 
     @property
     def order(self) -> list[int]:
@@ -75,38 +80,38 @@ class Results:
 def compare(paired: Paired) -> Results:
     """Compute the figures of a comparison.
 
-    RMSE and MAE of an arm are those in its runs' summaries, which `pair` has checked against the predictions. Raises
-    UserError if all targets are of one user: then nothing is known about other users.
+    The metrics of an arm are those in its runs' summaries, which `pair` has checked against the predictions; those that
+    summaries of earlier versions lack are computed. Raises UserError if all targets are of one user: then nothing is
+    known about other users.
     """
     if paired.user.max() < 1:
         raise UserError("too few users for a comparison: all test targets are of one user. Raise evaluation.max_users")
     errors = sum_errors(paired.expected, paired.rating, paired.user, paired.arm, paired.run)
-    of_arms = {metric: _summarised(paired, estimates(errors, metric), metric) for metric in ("rmse", "mae")}
-    rmse, mae = differences(errors, "rmse"), differences(errors, "mae")
+    of_arms = {metric: _summarised(paired, estimates(errors, metric), metric) for metric in errors.sums}
+    tested = {metric: differences(errors, metric) for metric in TESTED if metric in errors.sums}
+    pairs = tested["rmse"]
     trimmed = [paired.trimmed(arm) for arm in range(len(paired.arms))]
-    parts = {(i, j, True): ~trimmed[i] & ~trimmed[j] for i, j in rmse}
-    parts |= {(i, j, False): trimmed[i] & trimmed[j] for i, j in rmse}
+    parts = {(i, j, True): ~trimmed[i] & ~trimmed[j] for i, j in pairs}
+    parts |= {(i, j, False): trimmed[i] & trimmed[j] for i, j in pairs}
     of_parts = _on_parts(paired, parts)
     between = {}
-    for i, j in rmse:
+    for i, j in pairs:
         neither, both = (i, j, True), (i, j, False)
         between[i, j] = PairResult(
-            rmse[i, j],
-            mae[i, j],
+            {metric: found[i, j] for metric, found in tested.items()},
             paired.same_history(i, j),
             of_parts.get(neither),
             int(parts[neither].sum()),
             of_parts.get(both),
             int(parts[both].sum()),
         )
-    return Results(paired, of_arms["rmse"], of_arms["mae"], between)
+    return Results(paired, of_arms, between)
 
 
 def _summarised(paired: Paired, found: list[Estimate], metric: str) -> list[Estimate]:
-    """Replace the values by those of summary.json: sums in another order differ in the last bits."""
-    # `arm.mean` returns None for a missing figure; a summary without these is rejected when it is read.
-    figures = [cast(float, arm.mean("metrics", "test", metric)) for arm in paired.arms]
-    return [replace(one, value=figure) for one, figure in zip(found, figures, strict=True)]
+    """Replace the values by those of summary.json, where it has them: sums in another order differ in the last bits."""
+    figures = [arm.mean("metrics", "test", metric) for arm in paired.arms]
+    return [one if figure is None else replace(one, value=figure) for one, figure in zip(found, figures, strict=True)]
 
 
 def _on_parts(paired: Paired, parts: dict[tuple[int, int, bool], np.ndarray]) -> dict[tuple[int, int, bool], Estimate]:
@@ -122,17 +127,20 @@ def _on_parts(paired: Paired, parts: dict[tuple[int, int, bool], np.ndarray]) ->
 
 
 def _errors_on(paired: Paired, i: int, j: int, targets: np.ndarray) -> Errors:
-    """Return the errors of arms i and j on these targets, over all users."""
+    """Return the squared errors of arms i and j on these targets, over all users."""
     users, runs = int(paired.user.max()) + 1, np.flatnonzero((paired.arm == i) | (paired.arm == j))
     user, draws = paired.user[targets], np.flatnonzero(np.isin(paired.run, runs))
-    sums = user_sums(paired.expected[np.ix_(draws, targets)], paired.rating[targets], user, users)
+    squares = (paired.expected[np.ix_(draws, targets)] - paired.rating[targets]) ** 2
+    sums = np.stack([np.bincount(user, of_draw, users) for of_draw in squares])
     arm = (paired.arm[runs] == j).astype(np.int64)
-    return Errors(*sums, np.bincount(user, minlength=users), arm, np.searchsorted(runs, paired.run[draws]))
+    counts = np.bincount(user, minlength=users)
+    return Errors({"rmse": sums}, {"rmse": counts}, arm, np.searchsorted(runs, paired.run[draws]))
 
 
 def answer(results: Results) -> str:
-    """Return the comparison's outcome in words, beginning with arms that learned nothing or beat no baseline."""
-    sentences = [*_failures(results), _outcome(results)]
+    """Return the comparison's outcome in words: arms that learned nothing, arms that beat the best baseline, the arm
+    with the lowest RMSE, and arms that rank a user's movies better than the one without history or the movie mean."""
+    sentences = [*_failures(results), *_against_baselines(results), _outcome(results), *_ranking(results)]
     return " ".join([*sentences, scope(results)] if len(results.order) > 1 else sentences)
 
 
@@ -146,10 +154,21 @@ def _failures(results: Results) -> list[str]:
         )
     elif signs:
         sentences.append(f"Not learned to rate: {_join_labels(arms, list(signs))} (see the notes).")
-    baseline = best_baseline(results)
-    if baseline is not None and results.rmse[results.order[0]].value >= baseline[1]:
-        sentences.append(f"No arm beats {baseline[0].replace('_', ' ')} ({baseline[1]:.4f}).")
     return sentences
+
+
+def _against_baselines(results: Results) -> list[str]:
+    """Return a sentence on which arms have a lower RMSE than the best baseline; none if no baseline was measured."""
+    baseline = best_baseline(results)
+    if baseline is None:
+        return []
+    name, rmse = baseline[0].replace("_", " "), f"{baseline[1]:.4f}"
+    better = [arm for arm in results.order if results.rmse[arm].value < baseline[1]]
+    if not better:
+        return [f"No arm beats {name} ({rmse})."]
+    if len(better) == len(results.order) > 1:
+        return [f"All arms beat the best baseline, {name} ({rmse})."]
+    return [f"{_join_labels(results.paired.arms, better)} beat{_s(better)} the best baseline, {name} ({rmse})."]
 
 
 def signs_of_failure(results: Results, arm: int) -> list[str]:
@@ -174,13 +193,65 @@ def _outcome(results: Results) -> str:
     sentence = f"{arms[best].label} has the lowest test RMSE, {estimate.value:.4f} ({_interval(estimate)})"
     if len(order) == 1:
         return f"{sentence}: there is nothing to compare it with."
-    worse = [arm for arm in order[1:] if _difference(results, best, arm).p_holm < LEVEL]
+    worse = [arm for arm in order[1:] if difference(results, "rmse", best, arm).p_holm < LEVEL]
     alike = [arm for arm in order[1:] if arm not in worse]
     if worse:
         sentence += f"; it is better than {_join_labels(arms, worse)} (corrected p < {LEVEL})"
     if alike:
         sentence += f"{', and' if worse else '; it'} can't be told from {_join_labels(arms, alike)}"
     return f"{sentence}."
+
+
+def _ranking(results: Results) -> list[str]:
+    """Return sentences on the arms that rank a user's movies better than the arm without history, and than the movies'
+    means; none if neither is there, or if too few users have movies to rank."""
+    if "auc" not in results.of_arms:
+        return []
+    sentences = []
+    arms, auc, none = results.paired.arms, results.of_arms["auc"], without_history(results)
+    others = [arm for arm in results.order if not _is_without_history(arms[arm])]
+    if none is not None and others:
+        better = [arm for arm in others if auc[arm].value > auc[none].value]
+        certain = [arm for arm in better if difference(results, "auc", arm, none).p_holm < LEVEL]
+        than = f"a user's movies better than {arms[none].label}"
+        sentences.append(_ranked(results, others, better, certain, than, auc[none].value))
+    mean = arms[results.order[0]].mean("baselines", "test", "full_history", "movie_mean", "auc")
+    if mean is not None:
+        better = [arm for arm in results.order if auc[arm].value > mean]
+        certain = [arm for arm in better if auc[arm].low > mean]
+        than = "a user's movies better than the movie mean"
+        sentences.append(_ranked(results, results.order, better, certain, than, mean))
+    return sentences
+
+
+def _ranked(
+    results: Results, compared: list[int], better: list[int], certain: list[int], than: str, value: float
+) -> str:
+    """Return a sentence on which of the compared arms have a higher AUC than `value`.
+
+    better: arms with a higher AUC.
+    certain: those of them whose difference is significant.
+    than: what is ranked better than what, in words.
+    """
+    arms, auc = results.paired.arms, results.of_arms["auc"]
+    if certain:
+        values = [f"{auc[arm].value:.4f}" for arm in certain]
+        return f"{_join_labels(arms, certain)} rank{_s(certain)} {than} (AUC {_join(values)} against {value:.4f})."
+    best = max(compared, key=lambda arm: auc[arm].value)
+    verb = "is certain to rank" if better else "ranks"
+    highest = f"the highest, of {arms[best].label}, is {auc[best].value:.4f}, {_interval(auc[best])}"
+    return f"No arm {verb} {than} (AUC {value:.4f}; {highest})."
+
+
+def without_history(results: Results) -> int | None:
+    """Return the arm without history (of several, that with the highest AUC); None if there is none."""
+    arms, auc = results.paired.arms, results.of_arms["auc"]
+    found = [arm for arm in results.order if _is_without_history(arms[arm])]
+    return max(found, key=lambda arm: auc[arm].value, default=None)
+
+
+def _is_without_history(arm: Arm) -> bool:
+    return strategy_label(arm.runs[0].config["history"]) == "none"
 
 
 def scope(results: Results) -> str:
@@ -197,9 +268,10 @@ def scope(results: Results) -> str:
     return f"Over {many} seeds of training an arm, on {users:,} users."
 
 
-def _difference(results: Results, one: int, other: int) -> Difference:
-    """Return the difference of RMSE between two arms; its sign depends on their order."""
-    return results.between[min(one, other), max(one, other)].rmse
+def difference(results: Results, metric: str, one: int, other: int) -> Difference:
+    """Return the difference of `metric` between two arms: the first one's minus the second one's."""
+    found = results.between[min(one, other), max(one, other)].differences[metric]
+    return found if one < other else replace(found, value=-found.value, low=-found.high, high=-found.low)
 
 
 def _interval(estimate: Estimate) -> str:
@@ -207,8 +279,16 @@ def _interval(estimate: Estimate) -> str:
 
 
 def _join_labels(arms: tuple[Arm, ...], chosen: list[int]) -> str:
-    names = [arms[arm].label for arm in chosen]
+    return _join([arms[arm].label for arm in chosen])
+
+
+def _join(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _s(subjects: list[int]) -> str:
+    """Return the ending of a verb whose subjects these are."""
+    return "s" if len(subjects) == 1 else ""
 
 
 def table(results: Results) -> pl.DataFrame:
@@ -216,20 +296,24 @@ def table(results: Results) -> pl.DataFrame:
     rows = []
     for number in results.order:
         arm, paired = results.paired.arms[number], results.paired
-        rmse, mae = results.rmse[number], results.mae[number]
         draws = paired.draws_of(number)
         row: dict[str, object] = {"arm": arm.label, "seeds": len(arm.runs), "targets": len(paired.targets)}
-        for name, found in (("rmse", rmse), ("mae", mae)):
-            row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
-            row[f"{name}_interval_error"] = found.error
+        for name in METRICS:
+            found = results.of_arms[name][number] if name in results.of_arms else None
+            row[name] = None if found is None else found.value
+            row |= {f"{name}_{end}": None if found is None else getattr(found, end) for end in ("low", "high")}
+            row[f"{name}_interval_error"] = None if found is None else found.error
         averaged = arm.mean("metrics", "test", "averaged", "rmse")
-        row["averaging_gain"] = None if averaged is None else rmse.value - averaged
+        row["averaging_gain"] = None if averaged is None else results.rmse[number].value - averaged
         row |= {name: arm.mean("metrics", "test", name) for name in SUMMARISED}
         row["val_rmse"] = arm.mean("metrics", "val", "rmse")
         row |= {
-            f"{name}_{column}": arm.mean("baselines", "test", column, name, "rmse")
+            f"{name}_{column}{'' if metric == 'rmse' else f'_{metric}'}": arm.mean(
+                "baselines", "test", column, name, metric
+            )
             for column in ("full_history", "own_history")
             for name in baseline_names(results)
+            for metric in OF_BASELINES
         }
         row["share_trimmed"] = float(np.mean(paired.dropped[draws] > 0))
         row["mean_history"] = float(np.mean(paired.used[draws]))

@@ -38,17 +38,18 @@ ROWS_PER_BYTE = 10
 
 # Metrics copied from the runs' summaries, as means over seeds.
 SUMMARISED = {
+    "ndcg_10": SHARE,
     "accuracy": SHARE,
     "nll": LOSS,
     "calibration_error": SHARE,
-    "auc": SHARE,
-    "ndcg_10": SHARE,
     "user_rmse": AMOUNT,
     "argmax_rmse": AMOUNT,
     "illegal_mass": SHARE,
 }
 
-_ERRORS = {...: {"rmse": AMOUNT, "mae?": AMOUNT, "targets?": COUNT}}
+# Metrics that summaries of earlier versions lack.
+_LATER = {"level?": AMOUNT, "taste?": AMOUNT, "auc?": SHARE, "ndcg_10?": SHARE}
+_ERRORS = {...: {"rmse": AMOUNT, "mae?": AMOUNT, "targets?": COUNT} | _LATER}
 _AUDITED = {"targets": COUNT, "visible": COUNT, "shown": {"prompts": COUNT}}
 SUMMARY: Schema = {
     "fingerprint": TEXT,
@@ -57,6 +58,7 @@ SUMMARY: Schema = {
         "val?": {"rmse?": AMOUNT},
         "test": {"rmse": ERROR, "mae": ERROR, "targets?": COUNT, "averaged?": {"rmse": ERROR}, ...: FIGURES}
         | {"expected_std?": AMOUNT}
+        | _LATER
         | dict.fromkeys(("by_user_activity?", "by_movie_popularity?", "by_history_length?"), _ERRORS)
         | {f"{name}?": kind for name, kind in SUMMARISED.items()},
     },

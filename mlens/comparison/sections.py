@@ -9,11 +9,11 @@ from itertools import pairwise
 import numpy as np
 import polars as pl
 
-from mlens.comparison import figures
+from mlens.comparison import digits, figures
 from mlens.comparison.figures import Curve
 from mlens.comparison.finished_runs import Arm, Run, differing_keys
 from mlens.comparison.pairing import Paired
-from mlens.comparison.results import Results, signs_of_failure
+from mlens.comparison.results import Results, difference, signs_of_failure, without_history
 
 # Groups of targets by the number of the user's earlier ratings, whether the strategy shows them or not.
 HISTORY_EDGES = (0, 10, 20, 50, 100, 200, 500, 1000)
@@ -172,7 +172,7 @@ def ties(results: Results) -> list[tuple[str, str, float]]:
     for (i, j), between in results.between.items():
         one, other = results.paired.arms[i], results.paired.arms[j]
         if differing_keys([one.runs[0], other.runs[0]]) == ["split.ties"]:
-            found.append((one.label, other.label, between.rmse.value))
+            found.append((one.label, other.label, between.differences["rmse"].value))
     return found
 
 
@@ -219,6 +219,23 @@ def failures(results: Results) -> list[str]:
     """Return lines that begin with NOTE for each arm whose model seems to have learned nothing."""
     arms = results.paired.arms
     return [f"NOTE: {arms[arm].label}: {sign}" for arm in results.order for sign in signs_of_failure(results, arm)]
+
+
+def ranking(results: Results) -> list[str]:
+    """Return a line that begins with NOTE if the arm with the lowest RMSE has a lower AUC than the one without
+    history."""
+    if "auc" not in results.of_arms:
+        return []
+    best, none, auc = results.order[0], without_history(results), results.of_arms["auc"]
+    if none is None or auc[best].value >= auc[none].value:
+        return []
+    arms, found = results.paired.arms, difference(results, "auc", best, none)
+    interval = digits.interval(found.low, found.high, found.error, "+")
+    return [
+        f"NOTE: {arms[best].label} has the lowest RMSE, but ranks a user's movies worse than {arms[none].label} (AUC "
+        f"{auc[best].value:.4f} against {auc[none].value:.4f}; difference {interval}, corrected "
+        f"{digits.p_value(found.p_holm, found.p_error)}): compare their level and taste"
+    ]
 
 
 def trimming(frame: pl.DataFrame) -> list[str]:

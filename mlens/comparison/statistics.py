@@ -1,7 +1,10 @@
 """Paired statistics of arms (strategies) that predicted the same targets of the same users, each in one or more runs.
 
-An arm's figure is the mean over its runs (seeds) of each run's RMSE or MAE over all targets. For a run with several
-draws of histories, it is the mean over draws of each draw's RMSE or MAE. There are two sources of uncertainty:
+An arm's figure is the mean over its runs (seeds) of each run's metric over all targets. For a run with several draws
+of histories, it is the mean over draws of each draw's metric. Every metric is a function of a weighted mean over users:
+of their sums of squared errors (RMSE), absolute errors (MAE), squared mean errors (level) or squared errors less the
+mean error (taste), weighted by the number of targets; or of their shares of correctly ordered pairs (AUC), weighted by
+whether there is such a pair. There are two sources of uncertainty:
 
 - Other users would give other errors. Users are resampled as clusters, the same users for every run, so that a
   difference of arms is paired: the cluster bootstrap (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993).
@@ -9,7 +12,7 @@ draws of histories, it is the mean over draws of each draw's RMSE or MAE. There 
   "What Teachers Should Know About the Bootstrap", The American Statistician 69, 2015). Since few users may have most of
   the targets, the degrees of freedom are those of the effective number of users, (sum n)^2 / sum n^2 for users with n
   targets each (Kish, "Survey Sampling", 1965; Carter, Schnepel and Steigerwald, "Asymptotic Behavior of a t-Test Robust
-  to Cluster Heterogeneity", Review of Economics and Statistics 99, 2017).
+  to Cluster Heterogeneity", Review of Economics and Statistics 99, 2017). AUC counts the users with a pair.
 - Another seed would give another model. Resampling S runs would be far too narrow, by sqrt((S - 1) / S) and without
   tails, so the variance v between runs enters as that of a small normal sample: v (S - 1) / chi2(S - 1) in place of v,
   which makes the noise of their mean a Student t with S - 1 degrees of freedom, and that of a difference the sum of two
@@ -30,7 +33,7 @@ for p.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
@@ -38,15 +41,23 @@ from itertools import combinations
 import numpy as np
 from scipy.stats import norm, t
 
-# Index of the sum (squares, absolutes) that a metric is computed from, and the function from its mean to the metric.
-METRICS: dict[str, tuple[int, Callable[[np.ndarray], np.ndarray]]] = {"rmse": (0, np.sqrt), "mae": (1, np.asarray)}
+from mlens.evaluation.metrics import ordered_shares
+
+# The function from a metric's weighted mean over users to the metric.
+METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "rmse": np.sqrt,
+    "mae": np.asarray,
+    "level": np.sqrt,
+    "taste": np.sqrt,
+    "auc": np.asarray,
+}
 RESAMPLES = 9_999
 TAILS = (0.025, 0.975)
 # Resamples computed at a time: 10 MB an array for 20,000 users.
 BATCH = 64
 # Distance of the quantiles between which the density at a tail is measured.
 NEAR = 0.01
-# With fewer users, a part of the targets is resampled separately: a resample of all users could have none of them.
+# With fewer users of positive weight, only these are resampled: a resample of all users could have none of them.
 FEW = 50
 # Names of the random streams.
 USERS, SWAPS, SEEDS = range(3)
@@ -56,35 +67,45 @@ USERS, SWAPS, SEEDS = range(3)
 class Errors:
     """Errors of all runs, summed over each user's targets. Hashed by identity: resamples are cached for each object.
 
-    A draw is one draw of histories of one run.
+    A draw is one draw of histories of one run. A metric is computed from its weighted mean: the sum of `sums` over
+    users, divided by the sum of `weights`.
 
-    squares: [draws, users] sums of squared errors, in stars squared.
-    absolutes: [draws, users] sums of absolute errors, in stars.
-    counts: [users] number of targets of each user (0: all targets are in another part).
+    sums: by metric, [draws, users] sums over each user's targets: squared or absolute errors, in stars (squared), or
+        the share of correctly ordered pairs.
+    weights: by metric, [users] number of the user's targets (0: all are in another part), or 1 for a user with a pair
+        to order and 0 for others.
     arm: [runs] index of each run's arm, from 0.
     run: [draws] index of each draw's run, from 0 (None: each run has one draw).
     """
 
-    squares: np.ndarray
-    absolutes: np.ndarray
-    counts: np.ndarray
+    sums: Mapping[str, np.ndarray]
+    weights: Mapping[str, np.ndarray]
     arm: np.ndarray
     run: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        """Raise ValueError if shapes don't match, an arm has no run, a run has no draw, a sum isn't finite, or fewer
-        than two users have targets."""
-        shape = (len(self.arm if self.run is None else self.run), len(self.counts))
-        if self.squares.shape != shape or self.absolutes.shape != shape:
-            raise ValueError(f"{shape[0]} draws, {shape[1]} users: sums {self.squares.shape}, {self.absolutes.shape}")
+        """Raise ValueError if metrics or shapes don't match, an arm has no run, a run has no draw, a sum isn't finite,
+        or fewer than two users have a positive weight."""
+        if not self.sums or self.sums.keys() != self.weights.keys() or not self.sums.keys() <= METRICS.keys():
+            raise ValueError(f"sums and weights are of some of {', '.join(METRICS)}: {[*self.sums]}, {[*self.weights]}")
+        shape = (len(self.arm if self.run is None else self.run), self.users)
+        for metric, sums in self.sums.items():
+            weights = self.weights[metric]
+            if sums.shape != shape or weights.shape != shape[1:]:
+                raise ValueError(f"{shape[0]} draws, {shape[1]} users: {metric} {sums.shape}, {weights.shape}")
+            if (weights > 0).sum() < 2 or weights.min() < 0:
+                raise ValueError(f"two users with targets at least: {len(weights)} users")
+            if not np.isfinite(sums).all():
+                raise ValueError(f"an error isn't finite: {metric}")
         if not len(self.arm) or set(self.arm.tolist()) != set(range(self.arms)):
             raise ValueError(f"arms are 0, 1, .. and each has a run: {self.arm.tolist()}")
         if self.run is not None and set(self.run.tolist()) != set(range(len(self.arm))):
             raise ValueError(f"runs are 0, 1, .. and each has a draw: {self.run.tolist()}")
-        if (self.counts > 0).sum() < 2 or self.counts.min() < 0:
-            raise ValueError(f"two users with targets at least: {len(self.counts)} users")
-        if not (np.isfinite(self.squares).all() and np.isfinite(self.absolutes).all()):
-            raise ValueError("an error isn't finite")
+
+    @property
+    def users(self) -> int:
+        """The number of users."""
+        return len(next(iter(self.weights.values())))
 
     @property
     def arms(self) -> int:
@@ -95,11 +116,6 @@ class Errors:
     def seeds(self) -> np.ndarray:
         """[arms] the number of runs of each arm."""
         return np.bincount(self.arm)
-
-    @property
-    def sums(self) -> np.ndarray:
-        """[2, draws, users] squares, absolutes."""
-        return np.stack([self.squares, self.absolutes])
 
     def over_draws(self, values: np.ndarray) -> np.ndarray:
         """Average values [.., draws, n] over the draws of each run: [.., runs, n]."""
@@ -115,7 +131,7 @@ class Errors:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its 95% interval, in stars.
+    """A figure with its 95% interval, in stars (AUC: a share).
 
     value: the figure.
     low, high: ends of the interval.
@@ -130,11 +146,11 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """The difference between the figures of two arms, in stars, with its 95% interval and test.
+    """The difference between the figures of two arms, in stars (AUC: a share), with its 95% interval and test.
 
-    value: first arm minus second arm (negative: the first is better).
+    value: first arm minus second arm (negative: the first has the smaller error, or the lower AUC).
     low, high: ends of the interval.
-    p: p-value of the two-sided test of equal errors.
+    p: p-value of the two-sided test of equal figures.
     p_holm: Holm-adjusted p-value over all pairs.
     seeds: whether the variation between seeds is included, so that the difference is one of strategies; otherwise it is
         one of these trained models.
@@ -159,7 +175,8 @@ def sum_errors(
     arm: Sequence[int] | np.ndarray,
     run: np.ndarray | None = None,
 ) -> Errors:
-    """Sum the errors of predictions over users. The order of targets doesn't matter; users are ordered by id.
+    """Sum the errors of predictions over users, for all metrics. The order of targets doesn't matter; users are ordered
+    by id. AUC is left out if fewer than two users have targets to order.
 
     predicted: [draws, targets] predicted ratings, in stars.
     rating: [targets] true ratings, in stars.
@@ -173,27 +190,26 @@ def sum_errors(
     if predicted.shape != (draws, len(rating)) or len(user) != len(rating):
         raise ValueError(f"{draws} draws, {len(rating)} ratings, {len(user)} users: predicted {predicted.shape}")
     _, index, counts = np.unique(user, return_inverse=True, return_counts=True)
-    return Errors(*user_sums(predicted, rating, index, len(counts)), counts, np.asarray(arm), run)
-
-
-def user_sums(predicted: np.ndarray, rating: np.ndarray, user: np.ndarray, users: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sums over each user's targets of the squared and of the absolute errors, [draws, users] each.
-
-    predicted: [draws, targets] predicted ratings, in stars.
-    rating: [targets] true ratings, in stars.
-    user: [targets] index of the target's user.
-    users: number of users.
-    """
-    squares, absolutes = np.empty((2, len(predicted), users))
+    sums = {metric: np.empty((draws, len(counts))) for metric in METRICS}
     for draw, row in enumerate(predicted):
-        absolute = np.abs(row - rating)
-        absolutes[draw] = np.bincount(user, absolute, users)
-        squares[draw] = np.bincount(user, absolute**2, users)
-    return squares, absolutes
+        error = row - rating
+        mean = np.bincount(index, error) / counts
+        sums["rmse"][draw] = np.bincount(index, error**2)
+        sums["mae"][draw] = np.bincount(index, np.abs(error))
+        sums["level"][draw] = counts * mean**2
+        sums["taste"][draw] = np.bincount(index, (error - mean[index]) ** 2)
+        sums["auc"][draw] = ordered_shares(row, rating, index)
+    weights: dict[str, np.ndarray] = dict.fromkeys(METRICS, counts)
+    ordered = ~np.isnan(sums["auc"]).all(axis=0)
+    sums["auc"], weights["auc"] = np.where(ordered, sums["auc"], 0), ordered.astype(np.int64)
+    if ordered.sum() < 2:
+        del sums["auc"], weights["auc"]
+    return Errors(sums, weights, np.asarray(arm), run)
 
 
 def estimates(errors: Errors, metric: str, *, resamples: int = RESAMPLES, seed: int = 0) -> list[Estimate]:
-    """Estimate each arm's "rmse" or "mae" (another metric: ValueError). Equal arguments give equal results.
+    """Estimate each arm's `metric`, one of METRICS (one that `errors` lacks: ValueError). Equal arguments give equal
+    results.
 
     >>> predicted, rating = np.array([[3.0, 4.0, 2.0, 2.0]]), np.array([3.0, 3.0, 2.0, 1.0])
     >>> estimates(sum_errors(predicted, rating, user=np.array([1, 1, 2, 2]), arm=[0]), "mae")
@@ -207,12 +223,12 @@ def estimates(errors: Errors, metric: str, *, resamples: int = RESAMPLES, seed: 
 def differences(
     errors: Errors, metric: str, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[tuple[int, int], Difference]:
-    """Estimate the difference of arms i and j in "rmse" or "mae" (another metric: ValueError) under (i, j), for all
-    i < j.
+    """Estimate the difference of arms i and j in `metric`, one of METRICS (one that `errors` lacks: ValueError), under
+    (i, j), for all i < j.
 
     p is the share of a null distribution, including the observed difference, that is at least as far from 0 (Phipson
     and Smyth, "Permutation P-values Should Never Be Zero", Statistical Applications in Genetics and Molecular Biology
-    9, 2010). Its statistic is the difference in mean squared error (mae: mean absolute error). The null distribution
+    9, 2010). Its statistic is the difference in the weighted mean (rmse: in mean squared error). The null distribution
     swaps the two arms at random within each user, all seeds together, and adds the seeds' noise. It doesn't need
     symmetric differences of users if there are many users (Romano, "On the Behavior of Randomization Tests Without a
     Group Invariance Assumption", Journal of the American Statistical Association 85, 1990). Equal arguments give equal
@@ -246,16 +262,15 @@ def part_differences(
     parts: errors of two arms each, over the same users; a user may have no targets in a part. Parts are resampled
         together, including users without targets, except for parts of few users.
     """
-    number, figure = METRICS[metric]
-    dense = [part if (part.counts > 0).sum() >= FEW else _without_empty(part) for part in parts]
+    dense = [_with_many_users(part, metric) for part in parts]
     found: dict[int, Estimate] = {}
-    for users in sorted({len(part.counts) for part in dense}):
-        members = [i for i, part in enumerate(dense) if len(part.counts) == users]
-        totals = [np.concatenate([dense[i].sums[number], dense[i].counts[None]]) for i in members]
+    for users in sorted({part.users for part in dense}):
+        members = [i for i, part in enumerate(dense) if part.users == users]
+        totals = [np.concatenate([dense[i].sums[metric], dense[i].weights[metric][None]]) for i in members]
         drawn, ends = _resample(np.concatenate(totals), resamples, seed), np.cumsum([len(total) for total in totals])
         for i, of_part in zip(members, np.split(drawn, ends[:-1]), strict=True):
             random = np.random.default_rng((seed, SEEDS))
-            value, by_users, by_seeds, _ = _figures(dense[i], number, figure, of_part[:-1] / of_part[-1], random)
+            value, by_users, by_seeds, _ = _figures(dense[i], metric, of_part[:-1] / of_part[-1], random)
             draws = by_users[0] - by_users[1]
             if min(dense[i].seeds) > 1:
                 draws = draws + by_seeds[0] - by_seeds[1]
@@ -263,10 +278,14 @@ def part_differences(
     return [found[i] for i in range(len(parts))]
 
 
-def _without_empty(part: Errors) -> Errors:
-    """Drop users without targets."""
-    some = part.counts > 0
-    return Errors(part.squares[:, some], part.absolutes[:, some], part.counts[some], part.arm, part.run)
+def _with_many_users(errors: Errors, metric: str) -> Errors:
+    """Return the errors without the users that have no weight in `metric`, and of this metric alone, if few have one;
+    otherwise the errors as they are."""
+    some = errors.weights[metric] > 0
+    if some.all() or some.sum() >= FEW:
+        return errors
+    sums, weights = errors.sums[metric][:, some], errors.weights[metric][some]
+    return Errors({metric: sums}, {metric: weights}, errors.arm, errors.run)
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -297,9 +316,9 @@ class _SamplingDistributions:
     value: [arms] the metric.
     users: [arms, resamples] its values over resampled users.
     seeds: [arms, resamples] noise of the metric due to seeds.
-    mean: [arms] the mean error that the metric is computed from.
-    swapped: [arms, resamples] the mean error under the null distribution.
-    mean_seeds: [arms, resamples] noise of the mean error due to seeds.
+    mean: [arms] the weighted mean that the metric is computed from.
+    swapped: [arms, resamples] the weighted mean under the null distribution.
+    mean_seeds: [arms, resamples] noise of the weighted mean due to seeds.
     """
 
     value: np.ndarray
@@ -311,49 +330,46 @@ class _SamplingDistributions:
 
 
 def _sampling_distributions(errors: Errors, metric: str, resamples: int, seed: int) -> _SamplingDistributions:
-    if metric not in METRICS:
-        raise ValueError(f"a metric is one of {', '.join(METRICS)}: {metric}")
-    number, figure = METRICS[metric]
-    drawn = _resampled(errors, resamples, seed)[number]
+    if metric not in errors.sums:
+        raise ValueError(f"a metric is one of {', '.join(errors.sums)}: {metric}")
+    errors = _with_many_users(errors, metric)
+    drawn = _resampled(errors, resamples, seed)[metric]
     random = np.random.default_rng((seed, SEEDS))
-    value, users, seeds, mean = _figures(errors, number, figure, drawn, random)
+    value, users, seeds, mean = _figures(errors, metric, drawn, random)
     return _SamplingDistributions(
         value=value,
         users=users,
         seeds=seeds,
         mean=errors.over_runs(mean)[:, 0],
-        swapped=_swapped(errors, resamples, seed)[number],
+        swapped=_swapped(errors, resamples, seed)[metric],
         mean_seeds=_seed_noise(errors, mean[:, 0], errors.over_draws(drawn), random),
     )
 
 
 def _figures(
-    errors: Errors,
-    number: int,
-    figure: Callable[[np.ndarray], np.ndarray],
-    drawn: np.ndarray,
-    random: np.random.Generator,
+    errors: Errors, metric: str, drawn: np.ndarray, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return `value`, `users` and `seeds` as in `_SamplingDistributions`, and each run's mean error [runs, 1].
+    """Return `value`, `users` and `seeds` as in `_SamplingDistributions`, and each run's weighted mean [runs, 1].
 
-    number: index of the sum that the metric is computed from.
-    figure: function from the mean error to the metric.
-    drawn: [draws, resamples] mean errors over resampled users.
+    drawn: [draws, resamples] weighted means over resampled users.
     random: generator of the seeds' noise.
     """
-    mean = (errors.sums[number].sum(axis=1) / errors.counts.sum())[:, None]
+    figure, weights = METRICS[metric], errors.weights[metric]
+    mean = (errors.sums[metric].sum(axis=1) / weights.sum())[:, None]
     of_runs, drawn_of_runs = errors.over_draws(figure(mean)), errors.over_draws(figure(drawn))
     value = errors.over_runs(of_runs)
-    users = value + _widening(errors.counts) * (errors.over_runs(drawn_of_runs) - value)
+    users = value + _widening(weights) * (errors.over_runs(drawn_of_runs) - value)
     seeds = _seed_noise(errors, of_runs[:, 0], drawn_of_runs, random)
     return value[:, 0], users, seeds, errors.over_draws(mean)
 
 
 @lru_cache(maxsize=1)
-def _resampled(errors: Errors, resamples: int, seed: int) -> np.ndarray:
-    """Return each draw's mean squared and mean absolute error over resampled users: [2, draws, resamples]."""
-    total = _resample(np.concatenate([*errors.sums, errors.counts[None]]), resamples, seed)
-    return (total[:-1] / total[-1]).reshape(2, -1, resamples)
+def _resampled(errors: Errors, resamples: int, seed: int) -> dict[str, np.ndarray]:
+    """Return each draw's weighted means over resampled users, by metric: [draws, resamples]."""
+    totals = [np.concatenate([errors.sums[metric], errors.weights[metric][None]]) for metric in errors.sums]
+    drawn = np.split(_resample(np.concatenate(totals), resamples, seed), len(totals))
+    with np.errstate(invalid="ignore"):  # no user of a metric of few: `_with_many_users` resamples these alone
+        return {metric: of_metric[:-1] / of_metric[-1] for metric, of_metric in zip(errors.sums, drawn, strict=True)}
 
 
 def _resample(totals: np.ndarray, resamples: int, seed: int) -> np.ndarray:
@@ -373,19 +389,21 @@ def _resample(totals: np.ndarray, resamples: int, seed: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=1)
-def _swapped(errors: Errors, resamples: int, seed: int) -> np.ndarray:
-    """Return each arm's mean squared and mean absolute error with random signs of users: [2, arms, resamples].
+def _swapped(errors: Errors, resamples: int, seed: int) -> dict[str, np.ndarray]:
+    """Return each arm's weighted means with random signs of users, by metric: [arms, resamples].
 
     The difference of two arms is that of arms swapped within the users of sign -1. scipy.stats.permutation_test takes
     about forty times as long for a single pair.
     """
     random = np.random.default_rng((seed, SWAPS))
-    mean = errors.over_runs(errors.over_draws(errors.sums)).reshape(-1, len(errors.counts)) / errors.counts.sum()
-    drawn = []
+    means = [
+        errors.over_runs(errors.over_draws(sums)) / errors.weights[metric].sum() for metric, sums in errors.sums.items()
+    ]
+    mean, drawn = np.concatenate(means), []
     for size in _batches(resamples):
-        signs = 2.0 * random.integers(2, size=(size, len(errors.counts)), dtype=np.int8) - 1
+        signs = 2.0 * random.integers(2, size=(size, errors.users), dtype=np.int8) - 1
         drawn.append(mean @ signs.T)
-    return np.concatenate(drawn, axis=1).reshape(2, errors.arms, resamples)
+    return dict(zip(errors.sums, np.split(np.concatenate(drawn, axis=1), len(means)), strict=True))
 
 
 def _seed_noise(errors: Errors, values: np.ndarray, drawn: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -408,10 +426,10 @@ def _seed_noise(errors: Errors, values: np.ndarray, drawn: np.ndarray, random: n
     return noise
 
 
-def _widening(counts: np.ndarray) -> float:
-    """Return the factor that widens the bootstrap's deviations, for users with counts [users] targets."""
+def _widening(weights: np.ndarray) -> float:
+    """Return the factor that widens the bootstrap's deviations, for users of these weights [users]."""
     # The quantile of t soon becomes infinite below one degree of freedom.
-    effective = max(2.0, counts.sum() ** 2 / (counts**2).sum())
+    effective = max(2.0, weights.sum() ** 2 / (weights**2).sum())
     return float(t.ppf(TAILS[1], effective - 1) / norm.ppf(TAILS[1]) * np.sqrt(effective / (effective - 1)))
 
 
@@ -423,7 +441,7 @@ def _interval(draws: np.ndarray) -> tuple[float, float, float]:
 
 
 def _p(one: float, other: float, null: np.ndarray) -> float:
-    """Return the p-value of the difference of two mean errors under draws of the null distribution [resamples]."""
+    """Return the p-value of the difference of two weighted means under draws of the null distribution [resamples]."""
     # Swaps that reproduce the observed difference must count despite another order of summation.
     far = np.abs(null) >= abs(one - other) - 1e-12 * (one + other)
     return (1 + int(far.sum())) / (1 + len(null))

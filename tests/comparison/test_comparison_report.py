@@ -19,6 +19,7 @@ from mlens.comparison.report import print_report, report
 from mlens.comparison.results import answer, compare
 from mlens.comparison.sections import failures
 from mlens.errors import UserError
+from mlens.evaluation.metrics import point_metrics
 from tests.helpers.made_up_runs import HOSTILE, make_run, make_sweep
 
 
@@ -97,7 +98,7 @@ def test_targets_of_one_user_are_refused(tmp_path):
 
 def test_a_single_run_has_a_report_too(tmp_path):
     make_run(tmp_path / "a", "all_previous")
-    assert report([tmp_path / "a"], tmp_path).answer.endswith("there is nothing to compare it with.")
+    assert "there is nothing to compare it with." in report([tmp_path / "a"], tmp_path).answer
     assert "Differences" not in (tmp_path / "report.html").read_text()
 
 
@@ -120,7 +121,7 @@ def test_errors_are_those_of_the_predictions(tmp_path):
         frames = [pl.read_parquet(run.folder / "predictions" / "test.parquet") for run in arm.runs]
         errors = [(frame["expected"] - frame["rating"]).to_numpy() for frame in frames]
         assert results.rmse[number].value == pytest.approx(np.mean([np.sqrt(np.mean(e**2)) for e in errors]))
-        assert results.mae[number].value == pytest.approx(np.mean([np.abs(e).mean() for e in errors]))
+        assert results.of_arms["mae"][number].value == pytest.approx(np.mean([np.abs(e).mean() for e in errors]))
         assert results.rmse[number].low < results.rmse[number].value < results.rmse[number].high
 
 
@@ -162,26 +163,26 @@ def test_with_several_draws_all_errors_are_means_and_a_column_has_the_averaging_
     paired, _ = pair(make_arms(find_runs([tmp_path])))
     results = compare(paired)
     labels = [arm.label.split()[0] for arm in paired.arms]
-    found = results.between[0, 1].rmse.value * (1 if labels == ["none", "random"] else -1)
+    found = results.between[0, 1].differences["rmse"].value * (1 if labels == ["none", "random"] else -1)
     assert found == pytest.approx(fsum(runs["none"]) / 2 - fsum(runs["random"]) / 2, abs=1e-12)
 
 
 def test_one_draw_has_no_averaging_gain(tmp_path):
     report([make_sweep(tmp_path)], tmp_path)
-    assert all("gain" not in (tmp_path / name).read_text() for name in ("report.md", "report.html"))
+    assert all("averaging gain" not in (tmp_path / name).read_text() for name in ("report.md", "report.html"))
 
 
 def summary_of(folder):
     return json.loads((folder / "summary.json").read_text())["metrics"]["test"]
 
 
-@pytest.mark.parametrize("name", ["rmse", "mae"])
+@pytest.mark.parametrize("name", ["rmse", "mae", "level", "taste", "auc"])
 def test_predictions_that_differ_from_the_summary_are_refused(tmp_path, name):
     make_run(tmp_path / "a")
     summary = json.loads((tmp_path / "a" / "summary.json").read_text())
     summary["metrics"]["test"][name] += 1e-6
     (tmp_path / "a" / "summary.json").write_text(json.dumps(summary))
-    with pytest.raises(UserError, match=f"differ: .*a: predictions/test.parquet has {name} 0.[56].*summary.json"):
+    with pytest.raises(UserError, match=f"differ: .*a: predictions/test.parquet has {name} 0.*summary.json"):
         report([tmp_path / "a"], tmp_path)
 
 
@@ -216,11 +217,96 @@ def test_draws_of_other_targets_are_not_paired(tmp_path):
 def test_the_answer_names_significant_differences_and_others(tmp_path):
     results, _ = results_of(make_sweep(tmp_path))
     said = answer(results)
-    assert said.startswith("all_previous has the lowest test RMSE, 0.5")
+    beaten = "All arms beat the best baseline, user mean so far (1.1000). "
+    assert said.startswith(f"{beaten}all_previous has the lowest test RMSE, 0.5")
     assert "it is better than none (corrected p < 0.05), and can't be told from fixed_count 10" in said
+    assert "fixed_count 10 ranks a user's movies better than none (AUC 0.9427 against 0.8850)." in said
+    assert (
+        "and none rank a user's movies better than the movie mean (AUC 0.9316, 0.9427 and 0.8850 against 0.6500)"
+        in said
+    )
     assert "these trained models, not the strategies" in said
     with_seeds, _ = results_of(make_sweep(tmp_path / "more", seeds=3))
     assert answer(with_seeds).endswith("Over 3 seeds of training an arm, on 40 users.")
+
+
+def of_levels_and_films(folder, films, **arms):
+    """Make runs of arms {strategy: (error in users' levels, error in films)}, and give the movie mean this AUC."""
+    for history, (level, film) in arms.items():
+        run = make_run(folder / history, history, error=0.3)
+        file = run / "predictions" / "test.parquet"
+        frame = pl.read_parquet(file)
+        random = np.random.default_rng([len(history), 1])
+        of_users = np.repeat(level * random.normal(size=40), 8)
+        expected = frame["rating"].to_numpy() + of_users + film * random.normal(size=320)
+        frame.with_columns(expected=expected.clip(1, 5)).write_parquet(file)
+        figures = point_metrics(expected.clip(1, 5), frame["rating"].to_numpy(), frame["user"].to_numpy())
+        change_metrics(run, **figures)
+        content = json.loads((run / "summary.json").read_text())
+        content["baselines"]["test"]["full_history"]["movie_mean"]["auc"] = films
+        (run / "summary.json").write_text(json.dumps(content))
+
+
+def test_the_answer_and_a_note_report_a_low_rmse_with_a_worse_order(tmp_path):
+    """The history tells the user's level, and the film is forgotten."""
+    of_levels_and_films(tmp_path, 0.9, none=(1.2, 0.3), all_previous=(0.1, 0.8))
+    written = report([tmp_path], tmp_path)
+    assert "all_previous has the lowest test RMSE" in written.answer
+    assert re.search(
+        r"No arm ranks a user's movies better than none \(AUC 0\.\d{4}; the highest, of all_previous, is 0\.\d{4}, "
+        r"95% interval [0-9. to]+\)\. none ranks a user's movies better than the movie mean \(AUC 0\.\d{4} against "
+        r"0\.9000\)\.",
+        written.answer,
+    )
+    (note,) = [line for line in written.notes if "ranks" in line]
+    assert note.startswith("NOTE: all_previous has the lowest RMSE, but ranks a user's movies worse than none (AUC 0.")
+    assert note.endswith("corrected p < 0.001): compare their level and taste")
+    assert note.replace("<", "\\<") in (tmp_path / "report.md").read_text()
+
+
+def test_an_order_that_may_be_better_by_chance_is_not_certain(tmp_path):
+    of_levels_and_films(tmp_path, 0.999, none=(0.5, 0.5), all_previous=(0.5, 0.49))
+    written = report([tmp_path], tmp_path)
+    results, _ = results_of(tmp_path)
+    aucs = {arm.label: auc.value for arm, auc in zip(results.paired.arms, results.of_arms["auc"], strict=True)}
+    verb = "is certain to rank" if aucs["all_previous"] > aucs["none"] else "ranks"
+    assert f"No arm {verb} a user's movies better than none (AUC" in written.answer
+    assert "No arm ranks a user's movies better than the movie mean (AUC 0.9990; the highest, of " in written.answer
+
+
+def test_arms_of_history_alone_are_compared_with_the_movie_mean_alone(tmp_path):
+    make_run(tmp_path / "a", "all_previous")
+    make_run(tmp_path / "b", "fixed_count", {"count": 10}, error=0.7)
+    results, _ = results_of(tmp_path)
+    assert "better than none" not in answer(results) and "better than the movie mean (AUC" in answer(results)
+
+
+def test_summaries_of_earlier_versions_are_read(tmp_path):
+    """Without level and taste, and with baselines of RMSE and MAE alone."""
+    make_sweep(tmp_path)
+    later, _ = results_of(tmp_path)
+    for file in tmp_path.glob("*/summary.json"):
+        content = json.loads(file.read_text())
+        for name in ("level", "taste"):
+            del content["metrics"]["test"][name]
+        for column in content["baselines"]["test"].values():
+            for baseline in column:
+                column[baseline] = {name: column[baseline][name] for name in ("rmse", "mae")}
+        file.write_text(json.dumps(content))
+    earlier, _ = results_of(tmp_path)
+    for metric, found in later.of_arms.items():
+        assert [one.value for one in earlier.of_arms[metric]] == pytest.approx([one.value for one in found])
+    written = report([tmp_path], tmp_path)
+    assert "better than none" in written.answer and "movie mean" not in written.answer
+    assert written.table["taste"].is_not_null().all() and written.baselines["movie_mean"]["auc"] is None
+
+
+def test_without_users_who_have_movies_to_order_there_is_no_auc(tmp_path):
+    for name, history in (("a", "all_previous"), ("b", "none")):
+        make_run(tmp_path / name, history, each=1)
+    written = report([tmp_path], tmp_path)
+    assert "ranks" not in written.answer and "Differences of AUC" not in written.html.read_text()
+    assert written.table["auc"].is_null().all() and set(written.table["taste"]) == {0.0}
 
 
 def change_metrics(folder, **values):
@@ -255,7 +341,7 @@ def test_shares_of_identical_histories_and_the_difference_on_untrimmed_targets(t
     # Every second target of all_previous is trimmed, and histories of different strategies are never the same here.
     assert (between.untrimmed_targets, between.trimmed_targets, between.trimmed) == (160, 0, None)
     assert between.same_history == 0
-    assert between.untrimmed is not None and between.untrimmed.value != between.rmse.value
+    assert between.untrimmed is not None and between.untrimmed.value != between.differences["rmse"].value
 
 
 def test_runs_with_other_targets_are_not_paired_and_their_differences_are_reported(tmp_path):
@@ -313,8 +399,8 @@ def test_caveats_are_in_the_report_and_on_the_terminal(tmp_path, capsys):
 
 def test_the_terminal_shows_the_baselines_below_the_arms(tmp_path, capsys):
     print_report(report([make_sweep(tmp_path)], tmp_path))
-    rows = [[c.strip() for c in line.strip("│").split("│")] for line in capsys.readouterr().out.splitlines()]
-    assert ["user mean so far", "", "1.1000", "0.9000", ""] in rows
+    rows = [re.split(" {2,}", line.strip()) for line in capsys.readouterr().out.splitlines()]
+    assert ["user mean so far", "1.1000", "0.3000", "1.0580", "0.5200"] in rows
 
 
 @pytest.mark.parametrize(("users", "said"), [(4, True), (5, False)])

@@ -79,14 +79,10 @@ def test_another_seed_changes_the_last_digit_by_one_at_most(users, seeds, gap):
 
 def sum_errors_of_two(errors):
     """Return the errors of the first two arms on the targets of every second user."""
-    runs, some = np.flatnonzero(errors.arm < 2), np.arange(len(errors.counts)) % 2 == 0
-    return replace(
-        errors,
-        squares=errors.squares[runs] * some,
-        absolutes=errors.absolutes[runs] * some,
-        counts=errors.counts * some,
-        arm=errors.arm[runs],
-    )
+    runs, some = np.flatnonzero(errors.arm < 2), np.arange(errors.users) % 2 == 0
+    sums = {name: of_runs[runs] * some for name, of_runs in errors.sums.items() if name != "auc"}
+    weights = {name: errors.weights[name] * some for name in sums}
+    return replace(errors, sums=sums, weights=weights, arm=errors.arm[runs])
 
 
 @pytest.mark.parametrize("users", [40, pytest.param(500, marks=pytest.mark.slow)])

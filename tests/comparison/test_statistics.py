@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import bootstrap, norm, permutation_test, t
 
+from mlens.comparison.statistics import METRICS as METRICS_OF_ERRORS
 from mlens.comparison.statistics import (
     TAILS,
     USERS,
@@ -23,17 +24,25 @@ from mlens.comparison.statistics import (
     part_differences,
     sum_errors,
 )
+from mlens.evaluation.metrics import auc, point_metrics, taste
 
 METRICS = pytest.mark.parametrize("metric", ["rmse", "mae"])
+ALL_METRICS = pytest.mark.parametrize("metric", ["rmse", "mae", "level", "taste", "auc"])
 # The two-sided 5% point of the Behrens-Fisher distribution with 6 and 6 degrees of freedom at an angle of 45 degrees:
 # for the difference of two means of 7 values each with equal variances.
 BEHRENS_FISHER = 2.435
 
 
+def errors_of(squares, absolutes, counts, arm, run=None):
+    """Make errors for RMSE and MAE alone, from sums [draws, users] over users of `counts` [users] targets."""
+    sums = {"rmse": np.asarray(squares), "mae": np.asarray(absolutes)}
+    return Errors(sums, dict.fromkeys(sums, np.asarray(counts)), np.asarray(arm), run)
+
+
 def same_for_all_users(values, arm, users=4):
     """Make errors of runs with absolute errors values [runs] for every target: only seeds are uncertain."""
     absolutes = np.repeat(np.array(values, dtype=float)[:, None], users, axis=1)
-    return Errors(absolutes**2, absolutes, np.ones(users, dtype=int), np.array(arm))
+    return errors_of(absolutes**2, absolutes, np.ones(users, dtype=int), arm)
 
 
 def made_up(seed, arm, users=12, worse=0.0):
@@ -55,9 +64,19 @@ def made_up(seed, arm, users=12, worse=0.0):
 def test_sums_by_hand():
     predicted = np.array([[3.0, 4.0, 1.0], [3.5, 3.0, 4.0]])
     errors = sum_errors(predicted, np.array([3.0, 2.0, 2.0]), np.array([70, 5, 70]), [0, 1])
-    assert errors.counts.tolist() == [1, 2]
-    assert errors.absolutes.tolist() == [[2.0, 1.0], [1.0, 2.5]]
-    assert errors.squares.tolist() == [[4.0, 1.0], [1.0, 4.25]]
+    assert errors.weights["rmse"].tolist() == errors.weights["taste"].tolist() == [1, 2]
+    assert errors.sums["mae"].tolist() == [[2.0, 1.0], [1.0, 2.5]]
+    assert errors.sums["rmse"].tolist() == [[4.0, 1.0], [1.0, 4.25]]
+    # User 70's errors are 0 and -1, and 0.5 and 2.
+    assert errors.sums["level"].tolist() == [[4.0, 0.5], [1.0, 3.125]]
+    assert errors.sums["taste"].tolist() == [[0.0, 0.5], [0.0, 1.125]]
+    # User 5 has no pair to order, and a single user isn't enough for an interval.
+    assert set(errors.sums) == {"rmse", "mae", "level", "taste"}
+    wider = sum_errors(
+        np.hstack([predicted, [[2.0], [2.0]]]), np.array([3.0, 2.0, 2.0, 4.0]), np.array([70, 5, 70, 5]), [0, 1]
+    )
+    assert wider.sums["auc"].tolist() == [[0.0, 1.0], [0.0, 0.0]]
+    assert wider.weights["auc"].tolist() == [1, 1]
     assert (errors.arms, errors.seeds.tolist()) == (2, [1, 1])
 
 
@@ -70,17 +89,28 @@ def test_sums_equal_loops_and_are_independent_of_the_order_of_targets_and_of_ids
     errors = sum_errors(predicted, rating, user, np.arange(runs))
     for number, one in enumerate(sorted(set(user.tolist()))):
         of_user = [i for i in range(targets) if user[i] == one]
-        assert errors.counts[number] == len(of_user)
+        assert errors.weights["mae"][number] == len(of_user)
         for run in range(runs):
             missed = [predicted[run, i] - rating[i] for i in of_user]
-            assert errors.squares[run, number] == pytest.approx(sum(e * e for e in missed))
-            assert errors.absolutes[run, number] == pytest.approx(sum(map(abs, missed)))
+            mean = sum(missed) / len(missed)
+            expected = {
+                "rmse": sum(e * e for e in missed),
+                "mae": sum(map(abs, missed)),
+                "level": len(missed) * mean**2,
+                "taste": sum((e - mean) ** 2 for e in missed),
+            }
+            assert {name: errors.sums[name][run, number] for name in expected} == pytest.approx(expected, abs=1e-12)
+    for run in range(runs):
+        whole = point_metrics(predicted[run], rating, user)
+        found = {name: estimates(errors, name, resamples=9)[run].value for name in errors.sums}
+        assert found == pytest.approx({name: whole[name] for name in errors.sums}, abs=1e-12)
     order = random.permutation(targets)
     shuffled = sum_errors(predicted[:, order], rating[order], user[order], np.arange(runs))
-    assert shuffled.squares == pytest.approx(errors.squares)
+    for name, sums in errors.sums.items():
+        assert shuffled.sums[name] == pytest.approx(sums, abs=1e-12)
     renamed = sum_errors(predicted, rating, np.array([f"u{one}" for one in ids])[user], np.arange(runs))
-    assert sorted(renamed.counts.tolist()) == sorted(errors.counts.tolist())
-    for metric in ("rmse", "mae"):
+    assert sorted(renamed.weights["rmse"].tolist()) == sorted(errors.weights["rmse"].tolist())
+    for metric in errors.sums:
         assert [one.value for one in estimates(renamed, metric, resamples=9)] == pytest.approx(
             [one.value for one in estimates(errors, metric, resamples=9)]
         )
@@ -93,12 +123,14 @@ def test_sums_equal_loops_and_are_independent_of_the_order_of_targets_and_of_ids
         ({"arm": np.array([1, 1])}, "each has a run"),
         ({"arm": np.array([-1, 0])}, "each has a run"),
         ({"arm": np.array([0])}, "1 draws, 3 users"),
-        ({"squares": np.ones((2, 2))}, "2 draws, 3 users"),
-        ({"counts": np.array([1, 0, 0])}, "two users with targets"),
-        ({"counts": np.array([1, -1, 1])}, "two users with targets"),
+        ({"sums": dict.fromkeys(("rmse", "mae"), np.ones((2, 2)))}, "2 draws, 3 users"),
+        ({"sums": {"rmse": np.ones((2, 3))}}, "sums and weights are of some of rmse, mae, level, taste, auc"),
+        ({"sums": {}, "weights": {}}, "sums and weights are of some of rmse"),
+        ({"weights": dict.fromkeys(("rmse", "mae"), np.array([1, 0, 0]))}, "two users with targets"),
+        ({"weights": dict.fromkeys(("rmse", "mae"), np.array([1, -1, 1]))}, "two users with targets"),
         ({"run": np.array([0, 0])}, "each has a draw"),
         ({"run": np.array([0, 1, 1])}, "3 draws, 3 users"),
-        ({"absolutes": np.array([[1, 1, 1], [1, np.nan, 1]])}, "isn't finite"),
+        ({"sums": dict.fromkeys(("rmse", "mae"), np.array([[1, 1, 1], [1, np.nan, 1]]))}, "isn't finite: rmse"),
     ],
 )
 def test_invalid_errors_are_refused(changed, message):
@@ -131,7 +163,7 @@ def test_values_by_hand():
     # Users of 1 and 3 targets; arm 0 has two runs.
     squares = np.array([[4.0, 12.0], [0.0, 4.0], [1.0, 35.0]])
     absolutes = np.array([[2.0, 6.0], [0.0, 2.0], [1.0, 9.0]])
-    errors = Errors(squares, absolutes, np.array([1, 3]), np.array([0, 0, 1]))
+    errors = errors_of(squares, absolutes, [1, 3], [0, 0, 1])
     assert [one.value for one in estimates(errors, "rmse")] == [(2 + 1) / 2, 3.0]
     assert [one.value for one in estimates(errors, "mae")] == [(2 + 0.5) / 2, 2.5]
     assert differences(errors, "rmse")[0, 1].value == -1.5
@@ -173,7 +205,7 @@ def test_variance_that_users_explain_is_not_attributed_to_seeds(metric):
     # Two runs that differ far more for each user than on average: the variance over users explains the average.
     signs = np.resize([1.0, -1.0], 100)
     absolutes = np.array([1.005 + 0.5 * signs, 0.995 - 0.5 * signs])
-    by_user = Errors(absolutes**2, absolutes, np.ones(100, dtype=int), np.array([0, 0]))
+    by_user = errors_of(absolutes**2, absolutes, np.ones(100, dtype=int), [0, 0])
     runs = np.sqrt((absolutes**2).mean(axis=1)) if metric == "rmse" else absolutes.mean(axis=1)
     (mixed,), (seeds,) = estimates(by_user, metric), estimates(same_for_all_users(runs, [0, 0]), metric)
     assert mixed.value == pytest.approx(seeds.value)
@@ -189,11 +221,12 @@ def test_one_run_in_either_arm_leaves_seeds_out(metric):
     assert found[1, 2].high > found[1, 2].value + 1
 
 
-def test_users_are_resampled_as_by_scipy():
+@ALL_METRICS
+def test_users_are_resampled_as_by_scipy(metric):
     errors = sum_errors(*made_up(3, [0, 1, 1], users=30))
 
     def means(drawn, axis):
-        return np.stack([sums[:, drawn].sum(axis=-1) / errors.counts[drawn].sum(axis=-1) for sums in errors.sums])
+        return errors.sums[metric][:, drawn].sum(axis=-1) / errors.weights[metric][drawn].sum(axis=-1)
 
     expected = bootstrap(
         (np.arange(30),),
@@ -204,7 +237,67 @@ def test_users_are_resampled_as_by_scipy():
         method="percentile",
         rng=np.random.default_rng((4, USERS)),
     )
-    assert _resampled(errors, 200, 4) == pytest.approx(expected.bootstrap_distribution)
+    assert _resampled(errors, 200, 4)[metric] == pytest.approx(expected.bootstrap_distribution)
+
+
+@pytest.mark.parametrize("metric", ["taste", "auc"])
+def test_intervals_of_taste_and_auc_are_those_of_scipy_on_the_predictions(metric):
+    """The reference computes the metric of each user alone, and SciPy resamples their weighted mean."""
+    predicted, rating, user, arm = made_up(8, [0, 1], users=60, worse=0.3)
+    errors = sum_errors(predicted, rating, user, arm)
+    of_users = [user == one for one in range(60)]
+    if metric == "taste":
+        weights = np.array([of_user.sum() for of_user in of_users])
+        sums = [[taste(row[u], rating[u], user[u]) ** 2 * u.sum() for u in of_users] for row in predicted]
+    else:
+        shares = np.array([[auc(row[u], rating[u], user[u]) for u in of_users] for row in predicted])
+        weights, sums = ~np.isnan(shares[0]), np.nan_to_num(shares)
+
+    def figure(arm, drawn):
+        mean = np.array(sums[arm])[drawn].sum(axis=-1) / weights[drawn].sum(axis=-1)
+        return np.sqrt(mean) if metric == "taste" else mean
+
+    wider = t.ppf(0.975, effective_users(weights) - 1) / norm.ppf(0.975)
+    wider *= sqrt(1 / (1 - 1 / effective_users(weights)))
+    compared = {
+        estimates(errors, metric)[0]: lambda drawn, axis: figure(0, drawn),
+        estimates(errors, metric)[1]: lambda drawn, axis: figure(1, drawn),
+        differences(errors, metric)[0, 1]: lambda drawn, axis: figure(0, drawn) - figure(1, drawn),
+    }
+    for found, statistic in compared.items():
+        interval = bootstrap(
+            (np.arange(60),), statistic, vectorized=True, n_resamples=9_999, method="percentile", rng=1
+        ).confidence_interval
+        assert found.value == pytest.approx(statistic(np.arange(60), -1))
+        ends = [found.value + wider * (end - found.value) for end in interval]
+        assert [found.low, found.high] == pytest.approx(ends, abs=0.03 * (found.high - found.low))
+
+
+def test_users_without_a_pair_to_order_leave_auc_unchanged():
+    predicted, rating, user, arm = made_up(8, [0, 0, 1, 1], users=60, worse=0.1)
+    errors = sum_errors(predicted, rating, user, arm)
+    ordered = errors.weights["auc"] == 1
+    assert 10 < ordered.sum() < 50  # few: the others aren't resampled
+    some = ordered[user]
+    alone = sum_errors(predicted[:, some], rating[some], user[some], arm)
+    for one, other in zip(estimates(errors, "auc"), estimates(alone, "auc"), strict=True):
+        assert astuple(one) == pytest.approx(astuple(other))
+    assert astuple(differences(errors, "auc")[0, 1]) == pytest.approx(astuple(differences(alone, "auc")[0, 1]))
+
+
+def test_an_arm_may_have_a_better_level_and_a_worse_taste():
+    """Arm 0 knows each user's mean and nothing of films; arm 1 knows the films and nothing of users."""
+    random = np.random.default_rng(5)
+    user = np.repeat(np.arange(100), 12)
+    of_user, of_film = random.normal(size=100)[user], 0.5 * random.normal(size=len(user))
+    rating = 3 + of_user + of_film + 0.5 * random.normal(size=len(user))
+    predicted = np.stack([3 + of_user + 0.3 * random.normal(size=len(user)), 3 + of_film])
+    errors = sum_errors(predicted, rating, user, [0, 1])
+    found = {metric: differences(errors, metric)[0, 1] for metric in METRICS_OF_ERRORS}
+    assert found["rmse"].high < 0 and found["rmse"].p < 0.001  # arm 0 has the lower RMSE,
+    assert found["level"].high < 0 and found["level"].p < 0.001  # since its level is better,
+    assert found["taste"].low > 0 and found["taste"].p < 0.001  # although its taste is worse,
+    assert found["auc"].high < 0 and found["auc"].p < 0.001  # and so is its order of films.
 
 
 @METRICS
@@ -214,9 +307,8 @@ def test_users_are_resampled_as_by_scipy():
 def test_intervals_are_wider_than_percentiles_as_t_is_than_normal(metric, counts, effective):
     random = np.random.default_rng(2)
     absolutes = random.uniform(0.2, 2, (2, len(counts))) * counts
-    errors = Errors(absolutes**2 / counts, absolutes, np.array(counts), np.array([0, 1]))
-    draws = _resampled(errors, 9_999, 0)
-    draws = np.sqrt(draws[0]) if metric == "rmse" else draws[1]
+    errors = errors_of(absolutes**2 / counts, absolutes, counts, [0, 1])
+    draws = METRICS_OF_ERRORS[metric](_resampled(errors, 9_999, 0)[metric])
     wider = t.ppf(0.975, effective - 1) / 1.959964 * math.sqrt(effective / (effective - 1))
     both = [*estimates(errors, metric), differences(errors, metric)[0, 1]]
     for found, resampled in zip(both, [*draws, draws[0] - draws[1]], strict=True):
@@ -229,12 +321,12 @@ def test_intervals_are_wider_than_percentiles_as_t_is_than_normal(metric, counts
 def naive(errors, metric, resamples):
     """Compute by loops the intervals of arm 0 and of arm 0 minus arm 1, and p of the difference; one run per arm."""
     random = python_random.Random(8)
-    users, counts = len(errors.counts), errors.counts.tolist()
-    sums = (errors.squares if metric == "rmse" else errors.absolutes).tolist()
+    users, counts = errors.users, errors.weights[metric].tolist()
+    sums = errors.sums[metric].tolist()
 
     def figure(arm, drawn):
         mean = sum(sums[arm][u] for u in drawn) / sum(counts[u] for u in drawn)
-        return math.sqrt(mean) if metric == "rmse" else mean
+        return mean if metric in ("mae", "auc") else math.sqrt(mean)
 
     observed = [figure(arm, range(users)) for arm in (0, 1)]
     effective = sum(counts) ** 2 / sum(n * n for n in counts)
@@ -251,7 +343,7 @@ def naive(errors, metric, resamples):
     return np.quantile(single, TAILS), np.quantile(paired, TAILS), (1 + far) / (1 + resamples)
 
 
-@METRICS
+@ALL_METRICS
 def test_one_run_an_arm_equals_loops(metric):
     errors = sum_errors(*made_up(6, [0, 1], users=25, worse=0.05))
     single, paired, p = naive(errors, metric, 4000)
@@ -268,11 +360,13 @@ def test_one_run_an_arm_equals_loops(metric):
 def with_draws(errors, draws, spread):
     """Replace each run's errors by those of `draws` draws with the same mean."""
     random = np.random.default_rng(3)
-    factor = 1 + spread * random.normal(size=(draws, *errors.squares.shape))
+    runs = range(len(errors.arm))
+    factor = 1 + spread * random.normal(size=(draws, *errors.sums["rmse"].shape))
     factor += 1 - factor.mean(axis=0)
-    absolutes = np.concatenate([errors.absolutes[run] * factor[:, run] for run in range(len(errors.arm))])
-    squares = np.concatenate([errors.squares[run] * factor[:, run] for run in range(len(errors.arm))])
-    return Errors(squares, absolutes, errors.counts, errors.arm, np.repeat(np.arange(len(errors.arm)), draws))
+    sums = {
+        name: np.concatenate([of_runs[run] * factor[:, run] for run in runs]) for name, of_runs in errors.sums.items()
+    }
+    return replace(errors, sums=sums, run=np.repeat(runs, draws))
 
 
 def test_the_mae_over_draws_is_that_of_the_mean_errors():
@@ -286,15 +380,22 @@ def test_the_mae_over_draws_is_that_of_the_mean_errors():
 
 def test_the_rmse_over_draws_is_the_mean_over_draws_in_every_resample():
     errors = with_draws(sum_errors(*made_up(3, [0, 1], users=30)), 3, spread=0.3)
-    of_draws = [sqrt(squares.sum() / errors.counts.sum()) for squares in errors.squares]
-    resampled = np.sqrt(_resampled(errors, 9_999, 0)[0])
-    wider = t.ppf(0.975, effective_users(errors.counts) - 1) / norm.ppf(0.975)
-    wider *= sqrt(1 / (1 - 1 / effective_users(errors.counts)))
+    counts = errors.weights["rmse"]
+    of_draws = [sqrt(squares.sum() / counts.sum()) for squares in errors.sums["rmse"]]
+    resampled = np.sqrt(_resampled(errors, 9_999, 0)["rmse"])
+    wider = t.ppf(0.975, effective_users(counts) - 1) / norm.ppf(0.975)
+    wider *= sqrt(1 / (1 - 1 / effective_users(counts)))
     for arm, found in enumerate(estimates(errors, "rmse")):
         of_arm = slice(3 * arm, 3 * arm + 3)
         assert found.value == pytest.approx(np.mean(of_draws[of_arm]))
         ends = np.quantile(resampled[of_arm].mean(axis=0), TAILS)
         assert [found.low, found.high] == pytest.approx(found.value + wider * (ends - found.value))
+
+
+def of_users(errors, change):
+    """Apply `change` to the users' sums [draws, users] and weights [users] of RMSE and MAE."""
+    sums, weights = ({name: change(of[name]) for name in ("rmse", "mae")} for of in (errors.sums, errors.weights))
+    return replace(errors, sums=sums, weights=weights)
 
 
 def effective_users(counts):
@@ -305,7 +406,7 @@ def effective_users(counts):
 def test_variance_over_draws_is_not_attributed_to_seeds(metric):
     """The draws of an arm's runs differ widely, but their means over draws are equal, so nothing is uncertain."""
     absolutes = np.repeat(np.array([[0.5], [1.5], [1.5], [0.5]]), 4, axis=1)
-    errors = Errors(absolutes**2, absolutes, np.ones(4, dtype=int), np.array([0, 0]), np.array([0, 0, 1, 1]))
+    errors = errors_of(absolutes**2, absolutes, np.ones(4, dtype=int), [0, 0], np.array([0, 0, 1, 1]))
     (found,) = estimates(errors, metric)
     assert (found.value, found.low, found.high) == pytest.approx((1.0, 1.0, 1.0))
 
@@ -316,17 +417,10 @@ def test_parts_are_compared_like_separate_data(metric):
     random, parts = np.random.default_rng(0), []
     for share in (0.9, 0.5, 0.02):
         some = random.random(400) < share
-        parts.append(
-            replace(
-                errors,
-                squares=errors.squares * some,
-                absolutes=errors.absolutes * some,
-                counts=errors.counts * some,
-            )
-        )
+        parts.append(of_users(errors, lambda values, some=some: values * some))
     for part, found in zip(parts, part_differences(parts, metric), strict=True):
-        some = part.counts > 0
-        separate = Errors(part.squares[:, some], part.absolutes[:, some], part.counts[some], part.arm)
+        some = part.weights[metric] > 0
+        separate = of_users(part, lambda values, some=some: values[..., some])
         expected = differences(separate, metric)[0, 1]
         assert found.value == pytest.approx(expected.value)
         if some.sum() < 50:  # resampled separately
@@ -345,14 +439,14 @@ def test_p_by_hand(metric, third, share):
     # With differences 0.5, 0.25 and 0.125 only no swap and all swaps give an absolute sum of 0.875; with -0.125 the
     # sum of 0.625 is reached whenever the first two have the same sign.
     sums = np.array([[1.0, 1.0, 1.0], [1.5, 1.25, 1 + third]])
-    errors = Errors(sums, sums, np.array([1, 2, 3]), np.array([0, 1]))
+    errors = errors_of(sums, sums, [1, 2, 3], [0, 1])
     assert differences(errors, metric, resamples=19_999)[0, 1].p == pytest.approx(share, abs=0.01)
 
 
-@METRICS
+@ALL_METRICS
 def test_p_equals_scipys_exact_test(metric):
     errors = sum_errors(*made_up(9, [0, 0, 1, 2], users=11))
-    sums = (errors.squares if metric == "rmse" else errors.absolutes).astype(float)
+    sums = errors.sums[metric]
     # The last two arms have one run each.
     exact = permutation_test((sums[2] - sums[3],), np.sum, permutation_type="samples", n_resamples=np.inf).pvalue
     assert differences(errors, metric, resamples=50_000)[1, 2].p == pytest.approx(exact, abs=0.01)
@@ -402,7 +496,7 @@ def test_identical_arms_dont_differ(metric, arm):
     assert (difference.low == difference.high) == (len(arm) == 2)
 
 
-@METRICS
+@ALL_METRICS
 def test_repeated_runs_of_one_model_add_no_seed_variance(metric):
     predicted, rating, user, _ = made_up(7, [0, 1])
     once = differences(sum_errors(predicted, rating, user, [0, 1]), metric)[0, 1]
@@ -410,7 +504,7 @@ def test_repeated_runs_of_one_model_add_no_seed_variance(metric):
     assert astuple(thrice)[:5] == pytest.approx(astuple(once)[:5])
 
 
-@METRICS
+@ALL_METRICS
 @given(st.integers(0, 2**32))
 @settings(max_examples=20)
 def test_swapping_arms_negates(metric, seed):
@@ -421,7 +515,7 @@ def test_swapping_arms_negates(metric, seed):
     assert other.p == one.p
 
 
-@METRICS
+@ALL_METRICS
 @given(st.integers(0, 2**32), st.permutations(range(6)))
 @settings(max_examples=20)
 def test_the_order_of_runs_doesnt_matter(metric, seed, order):
@@ -441,7 +535,7 @@ def test_the_order_of_runs_doesnt_matter(metric, seed, order):
 def test_the_order_of_users_changes_results_only_by_resampling_error(metric):
     first = sum_errors(*made_up(5, [0, 0, 1, 1], users=50, worse=0.05))
     order = np.random.default_rng(0).permutation(50)
-    other = Errors(first.squares[:, order], first.absolutes[:, order], first.counts[order], first.arm)
+    other = of_users(first, lambda values: values[..., order])
     one, again = (differences(errors, metric, resamples=40_000)[0, 1] for errors in (first, other))
     assert again.value == pytest.approx(one.value)
     assert [again.low, again.high, again.p] == pytest.approx([one.low, one.high, one.p], rel=0.15)

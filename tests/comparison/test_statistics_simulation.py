@@ -93,7 +93,8 @@ class World:
         starts = np.cumsum(counts) - counts
         squares = np.add.reduceat(error**2, starts, axis=1) * np.exp(logs)
         absolutes = np.add.reduceat(np.abs(error), starts, axis=1) * np.exp(logs / 2)
-        return Errors(squares, absolutes, counts, self.arm), level
+        sums = {"rmse": squares, "mae": absolutes}
+        return Errors(sums, dict.fromkeys(sums, counts), self.arm), level
 
     def truth(self, metric, level=None):
         """Return [arms] the expected error over users, and over seeds if the runs' effects `level` [arms] are None."""

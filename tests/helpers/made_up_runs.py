@@ -10,6 +10,9 @@ import numpy as np
 import polars as pl
 from omegaconf import OmegaConf
 
+from mlens.evaluation.metrics import point_metrics
+from mlens.files import write_json
+
 SCALE = (1.0, 2.0, 3.0, 4.0, 5.0)
 TARGETS_OF = {
     "none": "mlens.history.none.NoHistory",
@@ -65,15 +68,14 @@ def make_run(
     for key, value in (settings or {}).items():
         node, _, name = key.rpartition(".")
         config[node][name] = value
-    rmse = float(np.mean([np.sqrt(np.mean((expected - rating) ** 2)) for expected in drawn]))
-    metrics = {
-        "rmse": rmse,
-        "mae": float(np.mean([np.abs(expected - rating).mean() for expected in drawn])),
+    user = frame["user"].to_numpy()[:count]
+    of_draws = [point_metrics(expected, rating, user) for expected in drawn]
+    metrics: dict[str, Any] = {name: float(np.mean([one[name] for one in of_draws])) for name in of_draws[0]}
+    rmse = metrics["rmse"]
+    metrics |= {
         "accuracy": 0.4,
         "nll": 1.2,
         "calibration_error": 0.05,
-        "auc": 0.7,
-        "ndcg_10": 0.9,
         "user_rmse": rmse,
         "argmax_rmse": rmse,
         "illegal_mass": 0.0,
@@ -82,7 +84,11 @@ def make_run(
     }
     if draws > 1:
         metrics["averaged"] = {"rmse": float(np.sqrt(np.mean((drawn.mean(axis=0) - rating) ** 2)))}
-    baselines = {"global_mean": {"rmse": 1.4, "mae": 1.2}, "user_mean_so_far": {"rmse": 1.1, "mae": 0.9}}
+    baselines = {
+        "global_mean": {"rmse": 1.4, "mae": 1.2, "level": 0.9, "taste": 1.072, "auc": 0.5, "ndcg_10": 0.85},
+        "movie_mean": {"rmse": 1.3, "mae": 1.1, "level": 0.9, "taste": 0.938, "auc": 0.65, "ndcg_10": 0.9},
+        "user_mean_so_far": {"rmse": 1.1, "mae": 0.9, "level": 0.3, "taste": 1.058, "auc": 0.52, "ndcg_10": 0.86},
+    }
     summary = {
         "fingerprint": f"{abs(hash((history, seed, error))):016x}"[:16],
         "overrides": [f"history={history}", f"seed={seed}"],
@@ -110,7 +116,7 @@ def make_run(
     (folder / "plan.json").write_text(json.dumps({"steps": 10, "steps_per_epoch": 5}))
     records = [{"kind": "val", "step": step, "rmse": 1 + error / step, "seconds": float(step)} for step in (5, 10)]
     (folder / "training_logs" / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
-    (folder / "summary.json").write_text(json.dumps(summary))
+    write_json(folder / "summary.json", summary)
     return folder
 
 
