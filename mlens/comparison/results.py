@@ -203,13 +203,14 @@ def _outcome(results: Results) -> str:
 
 
 def _ranking(results: Results) -> list[str]:
-    """Return sentences on the arms that rank a user's movies better than the arm without history, and than the movies'
-    means; none if neither is there, or if too few users have movies to rank."""
+    """Return sentences on the arms that rank a user's movies better than the arm without history (p_holm < LEVEL), and
+    than the movie mean (the interval is above it); none if neither is there, or if too few users have movies to rank.
+    """
     if "auc" not in results.of_arms:
         return []
     sentences = []
     arms, auc, none = results.paired.arms, results.of_arms["auc"], without_history(results)
-    others = [arm for arm in results.order if not _is_without_history(arms[arm])]
+    others = [arm for arm in results.order if not is_without_history(arms[arm])]
     if none is not None and others:
         better = [arm for arm in others if auc[arm].value > auc[none].value]
         certain = [arm for arm in better if difference(results, "auc", arm, none).p_holm < LEVEL]
@@ -246,11 +247,12 @@ def _ranked(
 def without_history(results: Results) -> int | None:
     """Return the arm without history (of several, that with the highest AUC); None if there is none."""
     arms, auc = results.paired.arms, results.of_arms["auc"]
-    found = [arm for arm in results.order if _is_without_history(arms[arm])]
+    found = [arm for arm in results.order if is_without_history(arms[arm])]
     return max(found, key=lambda arm: auc[arm].value, default=None)
 
 
-def _is_without_history(arm: Arm) -> bool:
+def is_without_history(arm: Arm) -> bool:
+    """Return whether this is an arm of history=none."""
     return strategy_label(arm.runs[0].config["history"]) == "none"
 
 

@@ -13,7 +13,7 @@ from mlens.comparison import digits, figures
 from mlens.comparison.figures import Curve
 from mlens.comparison.finished_runs import Arm, Run, differing_keys
 from mlens.comparison.pairing import Paired
-from mlens.comparison.results import Results, difference, signs_of_failure, without_history
+from mlens.comparison.results import Results, difference, is_without_history, signs_of_failure, without_history
 
 # Groups of targets by the number of the user's earlier ratings, whether the strategy shows them or not.
 HISTORY_EDGES = (0, 10, 20, 50, 100, 200, 500, 1000)
@@ -226,10 +226,11 @@ def ranking(results: Results) -> list[str]:
     history."""
     if "auc" not in results.of_arms:
         return []
-    best, none, auc = results.order[0], without_history(results), results.of_arms["auc"]
-    if none is None or auc[best].value >= auc[none].value:
+    arms, auc = results.paired.arms, results.of_arms["auc"]
+    best, none = results.order[0], without_history(results)
+    if none is None or is_without_history(arms[best]) or auc[best].value >= auc[none].value:
         return []
-    arms, found = results.paired.arms, difference(results, "auc", best, none)
+    found = difference(results, "auc", best, none)
     interval = digits.interval(found.low, found.high, found.error, "+")
     return [
         f"NOTE: {arms[best].label} has the lowest RMSE, but ranks a user's movies worse than {arms[none].label} (AUC "

@@ -199,11 +199,11 @@ def sum_errors(
         sums["level"][draw] = counts * mean**2
         sums["taste"][draw] = np.bincount(index, (error - mean[index]) ** 2)
         sums["auc"][draw] = ordered_shares(row, rating, index)
-    weights: dict[str, np.ndarray] = dict.fromkeys(METRICS, counts)
-    ordered = ~np.isnan(sums["auc"]).all(axis=0)
-    sums["auc"], weights["auc"] = np.where(ordered, sums["auc"], 0), ordered.astype(np.int64)
-    if ordered.sum() < 2:
-        del sums["auc"], weights["auc"]
+    shares = sums.pop("auc")
+    weights = dict.fromkeys(sums, counts)
+    ordered = ~np.isnan(shares).all(axis=0)
+    if ordered.sum() > 1:
+        sums["auc"], weights["auc"] = np.where(ordered, shares, 0), np.where(ordered, 1, 0)
     return Errors(sums, weights, np.asarray(arm), run)
 
 

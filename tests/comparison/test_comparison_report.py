@@ -274,6 +274,14 @@ def test_an_order_that_may_be_better_by_chance_is_not_certain(tmp_path):
     assert "No arm ranks a user's movies better than the movie mean (AUC 0.9990; the highest, of " in written.answer
 
 
+def test_an_arm_without_history_that_is_best_needs_no_note(tmp_path):
+    make_run(tmp_path / "a", "none", error=0.5)
+    make_run(tmp_path / "b", "all_previous", error=0.9)
+    written = report([tmp_path], tmp_path)
+    assert "No arm ranks a user's movies better than none (AUC" in written.answer
+    assert not any("ranks" in line for line in written.notes)
+
+
 def test_arms_of_history_alone_are_compared_with_the_movie_mean_alone(tmp_path):
     make_run(tmp_path / "a", "all_previous")
     make_run(tmp_path / "b", "fixed_count", {"count": 10}, error=0.7)

@@ -100,10 +100,10 @@ def test_sums_equal_loops_and_are_independent_of_the_order_of_targets_and_of_ids
                 "taste": sum((e - mean) ** 2 for e in missed),
             }
             assert {name: errors.sums[name][run, number] for name in expected} == pytest.approx(expected, abs=1e-12)
-    for run in range(runs):
-        whole = point_metrics(predicted[run], rating, user)
-        found = {name: estimates(errors, name, resamples=9)[run].value for name in errors.sums}
-        assert found == pytest.approx({name: whole[name] for name in errors.sums}, abs=1e-12)
+    found = {name: [one.value for one in estimates(errors, name, resamples=9)] for name in errors.sums}
+    whole = [point_metrics(row, rating, user) for row in predicted]
+    for name, values in found.items():
+        assert values == pytest.approx([of_run[name] for of_run in whole], abs=1e-12)
     order = random.permutation(targets)
     shuffled = sum_errors(predicted[:, order], rating[order], user[order], np.arange(runs))
     for name, sums in errors.sums.items():
