@@ -19,7 +19,7 @@ from mlens.comparison import digits, sections
 from mlens.comparison.crossed import crossed_table
 from mlens.comparison.finished_runs import Arm, differing_keys, find_runs, find_unfinished, make_arms, strategy_label
 from mlens.comparison.pairing import pair
-from mlens.comparison.results import LEVEL, Results, answer, baseline_names, compare, difference, scope, table
+from mlens.comparison.results import ALPHA, Results, answer, baseline_names, compare, difference, scope, table
 from mlens.comparison.statistics import METRICS
 from mlens.data.delimited import without_formulas
 from mlens.files import atomic_write, write_text
@@ -278,7 +278,7 @@ def _matrix(results: Results, metric: str) -> list[dict]:
                     "value": f"{found.value:+.4f}",
                     "interval": digits.interval(found.low, found.high, found.error, "+"),
                     "p": digits.p_value(found.p_holm, found.p_error),
-                    "apart": found.p_holm < LEVEL,
+                    "apart": found.p_holm < ALPHA,
                 }
             )
         rows.append({"label": arm.label, "cells": cells})

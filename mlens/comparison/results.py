@@ -25,7 +25,7 @@ from mlens.errors import UserError
 from mlens.evaluation.quality import quality_warnings
 
 # Significance level of Holm-adjusted p-values.
-LEVEL = 0.05
+ALPHA = 0.05
 # Metrics whose differences are tested.
 TESTED = ("rmse", "mae", "taste", "auc")
 # Metrics of baselines in the table of arms.
@@ -193,17 +193,17 @@ def _outcome(results: Results) -> str:
     sentence = f"{arms[best].label} has the lowest test RMSE, {estimate.value:.4f} ({_interval(estimate)})"
     if len(order) == 1:
         return f"{sentence}: there is nothing to compare it with."
-    worse = [arm for arm in order[1:] if difference(results, "rmse", best, arm).p_holm < LEVEL]
+    worse = [arm for arm in order[1:] if difference(results, "rmse", best, arm).p_holm < ALPHA]
     alike = [arm for arm in order[1:] if arm not in worse]
     if worse:
-        sentence += f"; it is better than {_join_labels(arms, worse)} (corrected p < {LEVEL})"
+        sentence += f"; it is better than {_join_labels(arms, worse)} (corrected p < {ALPHA})"
     if alike:
         sentence += f"{', and' if worse else '; it'} can't be told from {_join_labels(arms, alike)}"
     return f"{sentence}."
 
 
 def _ranking(results: Results) -> list[str]:
-    """Return sentences on the arms that rank a user's movies better than the arm without history (p_holm < LEVEL), and
+    """Return sentences on the arms that rank a user's movies better than the arm without history (p_holm < ALPHA), and
     than the movie mean (the interval is above it); none if neither is there, or if too few users have movies to rank.
     """
     if "auc" not in results.of_arms:
@@ -213,7 +213,7 @@ def _ranking(results: Results) -> list[str]:
     others = [arm for arm in results.order if not is_without_history(arms[arm])]
     if none is not None and others:
         better = [arm for arm in others if auc[arm].value > auc[none].value]
-        certain = [arm for arm in better if difference(results, "auc", arm, none).p_holm < LEVEL]
+        certain = [arm for arm in better if difference(results, "auc", arm, none).p_holm < ALPHA]
         than = f"a user's movies better than {arms[none].label}"
         sentences.append(_ranked(results, others, better, certain, than, auc[none].value))
     mean = arms[results.order[0]].mean("baselines", "test", "full_history", "movie_mean", "auc")
