@@ -236,8 +236,10 @@ def _ranked(
     """
     arms, auc = results.paired.arms, results.of_arms["auc"]
     if certain:
+        subject = "All arms" if len(certain) == len(arms) > 1 else _join_labels(arms, certain)
         values = [f"{auc[arm].value:.4f}" for arm in certain]
-        return f"{_join_labels(arms, certain)} rank{_s(certain)} {than} (AUC {_join(values)} against {value:.4f})."
+        shown = f"{min(values)} to {max(values)}" if len(values) > 2 else _join(values)
+        return f"{subject} rank{_s(certain)} {than} (AUC {shown} against {value:.4f})."
     best = max(compared, key=lambda arm: auc[arm].value)
     verb = "is certain to rank" if better else "ranks"
     highest = f"the highest, of {arms[best].label}, is {auc[best].value:.4f}, {_interval(auc[best])}"

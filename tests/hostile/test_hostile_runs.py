@@ -220,6 +220,9 @@ def test_predictions_as_a_run_makes_them_are_read(tmp_path_factory, given_shares
         *(
             ("metrics.test.accuracy", 1.5),
             ("metrics.test.auc", -0.5),
+            ("metrics.test.taste", -1),
+            ("metrics.test.level", math.nan),
+            ("baselines.test.full_history.global_mean.auc", 2),
             ("metrics.test.nll", -2),
             ("metrics.test.nll", math.nan),
         ),
