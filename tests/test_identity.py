@@ -38,6 +38,7 @@ def test_the_fingerprint_is_of_what_the_result_depends_on():
     assert {of(*change) for change in free.items()} == {IDENTITY.fingerprint(settings)}
     bound = {"seed": 1, "split.seed": 1, "evaluation.seed": 1, "trainer.max_epochs": 2, "prompt.trim": "exact"}
     bound |= {"trainer.history_loss_weight": 0.5, "trainer.users_per_step": 4, "history._target_": "x"}
+    bound |= {"trainer.loss": "expected"}
     chosen = [check_config(composed(override)) for override in ("history=none", "model=tiny_base")]
     prints = [IDENTITY.fingerprint(settings), *(other.fingerprint(settings) for other in OTHERS)]
     prints += [*(of(*change) for change in bound.items()), *map(IDENTITY.fingerprint, chosen)]

@@ -214,6 +214,17 @@ def test_a_bfloat16_run(tmp_path, stage):
     assert 0 < summary["metrics"]["test"]["rmse"] < 4.5
 
 
+@pytest.mark.parametrize(
+    "loss",
+    ["ordinal", pytest.param("expected", marks=pytest.mark.slow), pytest.param("ce+expected", marks=pytest.mark.slow)],
+)
+def test_a_run_lowers_each_loss_over_the_legal_ratings(loss, tmp_path):
+    steps = ("trainer.max_steps=16", "trainer.validate_every_steps=16", "history=none")
+    run_here(tmp_path / "run", *FAST, f"trainer.loss={loss}", *steps)
+    losses = [record["loss"] for record in records_of(tmp_path / "run")]
+    assert np.mean(losses[-4:]) < 0.9 * np.mean(losses[:4])
+
+
 def test_a_loss_that_is_not_finite_ends_the_run_without_a_summary(tmp_path, capsys, monkeypatch):
     backward, rows = Engine.backward, []
 

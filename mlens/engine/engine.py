@@ -20,6 +20,7 @@ from mlens.model.adapters import without_adapters
 from mlens.model.check import ModelCheck, check_model, require_passed, worst
 from mlens.model.fused import label_head
 from mlens.model.load import ParamPlacement
+from mlens.model.losses import row_loss
 from mlens.model.scores import explain_out_of_memory, prepare_row, row_scores
 from mlens.packing.row import Row
 from mlens.text import first_line
@@ -63,16 +64,16 @@ class Engine:
         self.checked = check_on_all(self._engine, self._engine.module, longest, self._autocast, self.ranks)
 
     def backward(self, row: Row, labels: float, last: bool) -> torch.Tensor:
-        """Accumulate the gradient of one row, and return the weighted sum of its label losses (nats, detached).
+        """Accumulate the gradient of one row, and return its loss (see `row_loss`; detached).
 
-        labels: the sum of the weights of all label tokens of the step, over all rows and ranks.
+        labels: what the step's loss is divided by, the same for all its rows on all ranks (`PlannedRow.labels`).
         last: whether to update the parameters after this row.
         """
         self._engine.set_gradient_accumulation_boundary(last)
         with explain_out_of_memory(row, REMEDY):
             row = prepare_row(row, self.ranks.device)
             scores = row_scores(self._engine, row, self._autocast, self._head)
-            loss = -(scores * row.weight).sum() if row.scores else scores.sum()
+            loss = row_loss(scores, row)
             # DeepSpeed averages over ranks, and would divide by the accumulation count; the loss of a step is one mean.
             self._engine.backward(loss * (self.ranks.world / labels), scale_wrt_gas=False)
             self._engine.step()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import numpy as np
+import torch
 from torch.utils.data import Dataset
 
 from mlens.data import draws
@@ -14,7 +16,7 @@ from mlens.data.chunked import by_blocks, int_type
 from mlens.data.ragged import ranges
 from mlens.packing.dataset import RatingDataset
 from mlens.packing.prefix_group import PrefixGroup, Shapes
-from mlens.packing.row import Row
+from mlens.packing.row import RatingLoss, Row
 from mlens.packing.steps import Steps
 
 
@@ -25,7 +27,8 @@ class PlannedRow:
     step: of the epoch, from 0.
     groups: the prefix groups, each an array of indices into the dataset; may be empty.
     last: whether it is the last row of the step.
-    labels: the sum of the weights of the step's label tokens, over all ranks.
+    labels: the number of the step's labels, over all ranks: of its label tokens, each counted by its weight, or with a
+        loss over ratings of its targets.
     step_targets: the number of targets of the step, over all ranks.
     """
 
@@ -109,12 +112,15 @@ def plan_epoch(
     order = epoch_order(dataset, steps, seed, epoch)
     for step in range(first_step, steps_per_epoch(len(order), steps.targets)):
         targets = step_targets(order, steps, step)
-        answers = target_answer_lengths(dataset, targets)
-        # The end token of an answer is only predicted.
-        rows = collator.pack(dataset.shapes(targets, answer_tokens=answers - 1), world)[rank]
-        labels = float(answers.sum())
-        if steps.history_loss_weight:
-            labels += steps.history_loss_weight * dataset.history_labels(targets)
+        if steps.loss == "ce":
+            answers = target_answer_lengths(dataset, targets)
+            # The end token of an answer is only predicted.
+            shapes, labels = dataset.shapes(targets, answer_tokens=answers - 1), float(answers.sum())
+            if steps.history_loss_weight:
+                labels += steps.history_loss_weight * dataset.history_labels(targets)
+        else:
+            shapes, labels = scoring_shapes(dataset, targets), float(len(targets))
+        rows = collator.pack(shapes, world)[rank]
         for i, row in enumerate(rows):
             yield PlannedRow(step, tuple(targets[group] for group in row), i == len(rows) - 1, labels, len(targets))
 
@@ -142,6 +148,28 @@ def plan_scoring(dataset: RatingDataset, collator: Collator, rank: int, world: i
 def scoring_shapes(dataset: RatingDataset, targets: np.ndarray) -> Shapes:
     """Return the shapes of these targets in scoring: a prompt, and every legal answer without its end token."""
     return dataset.shapes(targets, answer_tokens=int((answer_lengths(dataset) - 1).sum()))
+
+
+def train_row_builder(dataset: RatingDataset, collator: Collator, steps: Steps) -> Callable[[list[PrefixGroup]], Row]:
+    """Return a function that builds the training row of prefix groups of the dataset. It can be pickled."""
+    if steps.loss == "ce":
+        return partial(collator.train_row, history_loss_weight=steps.history_loss_weight)
+    answers, scale = dataset.renderer.template.answers, dataset.table.scale
+    loss = RatingLoss(steps.loss, torch.tensor(scale), torch.zeros(0, dtype=torch.int64), steps.expected_loss_weight)
+    return partial(rating_row, collator, answers, loss)
+
+
+def rating_row(
+    collator: Collator, answers: Sequence[np.ndarray], loss: RatingLoss, groups: Sequence[PrefixGroup]
+) -> Row:
+    """Build a row that scores every legal answer of the groups' targets, with `loss` for their true answers.
+
+    loss: with any `truth`.
+    """
+    index = {answer.tobytes(): i for i, answer in enumerate(answers)}
+    truth = [index[suffix.answer.tobytes()] for group in groups for suffix in group.suffixes]
+    row = collator.score_row(groups, answers)
+    return replace(row, rating_loss=replace(loss, truth=torch.tensor(truth, dtype=torch.int64)))
 
 
 class RowLoader(Dataset):

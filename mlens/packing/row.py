@@ -11,6 +11,22 @@ import torch
 
 
 @dataclass(frozen=True)
+class RatingLoss:
+    """The loss of a row that scores every legal rating after each of its targets.
+
+    kind: one of mlens.packing.steps.LOSSES, but not `ce`.
+    ratings [scale]: float32, the legal ratings in stars, ascending.
+    truth [targets]: int64, the index in `ratings` of each target's true rating.
+    expected_weight: with `ce+expected`, the weight of the second part.
+    """
+
+    kind: str
+    ratings: torch.Tensor
+    truth: torch.Tensor
+    expected_weight: float = 1.0
+
+
+@dataclass(frozen=True)
 class Row:
     """The tensors of one forward pass.
 
@@ -21,10 +37,11 @@ class Row:
     slot [m]: int64, the index of the logits that predict each label.
     label [m]: int64, token ids.
     owner [m]: int64, the score to which each label's log-probability is added.
-    weight [scores]: float32, the weight of each score in the loss.
+    weight [scores]: float32, the weight of each score in the cross-entropy.
     useful: the number of tokens that aren't padding.
     layout: the spans in the form that the attention needs (mlens/model/attention/); None until the row is prepared for
         a device.
+    rating_loss: what is trained on instead of the cross-entropy; None for cross-entropy, and in scoring.
     """
 
     input_ids: torch.Tensor
@@ -37,6 +54,7 @@ class Row:
     weight: torch.Tensor
     useful: int
     layout: Any = None
+    rating_loss: RatingLoss | None = None
 
     @property
     def scores(self) -> int:

@@ -25,6 +25,7 @@ from transformers.modeling_utils import PreTrainedModel
 from mlens.model.adapters import with_adapters
 from mlens.model.flops import Sizes
 from mlens.model.load import in_training_form
+from mlens.model.losses import row_loss
 from mlens.model.scores import row_scores
 from mlens.model.settings import ROWS, Lora, NoPeft, PretrainedModel, TinyModel
 from mlens.packing.row import Row
@@ -141,7 +142,7 @@ class Sketch:
                 output = OutputLayer(model, live)
                 scores = row_scores(model, row, self.autocast)
                 if training:
-                    (scores * row.weight if row.scores else scores).sum().backward()
+                    row_loss(scores, row).backward()
                 output.leave()
             # If the peak is in a layer's backward pass, the logits are freed by then, and the rest is that layer's.
             return live.peak - output.bytes, output.bytes

@@ -16,6 +16,7 @@ from mlens.packing.epoch_plan import (
     step_targets,
     steps_per_epoch,
     target_answer_lengths,
+    train_row_builder,
 )
 from mlens.packing.lengths import MAX_MEASURED
 from mlens.packing.prefix_group import Shapes
@@ -52,15 +53,21 @@ def training_work(dataset: RatingDataset, collator: Collator, steps: Steps, worl
     counter = _WorkCounter()
     for step in chosen:
         targets = step_targets(order, steps, int(step))
-        shapes, labels = dataset.shapes(targets), target_answer_lengths(dataset, targets)
+        shapes = dataset.shapes(targets)
+        if steps.loss != "ce":
+            _add_scoring(counter, dataset, collator, world, targets, shapes)
+            continue
+        labels = target_answer_lengths(dataset, targets)
         answer = labels - 1
         by_rank = collator.pack(replace(shapes, suffix=shapes.suffix + answer), world)
         if steps.history_loss_weight:
             labels = labels + [dataset.history_labels(targets[[i]]) for i in range(len(targets))]
         counter.add(by_rank, targets, _TargetShapes(shapes, answer, answer * (answer + 1) / 2, labels))
 
+    build = train_row_builder(dataset, collator, steps)
+
     def row(groups: Groups) -> Row:
-        return collator.train_row([dataset.prefix_group(group) for group in groups], steps.history_loss_weight)
+        return build([dataset.prefix_group(group) for group in groups])
 
     return counter.work(len(order), row)
 
@@ -73,19 +80,26 @@ def scoring_work(dataset: RatingDataset, collator: Collator, world: int) -> Work
         kept = np.flatnonzero(np.isin(dataset.stage.user, users[:: -(-total // MAX_MEASURED)]))
         stage = dataset.stage.keep(kept)
         dataset = RatingDataset(dataset.table, stage, dataset.strategy, dataset.renderer, dataset.seed)
-    targets, chains, answers = np.arange(len(dataset)), answer_lengths(dataset) - 1, dataset.renderer.template.answers
-    # Reference rows read the full prompt for each answer.
-    readings = [np.array([n]) for n in chains] if isinstance(collator, ReferenceRows) else [chains]
-    shapes, ones, counter = dataset.shapes(targets), np.ones(len(targets)), _WorkCounter()
-    by_rank = collator.pack(replace(shapes, suffix=shapes.suffix + int(chains.sum())), world)
-    for read in readings:
-        pairs, tokens = float((read * (read + 1)).sum() / 2), read.sum()
-        counter.add(by_rank, targets, _TargetShapes(shapes, ones * tokens, ones * pairs, ones * (1 + tokens)))
+    targets, answers, counter = np.arange(len(dataset)), dataset.renderer.template.answers, _WorkCounter()
+    _add_scoring(counter, dataset, collator, world, targets, dataset.shapes(targets))
 
     def row(groups: Groups) -> Row:
         return collator.score_row([dataset.prefix_group(group) for group in groups], answers)
 
-    return counter.work(total * len(readings), row)
+    return counter.work(total, row)
+
+
+def _add_scoring(
+    counter: _WorkCounter, dataset: RatingDataset, collator: Collator, world: int, targets: np.ndarray, shapes: Shapes
+) -> None:
+    """Add rows that score every legal answer after these targets, whose prompts have these shapes."""
+    chains, ones = answer_lengths(dataset) - 1, np.ones(len(targets))
+    # Reference rows read the full prompt for each answer.
+    readings = [np.array([n]) for n in chains] if isinstance(collator, ReferenceRows) else [chains]
+    by_rank = collator.pack(replace(shapes, suffix=shapes.suffix + int(chains.sum())), world)
+    pairs, tokens = [float((read * (read + 1)).sum() / 2) for read in readings], [read.sum() for read in readings]
+    sizes = (_TargetShapes(shapes, ones * t, ones * p, ones * (1 + t)) for t, p in zip(tokens, pairs, strict=True))
+    counter.add(by_rank, targets, *sizes)
 
 
 @dataclass(frozen=True)
@@ -133,18 +147,19 @@ class _WorkCounter:
     targets: int = 0
     most: dict[str, tuple[float, Groups]] = field(default_factory=dict)
 
-    def add(self, by_rank: Sequence[Sequence[Groups]], targets: np.ndarray, sizes: _TargetShapes) -> None:
-        """Add the rows of one step, or of an evaluation."""
+    def add(self, by_rank: Sequence[Sequence[Groups]], targets: np.ndarray, *readings: _TargetShapes) -> None:
+        """Add the rows of one step, or of an evaluation; each row is read once or several times."""
         self.rows = max(self.rows, len(by_rank[0]))
         self.targets += len(targets)
-        self.unshared_tokens += float((sizes.shapes.prompts + sizes.chains).sum())
-        for groups in (groups for rank in by_rank for groups in rank if groups):
-            passes = sizes.passes(groups)
-            self.passes += passes
-            for name in ("tokens", "logits"):
-                size = getattr(passes, name)
-                if name not in self.most or size > self.most[name][0]:
-                    self.most[name] = size, tuple(targets[group] for group in groups)
+        for sizes in readings:
+            self.unshared_tokens += float((sizes.shapes.prompts + sizes.chains).sum())
+            for groups in (groups for rank in by_rank for groups in rank if groups):
+                passes = sizes.passes(groups)
+                self.passes += passes
+                for name in ("tokens", "logits"):
+                    size = getattr(passes, name)
+                    if name not in self.most or size > self.most[name][0]:
+                        self.most[name] = size, tuple(targets[group] for group in groups)
 
     def work(self, targets: int, make: Callable[[Groups], Row]) -> Work:
         """Return the work, scaled to this number of targets.

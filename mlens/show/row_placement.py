@@ -8,7 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlens.packing.dataset import RatingDataset
-from mlens.packing.epoch_plan import Collator, epoch_order, plan_epoch, scoring_shapes, steps_per_epoch
+from mlens.packing.epoch_plan import (
+    Collator,
+    epoch_order,
+    plan_epoch,
+    scoring_shapes,
+    steps_per_epoch,
+    train_row_builder,
+)
 from mlens.packing.row import Row
 from mlens.packing.steps import Steps
 
@@ -78,12 +85,15 @@ def place_in_training(dataset: RatingDataset, collator: Collator, steps: Steps, 
         planned.append(one.groups)
         if one.last:
             break
-    weight = steps.history_loss_weight
     at, groups = _row_of(planned, i)
-    row = collator.train_row([dataset.prefix_group(group) for group in groups], weight)
+    row = train_row_builder(dataset, collator, steps)([dataset.prefix_group(group) for group in groups])
     targets = [int(target) for group in groups for target in group]
-    placement = _placement(dataset, groups, row, score=targets.index(i), i=i)
-    others, all_steps = int((row.owner == len(targets)).sum()), steps_per_epoch(len(dataset), steps.targets)
+    score, answers = targets.index(i), len(targets)
+    if row.rating_loss is not None:
+        scale = len(row.rating_loss.ratings)
+        score, answers = score * scale + int(row.rating_loss.truth[score]), answers * scale
+    placement = _placement(dataset, groups, row, score, i)
+    others, all_steps = int((row.owner == answers).sum()), steps_per_epoch(len(dataset), steps.targets)
     return RowPlacement(
         step=step, steps=all_steps, packed=len(dataset), row=at, rows=len(planned), other_labels=others, **placement
     )

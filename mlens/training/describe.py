@@ -42,7 +42,7 @@ def describe_run(
         "warnings": warnings,
     }
     write_json(folder.plan, plan)
-    write_text(folder.detailed_log, "\n".join(detailed_log(lengths, train, tokenizer)))
+    write_text(folder.detailed_log, "\n".join(detailed_log(lengths, train, tokenizer, settings.trainer.loss)))
     table = train.table
     if table.made_up:
         journal.log("The data are made up (data=sample): results show how the program works, not how people rate.")

@@ -9,18 +9,19 @@ from transformers import PreTrainedTokenizerBase
 
 from mlens.packing.dataset import RatingDataset
 from mlens.packing.lengths import Lengths
+from mlens.packing.steps import LOSSES
 
 SAMPLES = 3
 REASONABLE = "This is reasonable: most prompts hold all that the strategy chose."
 
 
 def detailed_log(
-    lengths: dict[str, Lengths], dataset: RatingDataset, tokenizer: PreTrainedTokenizerBase
+    lengths: dict[str, Lengths], dataset: RatingDataset, tokenizer: PreTrainedTokenizerBase, loss: str
 ) -> Iterator[str]:
     """Yield the lines of the log.
 
-    First the prompt lengths of every stage and whether they are reasonable, then the first training samples that have
-    a history, with their raw fields, decoded input and decoded labels.
+    First the prompt lengths of every stage and whether they are reasonable, and the loss (trainer.loss); then the first
+    training samples that have a history, with their raw fields, decoded input and decoded labels.
     """
     style = dataset.renderer.template.style
     yield f"Prompt lengths in tokens, answer included (prompt.max_tokens={style.max_tokens})"
@@ -32,6 +33,7 @@ def detailed_log(
             f"{stage.without_history:.1%} without history"
         )
     yield from (f"  {line}" for line in length_warnings(lengths, dataset) or [REASONABLE])
+    yield f"Loss: {LOSSES[loss]} (trainer.loss={loss})"
     yield ""
     for i in islice(_with_history_first(dataset), SAMPLES):
         yield from _sample(dataset, i, tokenizer)

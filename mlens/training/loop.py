@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 
 import psutil
 import torch
@@ -21,7 +21,14 @@ from mlens.engine.stop import StopRequest
 from mlens.errors import RunFailed, Stopped
 from mlens.evaluation.evaluate import EvaluationResult, evaluate
 from mlens.packing.dataset import RatingDataset
-from mlens.packing.epoch_plan import Collator, PlannedRow, RowLoader, plan_epoch, steps_per_epoch
+from mlens.packing.epoch_plan import (
+    Collator,
+    PlannedRow,
+    RowLoader,
+    plan_epoch,
+    steps_per_epoch,
+    train_row_builder,
+)
 from mlens.packing.row import Row
 from mlens.training.folder import RunFolder
 from mlens.training.journal import Journal
@@ -74,7 +81,7 @@ class Progress:
 class StepRecord:
     """The work of one step on this rank so far.
 
-    loss: weighted sum over the label tokens of its rows.
+    loss: sum over its rows (see `row_loss`).
     targets: of its rows.
     not_finite: targets of the first row whose loss isn't finite.
     tokens: without padding.
@@ -304,19 +311,19 @@ def _rows(
     engine: Engine, dataset: RatingDataset, collator: Collator, trainer: Trainer, progress: Progress
 ) -> Iterator[tuple[PlannedRow, Row]]:
     """Yield this rank's rows from the next step to the end of the epoch."""
-    ranks = engine.ranks
+    ranks, steps = engine.ranks, trainer.steps()
     planned = plan_epoch(
         dataset,
         collator,
-        trainer.steps(),
+        steps,
         dataset.seed,
         progress.epoch,
         ranks.rank,
         ranks.world,
         progress.step_in_epoch,
     )
-    make_row = partial(collator.train_row, history_loss_weight=trainer.history_loss_weight)
-    return load_rows(RowLoader(dataset, make_row), planned, trainer.loader_workers, ranks.device.type == "cuda")
+    loader = RowLoader(dataset, train_row_builder(dataset, collator, steps))
+    return load_rows(loader, planned, trainer.loader_workers, ranks.device.type == "cuda")
 
 
 def finish_step(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from mlens.checks import require_choice, require_number
 from mlens.engine.settings import OptimizerSettings
 from mlens.errors import UserError
-from mlens.packing.steps import Steps
+from mlens.packing.steps import LOSSES, Steps
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,12 @@ class Trainer:
         no limit.
     targets_per_step: targets of one update, over all ranks.
     users_per_step: least number of groups in a step, each of one user's neighbouring targets on one history.
+    loss: `ce` (cross-entropy of the answer's tokens), `expected` (squared error of the expected rating), `ordinal`
+        (Wasserstein-1 distance to the true rating), or `ce+expected`; see `mlens.model.losses.row_loss`.
+    expected_loss_weight: weight of the second part of `ce+expected`; null: 1, and the only choice for other losses.
     history_loss_weight: weight in the loss of a token of a rating in a history, relative to a token of an answer. 0:
-        only answers carry loss; else each rating carries loss once an epoch as a line of a history too.
+        only answers carry loss, as with any loss but `ce`; else each rating carries loss once an epoch as a line of a
+        history too.
     optimizer: `adamw`, or `muon` (Muon on matrices, AdamW on the rest).
     learning_rate: of AdamW, or of Muon.
     adam_learning_rate: of AdamW where optimizer is `muon`; null: learning_rate.
@@ -71,6 +75,8 @@ class Trainer:
     max_minutes: float | None = None
     targets_per_step: int = 512
     users_per_step: int = 8
+    loss: str = "ce"
+    expected_loss_weight: float | None = None
     history_loss_weight: float = 0.0
     optimizer: str = "adamw"
     learning_rate: float = 1e-5
@@ -92,6 +98,8 @@ class Trainer:
         require_number("trainer.max_steps", self.max_steps, at_least=0, null=True)
         require_number("trainer.validate_every_steps", self.validate_every_steps, at_least=1, null=True)
         require_number("trainer.max_minutes", self.max_minutes, above=0, null=True)
+        require_choice("trainer.loss", self.loss, tuple(LOSSES))
+        require_number("trainer.expected_loss_weight", self.expected_loss_weight, above=0, null=True)
         require_choice("trainer.optimizer", self.optimizer, ("adamw", "muon"))
         require_choice("trainer.schedule", self.schedule, ("constant", "linear", "cosine"))
         require_number("trainer.learning_rate", self.learning_rate, above=0)
@@ -99,6 +107,16 @@ class Trainer:
         for name in ("weight_decay", "gradient_clipping", "history_loss_weight"):
             require_number(f"trainer.{name}", getattr(self, name), at_least=0)
         require_number("trainer.warmup_ratio", self.warmup_ratio, at_least=0, at_most=1, null=True)
+        if self.expected_loss_weight is not None and self.loss != "ce+expected":
+            raise UserError(
+                "trainer.expected_loss_weight is the weight of the second part of trainer.loss=ce+expected: with "
+                f"trainer.loss={self.loss} leave it null"
+            )
+        if self.history_loss_weight and self.loss != "ce":
+            raise UserError(
+                f"with trainer.loss={self.loss} only targets carry loss: set trainer.history_loss_weight=0, or "
+                "trainer.loss=ce"
+            )
         if self.optimizer == "muon" and self.gradient_clipping:
             # At ZeRO stages 1 to 3 the clip would scale the orthogonalised update, at stage 0 the gradient.
             raise UserError(
@@ -108,7 +126,13 @@ class Trainer:
 
     def steps(self) -> Steps:
         """Return the settings that planning an epoch needs."""
-        return Steps(self.targets_per_step, self.users_per_step, self.history_loss_weight)
+        return Steps(
+            self.targets_per_step,
+            self.users_per_step,
+            self.history_loss_weight,
+            self.loss,
+            1.0 if self.expected_loss_weight is None else self.expected_loss_weight,
+        )
 
     def optimizer_settings(self) -> OptimizerSettings:
         """Return the settings that the engine needs."""

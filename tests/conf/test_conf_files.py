@@ -34,8 +34,8 @@ output_dir resume seed split.seed evaluation.seed data.path data.max_users data.
 split.test_ratio split.min_ratings split.eval_history split.ties split.max_train_targets_per_user prompt.max_tokens
 prompt.history_tokens prompt.trim prompt.max_context packing.row_tokens packing.share model.path trainer.max_epochs
 trainer.max_steps trainer.targets_per_step trainer.learning_rate trainer.optimizer trainer.early_stopping.patience
-trainer.early_stopping.threshold trainer.checkpoint.every_steps trainer.history_loss_weight evaluation.max_users
-evaluation.draws wandb.mode wandb.project wandb.name
+trainer.early_stopping.threshold trainer.checkpoint.every_steps trainer.history_loss_weight trainer.loss
+evaluation.max_users evaluation.draws wandb.mode wandb.project wandb.name
 """
 
 

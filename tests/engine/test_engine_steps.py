@@ -53,6 +53,40 @@ def test_reference_rows_step_like_packed_ones(without_clipping, tmp_path):
     assert distance(exported(made, engine, tmp_path / "model"), after, start) < 1e-4
 
 
+WITH_EXPECTED_PART = ("trainer.loss=ce+expected", "trainer.expected_loss_weight=0.5", "trainer.gradient_clipping=0")
+
+
+@pytest.fixture(scope="module")
+def with_expected_part(plain):
+    return plain(*WITH_EXPECTED_PART)
+
+
+@pytest.mark.parametrize("stage", [*(pytest.param(stage, marks=pytest.mark.slow) for stage in range(3)), 3])
+def test_steps_of_a_loss_over_ratings_equal_plain_pytorch_at_every_stage(stage, with_expected_part, tmp_path):
+    losses, start, after = with_expected_part
+    made = parts(f"deepspeed=zero{stage}", *WITH_EXPECTED_PART)
+    engine = made.engine()
+    assert engine_steps(made, engine) == pytest.approx(losses, rel=1e-5)
+    assert distance(exported(made, engine, tmp_path / "model"), after, start) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["expected", "ordinal"])
+def test_steps_of_each_loss_over_ratings_equal_plain_pytorch(loss, plain, tmp_path):
+    rule = (f"trainer.loss={loss}", "trainer.gradient_clipping=0")
+    losses, start, after = plain(*rule)
+    for rows in ((), ("packing=reference", "model.attention=sdpa")):
+        made = parts("deepspeed=zero2", *rule, *rows)
+        engine = made.engine()
+        assert engine_steps(made, engine) == pytest.approx(losses, rel=1e-5)
+        assert distance(exported(made, engine, tmp_path / "model"), after, start) < 1e-4
+
+
+@pytest.mark.slow
+def test_two_ranks_step_like_one_with_a_loss_over_ratings(with_expected_part, tmp_path):
+    check_two_ranks(tmp_path, WITH_EXPECTED_PART, *with_expected_part)
+
+
 WITH_HISTORY_LOSS = ("trainer.gradient_clipping=0", "trainer.history_loss_weight=0.5", "trainer.users_per_step=1")
 
 
@@ -112,6 +146,14 @@ def test_bfloat16_steps_come_near_those_of_float32(stage, without_clipping):
     made = parts(f"deepspeed=zero{stage}", "model.dtype=bfloat16", "trainer.gradient_clipping=0")
     held = {parameter.dtype for parameter in made.model.parameters()}
     assert held == {torch.float32 if stage == 0 else torch.bfloat16}
+    assert engine_steps(made, made.engine()) == pytest.approx(losses, rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 2])
+def test_bfloat16_steps_of_a_loss_over_ratings_come_near_those_of_float32(stage, with_expected_part):
+    losses, _, _ = with_expected_part
+    made = parts(f"deepspeed=zero{stage}", "model.dtype=bfloat16", *WITH_EXPECTED_PART)
     assert engine_steps(made, made.engine()) == pytest.approx(losses, rel=0.02)
 
 

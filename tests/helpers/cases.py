@@ -18,7 +18,7 @@ from mlens.history.random import Random
 from mlens.model.attention import cpu_layout
 from mlens.model.attention.cpu_layout import with_cpu_layout
 from mlens.packing.dataset import RatingDataset
-from mlens.packing.epoch_plan import plan_epoch, plan_scoring
+from mlens.packing.epoch_plan import plan_epoch, plan_scoring, train_row_builder
 from mlens.packing.packed import PackedRows
 from mlens.packing.prefix_group import PrefixGroup
 from mlens.packing.row import Row
@@ -204,14 +204,14 @@ class BuiltRow:
 
 def train_steps(case: Case, collator=None) -> list[list[BuiltRow]]:
     """Return the rows of each step, over all ranks."""
-    dataset, weight = case.train, case.steps.history_loss_weight
-    collator = collator or case.collator
+    dataset, collator = case.train, collator or case.collator
+    make_row = train_row_builder(dataset, collator, case.steps)
     steps: dict[int, list[BuiltRow]] = {}
     with limited(case.limits):
         for rank in range(case.world):
             for planned in plan_epoch(dataset, collator, case.steps, dataset.seed, case.epoch, rank, case.world):
                 groups = [dataset.prefix_group(group) for group in planned.groups]
-                row = with_cpu_layout(collator.train_row(groups, weight))
+                row = with_cpu_layout(make_row(groups))
                 built = BuiltRow(row, groups, planned.targets, planned.labels, rank)
                 steps.setdefault(planned.step, []).append(built)
     return [steps[step] for step in sorted(steps)]

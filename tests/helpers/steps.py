@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,10 +19,11 @@ from mlens.config import Settings
 from mlens.data.rating_table import RatingTable
 from mlens.engine.engine import Engine
 from mlens.engine.ranks import Ranks, join_ranks
-from mlens.packing.dataset import RatingDataset
-from mlens.packing.epoch_plan import Collator, plan_epoch
+from mlens.packing.dataset import Example, RatingDataset
+from mlens.packing.epoch_plan import Collator, plan_epoch, train_row_builder
 from mlens.packing.reference import ReferenceRows
 from mlens.pipeline import RunInputs, open_inputs
+from tests.helpers.rating_losses import plain_rating_loss
 from tests.helpers.runs import checked
 
 SMALL = (
@@ -83,7 +83,7 @@ def engine_steps(made: Parts, engine: Engine, steps: int = STEPS, first: int = 0
     """Train for steps `first` to `steps` - 1 of the first epoch; returns each step's loss over all ranks."""
     dataset, losses, loss = made.datasets["train"], [], 0.0
     per_step = made.settings.trainer.steps()
-    make_row = partial(made.collator.train_row, history_loss_weight=per_step.history_loss_weight)
+    make_row = train_row_builder(dataset, made.collator, per_step)
     rank, world = made.ranks.rank, made.ranks.world
     for planned in plan_epoch(dataset, made.collator, per_step, dataset.seed, 0, rank, world, first):
         if planned.step == steps:
@@ -97,7 +97,8 @@ def engine_steps(made: Parts, engine: Engine, steps: int = STEPS, first: int = 0
 
 
 def plain_steps(made: Parts, model: torch.nn.Module, steps: int = STEPS) -> list[float]:
-    """Train for the same steps in plain PyTorch: one sample at a time, mean loss of the step's answer tokens, AdamW."""
+    """Train for the same steps in plain PyTorch: one sample at a time, AdamW, and the mean loss of the step's answer
+    tokens (with a loss over ratings, of its targets)."""
     rule = made.settings.trainer.optimizer_settings()
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=rule.learning_rate, betas=(0.9, 0.95), eps=1e-8, weight_decay=rule.weight_decay
@@ -107,11 +108,11 @@ def plain_steps(made: Parts, model: torch.nn.Module, steps: int = STEPS) -> list
     planned = list(plan_epoch(dataset, ReferenceRows(), per_step, dataset.seed, 0, rank=0, world=1))
     for step in range(steps):
         samples = [dataset[int(i)] for row in planned if row.step == step for i in row.targets]
-        labels = sum(len(sample.answer) for sample in samples)
+        labels = sum(len(sample.answer) for sample in samples) if per_step.loss == "ce" else len(samples)
         optimizer.zero_grad()
         loss = 0.0
         for sample in samples:
-            part = -answer_log_probabilities(model, sample.prompt, sample.answer).sum() / labels
+            part = _plain_loss(made, model, sample) / labels
             part.backward()
             loss += part.item()
         if rule.gradient_clipping:
@@ -119,6 +120,17 @@ def plain_steps(made: Parts, model: torch.nn.Module, steps: int = STEPS) -> list
         optimizer.step()
         losses.append(loss)
     return losses
+
+
+def _plain_loss(made: Parts, model: torch.nn.Module, sample: Example) -> torch.Tensor:
+    """Return the loss of one sample, summed over the tokens of its answer with `ce`."""
+    if made.settings.trainer.loss == "ce":
+        return -answer_log_probabilities(model, sample.prompt, sample.answer).sum()
+    answers = made.datasets["train"].renderer.template.answers
+    scores = torch.stack([answer_log_probabilities(model, sample.prompt, answer).sum() for answer in answers])
+    truth = int(made.table.rating_index[sample.target])
+    steps = made.settings.trainer.steps()
+    return plain_rating_loss(steps.loss, steps.expected_loss_weight, scores, list(made.table.scale), truth)
 
 
 def answer_log_probabilities(model: torch.nn.Module, prompt, answer) -> torch.Tensor:

@@ -8,13 +8,16 @@ from transformers import AutoConfig
 
 from mlens.engine.settings import DeepSpeed, Offload, ZeroOptimization
 from mlens.model.flops import Sizes
+from mlens.model.losses import row_loss
 from mlens.model.settings import NoPeft, PretrainedModel, TinyModel
+from mlens.packing.epoch_plan import rating_row
 from mlens.packing.packed import PackedRows
+from mlens.packing.row import RatingLoss
 from mlens.plan import sketch
 from mlens.plan.configs import PUBLISHED
 from mlens.plan.rank_memory import static_memory
 from mlens.plan.sketch import Live, ModelCounts, Sketch
-from tests.helpers.prefix_groups import make_group
+from tests.helpers.prefix_groups import ANSWERS, make_group
 from tests.helpers.small_model import make_model
 
 # The paper's example: 7.5 billion parameters on 64 GPUs, in GB (10⁹ bytes).
@@ -127,9 +130,13 @@ def test_half_the_bytes_take_about_half():
     assert 0.45 < half.activations / full.activations < 0.75  # norms are computed in float32
 
 
-def test_a_sketch_counts_what_a_real_row_makes():
+@pytest.mark.parametrize("loss", ["ce", "ce+expected"])
+def test_a_sketch_counts_what_a_real_row_makes(loss):
     """The same row through a model with numbers, counted alike."""
     row, sketch = row_of(), sketch_of(2)
+    if loss != "ce":
+        ratings = RatingLoss(loss, torch.arange(len(ANSWERS)) + 1.0, torch.zeros(0, dtype=torch.int64))
+        row = rating_row(PackedRows(), ANSWERS, ratings, [make_group(40, [(10 * i, 12) for i in range(1, 5)])])
     model = make_model("mlens_rows", torch.float32, vocabulary=60)
     from mlens.model.attention.cpu_layout import with_cpu_layout
     from mlens.model.scores import row_scores
@@ -137,5 +144,5 @@ def test_a_sketch_counts_what_a_real_row_makes():
     for parameter in model.parameters():
         parameter.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
     with Live([*model.parameters(), *model.buffers()]) as live:
-        (row_scores(model, with_cpu_layout(row), False) * row.weight).sum().backward()
+        row_loss(row_scores(model, with_cpu_layout(row), False), row).backward()
     assert sketch.training(row).total == pytest.approx(live.peak, rel=0.1)  # but for how attention cuts its products

@@ -1,13 +1,17 @@
 """What a plan says is read, against the very rows that training and scoring make."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mlens.history.all_previous import AllPrevious
-from mlens.packing.epoch_plan import plan_epoch, plan_scoring, steps_per_epoch
+from mlens.packing.epoch_plan import plan_epoch, plan_scoring, steps_per_epoch, train_row_builder
 from mlens.packing.packed import PackedRows
 from mlens.packing.reference import ReferenceRows
+from mlens.packing.steps import Steps
 from mlens.plan import work
 from mlens.plan.work import scoring_work, training_work
 from tests.helpers.cases import cases, make_case, small_table
@@ -33,7 +37,7 @@ def training_rows(case):
         for one in planned:
             if one.groups:
                 groups = [dataset.prefix_group(group) for group in one.groups]
-                yield case.collator.train_row(groups, case.steps.history_loss_weight)
+                yield train_row_builder(dataset, case.collator, case.steps)(groups)
 
 
 def scoring_rows(case, dataset):
@@ -50,14 +54,18 @@ def as_tuple(passes):
 
 
 @settings(max_examples=10)
-@given(cases())
-def test_training_and_scoring_read_what_is_planned(case):
+@given(cases(), st.booleans())
+def test_training_and_scoring_read_what_is_planned(case, over_ratings):
+    if over_ratings:
+        case = replace(case, steps=replace(case.steps, history_loss_weight=0.0, loss="ordinal"))
     full = steps_per_epoch(len(case.train), case.steps.targets)
     planned = training_work(case.train.with_epoch(0), case.collator, case.steps, case.world, most=full)
     assert sums(training_rows(case)) == as_tuple(planned.passes)
     assert planned.share == 1
     alone = [case.train.with_epoch(0)[i] for i in range(len(case.train))]
-    assert planned.unshared_tokens == sum(len(sample.prompt) + len(sample.answer) - 1 for sample in alone)
+    answers = [case.answers if over_ratings else [sample.answer] for sample in alone]
+    read = sum(len(answer) - 1 for of_sample in answers for answer in of_sample)
+    assert planned.unshared_tokens == sum(len(sample.prompt) for sample in alone) + read
     for name in set(case.datasets) - {"train"}:
         dataset = case.datasets[name]
         assert sums(scoring_rows(case, dataset)) == as_tuple(scoring_work(dataset, case.collator, case.world).passes)
@@ -84,6 +92,10 @@ def test_reference_rows_read_a_prompt_for_every_answer():
     dataset = case.datasets["test"]
     tokens, _, _ = sums(scoring_rows(case, dataset))
     assert scoring_work(dataset, case.collator, 1).passes.tokens == tokens
+    case = replace(case, steps=Steps(100, 1, loss="expected"))
+    tokens, _, _ = sums(training_rows(case))
+    planned = training_work(case.train, case.collator, case.steps, 1, most=10)
+    assert (planned.passes.tokens, planned.share) == (tokens, 1)
 
 
 def test_a_long_epoch_is_counted_on_some_of_its_steps(monkeypatch):

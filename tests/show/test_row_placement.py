@@ -40,10 +40,12 @@ def check(placement: RowPlacement, row: Row, sample) -> None:
     assert torch.equal(dense_mask(row.spans)[last.stop - 1], seen)
 
 
-@given(case=cases())
+@given(cases(), st.booleans())
 @settings(max_examples=8)
-def test_in_training_the_placement_of_every_target_is_that_of_the_plan(case):
+def test_in_training_the_placement_of_every_target_is_that_of_the_plan(case, over_ratings):
     case = replace(case, world=1)
+    if over_ratings:
+        case = replace(case, steps=replace(case.steps, history_loss_weight=0.0, loss="expected"))
     dataset, planned = case.train, train_steps(case)
     for step, rows in enumerate(planned):
         for at, built in enumerate(rows):

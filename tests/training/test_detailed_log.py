@@ -9,7 +9,8 @@ from tests.helpers.steps import parts
 
 def log_of(made) -> list[str]:
     lengths = {name: measure_lengths(dataset) for name, dataset in made.datasets.items()}
-    return "\n".join(detailed_log(lengths, made.datasets["train"], made.tokenizer)).splitlines()
+    loss = made.settings.trainer.loss
+    return "\n".join(detailed_log(lengths, made.datasets["train"], made.tokenizer, loss)).splitlines()
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +28,11 @@ def test_it_begins_with_the_lengths_of_every_stage(random_history):
     assert f"min {train.tokens_min}, median {train.tokens_median}, 90% {train.tokens_p90}, 99%" in lines[1]
     assert f"max {train.tokens_max}" in lines[1]
     assert "history cut for" in lines[1] and "without history" in lines[1]
+
+
+def test_it_names_the_loss(random_history):
+    _, lines = random_history
+    assert "Loss: cross-entropy, nats a label token (trainer.loss=ce)" in lines[:10]
 
 
 def test_its_first_hundred_lines_show_a_history(random_history):
