@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from mlens.data import draws
 from mlens.data.chunked import by_blocks, int_type
 from mlens.data.ragged import ranges
+from mlens.packing.answer_chains import answer_chains
 from mlens.packing.dataset import RatingDataset
 from mlens.packing.prefix_group import PrefixGroup, Shapes
 from mlens.packing.row import RatingLoss, Row
@@ -146,8 +147,8 @@ def plan_scoring(dataset: RatingDataset, collator: Collator, rank: int, world: i
 
 
 def scoring_shapes(dataset: RatingDataset, targets: np.ndarray) -> Shapes:
-    """Return the shapes of these targets in scoring: a prompt, and every legal answer without its end token."""
-    return dataset.shapes(targets, answer_tokens=int((answer_lengths(dataset) - 1).sum()))
+    """Return the shapes of these targets in scoring: a prompt, and the chains of every legal answer."""
+    return dataset.shapes(targets, answer_tokens=answer_chains(dataset.renderer.template.answers).tokens)
 
 
 def train_row_builder(dataset: RatingDataset, collator: Collator, steps: Steps) -> Callable[[list[PrefixGroup]], Row]:

@@ -11,6 +11,7 @@ import torch
 
 from mlens.checks import require_choice, require_number
 from mlens.data.ragged import offsets
+from mlens.packing.answer_chains import AnswerChains, answer_chains
 from mlens.packing.prefix_group import PrefixGroup, Shapes
 from mlens.packing.row import Row
 
@@ -155,7 +156,7 @@ class PackedRows:
             weight = np.append(weight, history_loss_weight)
         return _make_row(
             segments,
-            chains=[],
+            chains=None,
             keep=np.concatenate(keep),
             slot=np.arange(sum(map(len, labels))),
             label=np.concatenate(labels),
@@ -167,36 +168,34 @@ class PackedRows:
         """Build a row that scores each of the r legal `answers` for every target.
 
         Score i * r + j is the log-probability of answer j, its end token included, after the prompt of the i-th target
-        of the groups in order. Each answer chain sees its prompt and itself.
+        of the groups in order. Each answer sees its prompt and itself. First tokens that answers have in common are
+        read once (see `answer_chains`).
         """
         if not groups:
             return filler_row()
-        chains = [len(answer) - 1 for answer in answers]
-        chain_ids = np.concatenate([answer[:-1] for answer in answers])
+        chains = answer_chains(answers)
         segments: list[_Segment] = []
         for group in groups:
             if not _is_plain_sample(group):
                 segments.append(_Segment(group.prefix))
                 for suffix in group.suffixes:
-                    segments.append(_Segment(np.concatenate([suffix.ids, chain_ids]), suffix.seen, len(suffix.ids)))
+                    segments.append(_Segment(np.concatenate([suffix.ids, chains.ids]), suffix.seen, len(suffix.ids)))
             else:
                 (suffix,) = group.suffixes
                 prompt = np.concatenate([group.prefix, suffix.ids])
-                segments += [_Segment(prompt), _Segment(chain_ids, len(prompt), 0)]
+                segments += [_Segment(prompt), _Segment(chains.ids, len(prompt), 0)]
         starts = offsets([len(segment.ids) for segment in segments])[:-1]
         # The last token of a prompt predicts the first token of every chain.
         chain_starts = [start + s.chain_start for start, s in zip(starts, segments, strict=True) if s.seen is not None]
         prompt_last = np.array(chain_starts) - 1
-        kept = 1 + len(chain_ids)
-        before = offsets(chains)[:-1]
-        slots = np.concatenate([[0, *(1 + start + np.arange(n))] for start, n in zip(before, chains, strict=True)])
+        kept = 1 + chains.tokens
         owner = np.repeat(np.arange(len(answers)), [len(answer) for answer in answers])
         targets = np.arange(len(prompt_last))[:, None]
         return _make_row(
             segments,
             chains,
             keep=(prompt_last[:, None] + np.arange(kept)).ravel(),
-            slot=(targets * kept + slots).ravel(),
+            slot=(targets * kept + np.concatenate(chains.slots)).ravel(),
             label=np.tile(np.concatenate(list(answers)), len(prompt_last)),
             owner=(targets * len(answers) + owner).ravel(),
             weight=np.ones(len(prompt_last) * len(answers)),
@@ -231,17 +230,14 @@ def _is_plain_sample(group: PrefixGroup) -> bool:
 
 def _make_row(
     segments: list[_Segment],
-    chains: list[int],
+    chains: AnswerChains | None,
     keep: np.ndarray,
     slot: np.ndarray,
     label: np.ndarray,
     owner: np.ndarray,
     weight: np.ndarray,
 ) -> Row:
-    """Build the row of these segments: each prefix is followed by its suffixes, each of which ends in the `chains`.
-
-    chains: the length of each answer chain; empty without chains.
-    """
+    """Build the row of these segments: each prefix is followed by its suffixes, each of which ends in the `chains`."""
     lengths = np.array([len(segment.ids) for segment in segments])
     starts = offsets(lengths)[:-1]
     is_suffix = np.array([segment.seen is not None for segment in segments])
@@ -251,20 +247,23 @@ def _make_row(
     segment_of = np.repeat(np.arange(len(segments)), lengths)
     index = np.arange(len(segment_of)) - starts[segment_of]
     positions = seen[segment_of] + index
-    spans = np.zeros((len(segment_of), 3, 2), dtype=np.int32)
+    stems = chains is not None and bool(chains.stem.any())
+    spans = np.zeros((len(segment_of), 3 + stems, 2), dtype=np.int32)
     spans[:, 0, 0] = np.where(is_suffix, starts[prefix], 0)[segment_of]
     spans[:, 0, 1] = np.where(is_suffix, starts[prefix] + seen, 0)[segment_of]
     spans[:, 2, 0] = starts[segment_of]
     spans[:, 2, 1] = np.arange(len(segment_of)) + 1
-    if chains:
+    if chains is not None:
         chain_start = np.array([segment.chain_start for segment in segments])
-        index_in_chain = np.concatenate([np.arange(n) for n in chains])
-        # The tokens of all chains of each suffix: [suffixes, chain tokens].
-        tokens = (starts + chain_start)[is_suffix][:, None] + np.arange(len(index_in_chain))
+        # The first token of the chains of each suffix, and all of them: [suffixes, chain tokens].
+        first = (starts + chain_start)[is_suffix][:, None]
+        tokens = first + np.arange(chains.tokens)
         spans[tokens, 1, 0] = starts[is_suffix][:, None]
-        spans[tokens, 1, 1] = (starts + chain_start)[is_suffix][:, None]
-        spans[tokens, 2, 0] = tokens - index_in_chain
-        positions[tokens] = (seen + chain_start)[is_suffix][:, None] + index_in_chain
+        spans[tokens, 1, 1] = first
+        spans[tokens, 2, 0] = first + chains.chain_start
+        if stems:
+            spans[tokens, 3] = np.where(chains.stem[:, 1:] > 0, first[:, :, None] + chains.stem, 0)
+        positions[tokens] = (seen + chain_start)[is_suffix][:, None] + chains.index
 
     def tensor(column: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(column, dtype=np.int64))
@@ -306,4 +305,5 @@ def filler_row() -> Row:
     """Build a row without labels, for a rank without targets: under ZeRO-3 all ranks must make each forward pass."""
     empty = _EMPTY
     token = _Segment(np.zeros(1, dtype=np.int64))
-    return _make_row([token], [], keep=np.zeros(1, dtype=np.int64), slot=empty, label=empty, owner=empty, weight=empty)
+    keep = np.zeros(1, dtype=np.int64)
+    return _make_row([token], None, keep, slot=empty, label=empty, owner=empty, weight=empty)

@@ -31,8 +31,9 @@ class Row:
     """The tensors of one forward pass.
 
     input_ids, position_ids [b, tokens]: int64.
-    spans [tokens, 3, 2]: int32, the ranges start:stop of the row that each token sees, up to three: a part of a prefix,
-        a part of its suffix, and its segment up to itself. None for ordinary causal sequences.
+    spans [tokens, s, 2]: int32, the ranges start:stop of the row that each token sees, which may be empty: a part of a
+        prefix, a part of its suffix, its segment up to itself, and with s = 4 the stem of its answer chain. s is 3 or
+        4. None for ordinary causal sequences.
     keep [k]: int64, the indices along `tokens` whose logits are needed; the model returns [b * k, vocabulary].
     slot [m]: int64, the index of the logits that predict each label.
     label [m]: int64, token ids.
@@ -96,6 +97,6 @@ def _map_values(value: Any, kind: type, change: Callable[[Any], Any]) -> Any:
 
 
 def dense_mask(spans: torch.Tensor) -> torch.Tensor:
-    """Return whether token i sees token j, from `spans` [tokens, 3, 2]: [tokens, tokens] bool."""
+    """Return whether token i sees token j, from `spans` [tokens, s, 2]: [tokens, tokens] bool."""
     j = torch.arange(len(spans), device=spans.device)
     return ((j >= spans[:, :, :1]) & (j < spans[:, :, 1:])).any(dim=1)

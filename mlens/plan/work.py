@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from mlens.model.flops import Passes
+from mlens.packing.answer_chains import answer_chains
 from mlens.packing.dataset import RatingDataset
 from mlens.packing.epoch_plan import (
     Collator,
-    answer_lengths,
     epoch_order,
+    scoring_shapes,
     step_targets,
     steps_per_epoch,
     target_answer_lengths,
@@ -53,11 +54,10 @@ def training_work(dataset: RatingDataset, collator: Collator, steps: Steps, worl
     counter = _WorkCounter()
     for step in chosen:
         targets = step_targets(order, steps, int(step))
-        shapes = dataset.shapes(targets)
         if steps.loss != "ce":
-            _add_scoring(counter, dataset, collator, world, targets, shapes)
+            _add_scoring(counter, dataset, collator, world, targets)
             continue
-        labels = target_answer_lengths(dataset, targets)
+        shapes, labels = dataset.shapes(targets), target_answer_lengths(dataset, targets)
         answer = labels - 1
         by_rank = collator.pack(replace(shapes, suffix=shapes.suffix + answer), world)
         if steps.history_loss_weight:
@@ -81,7 +81,7 @@ def scoring_work(dataset: RatingDataset, collator: Collator, world: int) -> Work
         stage = dataset.stage.keep(kept)
         dataset = RatingDataset(dataset.table, stage, dataset.strategy, dataset.renderer, dataset.seed)
     targets, answers, counter = np.arange(len(dataset)), dataset.renderer.template.answers, _WorkCounter()
-    _add_scoring(counter, dataset, collator, world, targets, dataset.shapes(targets))
+    _add_scoring(counter, dataset, collator, world, targets)
 
     def row(groups: Groups) -> Row:
         return collator.score_row([dataset.prefix_group(group) for group in groups], answers)
@@ -90,15 +90,15 @@ def scoring_work(dataset: RatingDataset, collator: Collator, world: int) -> Work
 
 
 def _add_scoring(
-    counter: _WorkCounter, dataset: RatingDataset, collator: Collator, world: int, targets: np.ndarray, shapes: Shapes
+    counter: _WorkCounter, dataset: RatingDataset, collator: Collator, world: int, targets: np.ndarray
 ) -> None:
-    """Add rows that score every legal answer after these targets, whose prompts have these shapes."""
-    chains, ones = answer_lengths(dataset) - 1, np.ones(len(targets))
+    """Add rows that score every legal answer after these targets."""
+    shapes, answers, ones = dataset.shapes(targets), dataset.renderer.template.answers, np.ones(len(targets))
     # Reference rows read the full prompt for each answer.
-    readings = [np.array([n]) for n in chains] if isinstance(collator, ReferenceRows) else [chains]
-    by_rank = collator.pack(replace(shapes, suffix=shapes.suffix + int(chains.sum())), world)
-    pairs, tokens = [float((read * (read + 1)).sum() / 2) for read in readings], [read.sum() for read in readings]
-    sizes = (_TargetShapes(shapes, ones * t, ones * p, ones * (1 + t)) for t, p in zip(tokens, pairs, strict=True))
+    readings = [[answer] for answer in answers] if isinstance(collator, ReferenceRows) else [answers]
+    by_rank = collator.pack(scoring_shapes(dataset, targets), world)
+    chains = [answer_chains(read) for read in readings]
+    sizes = (_TargetShapes(shapes, ones * one.tokens, ones * one.pairs, ones * (1 + one.tokens)) for one in chains)
     counter.add(by_rank, targets, *sizes)
 
 

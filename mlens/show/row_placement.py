@@ -158,12 +158,13 @@ def _placement(dataset: RatingDataset, groups: tuple[np.ndarray, ...], row: Row,
 def make_token_ranges(spans: np.ndarray, positions: np.ndarray, tokens: np.ndarray) -> tuple[TokenRange, ...]:
     """Group tokens of a row into as few ranges as possible.
 
-    spans: [n, 3, 2] of the row's n tokens.
+    spans: [n, s, 2] of the row's n tokens.
     positions: [n] of the row's tokens.
     tokens: indices into the row, ascending.
     """
-    seen, at = spans[tokens], positions[tokens]
-    same = (seen[1:, :2] == seen[:-1, :2]).all(axis=(1, 2)) & (seen[1:, 2, 0] == seen[:-1, 2, 0])
+    causal_start, at = spans[tokens, 2, 0], positions[tokens]
+    seen = np.delete(spans[tokens], 2, axis=1)
+    same = (seen[1:] == seen[:-1]).all(axis=(1, 2)) & (causal_start[1:] == causal_start[:-1])
     consecutive = (np.diff(tokens) == 1) & (np.diff(at) == 1)
     firsts = np.append(0, np.flatnonzero(~(same & consecutive)) + 1)
     stops = np.append(firsts[1:], len(tokens))
@@ -172,8 +173,8 @@ def make_token_ranges(spans: np.ndarray, positions: np.ndarray, tokens: np.ndarr
             first=int(tokens[a]),
             stop=int(tokens[b - 1]) + 1,
             position=int(at[a]),
-            sees=tuple((int(start), int(stop)) for start, stop in seen[a, :2] if stop > start),
-            causal_start=int(seen[a, 2, 0]),
+            sees=tuple((int(start), int(stop)) for start, stop in seen[a] if stop > start),
+            causal_start=int(causal_start[a]),
         )
         for a, b in zip(firsts, stops, strict=True)
     )

@@ -72,6 +72,8 @@ class TokenParts:
     offset: index in the part.
     prefix_seen: prefix tokens that the suffix sees.
     suffix_length: tokens of the suffix.
+    stem: number of the chain that the chain continues, -1 for none.
+    stem_length: its tokens.
     """
 
     group: np.ndarray
@@ -80,12 +82,14 @@ class TokenParts:
     offset: np.ndarray
     prefix_seen: np.ndarray
     suffix_length: np.ndarray
+    stem: np.ndarray
+    stem_length: np.ndarray
 
     @property
     def position(self) -> np.ndarray:
         """The position of each token in its separate prompt: [tokens]."""
         before = np.where(self.suffix < 0, 0, self.prefix_seen + np.where(self.chain < 0, 0, self.suffix_length))
-        return before + self.offset
+        return before + self.stem_length + self.offset
 
     @property
     def sees(self) -> np.ndarray:
@@ -96,20 +100,38 @@ class TokenParts:
         of_prefix = (b.suffix < 0) & np.where(a.suffix < 0, before, b.offset < a.prefix_seen)
         of_suffix = (b.suffix == a.suffix) & (b.suffix >= 0) & (b.chain < 0) & ((a.chain >= 0) | before)
         of_chain = (b.suffix == a.suffix) & (b.chain == a.chain) & (b.chain >= 0) & before
-        return (a.group == b.group) & (of_prefix | of_suffix | of_chain)
+        of_stem = (b.suffix == a.suffix) & (b.chain == a.stem) & (b.chain >= 0)
+        return (a.group == b.group) & (of_prefix | of_suffix | of_chain | of_stem)
 
 
 def token_parts(groups, answers=None) -> TokenParts:
     """Return the parts of a training row's tokens; with `answers`, of a scoring row's."""
     parts = []
     for t, group in enumerate(groups):
-        parts += [(t, -1, -1, k, 0, 0) for k in range(len(group.prefix))]
+        parts += [(t, -1, -1, k, 0, 0, -1, 0) for k in range(len(group.prefix))]
         for b, suffix in enumerate(group.suffixes):
             length = len(suffix.ids) + (len(suffix.answer) - 1 if answers is None else 0)
-            parts += [(t, b, -1, k, suffix.seen, length) for k in range(length)]
-            for c, answer in enumerate(answers or []):
-                parts += [(t, b, c, k, suffix.seen, length) for k in range(len(answer) - 1)]
+            parts += [(t, b, -1, k, suffix.seen, length, -1, 0) for k in range(length)]
+            for c, (chain, stem, stem_length) in enumerate(chains_of(answers or [])):
+                parts += [(t, b, c, k, suffix.seen, length, stem, stem_length) for k in range(chain)]
     return TokenParts(*np.array(parts).T)
+
+
+def chains_of(answers) -> list[tuple[int, int, int]]:
+    """Return (length, number of its stem or -1, the stem's length) of each answer chain.
+
+    Answers that begin with the same token have the longest common start as a stem, before what follows it in each.
+    """
+    chains: list[tuple[int, int, int]] = []
+    read = [answer.tolist()[:-1] for answer in answers]
+    for token in dict.fromkeys(ids[0] for ids in read):
+        members = [ids for ids in read if ids[0] == token]
+        possible = range(1, min(map(len, members)) + 1)
+        length = max(n for n in possible if len({tuple(ids[:n]) for ids in members}) == 1)
+        stem = len(chains)
+        chains.append((length, -1, 0))
+        chains += [(len(ids) - length, stem, length) for ids in members]
+    return chains
 
 
 def label_contexts(row: Row) -> list[tuple[int, list[int], int]]:

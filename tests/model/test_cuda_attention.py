@@ -177,7 +177,8 @@ def test_unsupported_arguments_are_refused():
         pytest.param((641, 1000, 650, 1279), id="others"),
     ],
 )
-def test_one_compilation_serves_rows_of_every_length(lengths):
+@pytest.mark.parametrize("stems", [0, 1])
+def test_one_compilation_serves_rows_of_every_length(lengths, stems):
     compiled = []
 
     def count(graph, _):
@@ -187,10 +188,12 @@ def test_one_compilation_serves_rows_of_every_length(lengths):
     # At least five blocks: torch would identify a size of the first row with an equal number of heads.
     with torch.compiler.set_stance(force_backend=count):
         for tokens in lengths:
-            row = naive_row([(tokens, [])])
+            spans = torch.nn.functional.pad(naive_row([(tokens, [])]).spans, (0, 0, 0, stems))
+            spans[-1, -1] = spans[-1, 2]  # with stems, one token sees everything by its fourth span
+            spans[-1, :-1] *= 1 - stems
             q, k, v = inputs(tokens)
-            attended = cuda._attend_compiled(q, k, v, cuda_layout(row.spans).mask, SCALE).transpose(1, 2)
-            assert torch.allclose(attended, attend_densely(q, k, v, row.spans), atol=2e-6)
+            attended = cuda._attend_compiled(q, k, v, cuda_layout(spans).mask, SCALE).transpose(1, 2)
+            assert torch.allclose(attended, attend_densely(q, k, v, spans), atol=2e-6)
     assert len(compiled) == 1
 
 

@@ -15,6 +15,7 @@ from mlens.packing.steps import Steps
 from mlens.plan import work
 from mlens.plan.work import scoring_work, training_work
 from tests.helpers.cases import cases, make_case, small_table
+from tests.helpers.prefix_groups import chains_of
 
 
 def pairs_of(row) -> int:
@@ -64,7 +65,7 @@ def test_training_and_scoring_read_what_is_planned(case, over_ratings):
     assert planned.share == 1
     alone = [case.train.with_epoch(0)[i] for i in range(len(case.train))]
     answers = [case.answers if over_ratings else [sample.answer] for sample in alone]
-    read = sum(len(answer) - 1 for of_sample in answers for answer in of_sample)
+    read = sum(length for of_sample in answers for length, *_ in chains_of(of_sample))
     assert planned.unshared_tokens == sum(len(sample.prompt) for sample in alone) + read
     for name in set(case.datasets) - {"train"}:
         dataset = case.datasets[name]

@@ -81,7 +81,7 @@ def with_cpu_layout(row: Row) -> Row:
 
 
 def cpu_layout(spans: np.ndarray, keep: np.ndarray) -> CpuLayout:
-    """The products of a row whose tokens see `spans` [tokens, 3, 2] and whose logits are needed at `keep` [k]."""
+    """The products of a row whose tokens see `spans` [tokens, s, 2] and whose logits are needed at `keep` [k]."""
     segments = _segments(spans)
     kept = torch.zeros(len(spans) + 1, dtype=torch.bool)
     kept[torch.from_numpy(keep)] = True
@@ -206,9 +206,9 @@ def _short_bundles(
 
 
 def _sees(spans: np.ndarray, key: np.ndarray) -> np.ndarray:
-    """[n, q, k] bool: which of the places key [n, k] tokens with spans [n, q, 3, 2] see."""
+    """[n, q, k] bool: which of the places key [n, k] tokens with spans [n, q, s, 2] see."""
     place = key[:, None, :]
     sees = np.zeros((*spans.shape[:2], key.shape[1]), dtype=bool)
-    for span in range(3):
+    for span in range(spans.shape[2]):
         sees |= (place >= spans[:, :, span, :1]) & (place < spans[:, :, span, 1:])
     return sees

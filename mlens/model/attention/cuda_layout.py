@@ -27,7 +27,7 @@ class CudaLayout:
     In a full block every pair is seen; in a partial one some pairs are. A last block that exceeds the row is never
     full.
 
-    spans [tokens, 3, 2]: int32, the ranges start:stop that each token sees.
+    spans [tokens, s, 2]: int32, the ranges start:stop that each token sees; s is 3 or 4.
     kv_num_blocks [1, 1, n]: int32, the number of partial blocks of each block of queries.
     kv_indices [1, 1, n, n]: int32, which these are, ascending, in the first places of the last axis.
     full_kv_num_blocks, full_kv_indices: the same for the full blocks.
@@ -63,10 +63,10 @@ class CudaLayout:
 
 def _sees(spans: torch.Tensor) -> Callable[..., torch.Tensor]:
     """FlexAttention's mask_mod: whether token q sees token k."""
-    # Six columns instead of one tensor: a kernel reads each contiguously, and compiled code doesn't mistake sizes of a
+    # Columns instead of one tensor: a kernel reads each contiguously, and compiled code doesn't mistake sizes of a
     # row that happen to be 2 or 3 for those of the spans, which would recompile for the next row.
     columns = (column.clone(memory_format=torch.contiguous_format) for column in spans.flatten(1).unbind(1))
-    first_start, first_stop, second_start, second_stop, third_start, third_stop = columns
+    first_start, first_stop, second_start, second_stop, third_start, third_stop, *stem = columns
 
     def sees(batch: torch.Tensor, head: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
         first = (first_start[q] <= k) & (k < first_stop[q])
@@ -74,11 +74,18 @@ def _sees(spans: torch.Tensor) -> Callable[..., torch.Tensor]:
         third = (third_start[q] <= k) & (k < third_stop[q])
         return first | second | third
 
-    return sees
+    if not stem:
+        return sees
+    stem_start, stem_stop = stem
+
+    def sees_stem_too(batch: torch.Tensor, head: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        return sees(batch, head, q, k) | (stem_start[q] <= k) & (k < stem_stop[q])
+
+    return sees_stem_too
 
 
 def cuda_layout(spans: torch.Tensor, block: int = BLOCK) -> CudaLayout:
-    """The layout of a row whose tokens see `spans` [tokens, 3, 2] int32, which may touch or overlap. CPU only."""
+    """The layout of a row whose tokens see `spans` [tokens, s, 2] int32, which may touch or overlap. CPU only."""
     seen = _seen_pairs(spans.numpy(), block)
     full = seen == block * block
     partial = (seen > 0) & ~full
@@ -93,7 +100,7 @@ def with_cuda_layout(row: Row) -> Row:
     tokens = len(row.spans)
     padding = -tokens % BLOCK
     itself = torch.arange(tokens, tokens + padding, dtype=row.spans.dtype)
-    spans = torch.zeros(padding, 3, 2, dtype=row.spans.dtype)
+    spans = torch.zeros(padding, *row.spans.shape[1:], dtype=row.spans.dtype)
     spans[:, 2, 0], spans[:, 2, 1] = itself, itself + 1
     return replace(
         row,
@@ -121,7 +128,7 @@ def _seen_pairs(spans: np.ndarray, block: int) -> np.ndarray:
 
 
 def _pairs_below(bounds: np.ndarray, block: int) -> np.ndarray:
-    """[n, n] int64: how many pairs (query, key) of each block have key < bound, summed over the bounds [tokens, 3]."""
+    """[n, n] int64: how many pairs (query, key) of each block have key < bound, summed over the bounds [tokens, s]."""
     n = -(-len(bounds) // block)
     column, remainder = np.divmod(bounds, block)
     cell = (np.arange(len(bounds))[:, None] // block * (n + 1) + column).ravel()
