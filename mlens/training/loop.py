@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import psutil
 import torch
@@ -20,6 +20,7 @@ from mlens.engine.memory import peak_memory_bytes
 from mlens.engine.stop import StopRequest
 from mlens.errors import RunFailed, Stopped
 from mlens.evaluation.evaluate import EvaluationResult, evaluate
+from mlens.model.attention.cpu_layout import with_cpu_layout
 from mlens.packing.dataset import RatingDataset
 from mlens.packing.epoch_plan import (
     Collator,
@@ -29,6 +30,7 @@ from mlens.packing.epoch_plan import (
     steps_per_epoch,
     train_row_builder,
 )
+from mlens.packing.prefix_group import PrefixGroup
 from mlens.packing.row import Row
 from mlens.training.folder import RunFolder
 from mlens.training.journal import Journal
@@ -322,8 +324,15 @@ def _rows(
         ranks.world,
         progress.step_in_epoch,
     )
-    loader = RowLoader(dataset, train_row_builder(dataset, collator, steps))
-    return load_rows(loader, planned, trainer.loader_workers, ranks.device.type == "cuda")
+    on_gpu = ranks.device.type == "cuda"
+    build_row = train_row_builder(dataset, collator, steps)
+    # The CPU's layout takes longer to build than to send, so that the loader's worker builds it.
+    make_row = build_row if on_gpu else partial(_row_for_cpu, build_row)
+    return load_rows(RowLoader(dataset, make_row), planned, trainer.loader_workers, on_gpu)
+
+
+def _row_for_cpu(build_row: Callable[[list[PrefixGroup]], Row], groups: list[PrefixGroup]) -> Row:
+    return with_cpu_layout(build_row(groups))
 
 
 def finish_step(

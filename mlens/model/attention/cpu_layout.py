@@ -74,8 +74,8 @@ class _Segments:
 
 
 def with_cpu_layout(row: Row) -> Row:
-    """The row with the layout of its spans; one without spans stays as it is."""
-    if row.spans is None:
+    """The row with the layout of its spans; one without spans, or with a layout, stays as it is."""
+    if row.spans is None or row.layout is not None:
         return row
     return replace(row, layout=cpu_layout(row.spans.numpy(), row.keep.numpy()))
 
