@@ -254,6 +254,19 @@ def differences(
     }
 
 
+def part_estimates(
+    parts: Sequence[Errors], metric: str, *, resamples: int = RESAMPLES, seed: int = 0
+) -> list[list[Estimate]]:
+    """Estimate each arm's figure on each part of the targets: [parts][arms].
+
+    parts: errors of the same arms over the same users, as in part_differences.
+    """
+    return [
+        [Estimate(float(one), *_interval(of_arm)) for one, of_arm in zip(value, by_users + by_seeds, strict=True)]
+        for value, by_users, by_seeds in _part_figures(parts, metric, resamples, seed)
+    ]
+
+
 def part_differences(
     parts: Sequence[Errors], metric: str, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> list[Estimate]:
@@ -262,19 +275,28 @@ def part_differences(
     parts: errors of two arms each, over the same users; a user may have no targets in a part. Parts are resampled
         together, including users without targets, except for parts of few users.
     """
+    found = []
+    for part, (value, by_users, by_seeds) in zip(parts, _part_figures(parts, metric, resamples, seed), strict=True):
+        draws = by_users[0] - by_users[1]
+        if min(part.seeds) > 1:
+            draws = draws + by_seeds[0] - by_seeds[1]
+        found.append(Estimate(float(value[0] - value[1]), *_interval(draws)))
+    return found
+
+
+def _part_figures(
+    parts: Sequence[Errors], metric: str, resamples: int, seed: int
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Return `value`, `users` and `seeds` as in `_SamplingDistributions` for each part."""
     dense = [_with_many_users(part, metric) for part in parts]
-    found: dict[int, Estimate] = {}
+    found: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
     for users in sorted({part.users for part in dense}):
         members = [i for i, part in enumerate(dense) if part.users == users]
         totals = [np.concatenate([dense[i].sums[metric], dense[i].weights[metric][None]]) for i in members]
         drawn, ends = _resample(np.concatenate(totals), resamples, seed), np.cumsum([len(total) for total in totals])
         for i, of_part in zip(members, np.split(drawn, ends[:-1]), strict=True):
             random = np.random.default_rng((seed, SEEDS))
-            value, by_users, by_seeds, _ = _figures(dense[i], metric, of_part[:-1] / of_part[-1], random)
-            draws = by_users[0] - by_users[1]
-            if min(dense[i].seeds) > 1:
-                draws = draws + by_seeds[0] - by_seeds[1]
-            found[i] = Estimate(float(value[0] - value[1]), *_interval(draws))
+            found[i] = _figures(dense[i], metric, of_part[:-1] / of_part[-1], random)[:3]
     return [found[i] for i in range(len(parts))]
 
 

@@ -22,6 +22,7 @@ from mlens.comparison.statistics import (
     estimates,
     holm,
     part_differences,
+    part_estimates,
     sum_errors,
 )
 from mlens.evaluation.metrics import auc, point_metrics, taste
@@ -418,16 +419,18 @@ def test_parts_are_compared_like_separate_data(metric):
     for share in (0.9, 0.5, 0.02):
         some = random.random(400) < share
         parts.append(of_users(errors, lambda values, some=some: values * some))
-    for part, found in zip(parts, part_differences(parts, metric), strict=True):
+    of_arms = part_estimates(parts, metric)
+    for part, found, estimated in zip(parts, part_differences(parts, metric), of_arms, strict=True):
         some = part.weights[metric] > 0
         separate = of_users(part, lambda values, some=some: values[..., some])
-        expected = differences(separate, metric)[0, 1]
-        assert found.value == pytest.approx(expected.value)
-        if some.sum() < 50:  # resampled separately
-            assert astuple(found)[1:] == pytest.approx((expected.low, expected.high, expected.error))
-        else:
-            width = expected.high - expected.low
-            assert [found.low, found.high] == pytest.approx([expected.low, expected.high], abs=0.06 * width)
+        of_difference = found, differences(separate, metric)[0, 1]
+        for one, expected in (of_difference, *zip(estimated, estimates(separate, metric), strict=True)):
+            assert one.value == pytest.approx(expected.value)
+            if some.sum() < 50:  # resampled separately
+                assert astuple(one)[1:] == pytest.approx((expected.low, expected.high, expected.error))
+            else:
+                width = expected.high - expected.low
+                assert [one.low, one.high] == pytest.approx([expected.low, expected.high], abs=0.06 * width)
 
 
 # p
