@@ -12,6 +12,7 @@ LOWEST_EXTRAS := dev,lenskit,slurm
 # Every package is used in some of these: about five minutes.
 LOWEST_TESTS := \
 	tests/comparison/test_comparison_report.py \
+	tests/comparison/test_report_page.py \
 	tests/data/test_archive.py \
 	tests/data/test_behaviour_json.py \
 	tests/data/test_csv_ratings.py \

@@ -34,13 +34,28 @@ def interval(low: float, high: float, error: float, sign: str = "") -> str:
     >>> interval(-0.01234, 0.05678, 0.0002, "+"), interval(-0.3, 0.3, 0.2, "+")
     ('-0.012 to +0.057', '-1 to +1')
     """
+    places = max(decimals(error), 0)
+    return " to ".join(f"{end:{sign}.{places}f}" for end in _ends(low, high, error))
+
+
+def excludes_zero(low: float, high: float, error: float) -> bool:
+    """Return whether an interval doesn't hold 0 as it is printed.
+
+    >>> excludes_zero(-0.034, -0.0123, 0.0002), excludes_zero(-0.034, -0.0003, 0.0002)
+    (True, False)
+    """
+    low, high = _ends(low, high, error)
+    return low > 0 or high < 0
+
+
+def _ends(low: float, high: float, error: float) -> list[float]:
+    """Round the ends of an interval to the digits that their standard error leaves certain."""
     places = decimals(error)
     ends = [round(low, places), round(high, places)]
     if low < high and ends[0] == ends[1]:
         unit = 10.0**-places
         ends = [round(math.floor(low / unit) * unit, places), round(math.ceil(high / unit) * unit, places)]
-    ends = [end + 0.0 for end in ends]  # no negative zero
-    return " to ".join(f"{end:{sign}.{max(places, 0)}f}" for end in ends)
+    return [end + 0.0 for end in ends]  # no negative zero
 
 
 def p_value(p: float, error: float) -> str:

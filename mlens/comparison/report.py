@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mlens.comparison import digits, sections
+from mlens.comparison import digits, plots, sections
 from mlens.comparison.crossed import crossed_table
 from mlens.comparison.finished_runs import Arm, differing_keys, find_runs, find_unfinished, make_arms, strategy_label
 from mlens.comparison.pairing import pair
-from mlens.comparison.results import ALPHA, Results, answer, baseline_names, compare, difference, scope, table
+from mlens.comparison.results import Results, answer, baseline_names, compare, difference, scope, table, verdict
 from mlens.comparison.statistics import METRICS
 from mlens.data.delimited import without_formulas
 from mlens.files import atomic_write, write_text
@@ -120,22 +120,24 @@ def _content(results: Results, frame: pl.DataFrame, refused: list[str]) -> dict[
     arms = paired.arms
     labels = [arm.label for arm in arms]
     two = len(arms) == 2
+    fairness = [
+        *sections.failures(results),
+        *sections.fairness(arms),
+        *sections.ranking(results),
+        *sections.dominance(paired),
+        *sections.trimming(frame),
+    ]
     return {
         "title": labels[0] if len(arms) == 1 else f"{len(arms)} {_kind(arms)} compared",
         "answer": answer(results),
         "scope": scope(results),
         "made_up": MADE_UP if any(run.summary["made_up_data"] for run in paired.runs) else "",
-        "fairness": [
-            *sections.failures(results),
-            *sections.fairness(arms),
-            *sections.ranking(results),
-            *sections.dominance(paired),
-            *sections.trimming(frame),
-        ],
+        "fairness": fairness,
+        "doubts": sum(line.startswith("NOTE") for line in fairness) + len(refused),
         "refused": refused,
-        "columns": list(_columns(frame)),
+        "overview": list(plots.overview(results)),
+        "tables": [_table_of_arms(frame, columns) for columns in (COLUMNS, FURTHER_COLUMNS)],
         "several": _has_several_draws(frame),
-        "rows": _rows(frame),
         "baseline_columns": ["", *BASELINE_COLUMNS],
         "baselines": [
             [name.replace("_", " "), *(_number(found[metric]) for metric in BASELINE_COLUMNS.values())]
@@ -149,11 +151,12 @@ def _content(results: Results, frame: pl.DataFrame, refused: list[str]) -> dict[
             for title, metric in MATRICES.items()
             if len(arms) > 1 and metric in results.of_arms
         },
+        "plot_of_differences": plots.of_differences(results),
         "pair_columns": PAIR_COLUMNS,
         "pairs": _pairs(results),
         "ties": [(one, other, f"{value:+.4f}") for one, other, value in sections.ties(results)],
         "crossed": crossed_table(arms),
-        "plots": list(sections.plots(results)),
+        "plots": list(plots.details(results)),
         "apart": sections.farthest_apart(paired) if two else [],
         "config_difference": _config_difference(results) if two else [],
         "examples": sections.examples(paired),
@@ -179,13 +182,10 @@ def _kind(arms: Sequence[Arm]) -> str:
     return "strategies" if len({strategy_label(arm.runs[0].config["history"]) for arm in arms}) == len(arms) else "arms"
 
 
-COLUMNS = {
+# Columns of the table of arms that the report shows, by title: two tables, since one would be too wide.
+COLUMNS = {"arm": "arm", "seeds": "seeds", "RMSE": "rmse", "level": "level", "taste": "taste", "AUC": "auc"}
+FURTHER_COLUMNS = {
     "arm": "arm",
-    "seeds": "seeds",
-    "RMSE": "rmse",
-    "level": "level",
-    "taste": "taste",
-    "AUC": "auc",
     "NDCG@10": "ndcg_10",
     "MAE": "mae",
     "averaging gain": "averaging_gain",
@@ -204,11 +204,6 @@ def _has_several_draws(frame: pl.DataFrame) -> bool:
     return frame["averaging_gain"].is_not_null().any()
 
 
-def _columns(frame: pl.DataFrame) -> dict[str, str]:
-    """Return the titles and names of the columns of the table of arms that the report shows."""
-    return {title: name for title, name in COLUMNS.items() if name != "averaging_gain" or _has_several_draws(frame)}
-
-
 def _with_interval(row: dict, name: str) -> str:
     ends = digits.interval(row[f"{name}_low"], row[f"{name}_high"], row[f"{name}_interval_error"])
     return f"{row[name]:.4f} ({ends})"
@@ -218,7 +213,9 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
-def _rows(frame: pl.DataFrame) -> list[list[str]]:
+def _table_of_arms(frame: pl.DataFrame, columns: dict[str, str]) -> dict[str, list]:
+    """Return titles and rows of these columns of the table of arms, without the averaging gain if no arm has one."""
+
     def cell(row: dict, name: str) -> str:
         value = row[name]
         if value is None:
@@ -235,7 +232,8 @@ def _rows(frame: pl.DataFrame) -> list[list[str]]:
             return f"{value:.1f}"
         return f"{value:.4f}" if isinstance(value, float) else str(value)
 
-    return [[cell(row, name) for name in _columns(frame).values()] for row in frame.to_dicts()]
+    shown = {title: name for title, name in columns.items() if name != "averaging_gain" or _has_several_draws(frame)}
+    return {"columns": list(shown), "rows": [[cell(row, name) for name in shown.values()] for row in frame.to_dicts()]}
 
 
 def _full_history(results: Results) -> dict[str, dict[str, float | None]]:
@@ -278,7 +276,7 @@ def _matrix(results: Results, metric: str) -> list[dict]:
                     "value": f"{found.value:+.4f}",
                     "interval": digits.interval(found.low, found.high, found.error, "+"),
                     "p": digits.p_value(found.p_holm, found.p_error),
-                    "apart": found.p_holm < ALPHA,
+                    "verdict": verdict(found, metric),
                 }
             )
         rows.append({"label": arm.label, "cells": cells})
@@ -333,7 +331,8 @@ def _markdown(content: dict[str, Any]) -> str:
     lines = [f"# {_as_text(content['title'])}", "", _as_text(content["answer"]), ""]
     lines += [f"- {_as_text(line)}" for line in content["fairness"]]
     lines += [f"- not compared: {_as_text(line)}" for line in content["refused"]]
-    lines += ["", *_markdown_table(content["columns"], content["rows"])]
+    for of_arms in content["tables"]:
+        lines += ["", *_markdown_table(of_arms["columns"], of_arms["rows"])]
     if content["baselines"]:
         lines += ["", "Baselines on the same targets, given the full history", ""]
         lines += _markdown_table(content["baseline_columns"], content["baselines"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,6 +29,8 @@ from mlens.evaluation.quality import quality_warnings
 ALPHA = 0.05
 # Metrics whose differences are tested.
 TESTED = ("rmse", "mae", "taste", "auc")
+# Of these a larger value is better.
+HIGHER_IS_BETTER = ("auc",)
 # Metrics of baselines in the table of arms.
 OF_BASELINES = ("rmse", "level", "taste", "auc")
 
@@ -122,18 +125,18 @@ def _on_parts(paired: Paired, parts: dict[tuple[int, int, bool], np.ndarray]) ->
     errors = {}
     for (i, j, untrimmed), targets in parts.items():
         if len(np.unique(paired.user[targets])) > 1:
-            errors[i, j, untrimmed] = _errors_on(paired, i, j, targets)
+            errors[i, j, untrimmed] = errors_on(paired, (i, j), targets)
     return dict(zip(errors, part_differences(list(errors.values()), "rmse"), strict=True))
 
 
-def _errors_on(paired: Paired, i: int, j: int, targets: np.ndarray) -> Errors:
-    """Return the squared errors of arms i and j on these targets, over all users."""
-    users, runs = int(paired.user.max()) + 1, np.flatnonzero((paired.arm == i) | (paired.arm == j))
+def errors_on(paired: Paired, arms: Sequence[int], targets: np.ndarray) -> Errors:
+    """Return the squared errors of these arms (ascending) on these targets [t], over all users."""
+    users, runs = int(paired.user.max()) + 1, np.flatnonzero(np.isin(paired.arm, arms))
     user, draws = paired.user[targets], np.flatnonzero(np.isin(paired.run, runs))
     squares = (paired.expected[np.ix_(draws, targets)] - paired.rating[targets]) ** 2
     sums = np.stack([np.bincount(user, of_draw, users) for of_draw in squares])
-    arm = (paired.arm[runs] == j).astype(np.int64)
     counts = np.bincount(user, minlength=users)
+    arm = np.searchsorted(arms, paired.arm[runs])
     return Errors({"rmse": sums}, {"rmse": counts}, arm, np.searchsorted(runs, paired.run[draws]))
 
 
@@ -276,6 +279,14 @@ def difference(results: Results, metric: str, one: int, other: int) -> Differenc
     """Return the difference of `metric` between two arms: the first one's minus the second one's."""
     found = results.between[min(one, other), max(one, other)].differences[metric]
     return found if one < other else replace(found, value=-found.value, low=-found.high, high=-found.low)
+
+
+def verdict(found: Difference, metric: str) -> str:
+    """Return whether the first of two arms is `better` or `worse` in this metric; `` if the interval of the difference
+    holds 0 as it is printed."""
+    if not digits.excludes_zero(found.low, found.high, found.error):
+        return ""
+    return "better" if (found.value < 0) != (metric in HIGHER_IS_BETTER) else "worse"
 
 
 def _interval(estimate: Estimate) -> str:

@@ -1,119 +1,23 @@
-"""Sections of the report apart from its tables: plots, prompts and notes, made from the runs' files."""
+"""Sections of the report apart from its tables and plots: prompts and notes, made from the runs' files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import polars as pl
 
-from mlens.comparison import digits, figures
-from mlens.comparison.figures import Curve
-from mlens.comparison.finished_runs import Arm, Run, differing_keys
+from mlens.comparison import digits
+from mlens.comparison.finished_runs import Arm, differing_keys
 from mlens.comparison.pairing import Paired
 from mlens.comparison.results import Results, difference, is_without_history, signs_of_failure, without_history
 
-# Groups of targets by the number of the user's earlier ratings, whether the strategy shows them or not.
-HISTORY_EDGES = (0, 10, 20, 50, 100, 200, 500, 1000)
-CALIBRATION_BINS = 10
 # Share of the test targets above which one user dominates the errors.
 LARGE_SHARE = 0.2
 # Share of an arm's test prompts above which trimming, rather than the strategy, chose the history.
 MOSTLY = 0.5
 # Number of items shown: targets shared by all arms, each arm's worst predictions, and the largest differences.
 EXAMPLES, WORST, APART = 3, 3, 10
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A plot of the report, with its title and an optional note below it."""
-
-    title: str
-    svg: str
-    note: str = ""
-
-
-def plots(results: Results) -> Iterator[Plot]:
-    """Yield the plots in the report's order; an arm has the same colour in all, assigned by ascending RMSE."""
-    order = results.order
-    arms = tuple(results.paired.arms[arm] for arm in order)
-    labels = [arm.label for arm in arms]
-    points = [(results.rmse[arm].value, results.rmse[arm].low, results.rmse[arm].high) for arm in order]
-    yield Plot("Test RMSE", figures.intervals(labels, points, "test RMSE, 95% interval"))
-    for x, what in (("epoch", "epochs"), ("seconds", "seconds of training")):
-        lines = list(_validations(arms, x))
-        if lines:
-            yield Plot(f"Validation RMSE by {what}", figures.curves(lines, what, "validation RMSE"))
-    yield Plot(
-        "RMSE by earlier ratings",
-        figures.groups(labels, _by_earlier(results.paired, order), "earlier ratings of the user", "RMSE"),
-        "All of the user's earlier ratings, shown or not.",
-    )
-    for group, what in (("by_user_activity", "the user"), ("by_movie_popularity", "the movie")):
-        values = [_grouped(arm, group) for arm in arms]
-        yield Plot(
-            f"RMSE by training ratings of {what}",
-            figures.groups(labels, values, f"training ratings of {what}", "RMSE"),
-        )
-    lines = [Curve(arm.label, *_calibration(arm.runs[0]), group=i) for i, arm in enumerate(arms)]
-    yield Plot(
-        "Calibration",
-        figures.curves(lines, "probability of the most probable rating", "how often it is right", diagonal=True),
-        "On the grey line a model is right as often as it says. Each arm's first run.",
-    )
-
-
-def _validations(arms: tuple[Arm, ...], x: str) -> Iterator[Curve]:
-    """Yield each run's validation RMSE over epochs or seconds."""
-    for number, arm in enumerate(arms):
-        for run in arm.runs:
-            per_epoch = run.plan["steps_per_epoch"]
-            records = [record for record in run.records if record["kind"] == "val"]
-            if records:
-                at = [record["step"] / per_epoch if x == "epoch" else record["seconds"] for record in records]
-                yield Curve(arm.label, at, [record["rmse"] for record in records], number)
-
-
-def _by_earlier(paired: Paired, order: list[int]) -> list[dict[str, float]]:
-    """Return the RMSE of each arm by the number of earlier ratings of the target's user."""
-    earlier = paired.targets["t"].to_numpy()
-    group = np.searchsorted(HISTORY_EDGES, earlier, side="right") - 1
-    names = [f"{low}-{high - 1}" for low, high in pairwise(HISTORY_EDGES)]
-    names.append(f"{HISTORY_EDGES[-1]}+")
-    counts = np.bincount(group, minlength=len(names))
-    found = []
-    for arm in order:
-        draws = np.flatnonzero(paired.arm[paired.run] == arm)
-        squares = np.zeros((len(paired.run), len(names)))
-        for draw in draws:
-            squares[draw] = np.bincount(group, (paired.expected[draw] - paired.rating) ** 2, minlength=len(names))
-        with np.errstate(invalid="ignore"):  # groups without targets
-            means = paired.over_draws(np.sqrt(squares / counts))[paired.arm == arm].mean(axis=0)
-        found.append({names[g]: float(means[g]) for g in np.flatnonzero(counts)})
-    return found
-
-
-def _grouped(arm: Arm, group: str) -> dict[str, float]:
-    """Return an arm's RMSE by a group of the summary, averaged over runs."""
-    names = arm.runs[0].summary["metrics"]["test"].get(group, {})
-    values = {name: arm.mean("metrics", "test", group, name, "rmse") for name in names}
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _calibration(run: Run) -> tuple[list[float], list[float]]:
-    """Return mean confidence and accuracy of the most probable rating in equal-width bins of confidence, over all draws
-    of histories."""
-    frame = pl.concat(run.predictions("test"))
-    probability = frame.select(name for name in frame.columns if name.startswith("p_")).to_numpy()
-    confidence, right = probability.max(axis=1), (frame["argmax"] == frame["rating"]).to_numpy()
-    bins = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
-    counts = np.bincount(bins, minlength=CALIBRATION_BINS)
-    full = counts > 0
-    means = (np.bincount(bins, value, minlength=CALIBRATION_BINS)[full] / counts[full] for value in (confidence, right))
-    x, y = (mean.tolist() for mean in means)
-    return x, y
 
 
 @dataclass(frozen=True)

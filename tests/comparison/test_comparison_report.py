@@ -3,8 +3,6 @@
 import csv
 import json
 import re
-import shutil
-from html.parser import HTMLParser
 from math import fsum, sqrt
 
 import numpy as np
@@ -12,7 +10,6 @@ import polars as pl
 import pytest
 
 from mlens.cli.compare import main
-from mlens.comparison import figures
 from mlens.comparison.finished_runs import find_runs, make_arms
 from mlens.comparison.pairing import pair
 from mlens.comparison.report import print_report, report
@@ -20,20 +17,13 @@ from mlens.comparison.results import answer, compare
 from mlens.comparison.sections import failures
 from mlens.errors import UserError
 from mlens.evaluation.metrics import point_metrics
-from tests.helpers.made_up_runs import HOSTILE, make_run, make_sweep
-
-
-@pytest.fixture
-def drawn():
-    """Request a report with figures."""
+from tests.helpers.made_up_runs import leave_out_figures, make_run, make_sweep
 
 
 @pytest.fixture(autouse=True)
-def without_figures(request, monkeypatch):
-    """Leave figures out unless the test requests `drawn`: drawing takes most of a report's time."""
-    if "drawn" not in request.fixturenames:
-        for name in ("intervals", "curves", "groups"):
-            monkeypatch.setattr(figures, name, lambda *_, **__: "<svg></svg>")
+def without_figures(monkeypatch):
+    """Leave figures out: tests/comparison/test_report_page.py draws them."""
+    leave_out_figures(monkeypatch)
 
 
 def results_of(folder):
@@ -441,29 +431,6 @@ def test_a_crossed_evaluation_becomes_a_matrix(tmp_path):
     assert "Trained under one strategy, tested under another" in html and "0.9877" in html
 
 
-class Elements(HTMLParser):
-    """The tags and links of a page."""
-
-    def __init__(self):
-        super().__init__()
-        self.tags, self.links = [], []
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.links += [value for name, value in attributes if name in ("src", "href", "xlink:href")]
-
-
-def test_the_page_is_self_contained_and_titles_are_text(tmp_path, drawn):
-    report([make_sweep(tmp_path)], tmp_path)
-    html = (tmp_path / "report.html").read_text()
-    page = Elements()
-    page.feed(html)
-    assert "script" not in page.tags and page.tags.count("svg") == 7
-    assert all(link.startswith(("#", "data:")) for link in page.links)
-    assert not re.search(r"url\((?!#|\"#|'#)", html)
-    assert HOSTILE not in html and "&lt;/script&gt;" in html and "$x_1$" in html
-
-
 @pytest.mark.parametrize("folders", [["missing"], ["a", "missing"]])
 def test_the_command_reports_a_missing_folder_in_one_line(tmp_path, folders, monkeypatch, capsys):
     make_run(tmp_path / "a")
@@ -488,29 +455,3 @@ def test_the_command_writes_into_the_sweeps_folder(tmp_path, monkeypatch, capsys
         "report.md",
         "results.csv",
     }
-
-
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
-def test_a_browser_draws_every_plot_without_messages(tmp_path, drawn):
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    report([make_sweep(tmp_path, seeds=2)], tmp_path)
-    messages = []
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1200, "height": 900})
-        page.on("console", lambda message: messages.append(message.text))
-        page.on("pageerror", lambda error: messages.append(str(error)))
-        page.on(
-            "request",
-            lambda request: messages.append(request.url) if not request.url.startswith(("file:", "data:")) else None,
-        )
-        page.goto((tmp_path / "report.html").as_uri())
-        boxes = page.eval_on_selector_all(
-            "figure svg",
-            "all => all.map(s => [s.getBBox().width, s.getBBox().height, s.querySelectorAll('path, use').length])",
-        )
-        page.screenshot(path=tmp_path / "report.png", full_page=True)
-        browser.close()
-    assert messages == []
-    assert len(boxes) == 7 and all(width > 100 and height > 50 and marks > 5 for width, height, marks in boxes)
-    assert (tmp_path / "report.png").stat().st_size > 50_000

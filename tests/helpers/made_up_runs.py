@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 from omegaconf import OmegaConf
 
+from mlens.comparison import figures
 from mlens.evaluation.metrics import point_metrics
 from mlens.files import write_json
 
@@ -125,8 +126,10 @@ def _predictions(
 ) -> pl.DataFrame:
     count = len(rating)
     argmax = np.searchsorted(SCALE, expected).clip(0, 4)
-    probability = np.full((count, len(SCALE)), 0.05)
-    probability[np.arange(count), argmax] = 0.8
+    # The nearer the prediction is to a rating, the more confident it is.
+    confidence = 0.9 - np.abs(expected - np.array(SCALE)[argmax]) / 2
+    probability = np.repeat(((1 - confidence) / (len(SCALE) - 1))[:, None], len(SCALE), axis=1)
+    probability[np.arange(count), argmax] = confidence
     shown = 0 if history == "none" else 5
     return pl.DataFrame(
         {
@@ -144,6 +147,12 @@ def _predictions(
             "history_hash": [f"{history} {i if i % 4 else 'same'}" for i in range(count)],
         }
     )
+
+
+def leave_out_figures(monkeypatch) -> None:
+    """Let reports have empty figures: drawing takes most of a report's time."""
+    for name in ("intervals", "curves", "groups"):
+        monkeypatch.setattr(figures, name, lambda *_, **__: "<svg></svg>")
 
 
 def make_sweep(folder: Path, seeds: int = 1) -> Path:

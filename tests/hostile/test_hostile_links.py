@@ -12,14 +12,13 @@ import torch
 
 from hydra_plugins.mlens_launcher._ledger import Job, Ledger
 from hydra_plugins.mlens_launcher._local import log_file
-from mlens.comparison import figures
 from mlens.comparison.report import report
 from mlens.data.cache import cache_root, cached_folder
 from mlens.engine.ranks import Ranks
 from mlens.errors import UserError, exit_on_user_error
 from mlens.files import atomic_folder, atomic_write, ensure_folder, open_append, write_json, write_text
 from mlens.training.folder import find_folder, make_folder
-from tests.helpers.made_up_runs import make_run
+from tests.helpers.made_up_runs import leave_out_figures, make_run
 from tests.helpers.runs import ROOT, checked, child_environment, hydra_config, only_identity
 
 RANKS = Ranks(0, 1, torch.device("cpu"))
@@ -157,8 +156,7 @@ def test_a_link_in_place_of_a_run_that_has_not_begun_is_other_files(tmp_path, vi
 
 
 def test_a_report_is_written_through_no_link(victim, tmp_path, monkeypatch):
-    for name in ("intervals", "curves", "groups"):
-        monkeypatch.setattr(figures, name, lambda *_, **__: "<svg></svg>")
+    leave_out_figures(monkeypatch)
     run = make_run(tmp_path / "run", users=4, each=3)
     for name in ("report.html", "report.md", "results.csv"):
         (run / f".{name}.new").symlink_to(victim)

@@ -15,13 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hydra_plugins.mlens_launcher._ledger import Job, Ledger, read_ledger
-from mlens.comparison import figures
 from mlens.comparison.report import report
 from mlens.comparison.run_files import SUMMARISED, SUMMARY, read_predictions
 from mlens.errors import UserError
 from mlens.schema import read_json
 from tests.helpers.byte_mutations import mutate
-from tests.helpers.made_up_runs import make_run
+from tests.helpers.made_up_runs import leave_out_figures, make_run
 from tests.helpers.outcomes import bounded, is_clear
 
 FILES = {
@@ -58,8 +57,7 @@ def pristine(tmp_path_factory):
 @pytest.fixture
 def cheap(monkeypatch):
     """All of the report but the many resamples and the drawing."""
-    for name in ("intervals", "curves", "groups"):
-        monkeypatch.setattr(figures, name, lambda *_, **__: "<svg></svg>")
+    leave_out_figures(monkeypatch)
 
 
 def reported(pristine, folder, name, content):

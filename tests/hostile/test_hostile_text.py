@@ -20,7 +20,7 @@ from mlens.data.sources import load_table
 from mlens.errors import UserError
 from mlens.prompt.renderer import make_renderer
 from mlens.text import one_line
-from tests.helpers.made_up_runs import make_run
+from tests.helpers.made_up_runs import leave_out_figures, make_run
 from tests.helpers.small_sources import table_of
 from tests.helpers.tokenizers_for_tests import ABLATIONS, EVERYTHING, needs_qwen3, qwen3, style, text_ids, tiny
 
@@ -159,8 +159,7 @@ class Elements(HTMLParser):
 @pytest.fixture
 def reported(tmp_path, monkeypatch):
     """reported(text) -> the folder of a report on two runs, one of which has this text wherever text may stand."""
-    for name in ("intervals", "curves", "groups"):
-        monkeypatch.setattr(figures, name, lambda *_, **__: "<svg></svg>")
+    leave_out_figures(monkeypatch)
 
     def reported(text):
         folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
@@ -216,26 +215,22 @@ def test_a_report_holds_them_as_text(reported, capsys):
 
 
 def test_a_plot_holds_them_as_text():
-    page = Elements(figures.intervals([one_line(text) for text in TEXTS], [(1.0, 0.5, 1.5)] * len(TEXTS), "x"))
-    names = {tag for tag, _ in page.tags}
-    assert names <= {
-        "svg",
-        "metadata",
-        "rdf:rdf",
-        "cc:work",
-        "dc:type",
-        "dc:format",
-        "defs",
-        "style",
-        "g",
-        "path",
-        "use",
-        "text",
-        "tspan",
-        "clippath",
-        "rect",
-    }
-    assert TEXTS[7] in "".join(page.text)
+    labels, dot = [one_line(text) for text in TEXTS], figures.Dot(1.0, 0.5, 1.5)
+    rows = [figures.Row(label, dot, figures.BASELINE) for label in labels]
+    lines = [figures.Curve(label, [0, 1], [0, 1], i) for i, label in enumerate(labels)]
+    for svg in (
+        figures.intervals(TEXTS[7], rows, "x", 1.0, 5.0),
+        figures.curves(TEXTS[7], lines, "x", "y"),
+        figures.groups(TEXTS[7], labels, [{"0-9": dot}] * len(labels), "x", "y"),
+    ):
+        page = Elements(svg)
+        names = {tag for tag, _ in page.tags}
+        assert names <= {
+            *("svg", "title", "desc", "defs", "style", "g", "path", "use", "text", "tspan", "clippath", "rect"),
+        }
+        # In the title, in the description, and in the plot, where it has several lines.
+        assert re.sub(r"\s", "", "".join(page.text)).count(re.sub(r"\s", "", TEXTS[7])) == 3
+        assert page.text[0] == TEXTS[7]
 
 
 def test_the_prompt_in_a_page_shows_what_turns_the_direction(reported):
