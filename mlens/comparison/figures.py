@@ -90,7 +90,7 @@ class Dot:
 
 
 @dataclass(frozen=True)
-class Row:
+class PlotRow:
     """A row of a plot of intervals.
 
     label: its name.
@@ -120,7 +120,7 @@ class Curve:
 
 @matplotlib.rc_context(STYLE)
 def intervals(
-    title: str, rows: Sequence[Row], x: str, line: float, width: float, labels: int = LINE, printed: str = ""
+    title: str, rows: Sequence[PlotRow], x: str, line: float, width: float, labels: int = LINE, printed: str = ""
 ) -> str:
     """Plot a point with its interval in each row, top to bottom.
 

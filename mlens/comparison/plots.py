@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from mlens.comparison import figures
-from mlens.comparison.figures import Curve, Dot, Row
+from mlens.comparison.figures import Curve, Dot, PlotRow
 from mlens.comparison.finished_runs import Arm, Run
 from mlens.comparison.results import HIGHER_IS_BETTER, Results, baseline_names, difference, errors_on, verdict
 from mlens.comparison.statistics import part_estimates
@@ -46,7 +46,7 @@ def overview(results: Results) -> Iterator[Plot]:
     for title, metric in OVERVIEW.items():
         if metric not in results.of_arms:
             continue
-        of_metric = [Row(label, dots.get(metric), look) for label, dots, look in rows]
+        of_metric = [PlotRow(label, dots.get(metric), look) for label, dots, look in rows]
         width, printed = (WIDE, ".4f") if metric == "rmse" else (NARROW, "")
         axis, line = title.partition(":")[0], _best(of_metric, metric)
         yield Plot(title, figures.intervals(title, of_metric, axis, line, width, printed=printed))
@@ -68,7 +68,7 @@ def _overview_rows(results: Results) -> list[tuple[str, dict[str, Dot], figures.
     return sorted(rows, key=lambda row: row[1]["rmse"].value)
 
 
-def _best(rows: list[Row], metric: str) -> float:
+def _best(rows: list[PlotRow], metric: str) -> float:
     """Return the best value of the baselines; of the arms if there is no baseline with this metric."""
     of_baselines = [row.dot.value for row in rows if row.dot and row.look is figures.BASELINE]
     values = of_baselines or [row.dot.value for row in rows if row.dot]
@@ -91,7 +91,7 @@ def of_differences(results: Results) -> Plot | None:
         found = difference(results, "rmse", i, j)
         one, other = (results.paired.arms[arm].label for arm in (i, j))
         label = f"{one} - {other}" if len(one + other) < PAIR_LINE - 2 else f"{one} -\n{other}"
-        rows.append(Row(label, Dot(found.value, found.low, found.high), looks[verdict(found, "rmse")]))
+        rows.append(PlotRow(label, Dot(found.value, found.low, found.high), looks[verdict(found, "rmse")]))
     rows.sort(key=lambda row: row.dot.value if row.dot else 0.0)
     axis = "difference of RMSE, first arm minus second\n← first arm better | first arm worse →"
     title = "Differences of RMSE between arms"

@@ -96,18 +96,23 @@ def print_report(written: Report) -> None:
     console = Console()
     shown = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
     several = _has_several_draws(written.table)
-    titles = ["test RMSE", "level", "taste", "AUC", *(["averaging gain"] if several else [])]
+    planted = written.table["best_possible"].is_not_null().any()
+    titles = ["test RMSE", *(["best possible"] if planted else []), "level", "taste", "AUC"]
+    titles += ["averaging gain"] if several else []
     for title in ("", "seeds", *titles, "trimmed"):
         shown.add_column(title, justify="right" if title else "left", overflow="fold")
     metrics = ("rmse", "level", "taste", "auc")
     for row in written.table.to_dicts():
         figures = [_with_interval(row, name) if name == "rmse" else _number(row[name]) for name in metrics]
+        if planted:
+            figures.insert(1, _number(row["best_possible"]))
         gain = [_number(row["averaging_gain"])] if several else []
         shown.add_row(Text(row["arm"]), str(row["seeds"]), *figures, *gain, f"{row['share_trimmed']:.0%}")
     shown.add_section()
     shown.add_row("baselines", style="italic")
     for name, found in written.baselines.items():
-        shown.add_row(Text(name.replace("_", " ")), "", *(_number(found[metric]) for metric in metrics))
+        figures = [_number(found[metric]) for metric in metrics]
+        shown.add_row(Text(name.replace("_", " ")), "", figures[0], *([""] if planted else []), *figures[1:])
     console.print(shown)
     refused = [f"not compared: {line}" for line in written.refused]
     for line in (written.answer, *written.notes, *refused, str(written.html)):
@@ -183,7 +188,15 @@ def _kind(arms: Sequence[Arm]) -> str:
 
 
 # Columns of the table of arms that the report shows, by title: two tables, since one would be too wide.
-COLUMNS = {"arm": "arm", "seeds": "seeds", "RMSE": "rmse", "level": "level", "taste": "taste", "AUC": "auc"}
+COLUMNS = {
+    "arm": "arm",
+    "seeds": "seeds",
+    "RMSE": "rmse",
+    "best possible": "best_possible",
+    "level": "level",
+    "taste": "taste",
+    "AUC": "auc",
+}
 FURTHER_COLUMNS = {
     "arm": "arm",
     "NDCG@10": "ndcg_10",
@@ -197,6 +210,10 @@ FURTHER_COLUMNS = {
     "tokens": "training_tokens",
     "minutes": "seconds_training",
 }
+
+
+# Columns that are left out where no arm has them: without several draws, and for real data.
+_OPTIONAL = ("averaging_gain", "best_possible")
 
 
 def _has_several_draws(frame: pl.DataFrame) -> bool:
@@ -214,7 +231,7 @@ def _number(value: float | None) -> str:
 
 
 def _table_of_arms(frame: pl.DataFrame, columns: dict[str, str]) -> dict[str, list]:
-    """Return titles and rows of these columns of the table of arms, without the averaging gain if no arm has one."""
+    """Return titles and rows of these columns of the table of arms, without optional ones that no arm has."""
 
     def cell(row: dict, name: str) -> str:
         value = row[name]
@@ -232,7 +249,7 @@ def _table_of_arms(frame: pl.DataFrame, columns: dict[str, str]) -> dict[str, li
             return f"{value:.1f}"
         return f"{value:.4f}" if isinstance(value, float) else str(value)
 
-    shown = {title: name for title, name in columns.items() if name != "averaging_gain" or _has_several_draws(frame)}
+    shown = {title: name for title, name in columns.items() if name not in _OPTIONAL or frame[name].is_not_null().any()}
     return {"columns": list(shown), "rows": [[cell(row, name) for name in shown.values()] for row in frame.to_dicts()]}
 
 

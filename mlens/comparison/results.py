@@ -330,6 +330,7 @@ def table(results: Results) -> pl.DataFrame:
             for name in baseline_names(results)
             for metric in OF_BASELINES
         }
+        row["best_possible"] = arm.mean("best_possible", "test", "own_history", "rmse")
         row["share_trimmed"] = float(np.mean(paired.dropped[draws] > 0))
         row["mean_history"] = float(np.mean(paired.used[draws]))
         row["training_targets"] = arm.mean("training", "targets")

@@ -63,6 +63,7 @@ SUMMARY: Schema = {
         | {f"{name}?": kind for name, kind in SUMMARISED.items()},
     },
     "baselines": {"test": {"full_history": _ERRORS, "own_history?": _ERRORS}},
+    "best_possible?": {"test?": {"own_history": {"rmse": AMOUNT}}},
     "training": {"targets": COUNT, "tokens?": AMOUNT, "step?": COUNT},
     "seconds": {...: AMOUNT},
     "audit?": {"leaks": {...: COUNT}, "stages": {...: _AUDITED}},

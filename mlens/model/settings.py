@@ -27,6 +27,7 @@ class BaseTraining:
     ratings_per_step: ratings of one update.
     learning_rate: of Muon, for matrices.
     adam_learning_rate: of AdamW, for all other parameters.
+    dropout: of the embeddings, so that no rating hangs on a few numbers of its film.
     weight_decay, row_tokens, seed: as in trainer, packing and the root.
     """
 
@@ -37,6 +38,7 @@ class BaseTraining:
     ratings_per_step: int = 96
     learning_rate: float = 0.01
     adam_learning_rate: float = 0.003
+    dropout: float = 0.0
     weight_decay: float = 0.03
     row_tokens: int = 8192
     seed: int = 0
@@ -50,6 +52,7 @@ class BaseTraining:
         for name in ("learning_rate", "adam_learning_rate"):
             require_number(f"model.base.{name}", getattr(self, name), above=0)
         require_number("model.base.weight_decay", self.weight_decay, at_least=0)
+        require_number("model.base.dropout", self.dropout, at_least=0, at_most=0.9)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from mlens.prompt.template import PromptTemplate
 from mlens.training.schedule import rate_factor
 from mlens.training.settings import Trainer
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,9 @@ def _train(inputs: RunInputs, base: BaseTraining, ranks: Ranks, folder: Path) ->
     settings, tokenizer = inputs.settings, inputs.tokenizer
     longest, placement = settings.prompt.max_tokens, param_placement(settings.deepspeed, settings.model.dtype, ranks)
     fresh = build_model(settings.model, NoPeft(), tokenizer, longest, base.seed, placement)
+    fresh.get_input_embeddings().register_forward_hook(
+        lambda layer, _, embedded: torch.nn.functional.dropout(embedded, base.dropout, layer.training)
+    )
     rates = base.learning_rate, base.adam_learning_rate
     rule = OptimizerSettings("muon", *rates, weight_decay=base.weight_decay, gradient_clipping=0.0)
     node = settings.config["deepspeed"]
@@ -168,7 +171,10 @@ def _train(inputs: RunInputs, base: BaseTraining, ranks: Ranks, folder: Path) ->
     collator = PackedRows(row_tokens=base.row_tokens)
     console, started, loss = Console(stderr=True, quiet=not ranks.main), time.perf_counter(), 0.0
     console.print(f"training the base model, once for all strategies: {total:,} steps")
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+    # fork_rng: the dropout of the base model is the same wherever it is trained, and changes nothing after it.
+    bar = Progress(console=console, transient=True, disable=not console.is_terminal)
+    with bar, torch.random.fork_rng():
+        torch.manual_seed(base.seed + ranks.rank)
         task = bar.add_task("base model", total=total)
         for done, rows in enumerate(_steps(base, inputs.renderer, inputs.stages["train"], collator, ranks)):
             engine.set_learning_rate(rate_factor(horizon, done, total))

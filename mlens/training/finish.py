@@ -10,11 +10,13 @@ from dataclasses import asdict
 import numpy as np
 from hydra.conf import HydraConf
 
+from mlens.data.sample import Sample
 from mlens.data.split import TRAIN
 from mlens.engine.ending import end_ranks_together
 from mlens.engine.memory import peak_memory_bytes
 from mlens.errors import UserError
 from mlens.evaluation.baselines import measure_baselines
+from mlens.evaluation.best_possible import measure_best_possible
 from mlens.evaluation.evaluate import EvaluationResult, by_activity
 from mlens.evaluation.kept_prompts import kept_prompts
 from mlens.files import atomic_write, write_json, write_text
@@ -61,8 +63,12 @@ def finish_run(training: Training, inputs: RunInputs, audited: dict | None, hydr
     journal.log(f"fitting baselines to {np.count_nonzero(roles == TRAIN):,} training ratings")
     held_out = {name: training.datasets[name] for name in evaluated}
     baselines = measure_baselines(inputs.table, roles, held_out, settings.evaluation.draws)
+    best_possible = {}
+    if isinstance(settings.data, Sample):
+        truth, draws = settings.data.truth(), settings.evaluation.draws
+        best_possible = {name: measure_best_possible(truth, dataset, draws) for name, dataset in held_out.items()}
     seconds["baselines"] = time.perf_counter() - started
-    summary |= {"baselines": baselines, "audit": audited, "seconds": seconds}
+    summary |= {"baselines": baselines, "best_possible": best_possible, "audit": audited, "seconds": seconds}
     training.stop.defer()
     write_json(folder.prompts, kept_prompts(training.datasets["test"], evaluated["test"].frames[0]))
     choices = hydra_config.runtime.choices
@@ -75,6 +81,7 @@ def finish_run(training: Training, inputs: RunInputs, audited: dict | None, hydr
         f"{progress.seconds / 60:.1f} minutes" + (f", best at step {progress.best_step}" if "val" in evaluated else ""),
         {name: stage.metrics for name, stage in evaluated.items()},
         baselines,
+        best_possible,
         made_up=summary["made_up_data"],
     )
     print(folder.summary, flush=True)

@@ -28,12 +28,13 @@ def versions() -> dict[str, str]:
     return found if lenskit is None else found | {"lenskit": lenskit}
 
 
-def print_table(title: str, metrics: dict, baselines: dict, made_up: bool) -> None:
+def print_table(title: str, metrics: dict, baselines: dict, best_possible: dict, made_up: bool) -> None:
     """Print the metrics of the run and of the baselines on the last stage, and their RMSE on the others, on stdout.
 
     title: a line above the table
     metrics: of the model, by stage
     baselines: as `measure_baselines` returns them
+    best_possible: of the made-up sample, by stage, as `measure_best_possible` returns them; empty for other data
     made_up: whether the data are made up (data=sample)
 
     Baselines given the run's history are left out where that is the full history. With several draws, all values are
@@ -67,6 +68,8 @@ def print_table(title: str, metrics: dict, baselines: dict, made_up: bool) -> No
             for name in errors[last]:
                 if name not in WITHOUT_HISTORY:
                     add(name, {stage: errors[stage][name] for stage in metrics})
+            if best_possible:
+                add("best possible", {stage: best_possible[stage][column] for stage in metrics})
     table.add_section()
     add("this model", metrics, style="bold")
     console = Console()

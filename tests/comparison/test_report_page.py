@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mlens.comparison import digits, figures, plots
-from mlens.comparison.figures import Dot, Row
+from mlens.comparison.figures import Dot, PlotRow
 from mlens.comparison.finished_runs import find_runs, make_arms
 from mlens.comparison.pairing import pair
 from mlens.comparison.report import report
@@ -268,8 +268,8 @@ def test_arms_are_told_apart_by_colour_and_by_marker():
 
 
 def test_a_baseline_far_from_the_arms_is_an_arrow():
-    arm = Row("arm", Dot(0.7, 0.68, 0.72), figures.look_of_arm(0))
-    rows = [arm, Row("near", Dot(0.73), figures.BASELINE), Row("far", Dot(1.4), figures.BASELINE)]
+    arm = PlotRow("arm", Dot(0.7, 0.68, 0.72), figures.look_of_arm(0))
+    rows = [arm, PlotRow("near", Dot(0.73), figures.BASELINE), PlotRow("far", Dot(1.4), figures.BASELINE)]
     svg = figures.intervals("t", rows, "x", 0.73, 5.0, printed=".4f")
     assert svg.count("→") == 1 and ">1.4000<" in svg and "far: 1.4000" in svg
     assert "→" not in figures.intervals("t", rows[:2], "x", 0.73, 5.0)

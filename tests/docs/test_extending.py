@@ -14,7 +14,7 @@ from tests.helpers.runs import command, run_here
 
 FILES = document_files("extending.md")
 EXAMPLE = """visible ratings: 2, shown: 1, cut: 0
-prompt tokens: 49, answer tokens: 4
+prompt tokens: 28, answer tokens: 2
 --- input, decoded ---
 [TASK]
 Rate the film.

@@ -24,7 +24,7 @@ def printed(capsys, monkeypatch):
     def printed(baseline, lenskit=None, **metrics):
         monkeypatch.setattr(summary, "lenskit_version", lambda: lenskit)
         baselines = {"full_history": column(0.85), "own_history": column(baseline)}
-        print_table("a title", {"test": errors(0.9) | metrics}, {"test": baselines}, made_up=False)
+        print_table("a title", {"test": errors(0.9) | metrics}, {"test": baselines}, {}, made_up=False)
         lines = capsys.readouterr().out.splitlines()
         assert lines[0] == "a title"
         assert max(map(len, lines)) <= 80 or "NOTE" in max(lines, key=len)
@@ -51,7 +51,7 @@ def test_baselines_in_two_sections_above_the_model(printed):
 def test_other_stages_have_a_column_of_rmse(capsys, monkeypatch):
     monkeypatch.setattr(summary, "lenskit_version", lambda: "x")
     baselines = {"full_history": column(0.85), "own_history": column(0.85)}
-    print_table("", {"val": errors(0.8), "test": errors(0.9)}, {"val": baselines, "test": baselines}, made_up=False)
+    print_table("", {"val": errors(0.8), "test": errors(0.9)}, {"val": baselines, "test": baselines}, {}, made_up=False)
     lines = capsys.readouterr().out.splitlines()
     (model,) = [line.split() for line in lines if "this model" in line]
     assert model == ["this", "model", "0.8000", "0.9000", "0.3000", "0.8000", "0.6000", "0.9000", "0.7000"]
@@ -60,6 +60,14 @@ def test_other_stages_have_a_column_of_rmse(capsys, monkeypatch):
 def test_one_section_where_the_run_saw_the_full_history(printed):
     rows, _ = printed(0.85)
     assert [row[0] for row in rows] == [*("global mean", "movie mean", "full history", "recent biases", "this model")]
+
+
+def test_made_up_data_have_a_best_possible_row_for_each_history(capsys):
+    baselines = {"full_history": column(0.85), "own_history": column(0.875)}
+    best = {"full_history": errors(0.5), "own_history": errors(0.6)}
+    print_table("", {"test": errors(0.9)}, {"test": baselines}, {"test": best}, made_up=True)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if "best possible" in line]
+    assert [row[2] for row in rows] == ["0.5000", "0.6000"]
 
 
 def test_how_to_get_the_missing_baselines(printed):
