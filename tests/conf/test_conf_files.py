@@ -292,6 +292,7 @@ def test_what_the_command_says_wins_over_what_a_model_brings(model, stage, peft)
     "experiment, strategies",
     [
         ("five_way", "none,all_previous,random,fixed_ratio,fixed_count"),
+        ("demo", "none,all_previous,random,fixed_ratio,fixed_count"),
         ("guide", "none,all_previous,random_50,random_30,count_10"),
         ("recommended", "random_50,count_20,none"),
     ],

@@ -83,6 +83,7 @@ SMALLER = [
     (r"(experiment=guide_qwen3.*)", r"\1 model=tiny"),
     # What an experiment sets stands above what debug=fast does.
     (r"(experiment=(guide_qwen3|demo).*)", r"\1 prompt.max_tokens=512 trainer.max_steps=4 trainer.targets_per_step=8"),
+    (r"(\+experiment=demo)", r"\1 model.base.steps=2 hydra.sweeper.params.history=random"),
     (r"(--nproc_per_node=|--num_gpus )8", r"\g<1>2"),
     (r'(model=tiny_base|"?\+experiment=\S*five_way\S*)', r"\1 model.base.steps=2"),
     (r"(\+experiment=\S*five_way(?!.*params\.history).*)", r"\1 hydra.sweeper.params.history=random"),
@@ -116,7 +117,7 @@ SHOWN = [
     (r".* --help", "Five commands"),
     (r".* --cfg job", r"history:\n(.*\n)*  ratio: 0\.3\n"),
     (r"SUMMARY=", r'"rmse": \d'),
-    (r".* train\.py .*(--multirun|\+experiment=(?!demo|guide_qwen3))", r"report\.html\n$"),
+    (r".* train\.py .*(--multirun|\+experiment=(?!guide_qwen3))", r"report\.html\n$"),
     (r"deepspeed ", r"/summary\.json\n"),  # its launcher has the last word
     (r".*train\.py", r"/summary\.json\n$"),
     (r"mlens plan", "tokens an epoch as read"),
