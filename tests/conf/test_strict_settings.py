@@ -173,8 +173,8 @@ def test_a_source_that_must_have_a_path(refused_run):
 
 
 def test_a_budget_that_a_bare_prompt_does_not_fit_into_names_the_target(refused_run):
-    line = refused_run("prompt.max_tokens=20")
-    assert "prompt.max_tokens=20" in line and "user" in line
+    line = refused_run("prompt.max_tokens=10")
+    assert "prompt.max_tokens=10" in line and "user" in line
 
 
 @pytest.mark.parametrize("ablation, lacks", [("profile_only", "profile"), ("history_and_context", "context")])

@@ -54,7 +54,7 @@ def test_steps_and_exports_equal_plain_pytorch(name, stage, checkpointing, folde
     assert engine_steps(made, engine, 2) == pytest.approx(losses, rel=1e-5)
     engine.export(tmp_path / "model", made.tokenizer)
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
-    assert distance(again.state_dict(), after, start) < 1e-4
+    assert distance(again.state_dict(), after, start) < 2e-4
     own, output = again.get_input_embeddings().weight, again.get_output_embeddings().weight
     assert (own.data_ptr() == output.data_ptr()) == (name == "tied")
     dataset = made.datasets["test"]

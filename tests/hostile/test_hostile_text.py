@@ -216,7 +216,7 @@ def test_a_report_holds_them_as_text(reported, capsys):
 
 def test_a_plot_holds_them_as_text():
     labels, dot = [one_line(text) for text in TEXTS], figures.Dot(1.0, 0.5, 1.5)
-    rows = [figures.Row(label, dot, figures.BASELINE) for label in labels]
+    rows = [figures.PlotRow(label, dot, figures.BASELINE) for label in labels]
     lines = [figures.Curve(label, [0, 1], [0, 1], i) for i, label in enumerate(labels)]
     for svg in (
         figures.intervals(TEXTS[7], rows, "x", 1.0, 5.0),

@@ -69,7 +69,7 @@ def test_targets_under_exact_windows_with_profile_and_context(all_previous, stra
     """As a run with these settings would score its test targets, with the same weights."""
     run = all_previous
     exported = replace(run.predictor.prompter.exported, history=strategy, ablation=EVERYTHING)
-    exported = replace(exported, prompt=replace(exported.prompt, trim="exact", max_tokens=300))
+    exported = replace(exported, prompt=replace(exported.prompt, trim="exact", max_tokens=130))
     prompter = replace(run.predictor.prompter, exported=exported)
     renderer = make_renderer(run.table, exported.prompt, exported.ablation, prompter.tokenizer)
     split = check_config(composed(*SHORT)).split

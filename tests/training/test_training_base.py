@@ -152,14 +152,14 @@ def key_of(group):
 
 
 def test_a_step_ends_once_where_its_last_rows_are_empty(several):
-    """Rows of one excerpt each: rows are added several at a time, so several may remain empty."""
+    """Rows of one excerpt each: rows are added several at a time, so some may remain empty."""
     template, stage = several
     one = cut_excerpts(template, stage, 5, 1, 0.0, 0, 0)
-    chosen = np.full(301, np.argmax(one.stop - one.start))
+    chosen = np.full(755, np.argmax(one.stop - one.start))
     many = replace(one, user=one.user[chosen], start=one.start[chosen], stop=one.stop[chosen])
     length = len(many.prefix_group(0).prefix)
     (((*rows,),),) = planned(many, length + length // 2, 10**6, world=1)
-    assert [bool(groups) for groups, _, _ in rows].count(False) > 1
+    assert [bool(groups) for groups, _, _ in rows].count(False) > 0
     assert [last for *_, last in rows] == [False] * (len(rows) - 1) + [True]
 
 
