@@ -97,9 +97,10 @@ def print_report(written: Report) -> None:
     shown = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
     several = _has_several_draws(written.table)
     planted = written.table["best_possible"].is_not_null().any()
-    titles = ["test RMSE", *(["best possible"] if planted else []), "level", "taste", "AUC"]
+    titles = ["test RMSE", *(["Bayes"] if planted else []), "level", "taste", "AUC"]
     titles += ["averaging gain"] if several else []
-    for title in ("", "seeds", *titles, "trimmed"):
+    trimmed = (written.table["share_trimmed"] > 0).any()
+    for title in ("", "seeds", *titles, *(["trimmed"] if trimmed else [])):
         shown.add_column(title, justify="right" if title else "left", overflow="fold")
     metrics = ("rmse", "level", "taste", "auc")
     for row in written.table.to_dicts():
@@ -107,7 +108,8 @@ def print_report(written: Report) -> None:
         if planted:
             figures.insert(1, _number(row["best_possible"]))
         gain = [_number(row["averaging_gain"])] if several else []
-        shown.add_row(Text(row["arm"]), str(row["seeds"]), *figures, *gain, f"{row['share_trimmed']:.0%}")
+        share = [f"{row['share_trimmed']:.0%}"] if trimmed else []
+        shown.add_row(Text(row["arm"]), str(row["seeds"]), *figures, *gain, *share)
     shown.add_section()
     shown.add_row("baselines", style="italic")
     for name, found in written.baselines.items():

@@ -40,6 +40,7 @@ def test_one_strategy_under_two_labels_differs_no_more_often_than_nominal(tmp_pa
     assert found <= 1
 
 
+@pytest.mark.slow
 def test_the_report_and_its_table_are_tracked_unless_tracking_is_disabled(tmp_path):
     written = report([make_sweep(tmp_path / "sweep")], tmp_path / "sweep")
     track(written, Wandb(mode="disabled"), tmp_path / "sweep")

@@ -189,12 +189,14 @@ def by_drift():
     return found
 
 
+@pytest.mark.slow
 def test_the_best_static_estimator_turns_to_the_last_ten_under_drift(by_drift):
     static = {key: value[1].expected for key, value in by_drift.items() if key[1] != "floor"}
     assert static[0.0, "all"] < static[0.0, "last"] - 0.05
     assert static[0.3, "last"] < static[0.3, "all"] - 0.05
 
 
+@pytest.mark.slow
 def test_the_bayes_prediction_never_loses_by_seeing_more(by_drift):
     for drift in (0.0, 0.3):
         bayes = {name: by_drift[drift, name][0].expected for name in ("all", "last", "none")}
@@ -203,6 +205,7 @@ def test_the_bayes_prediction_never_loses_by_seeing_more(by_drift):
     assert by_drift[0.3, "last"][0].expected - by_drift[0.3, "all"][0].expected < 0.02
 
 
+@pytest.mark.slow
 def test_no_static_estimator_beats_bayes(by_drift):
     for drift in (0.0, 0.3):
         for name in ("all", "last", "none"):

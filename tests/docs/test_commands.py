@@ -46,6 +46,8 @@ NO_COMMANDS = {
     "python -O": "a way to start any program",
     "pip install py-spy": "another project's program",
 }
+# Their commands are checked with the slow tests.
+FURTHER = ("docs/results.md", "docs/ci.md", "docs/troubleshooting.md")
 # The document shows how it is refused.
 REFUSED = "python train.py debug=fast history=random history.ratio=2"
 # What a command lets the reader choose, chosen.
@@ -167,7 +169,9 @@ def commands_of(*programs: str):
     """A test case for each command of programs that match one of these; both guides give the same commands."""
     told = [case for case in TOLD if case[0] != "docs/guide.zh.md" or case[1] == REFUSED]
     found = [case for case in told if any(re.fullmatch(program, program_of(case[1])) for program in programs)]
-    return pytest.mark.parametrize(("document", "text"), found, ids=[": ".join(case) for case in found])
+    slow = [pytest.mark.slow if case[0] in FURTHER else () for case in found]
+    cases = [pytest.param(*case, marks=mark, id=": ".join(case)) for case, mark in zip(found, slow, strict=True)]
+    return pytest.mark.parametrize(("document", "text"), cases)
 
 
 def test_a_blocks_lines_are_commands():

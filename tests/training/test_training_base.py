@@ -250,6 +250,7 @@ def test_without_lengths_there_is_no_base(trained):
     assert not trained
 
 
+@pytest.mark.slow
 def test_every_run_starts_from_the_bases_weights(tmp_path, trained):
     common = (*FAST, *SMALL_BASE, "trainer.max_steps=0", "data.max_users=10")
     runs = {
