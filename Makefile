@@ -56,7 +56,7 @@ $(STAMP): pyproject.toml
 
 install: $(STAMP)  ## make .venv and install mlens with its development tools
 
-demo: $(STAMP)  ## compare five strategies on a made-up sample: about four minutes on two cores
+demo: $(STAMP)  ## compare five strategies on a made-up sample: about five minutes on two cores
 	$(BIN)/python train.py +experiment=demo
 
 test: check  ## format, lint and type checks, then the tests that CI runs
