@@ -104,7 +104,6 @@ SMALLER = [
     (r"output_dir=DIR(/\w+)?", "output_dir=OUT"),
     (r'"\$SUMMARY"$', "RUN/summary.json"),
     (r"(SUMMARY=.*)", r'\1; cat "$SUMMARY"'),
-    (r"users=500, ratings_per_user=20", "users=20, ratings_per_user=20"),
     (r"(benchmarks/planning\.py)", r"\1 --ratings 20000 --users 200 --movies 20000"),
     (r"(benchmarks/report\.py)", r"\1 --targets 20000 --runs 2"),
     (r"(benchmarks/predicting\.py.*)", r"\1 --movies 20 --lines 40"),
