@@ -27,7 +27,7 @@ class BaseTraining:
     ratings_per_step: ratings of one update.
     learning_rate: of Muon, for matrices.
     adam_learning_rate: of AdamW, for all other parameters.
-    dropout: of the embeddings, so that no rating hangs on a few numbers of its film.
+    dropout: the probability with which an element of an embedding is zeroed in training.
     weight_decay, row_tokens, seed: as in trainer, packing and the root.
     """
 

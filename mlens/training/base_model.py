@@ -173,7 +173,8 @@ def _train(inputs: RunInputs, base: BaseTraining, ranks: Ranks, folder: Path) ->
     console.print(f"training the base model, once for all strategies: {total:,} steps")
     # fork_rng: the dropout of the base model is the same wherever it is trained, and changes nothing after it.
     bar = Progress(console=console, transient=True, disable=not console.is_terminal)
-    with bar, torch.random.fork_rng():
+    devices = [ranks.device] if ranks.device.type == "cuda" else []
+    with bar, torch.random.fork_rng(devices):
         torch.manual_seed(base.seed + ranks.rank)
         task = bar.add_task("base model", total=total)
         for done, rows in enumerate(_steps(base, inputs.renderer, inputs.stages["train"], collator, ranks)):

@@ -178,14 +178,15 @@ def _behaviour(files: Files) -> Rows:
     rows = []
     text = files["users.json"].decode("utf-8-sig")
     for record in json.loads(re.sub("[\f\v]", " ", text)):
-        user = str(record.get("user_hash") or record["user"]["profile"]["name"])
+        # An id is taken as it is, blanks included; what no text can hold is a question mark.
+        user = re.sub("[\ud800-\udfff]", "?", str(record.get("user_hash") or record["user"]["profile"]["name"]))
         for collection in (record.get("task") or {}).get("task_behavior_collections") or []:
             if collection.get("type") != "movie_rating":
                 continue
             for item in collection.get("data") or []:
                 movie = item["continuation_prefix"].strip().removesuffix(":").strip()
                 rows.append(
-                    (clean(user), _spaced(clean(movie)), float(item["continuation"]), _integer(str(item["timestamp"])))
+                    (user, _spaced(clean(movie)), float(item["continuation"]), _integer(str(item["timestamp"])))
                 )
     return rows
 
