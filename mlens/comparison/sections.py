@@ -97,11 +97,8 @@ def fairness(arms: tuple[Arm, ...]) -> list[str]:
         lines.append(
             f"NOTE: the arms trained on {targets[0]:,} to {targets[-1]:,} targets (early stopping, or other steps)"
         )
-    rates = {
-        key: runs[0].settings[key]
-        for key in ("trainer.optimizer", "trainer.learning_rate", "trainer.loss")
-        if key in runs[0].settings
-    }
+    shown = ("trainer.optimizer", "trainer.learning_rate", "trainer.loss")
+    rates = {key: runs[0].settings[key] for key in shown if key in runs[0].settings}
     same = [f"{key}={value}" for key, value in rates.items() if key not in other]
     weight = runs[0].settings.get("trainer.history_loss_weight", 0)
     lines.append(

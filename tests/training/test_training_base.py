@@ -210,6 +210,13 @@ def test_a_base_is_trained_once_and_its_ratings_become_more_probable(trained):
     assert loss_of(folder) < 0.7 * loss_of(None)
 
 
+def test_dropout_changes_the_base_and_leaves_the_random_state(trained):
+    state = torch.random.get_rng_state()
+    plain, dropped = (load_file(folder_of(f"model.base.dropout={p}") / "model.safetensors") for p in (0.0, 0.5))
+    assert len(trained) == 2 and torch.equal(torch.random.get_rng_state(), state)
+    assert any(not torch.equal(plain[name], dropped[name]) for name in plain)
+
+
 def loss_of(weights):
     """The loss of a base model, or of an untrained one, on the training ratings (nats a token)."""
     made = parts(*SMALL_BASE)
