@@ -41,6 +41,9 @@ LOWEST_TESTS := \
 	tests/test_train.py \
 	tests/training/test_journal.py
 
+# Many processes of the tests import the same modules: compile these once, also where the shell says otherwise.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow test-thorough test-lowest check format clean
 

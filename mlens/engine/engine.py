@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -208,12 +210,21 @@ def make_engine(model: PreTrainedModel, ranks: Ranks, optimizer: OptimizerSettin
             )
         if zero["stage"] == 3:
             zero["reduce_scatter"] = False  # Muon needs the complete gradient of a matrix
-        compiled = any(module._compiled_call_impl is not None for module in model.modules())
-        if ranks.device.type == "cpu" and not compiled:
-            # Compiling its iteration takes longer than it saves on a CPU, and needs a compiler.
-            torch._dynamo.config.disable = True
-    engine, *_ = deepspeed.initialize(model=model, model_parameters=trained, config=config)
+    with _nothing_compiled() if ranks.device.type == "cpu" else nullcontext():
+        engine, *_ = deepspeed.initialize(model=model, model_parameters=trained, config=config)
     return Engine(engine, ranks, autocast=dtype == "bfloat16" and not config["bf16"]["enabled"])
+
+
+@contextmanager
+def _nothing_compiled() -> Iterator[None]:
+    """Inside, torch.compile returns its function as it is. DeepSpeed compiles Muon's iteration as it imports it: on a
+    CPU that loads torch's compiler for two seconds, requires a C++ compiler, and takes longer than it saves."""
+    compile_function = torch.compile
+    torch.compile = lambda function=None, **_: function or (lambda decorated: decorated)
+    try:
+        yield
+    finally:
+        torch.compile = compile_function
 
 
 def _as_config(settings: DeepSpeed, dtype: str) -> dict:

@@ -1,5 +1,7 @@
 """A step of the engine is a step of plain PyTorch, whatever ZeRO spreads and however samples are packed."""
 
+import sys
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -155,6 +157,15 @@ def test_bfloat16_steps_of_a_loss_over_ratings_come_near_those_of_float32(stage,
     losses, _, _ = with_expected_part
     made = parts(f"deepspeed=zero{stage}", "model.dtype=bfloat16", *WITH_EXPECTED_PART)
     assert engine_steps(made, made.engine()) == pytest.approx(losses, rel=0.02)
+
+
+def test_muon_is_not_compiled_on_a_cpu_and_other_functions_still_are():
+    before = torch.compile
+    parts("trainer.optimizer=muon", "trainer.gradient_clipping=0").engine()
+    muon = sys.modules["deepspeed.runtime.zero.muon.original_muon"]
+    compiled = [name for name, value in vars(muon).items() if hasattr(value, "_torchdynamo_orig_callable")]
+    assert callable(muon.muon_update) and compiled == []
+    assert torch.compile is before
 
 
 @pytest.mark.slow

@@ -1,16 +1,7 @@
 import pytest
-import torch
-import torch._dynamo
 
 from tests.helpers.other_models import save_model
 from tests.helpers.steps import parts
-
-
-@pytest.fixture(autouse=True)
-def torch_compiles():
-    """Enable compilation, which FlexAttention requires: an engine with Muon on a CPU disables it for its process."""
-    with torch._dynamo.config.patch(disable=False):
-        yield
 
 
 @pytest.fixture(scope="module")

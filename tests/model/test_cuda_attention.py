@@ -192,7 +192,7 @@ def test_one_compilation_serves_rows_of_every_length(lengths, stems):
             spans[-1, -1] = spans[-1, 2]  # with stems, one token sees everything by its fourth span
             spans[-1, :-1] *= 1 - stems
             q, k, v = inputs(tokens)
-            attended = cuda._attend_compiled(q, k, v, cuda_layout(spans).mask, SCALE).transpose(1, 2)
+            attended = cuda._attend_compiled()(q, k, v, cuda_layout(spans).mask, SCALE).transpose(1, 2)
             assert torch.allclose(attended, attend_densely(q, k, v, spans), atol=2e-6)
     assert len(compiled) == 1
 

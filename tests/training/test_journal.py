@@ -57,7 +57,7 @@ def test_a_damaged_line_before_the_checkpoint_leaves_the_others(at, change, tail
     for number, line in enumerate(RECORDS[: 2 * STEP]):
         assert line in kept or number in (hurt, hurt + 1)
     assert lost or kept == bytes(content)
-    for line in kept.splitlines():
+    for line in kept.removesuffix(b"\n").split(b"\n"):  # splitlines also splits at b"\r", which JSON allows
         assert json.loads(line)["step"] <= STEP
 
 

@@ -5,6 +5,7 @@ Registered with transformers' AttentionInterface, so the code of the model stays
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -26,11 +27,14 @@ def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: B
     return flex_attention(query, key, value, block_mask=mask, scale=scale, enable_gqa=True)
 
 
-# dynamic: one compilation serves rows of all lengths, where by default the first length would have its own; only rows
-# of a single block, rows that don't fill their last block, and forward passes without gradients have others.
-# fullgraph: a compilation that fails, or one too many, is an error, where by default the eager form would silently run,
-# on tokens x tokens.
-_attend_compiled = torch.compile(_attend, dynamic=True, fullgraph=True)
+@cache
+def _attend_compiled() -> Any:
+    """`_attend`, compiled; made on first use, since torch's compiler takes a second to import."""
+    # dynamic: one compilation serves rows of all lengths, where by default the first length would have its own; only
+    # rows of a single block, rows that don't fill their last block, and forward passes without gradients have others.
+    # fullgraph: a compilation that fails, or one too many, is an error, where by default the eager form would silently
+    # run, on tokens x tokens.
+    return torch.compile(_attend, dynamic=True, fullgraph=True)
 
 
 def flex_row_attention(
@@ -62,7 +66,7 @@ def flex_row_attention(
     if torch.is_autocast_enabled(kind):
         # Normalised queries and keys arrive in float32 then and values don't; FlexAttention takes a single type.
         query, key, value = (x.to(torch.get_autocast_dtype(kind)) for x in (query, key, value))
-    attend = _attend_compiled if query.is_cuda else _attend
+    attend = _attend_compiled() if query.is_cuda else _attend
     return attend(query, key, value, layout.mask, scaling).transpose(1, 2), None
 
 
