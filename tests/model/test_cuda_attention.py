@@ -177,7 +177,7 @@ def test_unsupported_arguments_are_refused():
         pytest.param((641, 1000, 650, 1279), id="others"),
     ],
 )
-@pytest.mark.parametrize("stems", [0, 1])
+@pytest.mark.parametrize("stems", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_one_compilation_serves_rows_of_every_length(lengths, stems):
     compiled = []
 

@@ -26,7 +26,7 @@ PHASES = {
     "table": ("mlens.training.finish", "print_table", True),
 }
 NUMBERS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
-SHORT = (("baselines", signal.SIGTERM), ("table", signal.SIGHUP))
+SHORT = (("baselines", signal.SIGTERM),)
 
 
 @pytest.fixture(scope="module")
