@@ -16,6 +16,9 @@ def quality_warnings(
 ) -> list[str]:
     """Return a sentence for each sign that the model's predictions mean little; none for a model that works.
 
+    A model that puts its probability on other texts than ratings, but beats the global mean, works: the losses
+    `expected` and `ordinal` compare only the ratings with one another.
+
     metrics: metrics of one stage, as `measure` returns them and summary.json holds them. A check whose metric is
         missing or null is skipped.
     global_rmse: RMSE of the global mean on the same targets (None: not compared).
@@ -23,10 +26,11 @@ def quality_warnings(
     """
     illegal, spread, rmse = (metrics.get(name) for name in ("illegal_mass", "expected_std", "rmse"))
     found = []
-    if illegal is not None and illegal > MOST_ILLEGAL:
+    beats_mean = rmse is not None and global_rmse is not None and rmse < global_rmse
+    if illegal is not None and illegal > MOST_ILLEGAL and not beats_mean:
         found.append(
             f"the model has not learned the answer format: {illegal:.1%} of its probability is on other texts than "
-            "ratings; its predictions mean little"
+            "ratings; its predictions mean little, unless it was trained with trainer.loss=expected or ordinal"
         )
     if spread is not None and spread < LEAST_SPREAD:
         found.append(

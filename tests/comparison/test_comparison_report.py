@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from math import fsum, sqrt
 
 import numpy as np
@@ -316,6 +317,11 @@ def test_the_first_sentence_reports_failed_training_or_unbeaten_baselines(tmp_pa
     make_run(tmp_path / "a" / "two", "all_previous", error=1.8)
     results, _ = results_of(tmp_path / "a")
     assert answer(results).startswith("No arm beats user mean so far (1.1000). all_previous has the lowest test RMSE")
+    change_metrics(tmp_path / "a" / "one", illegal_mass=0.9999)
+    results, _ = results_of(tmp_path / "a")
+    assert answer(results).startswith("No arm beats")  # better than the global mean
+    shutil.rmtree(tmp_path / "a" / "one")
+    make_run(tmp_path / "a" / "one", "none", error=2.4)
     change_metrics(tmp_path / "a" / "one", illegal_mass=0.9999)
     results, _ = results_of(tmp_path / "a")
     assert answer(results).startswith("Not learned to rate: none (see the notes). No arm beats user mean so far")

@@ -15,12 +15,13 @@ GOOD = {"illegal_mass": 0.001, "expected_std": 0.6, "rmse": 0.85}
     [
         (GOOD, []),
         (
-            GOOD | {"illegal_mass": 0.9914},
+            {"illegal_mass": 0.9914},
             [
                 "the model has not learned the answer format: 99.1% of its probability is on other texts than ratings; "
-                "its predictions mean little"
+                "its predictions mean little, unless it was trained with trainer.loss=expected or ordinal"
             ],
         ),
+        (GOOD | {"illegal_mass": 0.9914}, []),  # trained with trainer.loss=expected
         (
             GOOD | {"expected_std": 0.002},
             ["the model predicts the same rating for everything: its predictions have a standard deviation of 0.0020"],
