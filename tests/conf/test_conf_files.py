@@ -208,7 +208,12 @@ def test_a_field_that_scripts_rely_on_exists(field):
 
 @pytest.mark.parametrize(
     "history, fields",
-    [("random", {"ratio", "draw", "redraw"}), ("fixed_ratio", {"ratio"}), ("fixed_count", {"count"}), ("none", set())],
+    [
+        ("random", {"ratio", "draw", "redraw"}),
+        ("fixed_ratio", {"ratio"}),
+        ("fixed_count", {"count", "stride"}),
+        ("none", set()),
+    ],
 )
 def test_a_strategy_has_its_own_fields(history, fields):
     assert set(once(f"history={history}").history) - {"_target_"} == fields

@@ -37,6 +37,7 @@ WRONG = {
     "history=fixed_count history.count=many": "history.count",
     "history=fixed_count history.count=2.5": "history.count",
     "history=fixed_count history.count=null": "history.count",
+    "history=fixed_count history.stride=0": "history.stride",
     "split.val_ratio=0.6 split.test_ratio=0.4": "split.val_ratio",
     "split.val_ratio=nan": "split.val_ratio",
     "split.ties=loose": "split.ties",

@@ -36,7 +36,7 @@ STRATEGIES = st.one_of(
     st.just(AllPrevious()),
     st.builds(Random, RATIOS, st.just("per_target"), st.sampled_from(["epoch", "once"])),
     st.builds(FixedRatio, RATIOS),
-    st.builds(FixedCount, st.integers(1, 6)),
+    st.builds(FixedCount, st.integers(1, 6), st.sampled_from([1, 3])),
     st.just(NoHistory()),
 )
 SPLITS = st.builds(

@@ -6,15 +6,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlens.data.chunked import BLOCK
+from mlens.data.split import Split
 from mlens.errors import UserError
 from mlens.history.all_previous import AllPrevious
+from mlens.history.budget import Budget
 from mlens.history.fit import LOOKAHEAD, fit
 from mlens.history.fixed_count import FixedCount
 from mlens.history.fixed_ratio import FixedRatio
 from mlens.history.none import NoHistory
 from mlens.history.strategy import chosen_count
 from tests.helpers.budgets import assert_groups, budgets, section
-from tests.helpers.reference import naive_k
+from tests.helpers.reference import make_table, naive_k, stage_of
+
+
+def strided_count(strategy):
+    """Return the function from c to the length of the window, which gains a rating at a time and loses stride."""
+
+    def wanted(c):
+        length = 0
+        for _ in range(c):
+            length += 1
+            if length == strategy.count + strategy.stride:
+                length -= strategy.stride
+        return length
+
+    return wanted
+
 
 ratios = st.sampled_from([0.01, 0.1, 0.29, 0.3, 0.5, 0.7, 0.9, 1.0])
 # Every strategy with how many of c visible ratings it wants.
@@ -23,6 +40,7 @@ strategies = st.one_of(
     st.just((AllPrevious(), lambda c: c)),
     ratios.map(lambda ratio: (FixedRatio(ratio), lambda c: naive_k(ratio, c))),
     st.integers(1, 9).map(lambda count: (FixedCount(count), lambda c: min(count, c))),
+    st.builds(FixedCount, st.integers(1, 5), st.integers(1, 9)).map(lambda of: (of, strided_count(of))),
 )
 
 
@@ -95,6 +113,19 @@ def test_targets_of_a_user_whose_windows_start_at_one_rating_share_a_prefix(case
     assert_groups(histories, keys)
 
 
+@pytest.mark.parametrize(("count", "stride"), [(10, 1), (10, 10), (3, 4), (1, 7), (10**30, 10**30)])
+def test_as_many_consecutive_targets_as_the_stride_share_a_prefix(count, stride):
+    """Each target sees one rating more than the one before it; the first start serves `count` targets more."""
+    table = make_table([[(m, 3.0, m) for m in range(60)]])
+    stage = stage_of(table, Split("leave_last"), "train")
+    prices = np.arange(61)
+    budget = Budget(prices, prices, 0, np.full(len(stage), 10**6), np.full(len(stage), 10**6))
+    histories = fit(FixedCount(count, stride), table, stage, budget, "exact", seed=0, epoch=0)
+    groups = histories.prefix_groups(np.arange(len(stage)))
+    assert stage.count.tolist() == list(range(len(stage)))
+    assert groups[1:].tolist() == [max(0, c - count) // stride * stride for c in range(1, len(stage))]
+
+
 @given(budgets(room=10**6))
 def test_with_room_for_all_nothing_is_dropped_under_either_trim(case):
     for strategy, wanted_of in ((AllPrevious(), lambda c: c), (FixedCount(3), lambda c: min(3, c))):
@@ -131,3 +162,9 @@ def test_a_ratio_outside_0_to_1_is_refused(ratio):
 def test_a_count_below_one_is_refused(count):
     with pytest.raises(UserError, match=r"history\.count"):
         FixedCount(count)
+
+
+@pytest.mark.parametrize("stride", [0, -1])
+def test_a_stride_below_one_is_refused(stride):
+    with pytest.raises(UserError, match=r"history\.stride"):
+        FixedCount(10, stride)

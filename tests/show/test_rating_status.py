@@ -25,7 +25,7 @@ def naive_wanted(strategy, visible: list[int]) -> list[int] | None:
     if isinstance(strategy, NoHistory):
         return []
     if isinstance(strategy, FixedCount):
-        return visible[max(0, c - strategy.count) :]
+        return visible[max(0, c - strategy.count) // strategy.stride * strategy.stride :]
     if isinstance(strategy, FixedRatio):
         return visible[c - naive_k(strategy.ratio, c) :]
     return None
