@@ -98,5 +98,10 @@ def permutation(n: int, purpose: int, seed: int, user: int = 0, epoch: int = 0, 
 
 
 def uniforms(n: int, purpose: int, seed: int, user: int = 0, epoch: int = 0, movie: int = 0) -> np.ndarray:
-    """Draw n uniform numbers in [0, 1), from the upper 53 bits of each word: [n] float64."""
-    return (words(n, purpose, seed, user, epoch, movie) >> np.uint64(11)) * 2.0**-53
+    """Draw n uniform numbers in [0, 1): [n] float64."""
+    return as_uniforms(words(n, purpose, seed, user, epoch, movie))
+
+
+def as_uniforms(words: np.ndarray) -> np.ndarray:
+    """Convert words to numbers in [0, 1), from the upper 53 bits of each: [n] float64."""
+    return (words >> np.uint64(11)) * 2.0**-53

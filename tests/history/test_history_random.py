@@ -5,13 +5,15 @@ import subprocess
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from itertools import combinations
+from math import ceil, floor
 
 import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from scipy.stats import chisquare
+from scipy.stats import binomtest, chisquare
 
 from mlens.data import draws
 from mlens.data.chunked import BLOCK
@@ -25,6 +27,7 @@ from tests.helpers.reference import make_table, naive_k, stage_of
 from tests.helpers.runs import checked
 
 ratios = st.sampled_from([0.05, 0.3, 0.5, 0.8, 1.0])
+user_ratios = st.sampled_from([0.05, 0.3, 0.5, 0.7, 0.8, 0.95, 1.0])
 FREE = 10**6
 
 
@@ -48,6 +51,18 @@ def last_targets(users, n, **ids):
     """A stage of one target a user, each of which sees n ratings."""
     table = make_table([[(m, 3.0, m) for m in range(n + 1)]] * users, **ids)
     return roomy(table, stage_of(table, Split("leave_last", min_ratings=1), "test"))
+
+
+def shared_list(users, n):
+    """A table of users with the same n ratings, and its test stage, in whose lists are all of them."""
+    table = make_table([[(m, 3.0, m) for m in range(n)]] * users)
+    return table, stage_of(table, Split("leave_last", min_ratings=1), "test")
+
+
+def growing(n):
+    """A stage of one user whose targets see 0, 1, 2, … ratings."""
+    table = make_table([[(m, 3.0, m) for m in range(n)]])
+    return roomy(table, stage_of(table, Split("leave_last"), "train"))
 
 
 # per target
@@ -187,39 +202,105 @@ def test_a_draw_is_the_same_in_a_process_with_another_hash_seed():
 # per user
 
 
+def naive_draw(ratio, uniforms):
+    """The ratings that are drawn from a list, one after the other, with exact fractions.
+
+    Of the first c ratings floor(ratio·c) or ceil(ratio·c) are drawn (at least one). The probability of ceil is what
+    ratio·c exceeds floor by.
+    """
+    ratio = Fraction(str(ratio))
+    drawn = []
+    for c, u in enumerate(uniforms):
+        before, after = ratio * c, ratio * (c + 1)
+        if c == 0:
+            drawn.append(c)
+        elif after <= 1:
+            continue
+        elif before < 1:  # the end of the first stratum
+            if u < after - 1:
+                drawn.append(c)
+        elif floor(before) == floor(after):
+            if len(drawn) == floor(before) and u < ratio / (1 - before % 1):
+                drawn.append(c)
+        elif len(drawn) == floor(before) or u < (after % 1) / (before % 1):
+            drawn.append(c)
+    return drawn
+
+
 def naive_per_user(case, ratio, seed, epoch):
-    """chosen and cut-off of each target: the cut-off is halved while the prompt doesn't fit, and kept halved."""
-    chosen, cuts, user, cut = [], [], None, ratio
+    """chosen and halvings of each target: the ratio is halved while the prompt doesn't fit, and stays so.
+
+    Each halving leaves every other of the drawn ratings, the first always (until there is no room for it alone).
+    """
+    chosen, halvings, user, times = [], [], None, 0
     for t in range(len(case.stage)):
         if case.stage.user[t] != user:
-            user, cut = case.stage.user[t], ratio
+            user, times = case.stage.user[t], 0
         key = case.table.user_keys[user]
-        own = draws.uniforms(int(case.stage.count[t]), draws.HISTORY, seed, key, epoch).tolist()
-        while section(case, t, [i for i, number in enumerate(own) if number < cut]) > case.budget.room[t]:
-            cut = cut / 2
-        chosen.append([i for i, number in enumerate(own) if number < cut])
-        cuts.append(cut)
-    return chosen, cuts
+        drawn = naive_draw(ratio, draws.uniforms(int(case.stage.count[t]), draws.HISTORY, seed, key, epoch).tolist())
+
+        def kept(drawn=drawn):
+            return drawn[:: 2**times] if times < MAX_HALVINGS else []  # noqa: B023
+
+        while section(case, t, kept()) > case.budget.room[t]:
+            times += 1
+        chosen.append(kept())
+        halvings.append(times)
+    return chosen, halvings
 
 
-@given(budgets(), ratios, st.integers(0, 3), st.integers(0, 2), st.sampled_from([1, 30, BLOCK]))
-def test_per_user_shows_what_is_below_a_cut_off_that_halves_and_stays_halved(case, ratio, seed, epoch, block):
+@given(budgets(), user_ratios, st.integers(0, 3), st.integers(0, 2), st.sampled_from([1, 30, BLOCK]))
+def test_per_user_draws_one_list_whose_ratio_halves_and_stays_halved(case, ratio, seed, epoch, block):
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("mlens.data.chunked.BLOCK", block)
         histories = select(case, Random(ratio, "per_user"), seed, epoch)
-    chosen, cuts = naive_per_user(case, ratio, seed, epoch)
+    chosen, halvings = naive_per_user(case, ratio, seed, epoch)
     assert all_chosen(histories) == chosen
-    assert [ratio / 2**times for times in histories.halvings.tolist()] == cuts
+    assert histories.halvings.tolist() == halvings
+    assert_groups(histories, list(zip(case.stage.user, halvings, strict=True)))
     free = Case(case.table, case.stage, with_room(case.budget, FREE), case.lines, case.numbers)
     wanted = all_chosen(select(free, Random(ratio, "per_user"), seed, epoch))
     assert [histories.wanted(t).tolist() for t in range(len(case.stage))] == wanted
 
 
-@given(budgets(), ratios)
-def test_per_user_targets_with_one_cut_off_share_a_prefix(case, ratio):
-    histories = select(case, Random(ratio, "per_user"), seed=3, epoch=0)
-    cuts = naive_per_user(case, ratio, seed=3, epoch=0)[1]
-    assert_groups(histories, list(zip(case.stage.user, cuts, strict=True)))
+@given(st.integers(1, 100), st.integers(0, 9))
+def test_per_user_shows_floor_or_ceil_of_the_ratio_at_every_count_and_each_halving_half(hundredths, seed):
+    strategy, ratio = Random(hundredths / 100, "per_user"), Fraction(hundredths, 100)
+    case = growing(400)
+    wish = strategy.wish(case.table, case.stage, seed, 0)
+    drawn = np.cumsum(wish.level < wish.keep).tolist()
+    for c, shown in enumerate(drawn, 1):
+        assert max(1, floor(ratio * c)) <= shown <= ceil(ratio * c)
+        for times in (1, 2, 5):
+            assert (wish.level[:c] < wish.keep / 2**times).sum() == ceil(shown / 2**times)
+    words = draws.uniforms(len(wish.level), draws.HISTORY, seed, case.table.user_keys[0])
+    assert np.flatnonzero(wish.level < wish.keep).tolist() == naive_draw(hundredths / 100, words.tolist())
+
+
+def test_per_user_with_a_ratio_of_one_shows_all():
+    case = growing(70)
+    assert all_chosen(select(case, Random(1.0, "per_user"))) == [list(range(c)) for c in case.stage.count.tolist()]
+
+
+@pytest.mark.parametrize("ratio", [0.9, 0.7, 0.5, 0.3, 0.15])
+def test_per_user_shows_each_rating_after_the_first_stratum_with_the_probability_of_the_ratio(ratio):
+    users, n = 4000, 30
+    wish = Random(ratio, "per_user").wish(*shared_list(users, n), 1, 0)
+    shown = (wish.level < wish.keep).reshape(users, n).sum(axis=0)
+    first = floor(1 / ratio)  # the ratings of the first stratum
+    assert shown[0] == users and not shown[1:first].any()
+    part = ratio * (first + 1) - 1  # of the rating at the border that belongs to the second stratum
+    for rating, probability in [(first, part), *((i, ratio) for i in range(first + 1, n))]:
+        if probability > 0:
+            assert binomtest(int(shown[rating]), users, probability).pvalue > 1e-5
+
+
+def test_per_user_draws_independently_in_strata_of_complete_ratings():
+    wish = Random(0.5, "per_user").wish(*shared_list(4000, 6), 1, 0)
+    shown = Counter(map(tuple, (wish.level < wish.keep).reshape(-1, 6)[:, 2:].tolist()))
+    pairs = ((True, False), (False, True))
+    assert chisquare([shown[one + other] for one in pairs for other in pairs]).pvalue > 1e-4
+    assert sum(shown.values()) == 4000 == sum(shown[one + other] for one in pairs for other in pairs)
 
 
 bits = st.one_of(st.integers(0, 2**53 - 1), st.integers(0, 53).map(lambda k: 2**53 - 1 >> k))
@@ -249,19 +330,6 @@ def test_per_user_histories_only_grow(case, ratio):
         if case.stage.user[t] == case.stage.user[t - 1]:
             assert chosen[t][: len(chosen[t - 1])] == chosen[t - 1]
             assert all(place >= case.stage.count[t - 1] for place in chosen[t][len(chosen[t - 1]) :])
-
-
-@given(budgets(room=FREE))
-def test_per_user_thirty_percent_is_a_subset_of_fifty_percent(case):
-    smaller, larger = (all_chosen(select(case, Random(ratio, "per_user"))) for ratio in (0.3, 0.5))
-    assert all(set(s) <= set(x) for s, x in zip(smaller, larger, strict=True))
-
-
-def test_per_user_shows_each_rating_independently():
-    case = last_targets(8000, 2)
-    shown = Counter(tuple(chosen) for chosen in all_chosen(select(case, Random(0.3, "per_user"))))
-    expected = {(): 0.49, (0,): 0.21, (1,): 0.21, (0, 1): 0.09}
-    assert chisquare([shown[s] for s in expected], [8000 * p for p in expected.values()]).pvalue > 1e-4
 
 
 # epochs and seeds
