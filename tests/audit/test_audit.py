@@ -27,6 +27,7 @@ from mlens.history.fixed_count import FixedCount
 from mlens.history.fixed_ratio import FixedRatio
 from mlens.history.none import NoHistory
 from mlens.history.random import Random
+from mlens.history.same_genre import SameGenre
 from mlens.prompt.context import Context
 from tests.helpers.cases import STRATEGIES, Case, make_case, small_table
 from tests.helpers.reference import naive_turns, user_ratings
@@ -223,6 +224,7 @@ EACH = {
     "fixed_count": FixedCount(2),
     "random": Random(0.5),
     "random per_user": Random(0.5, "per_user"),
+    "same_genre": SameGenre(2),
 }
 
 

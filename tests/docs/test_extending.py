@@ -20,7 +20,7 @@ prompt tokens: 28, answer tokens: 2
 Rate the film.
 
 [HISTORICAL_RATINGS]
-1. Film 0 (1995) (Action): 1.0
+1. Film 1 (1995) (Drama): 1.5
 
 [RECENT_DIALOGUE]
 User: Film 2 (1995) (Action):
@@ -56,20 +56,20 @@ def test_the_document_shows_a_strategy_a_source_a_prompt_and_an_experiment():
     assert sorted(FILES) == [
         "conf/data/json_lines.yaml",
         "conf/experiment/words.yaml",
-        "conf/history/same_genre.yaml",
+        "conf/history/liked.yaml",
         "conf/prompt/terse.yaml",
         "mlens/data/json_lines.py",
-        "mlens/history/same_genre.py",
+        "mlens/history/liked.py",
     ]
 
 
 def test_strategy_source_and_prompt_of_ones_own_in_one_run(extended, tmp_path, monkeypatch):
     use_copy(extended, monkeypatch)
     file, run = written(tmp_path, lines()), tmp_path / "run"
-    own = ("data=json_lines", f"data.path={file}", "history=same_genre", "history.count=2", "prompt=terse")
+    own = ("data=json_lines", f"data.path={file}", "history=liked", "history.count=1", "prompt=terse")
     run_here(run, "debug=fast", *own, "trainer.max_steps=1")
     log = (run / "training_logs" / "detailed_training_log.txt").read_text(encoding="utf-8")
-    # Of the two films seen before, one shares the genre.
+    # Of the two films seen before, the second was rated higher.
     assert EXAMPLE in log
 
 

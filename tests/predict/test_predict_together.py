@@ -12,12 +12,21 @@ from mlens.history.fixed_count import FixedCount
 from mlens.history.fixed_ratio import FixedRatio
 from mlens.history.none import NoHistory
 from mlens.history.random import Random
+from mlens.history.same_genre import SameGenre
 from mlens.packing.packed import PackedRows
 from mlens.packing.reference import ReferenceRows
 from mlens.predict import Predictor
 from tests.helpers.prefix_groups import chains_of
 
-STRATEGIES = [AllPrevious(), FixedCount(4), FixedRatio(0.6), NoHistory(), Random(0.7), Random(0.7, "per_user")]
+STRATEGIES = [
+    AllPrevious(),
+    FixedCount(4),
+    FixedRatio(0.6),
+    NoHistory(),
+    Random(0.7),
+    Random(0.7, "per_user"),
+    SameGenre(4),
+]
 LINES = [
     {"movie": i, "title": f"Film {i} ({1950 + i})", "genres": "Drama", "rating": 0.5 + i % 10 / 2} for i in range(30)
 ]
