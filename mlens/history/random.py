@@ -12,7 +12,7 @@ from mlens.data import draws
 from mlens.data.ragged import offsets, ranges
 from mlens.data.rating_table import RatingTable
 from mlens.data.stage import Stage
-from mlens.history.strategy import Ranked, Thinned, chosen_count, require_ratio
+from mlens.history.strategy import REDRAWS, Ranked, Thinned, chosen_count, draw_epoch, require_ratio
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,10 @@ class Random:
     def __post_init__(self) -> None:
         require_ratio(self.ratio)
         require_choice("history.draw", self.draw, ("per_target", "per_user"))
-        require_choice("history.redraw", self.redraw, ("epoch", "once"))
+        require_choice("history.redraw", self.redraw, REDRAWS)
 
     def wish(self, table: RatingTable, stage: Stage, seed: int, epoch: int) -> Ranked | Thinned:
-        if self.redraw == "once" and stage.name == "train":
-            epoch = 0
+        epoch = draw_epoch(self.redraw, stage, epoch)
         if self.draw == "per_target":
             return Ranked(partial(self._order, table, stage, seed, epoch))
         level = np.ones(len(stage.visible))

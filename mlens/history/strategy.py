@@ -52,6 +52,9 @@ class Thinned:
 
 Wish = Newest | Ranked | Thinned
 
+# The values of `redraw`, of strategies that draw.
+REDRAWS = ("epoch", "once")
+
 
 class Strategy(Protocol):
     """A history strategy: a frozen dataclass of its parameters."""
@@ -72,6 +75,11 @@ def chosen_count(ratio: float, count: np.ndarray | int) -> np.ndarray:
     """Return k(c), how many of c ratings a ratio selects: 0 if c = 0, else max(1, floor(ratio·c + 1e-9))."""
     k = np.floor(ratio * np.asarray(count) + 1e-9).astype(np.int64)
     return np.where(np.asarray(count) > 0, np.maximum(1, k), 0)
+
+
+def draw_epoch(redraw: str, stage: Stage, epoch: int) -> int:
+    """Return the epoch that keys a draw: 0 in all epochs of training for `once`, else the epoch itself."""
+    return 0 if redraw == "once" and stage.name == "train" else epoch
 
 
 def require_ratio(ratio: float) -> None:

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from mlens.comparison.finished_runs import strategy_label
 from mlens.data.split import STAGES, TRAIN
+from mlens.history.decay import Decay
 from mlens.history.random import Random
 from mlens.pipeline import RunInputs
 from mlens.show.find import format_time
@@ -108,7 +109,7 @@ def _history_summary(inputs: RunInputs, inspection: Inspection) -> Iterator[str]
         budget += "" if style.history_tokens is None else f", prompt.history_tokens={style.history_tokens}"
         yield f"Budget: {budget}. {dataset.histories.trim_rule}"
     history = inputs.settings.history
-    if isinstance(history, Random) and inputs.settings.ablation.history:
+    if isinstance(history, Random | Decay) and inputs.settings.ablation.history:
         redrawn = dataset.stage.name == STAGES[TRAIN] and history.redraw == "epoch"
         yield "Drawn from the seed, " + ("anew in each epoch; this is epoch 0." if redrawn else "once.")
 

@@ -22,6 +22,7 @@ from mlens.data.split import METHODS, STAGES, Split
 from mlens.data.stage import Stage, make_stage
 from mlens.errors import UserError
 from mlens.history.all_previous import AllPrevious
+from mlens.history.decay import Decay
 from mlens.history.fit import Histories
 from mlens.history.fixed_count import FixedCount
 from mlens.history.fixed_ratio import FixedRatio
@@ -224,6 +225,7 @@ EACH = {
     "fixed_count": FixedCount(2),
     "random": Random(0.5),
     "random per_user": Random(0.5, "per_user"),
+    "decay": Decay(2, 3.0),
     "same_genre": SameGenre(2),
 }
 

@@ -212,6 +212,7 @@ def test_a_field_that_scripts_rely_on_exists(field):
         ("random", {"ratio", "draw", "redraw"}),
         ("fixed_ratio", {"ratio"}),
         ("fixed_count", {"count", "stride"}),
+        ("decay", {"count", "tau", "redraw"}),
         ("same_genre", {"count"}),
         ("none", set()),
     ],

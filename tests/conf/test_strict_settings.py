@@ -39,6 +39,8 @@ WRONG = {
     "history=fixed_count history.count=null": "history.count",
     "history=fixed_count history.stride=0": "history.stride",
     "history=same_genre history.count=0": "history.count",
+    "history=decay history.tau=0": "history.tau",
+    "history=decay history.tau=inf": "history.tau",
     "split.val_ratio=0.6 split.test_ratio=0.4": "split.val_ratio",
     "split.val_ratio=nan": "split.val_ratio",
     "split.ties=loose": "split.ties",

@@ -20,6 +20,7 @@ from mlens.data.chunked import BLOCK
 from mlens.data.split import Split
 from mlens.errors import UserError
 from mlens.history.budget import Budget
+from mlens.history.decay import Decay
 from mlens.history.fit import MAX_HALVINGS, fit, halvings_above
 from mlens.history.random import Random
 from tests.helpers.budgets import Case, assert_groups, budgets, section, with_room
@@ -189,7 +190,8 @@ def test_threads_that_draw_at_once_draw_what_each_draws_alone():
 
 def some_draws():
     case = last_targets(4, 30, user_ids=list("abcd"))
-    return [all_chosen(select(case, Random(0.5, draw), 5, 2)) for draw in ("per_target", "per_user")]
+    strategies = Random(0.5, "per_target"), Random(0.5, "per_user"), Decay(5)
+    return [all_chosen(select(case, strategy, 5, 2)) for strategy in strategies]
 
 
 def test_a_draw_is_the_same_in_a_process_with_another_hash_seed():
