@@ -220,7 +220,7 @@ def _nothing_compiled() -> Iterator[None]:
     """Inside, torch.compile returns its function as it is. DeepSpeed compiles Muon's iteration as it imports it: on a
     CPU that loads torch's compiler for two seconds, requires a C++ compiler, and takes longer than it saves."""
     compile_function = torch.compile
-    torch.compile = lambda function=None, **_: function or (lambda decorated: decorated)
+    torch.compile = lambda function=None, **_: function or (lambda decorated: decorated)  # type: ignore[assignment]
     try:
         yield
     finally:
