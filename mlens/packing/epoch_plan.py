@@ -64,16 +64,30 @@ def epoch_order(dataset: RatingDataset, steps: Steps, seed: int, epoch: int) -> 
     follows from the histories, not from the packing.
     """
     index = int_type(len(dataset))
-    targets = np.arange(len(dataset), dtype=index)
-    first = _pieces(_runs(dataset.prefix_groups(targets)), len(dataset), max(1, steps.targets // steps.pieces))
+    first = _pieces(_runs(dataset), len(dataset), _longest_piece(steps))
     length = np.diff(first, append=index(len(dataset)))
     order = draws.order_of_items(dataset.stage.user[first], dataset.table.user_keys, draws.ORDER, seed, epoch)
     first, length = first[order], length[order]
     return ranges(first, length)
 
 
-def _runs(numbers: np.ndarray) -> np.ndarray:
+def targets_together(dataset: RatingDataset, steps: Steps) -> tuple[float, float]:
+    """Return how many targets share a history in a step, and how many could in larger pieces: means over targets."""
+    runs = _runs(dataset)
+    pieces = _pieces(runs, len(dataset), _longest_piece(steps))
+    together, possible = (
+        float((np.diff(start, append=len(dataset)) ** 2.0).sum() / len(dataset)) for start in (pieces, runs)
+    )
+    return together, possible
+
+
+def _longest_piece(steps: Steps) -> int:
+    return max(1, steps.targets // steps.pieces)
+
+
+def _runs(dataset: RatingDataset) -> np.ndarray:
     """Return the start of each run of consecutive targets that share a prefix: [runs]."""
+    numbers = dataset.prefix_groups(np.arange(len(dataset), dtype=int_type(len(dataset))))
     new = np.ones(len(numbers), dtype=bool)
     new[1:] = (numbers[1:] != numbers[:-1]) | (numbers[1:] < 0)
     return np.flatnonzero(new).astype(int_type(len(numbers)))

@@ -11,7 +11,7 @@ from mlens.files import write_json, write_text
 from mlens.packing.dataset import RatingDataset
 from mlens.packing.epoch_plan import steps_per_epoch
 from mlens.packing.lengths import measure_lengths
-from mlens.training.detailed_log import detailed_log, length_warnings
+from mlens.training.detailed_log import detailed_log, length_warnings, sharing_warning
 from mlens.training.folder import RunFolder
 from mlens.training.journal import Journal
 from mlens.training.loop import total_steps
@@ -33,7 +33,7 @@ def describe_run(
     per_epoch = steps_per_epoch(len(train), settings.trainer.targets_per_step)
     stages = {name: asdict(stage) for name, stage in lengths.items()}
     minutes = settings.trainer.max_minutes
-    warnings = length_warnings(lengths, train)
+    warnings = [*length_warnings(lengths, train), *sharing_warning(train, settings.trainer.steps())]
     plan = {
         "stages": stages,
         "steps": steps,

@@ -8,10 +8,13 @@ from itertools import islice
 from transformers import PreTrainedTokenizerBase
 
 from mlens.packing.dataset import RatingDataset
+from mlens.packing.epoch_plan import targets_together
 from mlens.packing.lengths import Lengths
-from mlens.packing.steps import LOSSES
+from mlens.packing.steps import LOSSES, Steps
 
 SAMPLES = 3
+# A step that keeps fewer than a quarter of the targets together that could share a history deserves a warning.
+GIVEN_AWAY = 4
 REASONABLE = "This is reasonable: most prompts hold all that the strategy chose."
 
 
@@ -54,6 +57,18 @@ def length_warnings(lengths: Mapping[str, Lengths], dataset: RatingDataset) -> l
     if shows and (blind := _mostly({name: stage.without_history for name, stage in lengths.items()})):
         found.append(f"WARNING: most targets see no history ({blind}): the data may be too sparse")
     return found
+
+
+def sharing_warning(dataset: RatingDataset, steps: Steps) -> list[str]:
+    """Return a warning where the settings of a step give away most of what the targets of `dataset` could share."""
+    together, possible = targets_together(dataset, steps)
+    if possible < GIVEN_AWAY * together:
+        return []
+    return [
+        f"WARNING: a step keeps {together:.0f} targets of a user together, and {possible:.0f} could share their "
+        f"history: an epoch takes longer by up to that factor. Lower trainer.users_per_step ({steps.pieces}), or raise "
+        f"trainer.targets_per_step ({steps.targets})"
+    ]
 
 
 def _mostly(shares: Mapping[str, float]) -> str:

@@ -17,7 +17,15 @@ from mlens.history.fixed_count import FixedCount
 from mlens.history.none import NoHistory
 from mlens.history.random import Random
 from mlens.packing.dataset import RatingDataset
-from mlens.packing.epoch_plan import RowLoader, answer_lengths, epoch_order, plan_epoch, plan_scoring, steps_per_epoch
+from mlens.packing.epoch_plan import (
+    RowLoader,
+    answer_lengths,
+    epoch_order,
+    plan_epoch,
+    plan_scoring,
+    steps_per_epoch,
+    targets_together,
+)
 from mlens.packing.packed import PackedRows
 from mlens.packing.reference import ReferenceRows
 from mlens.packing.steps import Steps
@@ -153,6 +161,18 @@ def test_more_pieces_share_less():
         for pieces in (1, 24)
     ]
     assert tokens[0] < 0.7 * tokens[1]
+
+
+def test_targets_together_are_those_in_a_piece_of_a_step_and_in_a_prefix_group():
+    data = dataset(users=3, max_tokens=2000)  # all targets of a user share one history
+    of_users = Counter(data.stage.user[data.stage.count > 0].tolist()).values()
+    alone = int((data.stage.count == 0).sum())  # a target without history is in no group
+    possible = (sum(n * n for n in of_users) + alone) / len(data)
+    assert targets_together(data, Steps(1000, 1)) == (pytest.approx(possible),) * 2
+    together, still_possible = targets_together(data, Steps(8, 4))
+    assert 1 < together <= 2 and still_possible == pytest.approx(possible)
+    assert targets_together(data, Steps(8, 8)) == (1, pytest.approx(possible))
+    assert targets_together(dataset(Random(draw="per_target")), Steps(1000, 1)) == (1, 1)
 
 
 def planned_tokens(data, planned):
