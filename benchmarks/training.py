@@ -65,7 +65,9 @@ CASES = (
     # Windows have four times as many lines, so four times as many targets share one.
     Case("all_previous, 8,192", ("prompt.max_tokens=8192", "trainer.targets_per_step=2048"), 1 / 2, (1, 2), never=True),
     Case("fixed_count 10", ("history=fixed_count", "history.count=10"), 5, (1, 4, 16)),
+    Case("fixed_count 10, stride 10", ("history=fixed_count", "history.count=10", "history.stride=10"), 5, (1, 4, 16)),
     Case("random per_target, 2,048", ("history=random", "history.draw=per_target"), 1, (1, 2, 4)),
+    Case("random per_user, 2,048", ("history=random", "history.draw=per_user"), 1, (1, 2, 4)),
 )
 
 
