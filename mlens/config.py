@@ -19,7 +19,7 @@ from mlens.data.split import Split
 from mlens.engine.settings import DeepSpeed
 from mlens.errors import UserError
 from mlens.evaluation.settings import Evaluation
-from mlens.prompt.settings import Ablation, Style
+from mlens.prompt.settings import NEWEST_FIRST, Ablation, Style
 from mlens.text import first_line
 from mlens.training.settings import Trainer, Wandb
 
@@ -209,6 +209,11 @@ def _check_together(settings: Settings) -> None:
             "prompt may not fit into a row: raise packing.row_tokens or lower prompt.max_tokens"
         )
     trainer = settings.trainer
+    if trainer.history_loss_weight and settings.prompt.order == NEWEST_FIRST:
+        raise UserError(
+            "trainer.history_loss_weight needs prompt.order=time: newest first, a rating in the history would be "
+            "predicted from newer ones. Set trainer.history_loss_weight=0"
+        )
     if settings.comparison.equal == "time" and (trainer.max_minutes is None or trainer.max_steps is not None):
         raise UserError(
             "comparison.equal=time needs trainer.max_minutes (how long each job trains) and trainer.max_steps=null"

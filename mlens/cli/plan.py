@@ -44,12 +44,13 @@ def print_plan(overrides: list[str], multirun: bool) -> None:
     from mlens.plan.hardware import Machine, resolve_machine
     from mlens.plan.job_plan import Plan, plan, prepare, process_bytes
     from mlens.plan.plan_table import print_plans
+    from mlens.prompt.settings import NEWEST_FIRST, UNSHARED
 
     console = Console()
     if not console.is_terminal:
         console.width = 80 + 40 * len(request.jobs)  # unlike a terminal, a file has no width limit
     plans: dict[str, Plan] = {}
-    advice: list[str] = []
+    notes: list[str] = []
     machine: Machine | None = None
     with console.status("") as status:
         for name, config in request.jobs:
@@ -59,8 +60,10 @@ def print_plan(overrides: list[str], multirun: bool) -> None:
             process = 0 if machine.cuda else process_bytes()
             plans[name] = planned = plan(job, machine, process)
             if not planned.fits:
-                advice.append(f"{name}: {advise(job, planned, machine, process)}")
+                notes.append(f"DOES NOT FIT  {name}: {advise(job, planned, machine, process)}")
+            if job.settings.prompt.order == NEWEST_FIRST:
+                notes.append(f"NOTE  {name}: {UNSHARED}")
     assert machine is not None
     print_plans(console, plans, machine)
-    for line in advice:
-        console.print(f"DOES NOT FIT  {line}", markup=False, highlight=False, soft_wrap=True)
+    for line in notes:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

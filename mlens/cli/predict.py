@@ -47,7 +47,8 @@ def main() -> None:
         type=Path,
         metavar="FILE",
         help="CSV or JSON: title and genres, and optionally movie, user (without it, every movie is for all users who "
-        "haven't rated it), context; MovieLens' movies.csv is such a file",
+        "haven't rated it), context, timestamp (when it is to be rated, for a model with prompt.dates=true); "
+        "MovieLens' movies.csv is such a file",
     )
     parser.add_argument(
         "--user",

@@ -39,7 +39,7 @@ class RatingTable:
     user [n] int32: row of `users`.
     movie [n] int32: row of `movies`.
     rating [n] float32: on the scale.
-    timestamp [n] int64: seconds.
+    timestamp [n] int64: seconds since 1970; line numbers where the source has no times.
     user_offsets [users + 1] int64: the ratings of user u are user_offsets[u]:user_offsets[u + 1].
     users: frame with one row a user: `id` (raw), and where the source has them `profile` (text), `task` (text).
     movies: frame with one row a movie: `id` (raw), `title`, `genres` (text, comma separated, may be empty).

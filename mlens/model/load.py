@@ -28,8 +28,17 @@ from mlens.model.attention.cuda import FLEX_ATTENTION
 from mlens.model.digest import model_digest, model_folder
 from mlens.model.fused import fuse, liger_is_installed
 from mlens.model.settings import ROWS, Lora, NoPeft, PretrainedModel, TinyModel
+from mlens.prompt.dates import distinct_days
 from mlens.prompt.frame import ChatFrame
-from mlens.prompt.pieces import DIALOGUE_HEADER, HISTORY_HEADER, head_texts, movie_texts, rating_texts
+from mlens.prompt.pieces import (
+    DIALOGUE_HEADER,
+    HISTORY_HEADER,
+    date_pieces,
+    head_texts,
+    movie_pieces,
+    movie_texts,
+    rating_texts,
+)
 from mlens.prompt.settings import Ablation, Style
 from mlens.prompt.tokens import bos_ids, tiny_tokenizer
 
@@ -62,12 +71,16 @@ class ParamPlacement:
 def load_tokenizer(
     settings: ModelSettings, table: RatingTable, style: Style, ablation: Ablation
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer of the model; a tiny model's is trained on the table's titles and the words of the prompt."""
+    """The tokenizer of the model; a tiny model's is trained on the table's titles and the words of the prompt.
+
+    Raises UserError where the data lack what the prompt needs, or the tokenizer can't be loaded.
+    """
     if isinstance(settings, TinyModel):
         task = head_texts(table, style, ablation)[0]
         frame = [task, HISTORY_HEADER, DIALOGUE_HEADER, f":\n\n{style.question}"]
-        movies = [f" {movie}:" for movie in movie_texts(table)]
-        folder = tiny_tokenizer(movies, frame, rating_texts(table), settings.vocab_size)
+        movies = movie_pieces(movie_texts(table), style)
+        dates = date_pieces(distinct_days(table)) if style.dates else []
+        folder = tiny_tokenizer(movies, frame, rating_texts(table), settings.vocab_size, dates)
         return AutoTokenizer.from_pretrained(folder)
     return load_pretrained_tokenizer(settings)
 

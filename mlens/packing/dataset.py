@@ -112,8 +112,15 @@ class RatingDataset(Dataset[Example]):
         return self.shapes(targets).prompts
 
     def prefix_groups(self, targets: np.ndarray) -> np.ndarray:
-        """Return each target's prefix group, in which a user's targets share a growing history: [n], -1 for none."""
-        return self.histories.prefix_groups(targets) if self.renderer.shares_prefixes else np.full(len(targets), -1)
+        """Return each target's prefix group, in which a user's targets share a growing history: [n], -1 for none.
+
+        With prompt.order=newest_first a history grows at its beginning: only equal histories are shared, of separate
+        targets.
+        """
+        grows_at_end = not self.renderer.template.newest_first
+        if self.renderer.shares_prefixes and (grows_at_end or self.separate):
+            return self.histories.prefix_groups(targets)
+        return np.full(len(targets), -1)
 
     def shapes(self, targets: np.ndarray, answer_tokens: np.ndarray | int = 0) -> Shapes:
         """Return which prefixes these targets share, and how long their prefixes and suffixes are.
@@ -150,7 +157,7 @@ class RatingDataset(Dataset[Example]):
             empty = np.zeros(0, dtype=np.int64)
             return PrefixGroup(sample.prompt, empty, (Suffix(len(sample.prompt), empty, sample.answer),))
         last, template = int(targets[-1]), renderer.template
-        indices = self.histories.shown(last)
+        indices = template.line_order(self.histories.shown(last))
         prefix = template.prefix(stage.user[last], stage.visible_to(last)[indices])
         seen = template.head_lengths(stage.user[targets]) + self.histories.section_lengths(targets)
         assert self._are_prefixes(targets, indices, prefix, seen)
@@ -165,12 +172,12 @@ class RatingDataset(Dataset[Example]):
     def _are_prefixes(self, targets: np.ndarray, indices: np.ndarray, prefix: Prefix, seen: np.ndarray) -> bool:
         """Return whether each target sees complete lines of its user's history, and only ratings visible to it.
 
-        indices [lines]: the lines' ratings, as indices into the visible list of the last target.
+        indices [lines]: the rating of each line, as an index into the visible list of the last target.
         seen [n]: how many tokens of `prefix` each target sees.
         """
         stage, head, ends = self.stage, self.renderer.template.pieces.head, prefix.line_ends
         lines = np.minimum(np.searchsorted(ends, seen), len(ends) - 1)
-        newest, user = np.append(-1, indices)[lines], stage.user[targets]
+        newest, user = np.append(-1, np.maximum.accumulate(indices))[lines], stage.user[targets]
         same_user = (user == user[-1]) | ((lines == 0) & (head[user] == head[user[-1]]))
         return bool(((ends[lines] == seen) & (newest < stage.count[targets]) & same_user).all())
 

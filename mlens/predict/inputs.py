@@ -19,7 +19,7 @@ from mlens.errors import UserError
 
 COLUMNS = {
     "history": ("user", "movie", "title", "genres", "rating", "timestamp", "profile", "task"),
-    "movies": ("user", "movie", "title", "genres", "context"),
+    "movies": ("user", "movie", "title", "genres", "timestamp", "context"),
 }
 # MovieLens' names of columns, and ours.
 ALIASES = {"userId": "user", "movieId": "movie"}

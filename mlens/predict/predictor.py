@@ -61,8 +61,9 @@ class Prompter:
             else input_from_rows(rows, kind, Path(name))
             for kind, name, rows in (("history", "user_history", user_history), ("movies", "movies", movies))
         }
-        scale, ablation = self.exported.scale, self.exported.ablation
-        return build_request(tables["history"], tables["movies"], scale, ablation, users, at_most)
+        exported = self.exported
+        scale, ablation, dates = exported.scale, exported.ablation, exported.prompt.dates
+        return build_request(tables["history"], tables["movies"], scale, ablation, users, at_most, dates)
 
     def dataset(self, request: PredictionRequest) -> RatingDataset:
         """Return the dataset of the request, with the histories that the run's strategy selects in evaluation."""
@@ -127,6 +128,9 @@ class Predictor:
             optionally `user`, `timestamp` (without it, rows are in time order), `profile`, `task`
         movies: candidates, with the columns `title` (and `genres`), and optionally `movie`, `user`, `context`; without
             `user`, they are candidates of every user who hasn't rated them
+
+        A model that was trained with prompt.dates=true needs `timestamp` in both: when a rating was given, and when the
+        movie is to be rated.
 
         Returns a row for each user and candidate, sorted by user and then by expected rating, the highest first:
         rank: among the user's candidates, from 1

@@ -17,6 +17,7 @@ from mlens.data.raw import NEVER, RawTables, build_table
 from mlens.data.stage import Stage
 from mlens.errors import UserError
 from mlens.predict.inputs import InputTable
+from mlens.prompt.dates import EARLIEST, NO_DATE
 from mlens.prompt.settings import Ablation
 
 # How many users an error message lists.
@@ -28,7 +29,7 @@ class PredictionRequest:
     """The ratings to predict, with the histories to predict them from.
 
     table: each user's history, then their candidate movies in the order of the input, with the lowest rating as a
-        placeholder.
+        placeholder. With dates, the candidates are in the order of their times.
     stage: the candidates as targets, each of which sees its user's full history.
     has_users: whether the input has user ids.
     has_movies: whether the input has movie ids.
@@ -49,6 +50,7 @@ def build_request(
     ablation: Ablation,
     users: Sequence[str] | None = None,
     at_most: int | None = None,
+    dates: bool = False,
 ) -> PredictionRequest:
     """Pair every user with their candidate movies.
 
@@ -61,13 +63,19 @@ def build_request(
     ablation: which columns the prompts need
     users: ids of the only users to predict for; None: all
     at_most: the largest number of predictions; None: no limit
+    dates: whether the prompts have dates, so that ratings and candidates need times
 
     Raises UserError, which names file and line, for a missing column that the ablation or a title needs, a movie that
     occurs twice or has two titles, a candidate listed for a user who has rated it, a user without a history, an empty
-    list of candidates, an invalid rating or time, an unknown id in `users`, or more than `at_most` predictions.
+    list of candidates, an invalid rating or time, an unknown id in `users`, more than `at_most` predictions, or with
+    dates, a time that is no date or is before the history's newest.
     """
-    _require_columns(history, movies, ablation)
+    _require_columns(history, movies, ablation, dates)
     rated, candidates = _rated(history), movies.frame
+    if dates:
+        candidates = typed(candidates, movies.file, {"timestamp": pl.Datetime}, movies.place)
+        _require_dates(history, rated)
+        _require_dates(movies, candidates)
     by_id = movies.has("movie") and (history.has("movie") or rated.is_empty())
     if by_id:
         rated, candidates = _with_same_ids(rated, candidates, "movie")
@@ -83,7 +91,14 @@ def build_request(
     rated, pairs, left_out = _pairs(history, rated, movies, candidates)
     if pairs.is_empty():
         raise UserError(f"{movies.file}: nothing to rate: every movie in it is rated in {history.file}")
-    pairs = pairs.with_columns(rating=pl.lit(scale[0]), timestamp=pl.lit(NEVER - 1, dtype=pl.Int64))
+    pairs = pairs.with_columns(rating=pl.lit(scale[0]))
+    if dates:
+        newest = rated.group_by("user").agg(newest=pl.col("timestamp").max())
+        known = pairs.join(newest, on="user", how="inner", maintain_order="left")
+        earlier = known.filter(pl.col("timestamp") < pl.col("newest"))
+        movies.refuse_any(earlier, "the time is before the newest rating of the user's history", "user")
+    else:
+        pairs = pairs.with_columns(timestamp=pl.lit(NEVER - 1, dtype=pl.Int64))
     columns = ["user", "movie", "rating", "timestamp", "line"]
     if ablation.context:
         columns.append("context")
@@ -101,19 +116,27 @@ def build_request(
     return PredictionRequest(table, stage, history.has("user"), by_id, left_out)
 
 
-def _require_columns(history: InputTable, movies: InputTable, ablation: Ablation) -> None:
+def _require_columns(history: InputTable, movies: InputTable, ablation: Ablation, dates: bool) -> None:
     in_prompt = ", which the model was trained to read"
     needed = [
         (history, "rating", "", not history.frame.is_empty()),
         (movies, "title", "", True),
         (history, "profile", in_prompt, ablation.profile),
         (movies, "context", in_prompt, ablation.context),
+        (history, "timestamp", in_prompt, dates and not history.frame.is_empty()),
+        (movies, "timestamp", in_prompt, dates),
     ]
     for table, name, reason, required in needed:
         if required and not table.has(name):
             raise UserError(f"{table.file}: there is no column {name!r}{reason}")
     if movies.has("user") and not history.has("user"):
         raise UserError(f"{movies.file} has a column user, and {history.file} has none: give it in both or in neither")
+
+
+def _require_dates(table: InputTable, frame: pl.DataFrame) -> None:
+    no_date = frame.filter((pl.col("timestamp") < EARLIEST) | (pl.col("timestamp") >= NO_DATE))
+    rule = "the time is no date that the prompt could print: give seconds since 1970 or an ISO 8601 date"
+    table.refuse_any(no_date, rule, "timestamp")
 
 
 def _rated(history: InputTable) -> pl.DataFrame:

@@ -5,6 +5,11 @@ borders between pieces are chosen so that the joined ids are the ids of the join
 
     TASK[+PROFILE] | ␤␤[HISTORICAL_RATINGS]␤ | 1. | ␠Title (G): | ␠5.0 | ␤2. | ␠Title (G): | ␠4.5 | …
     | ␤␤[RECENT_DIALOGUE]␤User: | ␠Title (G): tag␤User: | … | ␠Title (G):␤␤question | 5.0 | end
+
+With prompt.dates=true, a movie is followed by the day of the rating. The comma belongs to the movie, since tokenizers
+merge `),`:
+
+    … | 1. | ␠Title (G), | ␠1998-03-13: | ␠5.0 | … | ␠Title (G), | ␠1998-03-14:␤␤question | 5.0 | end
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ from mlens.data.ragged import offsets, ranges
 from mlens.data.rating_table import RatingTable
 from mlens.errors import UserError
 from mlens.prompt.context import Context
+from mlens.prompt.dates import DAY, day_texts, distinct_days
 from mlens.prompt.frame import ChatFrame
 from mlens.prompt.settings import Ablation, Style
 from mlens.prompt.tokens import PlainText, bos_ids
@@ -37,6 +43,16 @@ def movie_texts(table: RatingTable) -> list[str]:
         f"{title} ({genres})" if genres else title
         for title, genres in table.movies.select("title", "genres").iter_rows()
     ]
+
+
+def movie_pieces(movies: list[str], style: Style) -> list[str]:
+    """Return the text of each movie's piece in a history line, from `movie_texts`."""
+    return [f" {movie}," if style.dates else f" {movie}:" for movie in movies]
+
+
+def date_pieces(days: np.ndarray) -> list[str]:
+    """Return the text of each day's piece in a history line. days [n]: days since 1970."""
+    return [f" {day}:" for day in day_texts(days)]
 
 
 def rating_texts(table: RatingTable) -> list[str]:
@@ -78,12 +94,16 @@ class Pieces:
     header: the header of the history section.
     number [lines]: the number of each history line.
     movie [movies]: the movie of a history line.
+    date [days]: the day of a history line; empty without dates.
     rating [scale]: the rating of a history line.
     dialogue: the header of the dialogue section.
     turn [distinct turns]: a context turn.
-    target [movies]: the movie to rate, and the question.
+    target [movies]: the movie to rate, and the question unless the day follows.
+    target_date [days]: the day of the movie to rate, and the question; empty without dates.
     closing: what the chat template puts after the prompt.
     answer [scale]: a legal rating with the end token.
+
+    days [days]: the distinct days of all ratings, in days since 1970, ascending; empty without dates.
     """
 
     texts: list[str]
@@ -94,17 +114,24 @@ class Pieces:
     header: int
     number: np.ndarray
     movie: np.ndarray
+    date: np.ndarray
     rating: np.ndarray
     dialogue: int
     turn: np.ndarray
     target: np.ndarray
+    target_date: np.ndarray
     closing: int
     answer: np.ndarray
+    days: np.ndarray
 
     @cached_property
     def lengths(self) -> np.ndarray:
         """The number of tokens of each piece: [p] int64."""
         return np.diff(self.offsets)
+
+    def day(self, time: np.ndarray) -> np.ndarray:
+        """Return the index in `days` of the day of each time, in seconds since 1970: [n]."""
+        return np.searchsorted(self.days, time // DAY)
 
     def text(self, prompt: Sequence[int] | np.ndarray) -> str:
         return "".join(self.texts[piece] for piece in prompt)
@@ -128,7 +155,11 @@ def make_pieces(
 
     movies: `movie_texts` of the table.
     frame: the text around a prompt.
+
+    Raises UserError where the data lack what the ablation needs, or have no dates for prompt.dates=true.
     """
+    days = distinct_days(table) if style.dates else np.zeros(0, dtype=np.int64)
+    dates = date_pieces(days)
     max_lines = int(np.diff(table.user_offsets).max())
     heads = head_texts(table, style, ablation)
     distinct_heads = {head: number for number, head in enumerate(dict.fromkeys(heads))}
@@ -138,11 +169,13 @@ def make_pieces(
         "head": list(distinct_heads),
         "header": [HISTORY_HEADER],
         "number": [f"{k}." if k == 1 else f"\n{k}." for k in range(1, max_lines + 1)],
-        "movie": [f" {movie}:" for movie in movies],
+        "movie": movie_pieces(movies, style),
+        "date": dates,
         "rating": [f" {rating}" for rating in ratings],
         "dialogue": [DIALOGUE_HEADER],
         "turn": [f" {turn}\nUser:" for turn in context.texts] if context else [],
-        "target": [f" {movie}:\n\n{style.question}" for movie in movies],
+        "target": [] if style.dates else [f" {movie}:\n\n{style.question}" for movie in movies],
+        "target_date": [f"{date}\n\n{style.question}" for date in dates],
         "closing": [frame.after],
         "answer": ratings,
     }
@@ -169,10 +202,13 @@ def make_pieces(
         header=int(numbers["header"][0]),
         number=numbers["number"],
         movie=numbers["movie"],
+        date=numbers["date"],
         rating=numbers["rating"],
         dialogue=int(numbers["dialogue"][0]),
         turn=numbers["turn"],
-        target=numbers["target"],
+        target=numbers["movie" if style.dates else "target"],
+        target_date=numbers["target_date"],
         closing=int(numbers["closing"][0]),
         answer=numbers["answer"],
+        days=days,
     )

@@ -24,7 +24,7 @@ def make_budget(renderer: Renderer, stage: Stage) -> Budget:
     Raises UserError where a target doesn't fit even without history, and names it.
     """
     template = renderer.template
-    table, style, pieces, lengths = template.table, template.style, template.pieces, template.pieces.lengths
+    style, pieces, lengths = template.style, template.pieces, template.pieces.lengths
     room = style.max_tokens - template.longest_answer
 
     def room_left(targets: np.ndarray) -> np.ndarray:
@@ -40,8 +40,7 @@ def make_budget(renderer: Renderer, stage: Stage) -> Budget:
         after_context = np.minimum(left - context, most)
 
     def line_lengths(visible: np.ndarray) -> np.ndarray:
-        movie, rating = table.movie[visible], table.rating_index[visible]
-        return (lengths[pieces.movie[movie]] + lengths[pieces.rating[rating]]).astype(np.int32)
+        return template.line_lengths(visible).astype(np.int32)
 
     lines, numbers, header = by_blocks(line_lengths, stage.visible), lengths[pieces.number], int(lengths[pieces.header])
     total = int_type(int(lines.sum() + numbers.sum()) + header)

@@ -25,7 +25,7 @@ class Renderer(Protocol):
     """Renders any target with any history.
 
     target: a rating of the template's table.
-    history [h]: ratings of the table in time order.
+    history [h]: ratings of the table in time order, whatever the order of their lines.
 
     shares_prefixes: whether the tokens of the template's prefix are exactly the first tokens of the prompt, so that
         targets can share them.
@@ -64,7 +64,7 @@ class PieceRenderer:
 
     def prompt(self, target: int, history: np.ndarray) -> np.ndarray:
         template = self.template
-        prefix = template.prefix(template.table.user[target], history)
+        prefix = template.prefix(template.table.user[target], template.line_order(history))
         suffix = template.suffix(target, template.fitting_turns(target, prefix.tokens))
         return np.concatenate([prefix.pieces, suffix])
 
@@ -76,15 +76,16 @@ class PieceRenderer:
 
     def parts(self, target: int, history: np.ndarray) -> list[tuple[str, np.ndarray]]:
         prompt = self.prompt(target, history)
-        turns = len(prompt) - len(part_names(len(history), turns=0))
+        dates = self.template.style.dates
+        turns = len(prompt) - len(part_names(len(history), 0, dates))
         ids = [self.template.pieces.tokens([piece]) for piece in prompt]
-        return list(zip(part_names(len(history), turns), ids, strict=True))
+        return list(zip(part_names(len(history), turns, dates), ids, strict=True))
 
     def bare_lengths(self, targets: np.ndarray) -> np.ndarray:
-        pieces, table = self.template.pieces, self.template.table
+        template, pieces = self.template, self.template.pieces
         fixed = pieces.lengths[[pieces.dialogue, pieces.closing]].sum()
-        movies = pieces.lengths[pieces.target[table.movie[targets]]]
-        return fixed + self.template.head_lengths(table.user[targets]) + movies
+        heads = template.head_lengths(template.table.user[targets])
+        return fixed + heads + template.target_lengths(targets)
 
     def fit_history(self, target: int, history: np.ndarray) -> np.ndarray:
         return history
@@ -104,7 +105,7 @@ class WholePromptRenderer:
 
     def prompt(self, target: int, history: np.ndarray) -> np.ndarray:
         template = self.template
-        prefix = template.prefix(template.table.user[target], history)
+        prefix = template.prefix(template.table.user[target], template.line_order(history))
         turns = template.fitting_turns(target, prefix.tokens)
         while True:
             prompt = np.concatenate([prefix.pieces, template.suffix(target, turns)])
@@ -125,6 +126,8 @@ class WholePromptRenderer:
     def bare_lengths(self, targets: np.ndarray) -> np.ndarray:
         template, table = self.template, self.template.table
         texts = template.pieces.head[table.user[targets]] * len(table.movies) + table.movie[targets]
+        if template.style.dates:
+            texts = texts * len(template.pieces.days) + template.pieces.day(table.timestamp[targets])
         _, first, text = np.unique(texts, return_index=True, return_inverse=True)
         none = np.zeros(0, dtype=np.int64)
         bare = [[*template.prefix(table.user[t], none).pieces, *template.suffix(t, none)] for t in targets[first]]
@@ -162,7 +165,7 @@ def make_renderer(
     Warns, and tokenises every prompt as a single text, if the joined pieces of sampled prompts differ from the tokens
     of their text.
 
-    Raises UserError where the data lack what the ablation needs, or the template can't be used.
+    Raises UserError where the data lack what the ablation needs, or dates, or the template can't be used.
     """
     movies = movie_texts(table)
     context = make_context(table, movies) if ablation.context else None

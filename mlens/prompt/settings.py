@@ -8,6 +8,10 @@ from datetime import date
 from mlens.checks import require_choice, require_number
 from mlens.errors import UserError
 
+NEWEST_FIRST = "newest_first"
+# Printed by the plan and at the start of a run with this order.
+UNSHARED = "prompt.order=newest_first: targets share no histories, each prompt is computed in full"
+
 
 @dataclass(frozen=True)
 class Style:
@@ -21,6 +25,8 @@ class Style:
     history_tokens: the most tokens of the history section (None: only max_tokens limits it).
     trim: how a window that doesn't fit is cut, `strided` or `exact`.
     max_context: the most context turns.
+    dates: whether a history line and the target have the day of their rating (UTC).
+    order: of the history lines, `time` (the oldest first) or `newest_first`.
     """
 
     task: str
@@ -31,6 +37,8 @@ class Style:
     history_tokens: int | None = None
     trim: str = "strided"
     max_context: int = 15
+    dates: bool = False
+    order: str = "time"
 
     def __post_init__(self) -> None:
         try:
@@ -41,6 +49,7 @@ class Style:
         require_number("prompt.history_tokens", self.history_tokens, at_least=0, null=True)
         require_choice("prompt.trim", self.trim, ("strided", "exact"))
         require_number("prompt.max_context", self.max_context, at_least=0)
+        require_choice("prompt.order", self.order, ("time", NEWEST_FIRST))
 
 
 @dataclass(frozen=True)

@@ -11,27 +11,29 @@ from mlens.data.ragged import ranges
 from mlens.data.rating_table import RatingTable
 from mlens.prompt.context import Context
 from mlens.prompt.pieces import Pieces
-from mlens.prompt.settings import Ablation, Style
+from mlens.prompt.settings import NEWEST_FIRST, Ablation, Style
 
 # The parts of a prompt in order: the prefix, with a header and its lines where there is a history, and the suffix.
 BEGINNING, HEADER, LINE = ("opening", "task"), ("heading",), ("number", "film", "rating")
 DIALOGUE, TURN, ENDING = ("dialogue",), "context", ("film to rate", "closing")
-# The index of the first line's rating among the pieces of the prefix.
-FIRST_RATING = len(BEGINNING + HEADER + LINE) - 1
+# The same with prompt.dates=true.
+DATED_LINE, DATED_ENDING = ("number", "film", "date", "rating"), ("film to rate", "date to rate", "closing")
 
 
 @dataclass(frozen=True)
 class Prefix:
     """The beginning of a prompt, up to the end of its history.
 
-    If one history is the beginning of another, so is its prefix.
+    If the lines of one history are the beginning of those of another, so is its prefix.
 
     pieces [p]: the piece numbers.
     ends [p]: the number of tokens up to the end of each piece.
+    line_pieces: the number of pieces of a line; the last one is its rating.
     """
 
     pieces: np.ndarray
     ends: np.ndarray
+    line_pieces: int
 
     @property
     def tokens(self) -> int:
@@ -40,23 +42,28 @@ class Prefix:
     @property
     def line_ends(self) -> np.ndarray:
         """The number of tokens before the history, and up to the end of each of its lines: [1 + lines]."""
-        return np.append(self.ends[len(BEGINNING) - 1], self.ends[FIRST_RATING :: len(LINE)])
+        return np.append(self.ends[len(BEGINNING) - 1], self.ends[self._first_rating :: self.line_pieces])
 
     def rating_tokens(self, lines: np.ndarray) -> np.ndarray:
         """Return the indices in the prefix of the tokens of the ratings of `lines` (from 0): [tokens]."""
-        ratings = FIRST_RATING + len(LINE) * lines
+        ratings = self._first_rating + self.line_pieces * lines
         starts = self.ends[ratings - 1]
         return ranges(starts, self.ends[ratings] - starts)
 
+    @property
+    def _first_rating(self) -> int:
+        return len(BEGINNING + HEADER) + self.line_pieces - 1
 
-def part_names(lines: int, turns: int) -> list[str]:
+
+def part_names(lines: int, turns: int, dates: bool) -> list[str]:
     """Return the name of each piece of a prompt with this number of history lines and context turns.
 
-    >>> part_names(lines=1, turns=0)
+    >>> part_names(lines=1, turns=0, dates=False)
     ['opening', 'task', 'heading', 'number', 'film', 'rating', 'dialogue', 'film to rate', 'closing']
     """
-    history = [*HEADER, *LINE * lines] if lines else []
-    return [*BEGINNING, *history, *DIALOGUE, *[TURN] * turns, *ENDING]
+    line, ending = (DATED_LINE, DATED_ENDING) if dates else (LINE, ENDING)
+    history = [*HEADER, *line * lines] if lines else []
+    return [*BEGINNING, *history, *DIALOGUE, *[TURN] * turns, *ending]
 
 
 @dataclass(frozen=True)
@@ -69,25 +76,34 @@ class PromptTemplate:
     pieces: Pieces
     context: Context | None
 
-    def prefix(self, user: int, history: np.ndarray) -> Prefix:
+    @property
+    def newest_first(self) -> bool:
+        return self.style.order == NEWEST_FIRST
+
+    def line_order(self, history: np.ndarray) -> np.ndarray:
+        """Return a history [h], given in time order, in the order of its lines: [h]."""
+        return history[::-1] if self.newest_first else history
+
+    def prefix(self, user: int, lines: np.ndarray) -> Prefix:
         """Return the part of the prompt that depends on the target only through its history.
 
-        history [h]: ratings of the table in time order.
+        lines [h]: the rating of each history line, as an index into the table.
         """
-        pieces, table = self.pieces, self.table
+        pieces, table, dates = self.pieces, self.table, self.style.dates
         numbers = np.array([pieces.opening, pieces.head[user]])
-        if len(history):
-            lines = np.empty((len(history), len(LINE)), dtype=np.int64)
-            lines[:, 0] = pieces.number[: len(history)]
-            lines[:, 1] = pieces.movie[table.movie[history]]
-            lines[:, 2] = pieces.rating[table.rating_index[history]]
-            numbers = np.concatenate([numbers, [pieces.header], lines.ravel()])
-        return Prefix(numbers, np.cumsum(pieces.lengths[numbers]))
+        columns = [pieces.number[: len(lines)], pieces.movie[table.movie[lines]]]
+        if dates:
+            columns.append(pieces.date[pieces.day(table.timestamp[lines])])
+        columns.append(pieces.rating[table.rating_index[lines]])
+        if len(lines):
+            numbers = np.concatenate([numbers, [pieces.header], np.stack(columns, axis=1).ravel()])
+        return Prefix(numbers, np.cumsum(pieces.lengths[numbers]), len(columns))
 
     def suffix(self, target: int, turns: np.ndarray) -> np.ndarray:
         """Return the pieces of the rest of the prompt, with these context `turns`: [pieces]."""
-        pieces = self.pieces
-        return np.array([pieces.dialogue, *turns, pieces.target[self.table.movie[target]], pieces.closing])
+        pieces, table = self.pieces, self.table
+        dates = [pieces.target_date[pieces.day(table.timestamp[target])]] if self.style.dates else []
+        return np.array([pieces.dialogue, *turns, pieces.target[table.movie[target]], *dates, pieces.closing])
 
     def turns(self, target: int) -> np.ndarray:
         """Return the pieces of the context turns of `target`, whether they fit or not: [turns]."""
@@ -104,6 +120,23 @@ class PromptTemplate:
         room = self.style.max_tokens - prefix_tokens - lengths[self.suffix(target, turns[:0])].sum()
         fitting = np.searchsorted(np.cumsum(lengths[turns][::-1]), room - self.longest_answer, side="right")
         return turns[len(turns) - int(fitting) :]
+
+    def line_lengths(self, ratings: np.ndarray) -> np.ndarray:
+        """Return the tokens of the history line of each rating, without its number: [n]."""
+        pieces, table = self.pieces, self.table
+        lengths = pieces.lengths[pieces.movie[table.movie[ratings]]]
+        lengths = lengths + pieces.lengths[pieces.rating[table.rating_index[ratings]]]
+        if self.style.dates:
+            lengths = lengths + pieces.lengths[pieces.date[pieces.day(table.timestamp[ratings])]]
+        return lengths
+
+    def target_lengths(self, targets: np.ndarray) -> np.ndarray:
+        """Return the tokens of each movie to rate, its date and the question included: [n]."""
+        pieces, table = self.pieces, self.table
+        lengths = pieces.lengths[pieces.target[table.movie[targets]]]
+        if self.style.dates:
+            lengths = lengths + pieces.lengths[pieces.target_date[pieces.day(table.timestamp[targets])]]
+        return lengths
 
     def head_lengths(self, users: np.ndarray) -> np.ndarray:
         """Return the tokens of the prefix of each user without history: [n]."""

@@ -22,11 +22,6 @@ QWEN_SPLIT = (
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 END = "<|endoftext|>"
-# What the tiny tokenizer keeps together, so that it can be one token: a title to its year, where the genres' bracket or
-# a colon follows; the genres' bracket; a rating.
-TITLE = r" [^\r\n]*?\(\d{4}\)(?=:| \([^()\r\n]*\):)"
-GENRES = r" \([^()\r\n]*\)(?=:)"
-RATING = r"\d\.\d"
 
 
 class PlainText:
@@ -51,18 +46,22 @@ def bos_ids(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     return np.array(ids, dtype=np.int32)
 
 
-def tiny_tokenizer(movies: Sequence[str], repeated: Sequence[str], ratings: Sequence[str], vocab_size: int) -> Path:
+def tiny_tokenizer(
+    movies: Sequence[str], repeated: Sequence[str], ratings: Sequence[str], vocab_size: int, dates: Sequence[str] = ()
+) -> Path:
     """Train a byte-level BPE tokenizer on the texts of the data, unless it is cached; returns its folder.
 
-    Each title, each bracket of genres and each rating of the data is one token; others are bytes and what BPE merged.
-    Everything else is split as Qwen's tokenizer does, so prompts have the same borders.
+    Each title, each bracket of genres and each rating of the data is one token, and so are the year, the month and the
+    day of a date; others are bytes and what BPE merged. Everything else is split as Qwen's tokenizer does, so prompts
+    have the same borders.
 
-    movies: the movies' texts in a history, ` Title (1995) (Comedy):`.
+    movies: the movies' texts in a history, ` Title (1995) (Comedy):`, with a comma at the end if there are dates.
     repeated: the texts that every prompt contains. Each is counted once a movie, so that it becomes few tokens.
     ratings: the legal ratings, `4.5`.
-    vocab_size: the number of tokens from BPE, bytes included; the titles, brackets and ratings come on top.
+    vocab_size: the number of tokens from BPE, bytes included; the titles, brackets, ratings and dates come on top.
+    dates: the days of the ratings, ` 1998-03-13:`; empty for prompts without dates.
     """
-    key = content_key("tiny tokenizer", 2, list(movies), list(repeated), list(ratings), vocab_size)
+    key = content_key("tiny tokenizer", 3, list(movies), list(repeated), list(ratings), vocab_size, list(dates))
 
     def write(folder: Path) -> None:
         from transformers import PreTrainedTokenizerFast
@@ -77,7 +76,7 @@ def tiny_tokenizer(movies: Sequence[str], repeated: Sequence[str], ratings: Sequ
             show_progress=False,
         )
         tokenizer.train_from_iterator([*movies, *(list(repeated) * len(movies))], trainer)
-        tokenizer = _with_words(tokenizer, [*movies, *ratings])
+        tokenizer = _with_words(tokenizer, _words(bool(dates)), [*movies, *ratings, *dates])
         PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=END).save_pretrained(folder)
 
     return cached_folder("tokenizers", key, write)
@@ -93,9 +92,24 @@ def _split(pattern: str) -> pre_tokenizers.Sequence:
     )
 
 
-def _with_words(tokenizer: Tokenizer, texts: Sequence[str]) -> Tokenizer:
-    """Return the tokenizer with a token for each title, bracket of genres and rating in these texts."""
-    words = pre_tokenizers.Split(Regex(f"{TITLE}|{GENRES}|{RATING}"), behavior="removed", invert=True)
+def _words(dates: bool) -> str:
+    """Return the pattern of what is kept together, so that it can be one token.
+
+    A title to its year, where the genres' bracket or the end of the film follows; the genres' bracket; a rating. A film
+    ends in a colon or, in prompts with dates, a comma. There the year, the month and the day of a date are kept
+    together too.
+    """
+    end = "[:,]" if dates else ":"
+    title = rf" [^\r\n]*?\(\d{{4}}\)(?={end}| \([^()\r\n]*\){end})"
+    genres = rf" \([^()\r\n]*\)(?={end})"
+    date = r" \d{4}(?=-\d\d-\d\d:)|-\d\d(?=-\d\d:|:)"
+    rating = r"\d\.\d"
+    return "|".join([title, genres, date, rating] if dates else [title, genres, rating])
+
+
+def _with_words(tokenizer: Tokenizer, pattern: str, texts: Sequence[str]) -> Tokenizer:
+    """Return the tokenizer with a token for each match of `pattern` in these texts."""
+    words = pre_tokenizers.Split(Regex(pattern), behavior="removed", invert=True)
     as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     state = json.loads(tokenizer.to_str())
     vocabulary = state["model"]["vocab"]
@@ -104,5 +118,5 @@ def _with_words(tokenizer: Tokenizer, texts: Sequence[str]) -> Tokenizer:
             vocabulary.setdefault(as_bytes.pre_tokenize_str(word)[0][0], len(vocabulary))
     state["model"]["ignore_merges"] = True  # a word of the vocabulary is its token, whether merges lead to it or not
     made = Tokenizer.from_str(json.dumps(state))
-    made.pre_tokenizer = _split(f"{TITLE}|{GENRES}|{RATING}|{QWEN_SPLIT}")
+    made.pre_tokenizer = _split(f"{pattern}|{QWEN_SPLIT}")
     return made

@@ -43,7 +43,8 @@ def rating_statuses(dataset: RatingDataset, roles: np.ndarray, split: Split, i: 
     user = int(table.user[target])
     first, stop = int(table.user_offsets[user]), int(table.user_offsets[user + 1])
     visible, wanted = set(stage.visible_to(i).tolist()), set(dataset.wanted(i).tolist())
-    line = {rating: k for k, rating in enumerate(dataset.history(i).tolist(), 1)}
+    lines = dataset.renderer.template.line_order(dataset.history(i))
+    line = {rating: k for k, rating in enumerate(lines.tolist(), 1)}
 
     def status(rating: int) -> RatingStatus:
         t, role = rating - first, STAGES[roles[rating]]

@@ -2,7 +2,8 @@
 
 A tiny Qwen3 is trained once, on training ratings only. It learns from short excerpts of each user's history, in which
 every rating is predicted from the lines before it: most ratings in their lines, some as the target of a prompt. So
-every strategy of a comparison starts from the same competent model.
+every strategy of a comparison starts from the same competent model. The lines of excerpts are in time order, whatever
+prompt.order: a rating isn't predicted from newer ones.
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ def base_weights(inputs: RunInputs, ranks: Ranks) -> Path | None:
         return None
     config = inputs.settings.config
     key_settings = {name: config[name] for name in ("ablation", "model")}
-    key_settings["prompt"] = {name: config["prompt"][name] for name in ("task", "question", "chat")}
+    key_settings["prompt"] = {name: config["prompt"][name] for name in ("task", "question", "chat", "dates")}
     key = content_key("base", VERSION, inputs.table.content_hash(), stage.visible.tobytes(), key_settings)
     folder = cache_root() / "bases" / key
     # A cached model needs no lock: the cache may be read-only.

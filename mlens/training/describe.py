@@ -11,6 +11,7 @@ from mlens.files import write_json, write_text
 from mlens.packing.dataset import RatingDataset
 from mlens.packing.epoch_plan import steps_per_epoch
 from mlens.packing.lengths import measure_lengths
+from mlens.prompt.settings import NEWEST_FIRST, UNSHARED
 from mlens.training.detailed_log import detailed_log, length_warnings, sharing_warning
 from mlens.training.folder import RunFolder
 from mlens.training.journal import Journal
@@ -55,6 +56,8 @@ def describe_run(
         f"{lengths['train'].trimmed:.0%} trimmed; {steps:,} steps, {per_epoch:,} an epoch"
         + ("" if minutes is None else f", limited to {minutes:g} minutes")
     )
+    if settings.prompt.order == NEWEST_FIRST:
+        journal.log(UNSHARED)
     for line in warnings:
         journal.log(line)
     journal.log(f"run folder: {folder.path}")

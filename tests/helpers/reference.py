@@ -1,6 +1,7 @@
 """Naive references for splits, histories and prompts: loops over lists, written from the rules, not from the code."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from fractions import Fraction
 from math import floor
 
@@ -46,6 +47,16 @@ def make_table(users, *, titles=None, genres=None, user_ids=None, movie_ids=None
         contexts=contexts and pl.DataFrame({"context": contexts}, schema={"context": pl.List(pl.String)}),
         **frames,
     )
+
+
+def dated(table: RatingTable) -> RatingTable:
+    """Return the table with its small times, and those of its tags, spread over the days from 1998-03-13 on."""
+
+    def spread(time):
+        return time * 40_000 + 889_747_200
+
+    tags = None if table.tags is None else table.tags.with_columns(spread(pl.col("timestamp")))
+    return replace(table, timestamp=spread(table.timestamp), tags=tags)
 
 
 @st.composite
@@ -128,6 +139,12 @@ def naive_movie(table: RatingTable, movie: int) -> str:
     return title if genres == "" else title + " (" + genres + ")"
 
 
+def naive_film(table: RatingTable, rating: int, dates: bool) -> str:
+    """Return the movie of a rating and, with dates, the day of the rating."""
+    movie = naive_movie(table, table.movie[rating])
+    return movie + datetime.fromtimestamp(int(table.timestamp[rating]), UTC).strftime(", %Y-%m-%d") if dates else movie
+
+
 def naive_turns(table: RatingTable, target: int, most: int) -> list[str]:
     """Return the last turns of context: the record's, else the user's earlier tags of other movies."""
     if table.contexts is not None:
@@ -147,11 +164,12 @@ def naive_prompt(table: RatingTable, target: int, history, ablation, style) -> N
     user = int(table.user[target])
     task = table.users["task"][user] if "task" in table.users.columns else None
     profile = table.users["profile"][user] if ablation.profile else None
+    lines = reversed(history) if style.order == "newest_first" else history
     return NaivePrompt(
         task=task or style.task,
         profile=profile or "",
-        history=[(naive_movie(table, table.movie[i]), f"{table.rating[i]:.1f}") for i in history],
+        history=[(naive_film(table, i, style.dates), f"{table.rating[i]:.1f}") for i in lines],
         turns=naive_turns(table, target, style.max_context) if ablation.context else [],
-        movie=naive_movie(table, table.movie[target]),
+        movie=naive_film(table, target, style.dates),
         question=style.question,
     )

@@ -45,6 +45,16 @@ def tiny():
     return AutoTokenizer.from_pretrained(tiny_tokenizer(titles, frame, [str(rating) for rating in HALF_STARS], 700))
 
 
+@cache
+def tiny_dated():
+    """Return a tiny tokenizer for prompts with dates, trained on the titles of `tiny` and four days."""
+    titles = [f" Movie {chr(65 + m % 26)}{m} ({1980 + m}) (Comedy, Drama, Sci-Fi)," for m in range(40)]
+    frame = [f"[TASK]\n{style().task}", HISTORY_HEADER, DIALOGUE_HEADER, f":\n\n{style().question}"]
+    dates = [f" 1998-03-{day}:" for day in range(13, 17)]
+    ratings = [str(rating) for rating in HALF_STARS]
+    return AutoTokenizer.from_pretrained(tiny_tokenizer(titles, frame, ratings, 700, dates))
+
+
 def wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     tokenizer.add_special_tokens([END])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END)

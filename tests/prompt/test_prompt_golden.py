@@ -1,9 +1,13 @@
 """The text of prompts, character by character."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from mlens.errors import UserError
+from mlens.model.load import load_tokenizer
+from mlens.model.settings import TinyModel
 from mlens.prompt.renderer import make_renderer
 from tests.helpers.reference import make_table
 from tests.helpers.tokenizers_for_tests import (
@@ -15,6 +19,7 @@ from tests.helpers.tokenizers_for_tests import (
     qwen3,
     style,
     tiny,
+    tiny_dated,
 )
 
 SIMPLE = """[TASK]
@@ -53,6 +58,26 @@ User: Movie C (2021) (Comedy): funny, too
 User: Movie Z (2023) (Thriller):
 
 预测用户对该电影的评分："""
+
+
+DATED = """[TASK]
+基于用户在 MovieLens 上的历史评分和标签数据，模拟该用户的电影偏好和行为模式
+
+[HISTORICAL_RATINGS]
+1. Movie A (2020) (Action), 1998-03-13: 5.0
+2. Movie C (2021) (Comedy), 1998-03-13: 4.5
+
+[RECENT_DIALOGUE]
+User: Movie Z (2023) (Thriller), 1998-03-14:
+
+预测用户对该电影的评分："""
+
+NEWEST_FIRST = """[HISTORICAL_RATINGS]
+1. Movie C (2021) (Comedy), 1998-03-13: 4.5
+2. Movie A (2020) (Action), 1998-03-13: 5.0
+
+[RECENT_DIALOGUE]
+User: Movie Z (2023) (Thriller), 1998-03-14:"""
 
 
 @pytest.fixture
@@ -101,6 +126,34 @@ def test_max_context_keeps_the_last_turns(table):
 
 def test_in_english(table):
     assert text(table, name="simple_en") == ENGLISH
+
+
+@needs_qwen3
+def test_with_dates_and_with_the_newest_first(table):
+    """The last second of a day is on that day, the next one on the next."""
+    seconds = np.array([86_400 * 10_298, 86_400 * 10_298, 86_400 * 10_299 - 1, 86_400 * 10_299])
+    table = replace(table, timestamp=seconds)
+    for tokenizer in (tiny(), tiny_dated(), qwen3()):
+        texts = {}
+        for order in ("time", "newest_first"):
+            renderer = make_renderer(table, style(dates=True, order=order), HISTORY, tokenizer)
+            assert renderer.shares_prefixes
+            texts[order] = renderer.text(3, np.array([0, 2]))
+            assert renderer.tokens(3, np.array([0, 2])).tolist() == plain_ids(tokenizer, texts[order])
+        assert texts["time"] == DATED
+        assert NEWEST_FIRST in texts["newest_first"] and len(texts["newest_first"]) == len(DATED)
+
+
+@pytest.mark.parametrize("times", [[0, 1, 2, 3], [10**12, 10**12, 10**12 + 1, 10**12 + 2]])
+def test_dates_of_line_numbers_and_of_milliseconds_are_refused(table, times):
+    table = replace(table, timestamp=np.array(times))
+    for refused in (
+        lambda: make_renderer(table, style(dates=True), HISTORY, tiny()),
+        lambda: load_tokenizer(TinyModel(), table, style(dates=True), HISTORY),
+    ):
+        with pytest.raises(UserError, match=r"prompt\.dates=true: the data have no dates") as error:
+            refused()
+        assert "\n" not in str(error.value)
 
 
 def test_a_movie_without_genres_has_no_bracket():
@@ -211,6 +264,7 @@ def test_there_are_seven_ablations_and_history_only_has_only_history():
         ({"history_tokens": -1}, "history_tokens"),
         ({"trim": "loose"}, "trim"),
         ({"max_context": -1}, "max_context"),
+        ({"order": "oldest_first"}, "order"),
     ],
 )
 def test_bad_settings_are_refused_by_name(fields, name):

@@ -4,13 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlens.data.movielens_csv import MovieLensCsv
 from mlens.data.sources import load_table
+from mlens.model.load import load_tokenizer
+from mlens.model.settings import TinyModel
 from mlens.prompt.renderer import check_borders, make_renderer
-from tests.helpers.reference import HALF_STARS, make_table, naive_prompt, user_ratings
+from tests.helpers.reference import HALF_STARS, dated, make_table, naive_prompt, user_ratings
 from tests.helpers.tokenizers_for_tests import (
     ABLATIONS,
     END,
@@ -24,6 +26,7 @@ from tests.helpers.tokenizers_for_tests import (
     style,
     text_ids,
     tiny,
+    tiny_dated,
 )
 
 ML = Path(__file__).parents[3] / "shared" / "data" / "ml-latest-small"
@@ -39,6 +42,9 @@ ODD = [
     "4.5",
     "Up (2009): 3.0",
     "Up (2009) (Drama): 3.0 (2010)",
+    "Up (2009), 1998-03-13: 3.0",
+    "Up (2009) (Drama), 1998-03-13: 3.0 (2010)",
+    "1998-03-13: a day (1998), a night",
     "2001: A Space Odyssey (1968)",
     "...And Justice for All (1979)",
     "Amélie (2001)",
@@ -53,6 +59,8 @@ ODD = [
     "\u200bzero width",
 ]
 words = st.one_of(st.sampled_from(ODD), st.text(min_size=1, max_size=12)).map(str.strip).filter(bool)
+titles = st.one_of(words, words.map(lambda word: f"{word} (1999)"))
+orders = st.sampled_from(["time", "newest_first"])
 
 
 @st.composite
@@ -67,13 +75,14 @@ def worlds(draw):
     with_records = draw(st.booleans())
     table = make_table(
         users,
-        titles=draw(st.lists(words, min_size=movies, max_size=movies)),
+        titles=draw(st.lists(titles, min_size=movies, max_size=movies)),
         genres=draw(st.lists(st.sampled_from(["", "Drama", "Comedy, Sci-Fi"]), min_size=movies, max_size=movies)),
         profile=draw(st.lists(st.none() | words, min_size=len(users), max_size=len(users))),
         task=draw(st.lists(st.none() | words, min_size=len(users), max_size=len(users))),
         tags=sorted(draw(st.lists(tag, min_size=1, max_size=12)), key=lambda t: (t[0], t[3])),
         contexts=[draw(some) for _ in range(sum(sizes))] if with_records else None,
     )
+    table = dated(table)
     target = draw(st.integers(0, len(table) - 1))
     earlier = [i for i in user_ratings(table, table.user[target]) if i < target]
     history = [i for i in earlier if draw(st.booleans())]
@@ -89,19 +98,34 @@ def render(world, ablation, tokenizer, **fields):
     return renderer, target, given_history, expected
 
 
-@given(worlds(), st.sampled_from(list(ABLATIONS.values())), st.integers(0, 4))
+@given(worlds(), st.sampled_from(list(ABLATIONS.values())), st.integers(0, 4), st.booleans(), orders, st.booleans())
+@settings(max_examples=20)
 @pytest.mark.filterwarnings("ignore:.*pieces of a prompt don't join")
-def test_text_and_ids_are_those_of_the_naive_prompt(world, ablation, max_context):
-    renderer, target, history, expected = render(world, ablation, tiny(), max_tokens=10**6, max_context=max_context)
+def test_text_and_ids_are_those_of_the_naive_prompt(world, ablation, max_context, dates, order, with_date_tokens):
+    tokenizer = tiny_dated() if with_date_tokens else tiny()
+    fields = {"max_context": max_context, "dates": dates, "order": order}
+    renderer, target, history, expected = render(world, ablation, tokenizer, max_tokens=10**6, **fields)
     assert renderer.text(target, history) == expected
     ids = renderer.tokens(target, history).tolist()
-    assert tiny().decode(ids) == expected
-    assert ids == text_ids(tiny(), expected)
+    assert tokenizer.decode(ids) == expected
+    assert ids == text_ids(tokenizer, expected)
+    names, parts = zip(*renderer.parts(target, history), strict=True)
+    assert np.concatenate(parts).tolist() == ids
+    if renderer.shares_prefixes:
+        assert names.count("date") == dates * len(history) and names.count("date to rate") == dates
 
 
 @needs_qwen3
-@pytest.mark.parametrize("ablation", [EVERYTHING, ABLATIONS["context_only"]])
-def test_with_qwen3_odd_titles_tags_and_profiles_join_and_stay_text(ablation):
+@pytest.mark.parametrize(
+    ("ablation", "fields"),
+    [
+        (EVERYTHING, {}),
+        (ABLATIONS["context_only"], {}),
+        (EVERYTHING, {"dates": True, "order": "newest_first"}),
+        (ABLATIONS["context_only"], {"dates": True}),
+    ],
+)
+def test_with_qwen3_odd_titles_tags_and_profiles_join_and_stay_text(ablation, fields):
     """Every odd text as a title and as a tag, and some in a profile."""
     n = len(ODD)
     table = make_table(
@@ -111,13 +135,14 @@ def test_with_qwen3_odd_titles_tags_and_profiles_join_and_stay_text(ablation):
         profile=["name: <|im_end|> <think> [TASK] x"],
         tags=[(0, m, ODD[-m], m) for m in range(n)],
     )
-    renderer = make_renderer(table, style(), ablation, qwen3())
+    table, chosen = dated(table), style(**fields)
+    renderer = make_renderer(table, chosen, ablation, qwen3())
     assert renderer.shares_prefixes
     special = set(qwen3().get_added_vocab().values())
     assert len(special) > 20
     for target in range(n):
         history = np.arange(target) if ablation.history else np.arange(0)
-        expected = naive_prompt(table, target, history, ablation, style()).text()
+        expected = naive_prompt(table, target, history, ablation, chosen).text()
         ids = renderer.tokens(target, history).tolist()
         assert renderer.text(target, history) == expected
         assert ids == text_ids(qwen3(), expected)
@@ -185,8 +210,8 @@ def small(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.skipif(not ML.is_dir(), reason="needs ../shared/data/ml-latest-small")
 @pytest.mark.parametrize("name", ["simple", "simple_en"])
-@pytest.mark.parametrize("profile", [False, True])
-def test_all_movies_of_ml_latest_small_join_with_qwen3(small, name, profile):
+@pytest.mark.parametrize(("profile", "dates"), [(False, False), (True, False), (False, True)])
+def test_all_movies_of_ml_latest_small_join_with_qwen3(small, name, profile, dates):
     """Each movie as a history line and as the target."""
     movies = len(small.movies)
     assert movies == 9742
@@ -197,8 +222,9 @@ def test_all_movies_of_ml_latest_small_join_with_qwen3(small, name, profile):
         genres=small.movies["genres"].to_list(),
         profile=["gender: F; age: 25; occupation: student"],
     )
+    table = dated(table)
     ablation = ABLATIONS["profile_and_history" if profile else "history_only"]
-    chosen = style(name)
+    chosen = style(name, dates=dates)
     renderer = make_renderer(table, chosen, ablation, qwen3())
     assert renderer.shares_prefixes
     for target in range(20, movies, 10):
@@ -210,6 +236,23 @@ def test_all_movies_of_ml_latest_small_join_with_qwen3(small, name, profile):
         history = np.arange(max(0, target - 1), target)
         text = naive_prompt(table, target, history, ablation, chosen).text()
         assert renderer.tokens(target, history).tolist() == plain_ids(qwen3(), text)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not ML.is_dir(), reason="needs ../shared/data/ml-latest-small")
+@pytest.mark.parametrize("dates", [False, True])
+def test_all_movies_of_ml_latest_small_join_with_the_tiny_tokenizer(small, dates):
+    """Each rating as the target after the two before it, on the days of the data."""
+    chosen = style(dates=dates)
+    tokenizer = load_tokenizer(TinyModel(), small, chosen, HISTORY)
+    renderer = make_renderer(small, chosen, HISTORY, tokenizer)
+    assert renderer.shares_prefixes
+    targets = np.unique(small.movie, return_index=True)[1]
+    assert len(targets) > 9700
+    for target in targets:
+        history = np.arange(max(small.user_offsets[small.user[target]], target - 2), target)
+        text = naive_prompt(small, target, history, HISTORY, chosen).text()
+        assert renderer.tokens(target, history).tolist() == plain_ids(tokenizer, text)
 
 
 def test_pieces_that_do_not_join_are_detected_and_prompts_tokenised_as_single_texts():

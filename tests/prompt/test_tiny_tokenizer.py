@@ -9,8 +9,8 @@ from mlens.model.load import load_tokenizer
 from mlens.model.settings import TinyModel
 from mlens.prompt.renderer import make_renderer
 from mlens.prompt.tokens import tiny_tokenizer
-from tests.helpers.reference import HALF_STARS, make_table
-from tests.helpers.tokenizers_for_tests import HISTORY, style, tiny
+from tests.helpers.reference import HALF_STARS, dated, make_table
+from tests.helpers.tokenizers_for_tests import HISTORY, style, tiny, tiny_dated
 
 VOCAB = 400
 titles = st.text(st.characters(blacklist_categories=("Cs",)), min_size=1, max_size=12).map(str.strip).filter(bool)
@@ -26,6 +26,26 @@ def test_a_line_of_the_data_is_eight_tokens():
     line = "\n2. Movie B1 (1981) (Comedy, Drama, Sci-Fi): 4.5"
     parts = ["\n", "2", ".", " Movie B1 (1981)", " (Comedy, Drama, Sci-Fi)", ":", " ", "4.5"]
     assert tokens_of(tiny(), line) == parts
+
+
+def test_a_line_with_a_date_is_twelve_tokens():
+    line = "\n2. Movie B1 (1981) (Comedy, Drama, Sci-Fi), 1998-03-15: 4.5"
+    parts = [
+        "\n",
+        "2",
+        ".",
+        " Movie B1 (1981)",
+        " (Comedy, Drama, Sci-Fi)",
+        ",",
+        " 1998",
+        "-03",
+        "-15",
+        ":",
+        " ",
+        "4.5",
+    ]
+    assert tokens_of(tiny_dated(), line) == parts
+    assert len(tokens_of(tiny_dated(), " 2031-07-29:")) > 4  # not a day of the data
 
 
 def test_titles_and_ratings_that_the_data_lack_are_text():
@@ -72,16 +92,20 @@ def test_any_text_comes_back(text):
 
 
 @given(
-    st.lists(titles, min_size=2, max_size=6), st.lists(titles, min_size=2, max_size=2), st.sampled_from(["", " (1999)"])
+    st.lists(titles, min_size=2, max_size=6),
+    st.lists(titles, min_size=2, max_size=2),
+    st.sampled_from(["", " (1999)"]),
+    st.booleans(),
 )
-def test_pieces_join_whatever_the_titles_and_genres(names, genres, year):
+def test_pieces_join_whatever_the_titles_and_genres(names, genres, year, dates):
     table = make_table(
         [[(m, HALF_STARS[m], m) for m in range(len(names))]],
         titles=[name + year for name in names],
         genres=[genres[m % 2] for m in range(len(names))],
     )
-    tokenizer = load_tokenizer(TinyModel(vocab_size=VOCAB), table, style(), HISTORY)
-    renderer = make_renderer(table, style(), HISTORY, tokenizer)
+    table, chosen = dated(table), style(dates=dates)
+    tokenizer = load_tokenizer(TinyModel(vocab_size=VOCAB), table, chosen, HISTORY)
+    renderer = make_renderer(table, chosen, HISTORY, tokenizer)
     target, history = len(names) - 1, np.arange(len(names) - 1)
     assert renderer.shares_prefixes
     assert renderer.tokens(target, history).tolist() == tokenizer(renderer.text(target, history))["input_ids"]
