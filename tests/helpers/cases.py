@@ -24,7 +24,7 @@ from mlens.packing.prefix_group import PrefixGroup
 from mlens.packing.row import Row
 from mlens.packing.steps import Steps
 from mlens.prompt.renderer import PieceRenderer, make_renderer
-from tests.helpers.reference import HALF_STARS, make_table
+from tests.helpers.reference import HALF_STARS, dated, make_table
 from tests.helpers.tokenizers_for_tests import ABLATIONS, style, tiny
 
 RATIOS = st.sampled_from([0.6, 1.0, 0.3])
@@ -142,9 +142,10 @@ def make_case(
     room: tokens between the longest prompt without history and prompt.max_tokens.
     fields: other fields of the prompt's style.
     """
-    unlimited = make_renderer(table, style(max_tokens=10**6), ABLATIONS[ablation], tiny())
+    unlimited = make_renderer(table, style(max_tokens=10**6, **fields), ABLATIONS[ablation], tiny())
     longest = int(unlimited.bare_lengths(np.arange(len(table))).max()) + unlimited.template.longest_answer
-    renderer = PieceRenderer(replace(unlimited.template, style=style(max_tokens=longest + room, **fields)))
+    limited_style = replace(unlimited.template.style, max_tokens=longest + room)
+    renderer = PieceRenderer(replace(unlimited.template, style=limited_style))
     roles = assign_roles(table, split)
     stages = {name: make_stage(table, roles, split, name) for name in ("train", "val", "test")}
     datasets = {
@@ -166,20 +167,24 @@ def cases(draw, ratings=9):
         return draw(st.sampled_from(values))
 
     row_tokens, share = one_of(2000, 100, 0), one_of("auto", "auto", "never")
+    order = one_of("time", "time", "newest_first")
+    history_loss = one_of(0.0, 0.25, 1.0) if order == "time" else 0.0
     case = make_case(
-        small_table(draw(st.integers(0, 2**32 - 1)), ratings),
+        dated(small_table(draw(st.integers(0, 2**32 - 1)), ratings)),
         draw(STRATEGIES),
         lambda max_tokens: PackedRows(max_tokens + row_tokens, share),
         ablation=one_of(*WITH_HISTORY * 2, *ABLATIONS),
         split=draw(SPLITS),
         room=one_of(1000, 1000, 90, 60, 40, 20, 0),
-        steps=Steps(one_of(100, 8, 3), one_of(1, 1, 2, 8), one_of(0.0, 0.25, 1.0)),
+        steps=Steps(one_of(100, 8, 3), one_of(1, 1, 2, 8), history_loss),
         epoch=one_of(0, 1, 2),
         world=one_of(1, 2),
         limits=draw(LIMITS),
         history_tokens=one_of(None, None, 30),
         trim=one_of("strided", "exact"),
         max_context=one_of(1, 3),
+        dates=one_of(False, True),
+        order=order,
     )
     assume("train" in case.datasets)
     return case

@@ -17,10 +17,12 @@ from mlens.history.none import NoHistory
 from mlens.history.random import Random
 from mlens.packing.dataset import RatingDataset
 from mlens.packing.packed import PackedRows
+from mlens.packing.steps import Steps
 from mlens.prompt.renderer import WholePromptRenderer
 from tests.helpers.cases import cases, make_case, score_rows, small_table, train_steps
 from tests.helpers.equality import check_scores, check_training, dtypes
 from tests.helpers.prefix_groups import check_row, prompts
+from tests.helpers.reference import dated
 from tests.helpers.tokenizers_for_tests import plain, tiny
 
 STRATEGIES = [
@@ -37,6 +39,19 @@ STRATEGIES = [
 def test_every_strategy_trains_and_scores_as_plain_forwards_do(strategy, world):
     table = small_table(seed=3, ratings=12)
     case = make_case(table, strategy, world=world, split=Split("temporal", test_ratio=0.2), room=200)
+    check_training(case, torch.float64)
+    check_scores(case, "test", torch.float64)
+
+
+@pytest.mark.parametrize("order", ["time", "newest_first"])
+def test_prompts_with_dates_train_and_score_as_plain_forwards_do(order):
+    """In time order they share their histories; newest first, none but the task of targets without history."""
+    table, weight = dated(small_table(seed=3, ratings=12)), 0.5 if order == "time" else 0.0
+    case = make_case(table, AllPrevious(), steps=Steps(100, 1, weight), room=300, dates=True, order=order)
+    built = [one for step in train_steps(case) for one in step]
+    shared = [group.suffixes for one in built for group in one.groups if len(group.suffixes) > 1]
+    growing = [suffixes for suffixes in shared if suffixes[-1].seen > suffixes[0].seen]
+    assert bool(growing) == (order == "time")
     check_training(case, torch.float64)
     check_scores(case, "test", torch.float64)
 

@@ -46,7 +46,9 @@ def test_every_rating_of_the_user_has_the_right_status(case):
             of = {kind: [status.rating for status in statuses if status.kind == kind] for kind in count_kinds(statuses)}
             assert [status.rating for status in statuses if status.kind == TARGET] == [target]
             assert of[CHOSEN] == dataset[i].history.tolist()
-            assert [status.line for status in statuses if status.kind == CHOSEN] == list(range(1, 1 + len(of[CHOSEN])))
+            lines = [status.line for status in statuses if status.kind == CHOSEN]
+            newest_first = dataset.renderer.template.style.order == "newest_first"
+            assert lines == list(range(1, 1 + len(of[CHOSEN])))[:: -1 if newest_first else 1]
             assert len(of[DROPPED]) == dataset[i].dropped
             visible = naive_visible(table, case.roles, target, case.split.eval_history, case.split.ties)
             assert sorted([*of[CHOSEN], *of[DROPPED], *of[NOT_CHOSEN]]) == visible
