@@ -52,15 +52,14 @@ class PredictingRun:
         ]
 
     def movie(self, row: dict) -> dict:
-        """Return the movie of a row of `test`, as input of the predictor."""
+        """Return the movie of a row of `test`, and when it was rated, as input of the predictor."""
         table = self.table
         movie = table.movies["id"].to_list().index(row["movie"])
-        extra = {}
+        target = int(table.user_offsets[table.users["id"].to_list().index(row["user"])]) + row["t"]
+        extra: dict = {"timestamp": int(table.timestamp[target])}
         if table.tags is not None:
             context = make_context(table, movie_texts(table))
-            user = table.users["id"].to_list().index(row["user"])
-            turns = context.turns(table, int(table.user_offsets[user]) + row["t"], 15)
-            extra = {"context": [context.texts[turn] for turn in turns]}
+            extra["context"] = [context.texts[turn] for turn in context.turns(table, target, 15)]
         title, genres = table.movies["title"][movie], table.movies["genres"][movie]
         return {"movie": row["movie"], "title": title, "genres": genres, **extra}
 

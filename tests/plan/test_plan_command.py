@@ -142,13 +142,18 @@ def test_where_nothing_helps_it_says_so(job):
 
 
 def test_the_table_has_a_column_a_job_and_names_what_does_not_fit(capsys):
-    print_plan([*FAST, "history=none,fixed_count", "data.max_users=10", *GPU], multirun=True)
+    newest_first = "prompt.order=newest_first"
+    print_plan([*FAST, "history=none,fixed_count", newest_first, "data.max_users=10", *GPU], multirun=True)
     printed = capsys.readouterr().out
     header = next(line for line in printed.splitlines() if "history-none" in line)
     assert "history-fixed_count" in header
     for part in ("weights", "gradients", "optimizer", "activations", "logits"):
         assert f"GiB a rank: {part}" in printed
     assert "median, 90%, 99%, max" in printed and "as stated" in printed and "DOES NOT FIT  " not in printed
+    assert [line for line in printed.splitlines() if line.startswith("NOTE")] == [
+        f"NOTE  history-{name}: prompt.order=newest_first: targets share no histories, each prompt is computed in full"
+        for name in ("none", "fixed_count")
+    ]
 
 
 def test_a_full_disk_is_reported_before(job, capsys):

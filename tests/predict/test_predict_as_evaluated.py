@@ -62,14 +62,17 @@ def test_the_first_target_of_each_user_under_strided_windows(all_previous):
 
 
 CUT = [AllPrevious(), FixedCount(12), FixedRatio(0.9), Random(0.9), Random(0.9, "per_user")]
+CASES: list[tuple] = [(strategy, {}) for strategy in [*CUT, NoHistory()]]
+CASES += [(AllPrevious(), {"dates": True}), (Random(0.9), {"dates": True, "order": "newest_first"})]
 
 
-@pytest.mark.parametrize("strategy", [*CUT, NoHistory()], ids=repr)
-def test_targets_under_exact_windows_with_profile_and_context(all_previous, strategy):
+@pytest.mark.parametrize(("strategy", "fields"), CASES, ids=repr)
+def test_targets_under_exact_windows_with_profile_and_context(all_previous, strategy, fields):
     """As a run with these settings would score its test targets, with the same weights."""
     run = all_previous
     exported = replace(run.predictor.prompter.exported, history=strategy, ablation=EVERYTHING)
-    exported = replace(exported, prompt=replace(exported.prompt, trim="exact", max_tokens=130))
+    longest = 190 if fields else 130
+    exported = replace(exported, prompt=replace(exported.prompt, trim="exact", max_tokens=longest, **fields))
     prompter = replace(run.predictor.prompter, exported=exported)
     renderer = make_renderer(run.table, exported.prompt, exported.ablation, prompter.tokenizer)
     split = check_config(composed(*SHORT)).split

@@ -273,6 +273,49 @@ def test_what_the_model_was_trained_to_read_must_be_given(tmp_path, name, ablati
         asked(tmp_path, GOOD, MOVIES, ABLATIONS[ablation])
 
 
+DATED_MOVIES = "movie,title,genres,timestamp\n12,Alien (1979),Horror|Sci-Fi,2001-09-09\n13,Brazil (1985),,999999999\n"
+DATED = GOOD.replace(",100\n", ",2001-01-01\n").replace(",200\n", ",999000000\n")
+
+
+def test_with_dates_each_movie_is_rated_at_its_time(tmp_path):
+    found = asked(tmp_path, DATED, DATED_MOVIES, dates=True)
+    assert told(found) == EXPECTED
+    assert sorted(found.table.timestamp.tolist()) == [978307200, 999000000, 999993600, 999999999]
+    by_movie = {told(found)[i][2]: int(found.table.timestamp[t]) for i, t in enumerate(found.stage.targets)}
+    assert by_movie == {"Alien (1979) (Horror, Sci-Fi)": 999993600, "Brazil (1985) ()": 999999999}
+    # A time that isn't needed is ignored, whatever it is.
+    assert told(asked(tmp_path, GOOD, DATED_MOVIES.replace("999999999", "soon"))) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    ("history", "movies", "message"),
+    [
+        (DATED, MOVIES, "movies.csv: there is no column 'timestamp', which the model was trained to read"),
+        (DATED.replace("timestamp", "profile"), DATED_MOVIES, "history.csv: there is no column 'timestamp', which"),
+        (GOOD, DATED_MOVIES, r"history.csv:2: the time is no date that the prompt could print.*\(timestamp 100\)"),
+        (DATED, DATED_MOVIES.replace("999999999", "1" * 13), "movies.csv:3: the time is no date"),
+        (DATED, DATED_MOVIES.replace("999999999", "soon"), "movies.csv:3: the timestamp must be seconds or an ISO"),
+        (DATED, DATED_MOVIES.replace("999999999", ""), "movies.csv:3: the timestamp is missing"),
+        (
+            DATED,
+            DATED_MOVIES.replace("2001-09-09", "2001-02-02"),
+            r"movies.csv:2: the time is before the newest rating of the user's history \(user 1\)",
+        ),
+    ],
+)
+def test_with_dates_a_request_needs_them(tmp_path, history, movies, message):
+    with pytest.raises(UserError, match=message):
+        asked(tmp_path, history, movies, dates=True)
+
+
+def test_with_dates_a_list_of_users_without_times_is_refused(tmp_path):
+    rating = {"continuation": "4.5", "continuation_prefix": "Heat (1995) (Action, Crime): "}
+    task = {"task_behavior_collections": [{"type": "movie_rating", "data": [rating]}]}
+    history = json.dumps([{"user_hash": "a", "user": {"profile": {}}, "task": task}])
+    with pytest.raises(UserError, match="the time is no date that the prompt could print"):
+        asked(tmp_path, history, DATED_MOVIES, ends=(".json", ".csv"), dates=True)
+
+
 def test_other_files(tmp_path):
     (tmp_path / "movies.xlsx").touch()
     for file, message in ((tmp_path / "none.csv", "no such file"), (tmp_path / "movies.xlsx", "must end in .csv or")):

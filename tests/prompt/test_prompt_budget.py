@@ -19,7 +19,7 @@ from mlens.packing.dataset import RatingDataset
 from mlens.packing.lengths import measure_lengths
 from mlens.prompt.prices import make_budget
 from mlens.prompt.renderer import make_renderer
-from tests.helpers.reference import HALF_STARS, make_table, naive_k, naive_movie, naive_prompt, stage_of
+from tests.helpers.reference import HALF_STARS, dated, make_table, naive_film, naive_k, naive_prompt, stage_of
 from tests.helpers.tokenizers_for_tests import (
     ABLATIONS,
     EVERYTHING,
@@ -39,6 +39,7 @@ STRATEGIES = {
     "per_target": Random(0.8),
     "per_user": Random(0.8, "per_user"),
 }
+ORDERS = st.sampled_from(["time", "newest_first"])
 
 
 def world(seed=0, users=3, most=25):
@@ -57,12 +58,13 @@ def world(seed=0, users=3, most=25):
         (int(random.integers(users)), int(random.integers(movies)), "tag " * int(random.integers(1, 6)) + "x", int(t))
         for t in random.integers(0, 50, 20)
     ]
-    return make_table(
+    table = make_table(
         rows,
         titles=[f"Movie {m} " + "long " * (m % 5) + f"({1980 + m})" for m in range(movies)],
         profile=[f"age: {20 + u}; occupation: {'other' * u}x" for u in range(users)],
         tags=sorted(tags, key=lambda tag: (tag[0], tag[3])),
     )
+    return dated(table)
 
 
 class Naive:
@@ -157,14 +159,18 @@ def test_windows_are_trimmed_as_by_tokenising_full_texts(ablation, bounds, stage
 
 @given(
     st.sampled_from(list(STRATEGIES)),
-    st.integers(115, 400),
+    st.integers(130, 400),
     st.sampled_from([None, 0, 30]),
     st.integers(0, 5),
     st.sampled_from(list(ABLATIONS)),
+    st.booleans(),
+    ORDERS,
 )
-def test_prompt_and_longest_answer_never_exceed_max_tokens_and_the_target_is_intact(name, most, bound, seed, ablation):
+def test_prompt_and_longest_answer_never_exceed_max_tokens_and_the_target_is_intact(
+    name, most, bound, seed, ablation, dates, order
+):
     table = world(seed, users=2, most=12)
-    chosen = style(max_tokens=most, history_tokens=bound)
+    chosen = style(max_tokens=most, history_tokens=bound, dates=dates, order=order)
     renderer = make_renderer(table, chosen, ABLATIONS[ablation], tiny())
     dataset = RatingDataset(table, stage_of(table, Split("temporal"), "train"), STRATEGIES[name], renderer, seed)
     longest = max(len(answer) for answer in renderer.template.answers)
@@ -173,7 +179,7 @@ def test_prompt_and_longest_answer_never_exceed_max_tokens_and_the_target_is_int
         assert len(sample.prompt) == lengths[i]
         assert len(sample.prompt) + longest <= most
         assert tiny().decode(sample.prompt) == dataset.text(i)
-        movie = naive_movie(table, table.movie[sample.target])
+        movie = naive_film(table, sample.target, dates)
         assert dataset.text(i).endswith(f"User: {movie}:\n\n{chosen.question}")
         assert sample.dropped == len(dataset.wanted(i)) - len(sample.history)
         if bound is not None and ABLATIONS[ablation].history:
@@ -203,8 +209,15 @@ def test_context_takes_what_history_leaves_and_is_dropped_oldest_first():
     assert {(0, 0), (5, 0), (5, 3), (5, 5)} <= seen
 
 
-@given(st.integers(0, 99), st.integers(110, 260), st.sampled_from([None, 20]), st.integers(0, 4), st.booleans())
-def test_a_budgets_room_is_what_full_texts_leave(seed, most, bound, most_turns, records):
+@given(
+    st.integers(0, 99),
+    st.integers(130, 260),
+    st.sampled_from([None, 20]),
+    st.integers(0, 4),
+    st.booleans(),
+    st.booleans(),
+)
+def test_a_budgets_room_is_what_full_texts_leave(seed, most, bound, most_turns, records, dates):
     """With context of tags, or of the records themselves."""
     table = world(seed, users=3, most=12)
     if records:
@@ -212,7 +225,7 @@ def test_a_budgets_room_is_what_full_texts_leave(seed, most, bound, most_turns, 
         contexts = [["turn " * int(n) for n in random.integers(1, 9, random.integers(5))] for _ in range(len(table))]
         frame = pl.DataFrame({"context": contexts}, schema={"context": pl.List(pl.String)})
         table = replace(table, tags=None, contexts=frame)
-    chosen = style(max_tokens=most, history_tokens=bound, max_context=most_turns)
+    chosen = style(max_tokens=most, history_tokens=bound, max_context=most_turns, dates=dates)
     naive = Naive(table, ABLATIONS["history_and_context"], chosen, tiny())
     stage = stage_of(table, Split("temporal"), "train")
     budget = make_budget(make_renderer(table, chosen, ABLATIONS["history_and_context"], tiny()), stage)
@@ -278,14 +291,15 @@ def test_trimming_does_not_depend_on_the_targets_rating():
 @pytest.mark.filterwarnings("ignore:.*pieces of a prompt don't join")
 @pytest.mark.parametrize("tokenizer", [metaspace, growing])
 @pytest.mark.parametrize("name", list(STRATEGIES))
-def test_prompts_of_pieces_that_do_not_join_are_within_the_budget(tokenizer, name):
+@pytest.mark.parametrize("fields", [{}, {"dates": True, "order": "newest_first"}], ids=["plain", "dated"])
+def test_prompts_of_pieces_that_do_not_join_are_within_the_budget(tokenizer, name, fields):
     """`growing` makes a prompt longer than its pieces, so that the prices are too low."""
     table = world(1, users=2)
     stage = stage_of(table, Split("temporal"), "train")
-    for ablation in (HISTORY, EVERYTHING):
-        bare = make_renderer(table, style(max_tokens=10**6), ablation, tokenizer())
+    for ablation in (EVERYTHING,) if fields else (HISTORY, EVERYTHING):
+        bare = make_renderer(table, style(max_tokens=10**6, **fields), ablation, tokenizer())
         longest = max(len(bare.tokens(int(target), np.arange(0))) for target in stage.targets)
-        chosen = style(max_tokens=longest + 120)
+        chosen = style(max_tokens=longest + 120, **fields)
         dataset = RatingDataset(table, stage, STRATEGIES[name], make_renderer(table, chosen, ablation, tokenizer()), 0)
         assert not dataset.renderer.shares_prefixes
         for i, sample in enumerate(dataset):

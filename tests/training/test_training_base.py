@@ -21,6 +21,7 @@ from mlens.training.base_model import base_weights, cut_excerpts, plan_excerpts
 from tests.helpers.cases import SPLITS, small_table
 from tests.helpers.equality import rating_tokens
 from tests.helpers.prefix_groups import check_row, prompts
+from tests.helpers.reference import dated
 from tests.helpers.runs import FAST, run_here, train
 from tests.helpers.small_model import row_scores
 from tests.helpers.steps import parts
@@ -31,12 +32,12 @@ SMALL_BASE = ("model=tiny_base", "model.base.lines=[4,6]", "model.base.steps=2",
 
 @st.composite
 def stages(draw):
-    """(renderer, training stage, roles) of a few small users."""
-    table, split = small_table(draw(st.integers(0, 2**32 - 1)), draw(st.integers(1, 14))), draw(SPLITS)
+    """(renderer, training stage, roles) of a few small users, with and without dates."""
+    table, split = dated(small_table(draw(st.integers(0, 2**32 - 1)), draw(st.integers(1, 14)))), draw(SPLITS)
     roles = assign_roles(table, split)
     stage = make_stage(table, roles, split, "train")
     assume(len(stage))
-    return make_renderer(table, style(), HISTORY, tiny()), stage, roles
+    return make_renderer(table, style(dates=draw(st.booleans())), HISTORY, tiny()), stage, roles
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +93,17 @@ def test_each_rating_of_an_excerpt_carries_loss_once_after_those_before_it(drawn
             if as_target[n]
         ]
         assert prompts([group]) == want
+
+
+def test_excerpts_are_in_time_order_whatever_the_order_of_prompts(several):
+    template, stage = several
+    newest_first = replace(template, style=style(order="newest_first"))
+    one, other = (cut_excerpts(made, stage, 6, 2, 0.5, 0, 0) for made in (template, newest_first))
+    assert all(
+        np.array_equal(one.prefix_group(i).prefix, other.prefix_group(i).prefix)
+        and prompts([one.prefix_group(i)]) == prompts([other.prefix_group(i)])
+        for i in range(len(one))
+    )
 
 
 @pytest.mark.parametrize("target_share", [0.0, 0.5])
@@ -231,7 +243,7 @@ def loss_of(weights):
 def test_runs_that_differ_in_history_order_and_evaluation_have_one_base(only_made):
     same = [
         ("history=random", "seed=3", "prompt.max_tokens=200"),
-        ("history=none", "split.eval_history=train", "evaluation.max_users=2", "packing.share=never"),
+        ("history=none", "split.eval_history=train", "evaluation.max_users=2", "prompt.order=newest_first"),
         ("split.max_train_targets_per_user=2", "trainer.targets_per_step=4", "trainer.history_loss_weight=1"),
     ]
     folders = {folder_of(), *(folder_of(*overrides) for overrides in same)}
@@ -245,6 +257,7 @@ def test_other_data_split_prompt_or_sizes_have_a_separate_base(only_made):
         ("model.base.steps=1",),
         ("model.hidden_size=16",),
         ("prompt=simple_en",),
+        ("prompt.dates=true",),
     ]
     folders = [folder_of(), *(folder_of(*other) for other in others)]
     assert len(only_made) == len(set(folders)) == len(folders)
