@@ -106,6 +106,8 @@ def _results(summary: dict) -> str:
 
 
 def _usage(settings: Settings) -> str:
+    days = ("2026-01-30", "2026-01-31")
+    earlier, later = (f', "timestamp": "{day}"' if settings.prompt.dates else "" for day in days)
     text = (
         "With mlens installed and this folder as `DIR`:\n\n"
         + _fenced("mlens predict DIR --history history.csv --movies movies.csv")
@@ -113,8 +115,8 @@ def _usage(settings: Settings) -> str:
         + _fenced(
             "from mlens.predict import Predictor\n\n"
             'Predictor.from_run("DIR").predict(\n'
-            '    [{"title": "Heat (1995)", "genres": "Action, Crime, Thriller", "rating": 4.5}],\n'
-            '    [{"title": "Ronin (1998)", "genres": "Action, Crime, Thriller"}],\n'
+            f'    [{{"title": "Heat (1995)", "genres": "Action, Crime, Thriller", "rating": 4.5{earlier}}}],\n'
+            f'    [{{"title": "Ronin (1998)", "genres": "Action, Crime, Thriller"{later}}}],\n'
             ")",
             "python",
         )

@@ -1,6 +1,7 @@
 """The folder that a run exports: what it says of the model is true, and whoever made it can't make it run code."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from mlens.errors import UserError
 from mlens.predict import Predictor, Prompter
 from mlens.training.exported import read_exported
 from tests.helpers.predicting_runs import SHORT
-from tests.helpers.runs import checked, child_environment, summary_of
+from tests.helpers.runs import checked, child_environment, run_here, summary_of
 
 HISTORY = [{"title": "Heat (1995)", "genres": "Action", "rating": 4.5}]
 MOVIES = [{"title": "Ronin (1998)"}]
@@ -125,6 +126,26 @@ def test_the_card(all_previous):
     assert f"```\n{command}\n```" in card.text
     assert str(all_previous.folder) not in card.text
     assert summary["fingerprint"] in card.text and "made up" in card.text and "strategy: AllPrevious" in card.text
+
+
+@pytest.mark.slow
+def test_a_run_with_dates_and_the_newest_first_says_so_and_its_cards_example_works(tmp_path, capsys):
+    run_here(tmp_path / "run", *SHORT, "prompt.dates=true", "prompt.order=newest_first")
+    assert "prompt.order=newest_first: targets share no histories" in capsys.readouterr().err
+    prompt = read_exported(tmp_path / "run").prompt
+    assert (prompt.dates, prompt.order) == (True, "newest_first")
+    card = ModelCard.load(tmp_path / "run" / "model" / "README.md")
+    (example,) = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
+    found: dict = {}
+    exec(example.replace("Predictor.from_run", "found = Predictor.from_run").replace("DIR", f"{tmp_path}/run"), found)
+    assert found["found"]["title"].to_list() == ["Ronin (1998)"]
+
+
+def test_an_older_model_has_no_dates_and_prompts_in_time_order(folder):
+    content = json.loads((folder / "mlens.json").read_text())
+    older = {name: value for name, value in content["prompt"].items() if name not in ("dates", "order")}
+    change(folder, prompt=older)
+    assert (read_exported(folder).prompt.dates, read_exported(folder).prompt.order) == (False, "time")
 
 
 def loads(module: str, *without: str) -> None:
