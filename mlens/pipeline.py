@@ -20,7 +20,7 @@ from mlens.engine.ranks import Ranks
 from mlens.identity import Identity, identify
 from mlens.model.load import build_model, load_exported_tokenizer, load_tokenizer
 from mlens.packing.dataset import RatingDataset
-from mlens.prompt.dates import distinct_days
+from mlens.prompt.dates import require_dates
 from mlens.prompt.renderer import Renderer, make_renderer
 
 if TYPE_CHECKING:
@@ -89,12 +89,12 @@ def open_inputs(
     tokenizer_folder: where a run has saved its tokenizer; None: the tokenizer that the settings name
     identity: of a finished run; None: no run
 
-    Raises UserError where the data, the split or the tokenizer can't be used.
+    Raises UserError where the data, the split or the tokenizer can't be used, or prompt.dates=true has no dates.
     """
     main_first = (lambda make: make()) if ranks is None else ranks.main_first
     table = main_first(lambda: load_table(settings.data))
     if settings.prompt.dates:
-        distinct_days(table)  # raises where there are none, before the model is loaded
+        require_dates(table)
     roles = assign_roles(table, settings.split)
     stages = make_stages(table, roles, settings.split, settings.evaluation.max_users, settings.evaluation.seed)
     if tokenizer_folder is None:

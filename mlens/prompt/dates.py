@@ -9,9 +9,19 @@ from mlens.data.rating_table import RatingTable
 from mlens.errors import UserError
 
 DAY = 86_400
-# 1980-01-01 and 10000-01-01, in seconds since 1970. Nobody rated films on a computer before; a time after them, or a
-# line number in place of a time, isn't a date.
+# 1980-01-01 and 10000-01-01, in seconds since 1970. No data set has ratings from before, and a number outside of this
+# range is something else: a line number in place of a missing time, milliseconds, a rank.
 EARLIEST, NO_DATE = 315_532_800, 253_402_300_800
+
+
+def require_dates(table: RatingTable) -> None:
+    """Raise UserError unless the times of the data are dates, by the largest of them."""
+    latest = int(table.timestamp.max())
+    if not EARLIEST <= latest < NO_DATE:
+        raise UserError(
+            "prompt.dates=true: the data have no dates: their times are line numbers, or other numbers than seconds "
+            f"since 1970 (the largest is {latest:,}). Set prompt.dates=false"
+        )
 
 
 def distinct_days(table: RatingTable) -> np.ndarray:
@@ -19,16 +29,12 @@ def distinct_days(table: RatingTable) -> np.ndarray:
 
     Raises UserError where the data have no dates.
     """
+    require_dates(table)
     time = table.timestamp
-    blocks = [np.unique(time[start : start + BLOCK] // DAY) for start in range(0, len(time), BLOCK)]
-    days = np.unique(np.concatenate(blocks))
-    latest = int(days[-1]) * DAY
-    if not EARLIEST <= latest < NO_DATE:
-        raise UserError(
-            "prompt.dates=true: the data have no dates: their times are line numbers, or other numbers than seconds "
-            f"since 1970 (the largest is {int(time.max()):,}). Set prompt.dates=false"
-        )
-    return days
+    found = np.zeros(int(time.max()) // DAY + 1, dtype=bool)
+    for start in range(0, len(time), BLOCK):
+        found[time[start : start + BLOCK] // DAY] = True
+    return np.flatnonzero(found)
 
 
 def day_texts(days: np.ndarray) -> list[str]:

@@ -55,10 +55,11 @@ def tokens_read(predictor, history, movies) -> int:
     return sum(read)
 
 
-@pytest.mark.parametrize("row_tokens", [300, 500, 8192])
-def test_the_history_is_read_once_however_many_rows_the_movies_take(all_previous, row_tokens):
+@pytest.mark.parametrize(("row_tokens", "order"), [(300, "time"), (500, "newest_first"), (8192, "time")])
+def test_the_history_is_read_once_however_many_rows_the_movies_take(all_previous, row_tokens, order):
     history, movies = LINES[:6], MOVIES
-    predictor = changed(all_previous, packing=PackedRows(row_tokens=row_tokens))
+    style = replace(all_previous.predictor.prompter.exported.prompt, order=order)
+    predictor = changed(all_previous, packing=PackedRows(row_tokens=row_tokens), prompt=style)
     prompter = predictor.prompter
     dataset = prompter.dataset(prompter.request(history, movies))
     shapes = dataset.shapes(np.arange(len(movies)))
@@ -67,7 +68,7 @@ def test_the_history_is_read_once_however_many_rows_the_movies_take(all_previous
     expected = int(shapes.prefix[0]) + int(shapes.suffix.sum()) + chains * len(movies)
     assert tokens_read(predictor, history, movies) == expected
     assert tokens_read(predictor, history, movies[::-1]) == expected - int(shapes.prefix[0])
-    alone = changed(all_previous, packing=PackedRows(share="never"))
+    alone = changed(all_previous, packing=PackedRows(share="never"), prompt=style)
     assert tokens_read(alone, history, movies) == expected + 11 * int(shapes.prefix[0])
 
 
@@ -87,16 +88,17 @@ def test_another_history_of_as_many_tokens_is_not_taken_for_the_last_one(all_pre
 
 
 @settings(max_examples=8)
-@example(AllPrevious(), list(range(12)), "strided", 300, 1000)
+@example(AllPrevious(), list(range(12)), "strided", 300, 1000, "time")
 @given(
     strategy=st.sampled_from(STRATEGIES),
     order=st.permutations(range(len(MOVIES))),
     trim=st.sampled_from(["strided", "exact"]),
     tokens=st.integers(250, 420),
     row_tokens=st.sampled_from([500, 1000, 8192]),
+    lines=st.sampled_from(["time", "newest_first"]),
 )
-def test_each_movie_is_rated_as_if_it_were_the_only_one(all_previous, strategy, order, trim, tokens, row_tokens):
-    style = replace(all_previous.predictor.prompter.exported.prompt, trim=trim, max_tokens=tokens)
+def test_each_movie_is_rated_as_if_it_were_the_only_one(all_previous, strategy, order, trim, tokens, row_tokens, lines):
+    style = replace(all_previous.predictor.prompter.exported.prompt, trim=trim, max_tokens=tokens, order=lines)
     fields = {"history": strategy, "prompt": style, "packing": PackedRows(row_tokens=row_tokens)}
     predictor = changed(all_previous, **fields)
     movies = [MOVIES[i] for i in order]

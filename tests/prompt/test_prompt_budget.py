@@ -40,6 +40,7 @@ STRATEGIES = {
     "per_user": Random(0.8, "per_user"),
 }
 ORDERS = st.sampled_from(["time", "newest_first"])
+DATED = {"dates": True, "order": "newest_first"}
 
 
 def world(seed=0, users=3, most=25):
@@ -290,8 +291,9 @@ def test_trimming_does_not_depend_on_the_targets_rating():
 
 @pytest.mark.filterwarnings("ignore:.*pieces of a prompt don't join")
 @pytest.mark.parametrize("tokenizer", [metaspace, growing])
-@pytest.mark.parametrize("name", list(STRATEGIES))
-@pytest.mark.parametrize("fields", [{}, {"dates": True, "order": "newest_first"}], ids=["plain", "dated"])
+@pytest.mark.parametrize(
+    ("name", "fields"), [(name, {}) for name in STRATEGIES] + [("all", DATED), ("per_target", DATED)]
+)
 def test_prompts_of_pieces_that_do_not_join_are_within_the_budget(tokenizer, name, fields):
     """`growing` makes a prompt longer than its pieces, so that the prices are too low."""
     table = world(1, users=2)

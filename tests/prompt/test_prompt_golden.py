@@ -142,6 +142,10 @@ def test_with_dates_and_with_the_newest_first(table):
             assert renderer.tokens(3, np.array([0, 2])).tolist() == plain_ids(tokenizer, texts[order])
         assert texts["time"] == DATED
         assert NEWEST_FIRST in texts["newest_first"] and len(texts["newest_first"]) == len(DATED)
+    chat = make_renderer(table, style("chat", dates=True), HISTORY, qwen3())
+    expected = f"<|im_start|>user\n{DATED}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    assert chat.shares_prefixes and chat.text(3, np.array([0, 2])) == expected
+    assert chat.tokens(3, np.array([0, 2])).tolist() == plain_ids(qwen3(), expected)
 
 
 @pytest.mark.parametrize("times", [[0, 1, 2, 3], [10**12, 10**12, 10**12 + 1, 10**12 + 2]])
