@@ -84,9 +84,11 @@ def rating_tokens(renderer: Renderer, target: int, history) -> dict[int, range]:
 
     Each is found by tokenising the prompt's text up to it.
     """
-    table, ranges = renderer.template.table, {}
-    for n, rating in enumerate(map(int, history)):
-        text = naive_prompt(table, target, history[: n + 1], renderer.template.ablation, renderer.template.style).text()
+    table, style, ranges = renderer.template.table, renderer.template.style, {}
+    newest_first = style.order == "newest_first"
+    for n, rating in enumerate(map(int, history[::-1] if newest_first else history), 1):
+        first_lines = history[len(history) - n :] if newest_first else history[:n]
+        text = naive_prompt(table, target, first_lines, renderer.template.ablation, style).text()
         line, shown = text.rpartition("\n\n[RECENT_DIALOGUE]")[0], f" {table.rating[rating]:.1f}"
         assert line.endswith(shown)
         start, stop = (len(text_ids(tiny(), part)) for part in (line.removesuffix(shown), line))
