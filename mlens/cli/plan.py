@@ -44,7 +44,7 @@ def print_plan(overrides: list[str], multirun: bool) -> None:
     from mlens.plan.hardware import Machine, resolve_machine
     from mlens.plan.job_plan import Plan, plan, prepare, process_bytes
     from mlens.plan.plan_table import print_plans
-    from mlens.prompt.settings import NEWEST_FIRST, UNSHARED
+    from mlens.training.detailed_log import sharing_notes
 
     console = Console()
     if not console.is_terminal:
@@ -61,8 +61,8 @@ def print_plan(overrides: list[str], multirun: bool) -> None:
             plans[name] = planned = plan(job, machine, process)
             if not planned.fits:
                 notes.append(f"DOES NOT FIT  {name}: {advise(job, planned, machine, process)}")
-            if job.settings.prompt.order == NEWEST_FIRST:
-                notes.append(f"NOTE  {name}: {UNSHARED}")
+            shared = sharing_notes(job.datasets["train"], job.settings.trainer.steps())
+            notes.extend(f"NOTE  {name}: {line}" for line in shared)
     assert machine is not None
     print_plans(console, plans, machine)
     for line in notes:

@@ -9,8 +9,6 @@ from mlens.checks import require_choice, require_number
 from mlens.errors import UserError
 
 NEWEST_FIRST = "newest_first"
-# Printed by the plan and at the start of a run with this order.
-UNSHARED = "prompt.order=newest_first: targets share no histories, each prompt is computed in full"
 
 
 @dataclass(frozen=True)

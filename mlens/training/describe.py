@@ -11,8 +11,7 @@ from mlens.files import write_json, write_text
 from mlens.packing.dataset import RatingDataset
 from mlens.packing.epoch_plan import steps_per_epoch
 from mlens.packing.lengths import measure_lengths
-from mlens.prompt.settings import NEWEST_FIRST, UNSHARED
-from mlens.training.detailed_log import detailed_log, length_warnings, sharing_warning
+from mlens.training.detailed_log import detailed_log, length_warnings, sharing_notes
 from mlens.training.folder import RunFolder
 from mlens.training.journal import Journal
 from mlens.training.loop import total_steps
@@ -34,7 +33,10 @@ def describe_run(
     per_epoch = steps_per_epoch(len(train), settings.trainer.targets_per_step)
     stages = {name: asdict(stage) for name, stage in lengths.items()}
     minutes = settings.trainer.max_minutes
-    warnings = [*length_warnings(lengths, train), *sharing_warning(train, settings.trainer.steps())]
+    warnings = [
+        *length_warnings(lengths, train),
+        *(f"NOTE: {line}" for line in sharing_notes(train, settings.trainer.steps())),
+    ]
     plan = {
         "stages": stages,
         "steps": steps,
@@ -56,8 +58,6 @@ def describe_run(
         f"{lengths['train'].trimmed:.0%} trimmed; {steps:,} steps, {per_epoch:,} an epoch"
         + ("" if minutes is None else f", limited to {minutes:g} minutes")
     )
-    if settings.prompt.order == NEWEST_FIRST:
-        journal.log(UNSHARED)
     for line in warnings:
         journal.log(line)
     journal.log(f"run folder: {folder.path}")

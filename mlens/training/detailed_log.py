@@ -59,13 +59,15 @@ def length_warnings(lengths: Mapping[str, Lengths], dataset: RatingDataset) -> l
     return found
 
 
-def sharing_warning(dataset: RatingDataset, steps: Steps) -> list[str]:
-    """Return a warning where the settings of a step give away most of what the targets of `dataset` could share."""
+def sharing_notes(dataset: RatingDataset, steps: Steps) -> list[str]:
+    """Return a sentence where settings give away most of the histories that the targets of `dataset` could share."""
+    if dataset.renderer.template.newest_first:
+        return ["prompt.order=newest_first: targets share no histories, each prompt is computed in full"]
     together, possible = targets_together(dataset, steps)
     if possible < GIVEN_AWAY * together:
         return []
     return [
-        f"WARNING: a step keeps {together:.0f} targets of a user together, and {possible:.0f} could share their "
+        f"a step keeps {together:.0f} targets of a user together, and {possible:.0f} could share their "
         f"history: an epoch takes longer by up to that factor. Lower trainer.users_per_step ({steps.pieces}), or raise "
         f"trainer.targets_per_step ({steps.targets})"
     ]

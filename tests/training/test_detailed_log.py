@@ -4,7 +4,7 @@ import pytest
 
 from mlens.packing.lengths import measure_lengths
 from mlens.packing.steps import Steps
-from mlens.training.detailed_log import detailed_log, length_warnings, sharing_warning
+from mlens.training.detailed_log import detailed_log, length_warnings, sharing_notes
 from tests.helpers.steps import parts
 
 
@@ -81,8 +81,8 @@ def test_reasonable_lengths_are_reported_as_such(random_history):
 
 def test_steps_that_give_the_sharing_away_are_pointed_out(random_history):
     train = parts("history=all_previous", "prompt.max_tokens=2048", "packing.row_tokens=2048").datasets["train"]
-    (line,) = sharing_warning(train, Steps(targets=16, pieces=16))
-    assert line.startswith("WARNING: a step keeps 1 targets of a user together, and ")
+    (line,) = sharing_notes(train, Steps(targets=16, pieces=16))
+    assert line.startswith("a step keeps 1 targets of a user together, and ")
     assert line.endswith("Lower trainer.users_per_step (16), or raise trainer.targets_per_step (16)")
-    assert sharing_warning(train, Steps(targets=128, pieces=8)) == []
-    assert sharing_warning(random_history[0].datasets["train"], Steps(targets=16, pieces=16)) == []
+    assert sharing_notes(train, Steps(targets=128, pieces=8)) == []
+    assert sharing_notes(random_history[0].datasets["train"], Steps(targets=16, pieces=16)) == []
