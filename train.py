@@ -44,7 +44,7 @@ def run(config: DictConfig, stop: StopRequest) -> float | None:
     inputs = build_inputs(settings, ranks, folder.resumed_from)
     if folder.finished:
         return ranks.on_main(lambda: report_finished(folder, inputs))
-    table, strategy, renderer = inputs.table, settings.history, inputs.renderer
+    table, strategy, renderer = inputs.table, inputs.strategy, inputs.renderer
     datasets = {
         name: instantiate(config.dataset, table, stage, strategy, renderer, settings.seed_of(name))
         for name, stage in inputs.stages.items()

@@ -13,10 +13,11 @@ from hydra.utils import instantiate
 from mlens.config import Settings
 from mlens.data.rating_table import RatingTable
 from mlens.data.sources import load_table
-from mlens.data.split import assign_roles
+from mlens.data.split import TRAIN, assign_roles
 from mlens.data.stage import Stage, make_stages
 from mlens.engine.engine import param_placement
 from mlens.engine.ranks import Ranks
+from mlens.history.strategy import Strategy, fit_strategy
 from mlens.identity import Identity, identify
 from mlens.model.load import build_model, load_exported_tokenizer, load_tokenizer
 from mlens.packing.dataset import RatingDataset
@@ -53,6 +54,11 @@ class RunInputs:
         frame = None if self.identity is None else self.identity.chat_frame
         return make_renderer(self.table, self.settings.prompt, self.settings.ablation, self.tokenizer, frame)
 
+    @cached_property
+    def strategy(self) -> Strategy:
+        """The history strategy, fitted on the training ratings on first use if it has to be."""
+        return fit_strategy(self.settings.history, self.table, self.roles == TRAIN)
+
     @property
     def fingerprint(self) -> str:
         """A hash of all that the result of the run depends on."""
@@ -74,7 +80,7 @@ class RunInputs:
         """Return the dataset of a stage, with the histories of the first epoch or of the evaluation's first draw."""
         settings = self.settings
         node, seed = settings.config["dataset"], settings.seed_of(stage)
-        return instantiate(node, self.table, self.stages[stage], settings.history, self.renderer, seed)
+        return instantiate(node, self.table, self.stages[stage], self.strategy, self.renderer, seed)
 
 
 def open_inputs(

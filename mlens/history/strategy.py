@@ -7,13 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from mlens.data.rating_table import RatingTable
 from mlens.data.stage import Stage
 from mlens.errors import UserError
+
+# reasons(t, indices): for each of these ratings of the list visible to target t (of those wanted), why it is wanted, as
+# a few words for a person: its similarity, weight or stratum. Called by `mlens show` alone.
+Reasons = Callable[[int, np.ndarray], Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -33,9 +38,11 @@ class Ranked:
     order(t): distinct indices into the list visible to target t (0 to c - 1, 0 the oldest), best first. It is called
         whenever a history is needed, in any process: it must be deterministic and picklable (a method or a
         `functools.partial` of one is, a nested function isn't).
+    reasons: see `Reasons`; None: the strategy gives none.
     """
 
     order: Callable[[int], Sequence[int] | np.ndarray]
+    reasons: Reasons | None = None
 
 
 @dataclass(frozen=True)
@@ -44,10 +51,12 @@ class Thinned:
 
     level [v]: a number for each rating of `Stage.visible`.
     keep: the threshold, above 0.
+    reasons: see `Reasons`; None: the strategy gives none.
     """
 
     level: np.ndarray
     keep: float
+    reasons: Reasons | None = None
 
 
 Wish = Newest | Ranked | Thinned
@@ -71,6 +80,39 @@ class Strategy(Protocol):
         """
 
 
+class FittedStrategy(Strategy, Protocol):
+    """A strategy with what it was fitted with."""
+
+    def save(self, folder: Path) -> None:
+        """Write what was fitted into the folder of an exported model."""
+
+
+@runtime_checkable
+class FittableStrategy(Protocol):
+    """A strategy that is fitted before it is used: a frozen dataclass of its parameters."""
+
+    def fit(self, table: RatingTable, trained: np.ndarray) -> FittedStrategy:
+        """Fit the strategy for targets of `table` on its ratings where `trained` [n] bool, and on no others.
+
+        The history of a training target must not depend on the target's own rating; the leak audit checks that it
+        doesn't depend by the fit on any rating of the target's user.
+        """
+
+    def load(self, folder: Path, table: RatingTable) -> FittedStrategy:
+        """Load what `FittedStrategy.save` wrote, for targets of another table.
+
+        Movies and users are known by their raw ids. Raises UserError where the folder's files can't be used.
+        """
+
+
+def fit_strategy(strategy: Strategy | FittableStrategy, table: RatingTable, trained: np.ndarray) -> Strategy:
+    """Fit the strategy if it is fittable, else return it.
+
+    trained: [n] bool, which ratings of `table` are training ratings
+    """
+    return strategy.fit(table, trained) if isinstance(strategy, FittableStrategy) else strategy
+
+
 def chosen_count(ratio: float, count: np.ndarray | int) -> np.ndarray:
     """Return k(c), how many of c ratings a ratio selects: 0 if c = 0, else max(1, floor(ratio·c + 1e-9))."""
     k = np.floor(ratio * np.asarray(count) + 1e-9).astype(np.int64)
@@ -88,7 +130,7 @@ def require_ratio(ratio: float) -> None:
         raise UserError(f"history.ratio must be above 0 and at most 1, not {ratio} (history=none shows no history)")
 
 
-def require_count(count: int) -> None:
-    """Raise UserError unless count >= 1."""
+def require_count(count: int, name: str = "count") -> None:
+    """Raise UserError unless count >= 1; name: of the parameter."""
     if count < 1:
-        raise UserError(f"history.count must be at least 1, not {count} (history=none shows no history)")
+        raise UserError(f"history.{name} must be at least 1, not {count} (history=none shows no history)")

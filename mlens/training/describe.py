@@ -50,7 +50,7 @@ def describe_run(
     if table.made_up:
         journal.log("The data are made up (data=sample): results show how the program works, not how people rate.")
     journal.log(
-        f"{len(table):,} ratings of {len(table.users):,} users; {type(train.strategy).__name__}; "
+        f"{len(table):,} ratings of {len(table.users):,} users; {type(settings.history).__name__}; "
         + ", ".join(f"{len(dataset):,} {name} targets" for name, dataset in datasets.items())
     )
     journal.log(

@@ -215,6 +215,7 @@ def test_a_field_that_scripts_rely_on_exists(field):
         ("decay", {"count", "tau", "redraw"}),
         ("same_genre", {"count"}),
         ("none", set()),
+        ("similar", {"count", "by"}),
     ],
 )
 def test_a_strategy_has_its_own_fields(history, fields):

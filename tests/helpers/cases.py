@@ -8,13 +8,15 @@ import pytest
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from mlens.data.split import Split, assign_roles
+from mlens.data.split import TRAIN, Split, assign_roles
 from mlens.data.stage import make_stage
 from mlens.history.all_previous import AllPrevious
 from mlens.history.fixed_count import FixedCount
 from mlens.history.fixed_ratio import FixedRatio
 from mlens.history.none import NoHistory
 from mlens.history.random import Random
+from mlens.history.similar import Similar
+from mlens.history.strategy import fit_strategy
 from mlens.model.attention import cpu_layout
 from mlens.model.attention.cpu_layout import with_cpu_layout
 from mlens.packing.dataset import RatingDataset
@@ -38,6 +40,7 @@ STRATEGIES = st.one_of(
     st.builds(FixedRatio, RATIOS),
     st.builds(FixedCount, st.integers(1, 6), st.sampled_from([1, 3])),
     st.just(NoHistory()),
+    st.builds(Similar, st.integers(1, 6), st.sampled_from(["ratings", "text"])),
 )
 SPLITS = st.builds(
     Split,
@@ -148,6 +151,7 @@ def make_case(
     renderer = PieceRenderer(replace(unlimited.template, style=limited_style))
     roles = assign_roles(table, split)
     stages = {name: make_stage(table, roles, split, name) for name in ("train", "val", "test")}
+    strategy = fit_strategy(strategy, table, roles == TRAIN)
     datasets = {
         name: RatingDataset(table, stage, strategy, renderer, seed=7, epoch=epoch)
         for name, stage in stages.items()

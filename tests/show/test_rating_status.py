@@ -12,6 +12,7 @@ from mlens.history.fixed_count import FixedCount
 from mlens.history.fixed_ratio import FixedRatio
 from mlens.history.none import NoHistory
 from mlens.history.random import Random
+from mlens.history.similarity import BySimilarity
 from mlens.show.rating_status import CHOSEN, DROPPED, HIDDEN, NOT_CHOSEN, TARGET, count_kinds, rating_statuses
 from tests.helpers.cases import cases, make_case
 from tests.helpers.reference import make_table, naive_k, naive_visible, user_ratings
@@ -56,6 +57,8 @@ def test_every_rating_of_the_user_has_the_right_status(case):
             wanted = naive_wanted(strategy, visible)
             if wanted is not None:
                 assert sorted([*of[CHOSEN], *of[DROPPED]]) == wanted
+            elif isinstance(strategy, BySimilarity):
+                assert len(of[CHOSEN]) + len(of[DROPPED]) == min(strategy.rule.most, len(visible))
             elif strategy.draw == "per_target":
                 assert len(of[CHOSEN]) + len(of[DROPPED]) == naive_k(strategy.ratio, len(visible))
 
