@@ -26,9 +26,11 @@ class Newest:
     """A window of the newest ratings.
 
     count [t]: how many of its c visible ratings to show for each target, 0 to c.
+    reasons: see `Reasons`; None: the strategy gives none.
     """
 
     count: np.ndarray
+    reasons: Reasons | None = None
 
 
 @dataclass(frozen=True)

@@ -150,9 +150,9 @@ def _history(inputs: RunInputs, inspection: Inspection, everything: bool) -> Tab
 
 
 def _format_status(status: RatingStatus) -> str:
-    if status.kind == CHOSEN:
-        return f"chosen: line {status.line}"
-    return f"{status.kind}: {status.reason}" if status.reason else status.kind
+    words = [f"line {status.line}"] if status.kind == CHOSEN else []
+    words += [status.reason] if status.reason else []
+    return f"{status.kind}: {', '.join(words)}" if words else status.kind
 
 
 def _excerpt(n: int, kept: set[int]) -> Iterator[range]:

@@ -22,7 +22,7 @@ class RatingStatus:
     role: train, val or test.
     kind: `target`, `hidden` (the target must not see it), or of a visible rating: `not chosen` by the strategy,
         `dropped` (requested by the strategy, but over the budget) or `chosen` (shown in the prompt).
-    reason: why a hidden rating is hidden.
+    reason: why a hidden rating is hidden, and why the strategy requested one that is chosen or dropped, if it says so.
     line: number of a chosen rating's line in the prompt.
     """
 
@@ -45,6 +45,7 @@ def rating_statuses(dataset: RatingDataset, roles: np.ndarray, split: Split, i: 
     visible, wanted = set(stage.visible_to(i).tolist()), set(dataset.wanted(i).tolist())
     lines = dataset.renderer.template.line_order(dataset.history(i))
     line = {rating: k for k, rating in enumerate(lines.tolist(), 1)}
+    reasons = _reasons(dataset, i)
 
     def status(rating: int) -> RatingStatus:
         t, role = rating - first, STAGES[roles[rating]]
@@ -53,10 +54,21 @@ def rating_statuses(dataset: RatingDataset, roles: np.ndarray, split: Split, i: 
         if rating not in visible:
             return RatingStatus(rating, t, role, HIDDEN, _hidden_reason(dataset, roles, split, target, rating))
         if rating in line:
-            return RatingStatus(rating, t, role, CHOSEN, line=line[rating])
-        return RatingStatus(rating, t, role, DROPPED if rating in wanted else NOT_CHOSEN)
+            return RatingStatus(rating, t, role, CHOSEN, reasons.get(rating, ""), line[rating])
+        return RatingStatus(rating, t, role, DROPPED if rating in wanted else NOT_CHOSEN, reasons.get(rating, ""))
 
     return [status(rating) for rating in range(first, stop)]
+
+
+def _reasons(dataset: RatingDataset, i: int) -> dict[int, str]:
+    """Return why the strategy requests each rating that it requests for target i; empty if it gives no reasons."""
+    if not dataset.renderer.template.ablation.history:
+        return {}
+    reasons = dataset.strategy.wish(dataset.table, dataset.stage, dataset.seed, dataset.epoch).reasons
+    if reasons is None:
+        return {}
+    indices = dataset.histories.wanted(i)
+    return dict(zip(dataset.stage.visible_to(i)[indices].tolist(), reasons(i, indices), strict=True))
 
 
 def _hidden_reason(dataset: RatingDataset, roles: np.ndarray, split: Split, target: int, rating: int) -> str:

@@ -216,6 +216,8 @@ def test_a_field_that_scripts_rely_on_exists(field):
         ("same_genre", {"count"}),
         ("none", set()),
         ("similar", {"count", "by"}),
+        ("recent_similar", {"recent", "similar", "by"}),
+        ("spread", {"count", "weight", "by"}),
     ],
 )
 def test_a_strategy_has_its_own_fields(history, fields):

@@ -15,7 +15,9 @@ from mlens.history.fixed_count import FixedCount
 from mlens.history.fixed_ratio import FixedRatio
 from mlens.history.none import NoHistory
 from mlens.history.random import Random
+from mlens.history.recent_similar import RecentSimilar
 from mlens.history.similar import Similar
+from mlens.history.spread import Spread
 from mlens.history.strategy import fit_strategy
 from mlens.model.attention import cpu_layout
 from mlens.model.attention.cpu_layout import with_cpu_layout
@@ -40,7 +42,11 @@ STRATEGIES = st.one_of(
     st.builds(FixedRatio, RATIOS),
     st.builds(FixedCount, st.integers(1, 6), st.sampled_from([1, 3])),
     st.just(NoHistory()),
-    st.builds(Similar, st.integers(1, 6), st.sampled_from(["ratings", "text"])),
+    st.one_of(
+        st.builds(Similar, st.integers(1, 6), st.sampled_from(["ratings", "text"])),
+        st.builds(RecentSimilar, st.integers(1, 3), st.integers(1, 3), st.sampled_from(["ratings", "text"])),
+        st.builds(Spread, st.integers(1, 6), st.just(0.5), st.sampled_from(["ratings", "text"])),
+    ),
 )
 SPLITS = st.builds(
     Split,

@@ -16,8 +16,10 @@ from mlens.data.split import Split
 from mlens.errors import UserError
 from mlens.history import similarity
 from mlens.history.fit import fit
+from mlens.history.recent_similar import RecentSimilar
 from mlens.history.similar import Similar
 from mlens.history.similarity import BySimilarity, fit_similarity, load_similarity, user_folds
+from mlens.history.spread import Spread
 from mlens.history.strategy import fit_strategy
 from tests.helpers.budgets import assert_fits, budgets, section
 from tests.helpers.reference import HALF_STARS, make_table, stage_of, tables
@@ -139,16 +141,36 @@ def test_of_many_users_a_sample_is_used_that_a_larger_one_contains(monkeypatch):
     assert used[0] < used[1] < used[2]
 
 
-def naive_similar(strategy, relevance, films):
-    """The most similar, the newer of equals first."""
-    return sorted(range(len(films)), key=lambda i: (-relevance[i], -i))[: strategy.count]
+def naive_order(rule, relevance, pairs):
+    """The ratings that a rule wants, the most wanted first.
+
+    relevance: the similarity of each to the target.
+    pairs: of each to each.
+    """
+    every = range(len(relevance))
+    if isinstance(rule, Similar):
+        return sorted(every, key=lambda i: (-relevance[i], -i))[: rule.count]
+    if isinstance(rule, RecentSimilar):
+        newest = list(every)[-rule.recent :][::-1]
+        others = sorted(set(every) - set(newest), key=lambda i: (-relevance[i], -i))
+        return newest + others[: rule.similar]
+    chosen = []
+    while len(chosen) < min(rule.count, len(relevance)):
+
+        def value(i):
+            if not chosen:
+                return relevance[i]
+            return rule.weight * relevance[i] - (1 - rule.weight) * max(pairs[i, j] for j in chosen)
+
+        chosen.append(max((i for i in every if i not in chosen), key=lambda i: (value(i), i)))
+    return chosen
 
 
-CHOICES = {Similar: naive_similar}
-RULES = st.sampled_from(["ratings", "text"]).flatmap(
-    lambda by: st.one_of(
-        st.builds(Similar, st.integers(1, 6), st.just(by)),
-    )
+BY = st.sampled_from(["ratings", "text"])
+RULES = st.one_of(
+    st.builds(Similar, st.integers(1, 6), BY),
+    st.builds(RecentSimilar, st.integers(1, 3), st.integers(1, 3), BY),
+    st.builds(Spread, st.integers(1, 6), st.sampled_from([0.0, 0.3, 0.5, 1.0]), BY),
 )
 
 
@@ -175,10 +197,31 @@ def test_a_strategy_ranks_the_visible_ratings_by_its_rule(case, rule, seed, bloc
             films = table.movie[stage.visible_to(t)]
             of_user = pairs[int(stage.user[t])]
             relevance = of_user[table.movie[stage.targets[t]], films]
-            expected = CHOICES[type(rule)](rule, relevance, films)
+            expected = naive_order(rule, relevance, of_user[np.ix_(films, films)])
             assert wish.order(t).tolist() == expected
             assert histories.shown(t).tolist() == cut(case, t, expected)
             assert len(wish.reasons(t, wish.order(t))) == len(expected)
+
+
+def test_spread_leaves_out_a_film_that_says_the_same_as_a_more_similar_one():
+    """Of films with one genre each like the target's, it takes one of each genre first."""
+    titles = ["Alpha Beta", "Alpha", "Alpha Gamma", "Beta", "Delta"]
+    table = make_table(
+        [[(film, 3.0, time) for time, film in enumerate([1, 2, 3, 4, 0])]], titles=titles, genres=[""] * 5
+    )
+    stage = stage_of(table, Split("leave_last", min_ratings=1), "test")
+    trained = np.ones(len(table), dtype=bool)
+    names = {
+        type(rule): [
+            titles[table.movie[i]] for i in fit_strategy(rule, table, trained).wish(table, stage, 0, 0).order(0)
+        ]
+        for rule in (Similar(3, "text"), Spread(3, 0.5, "text"))
+    }
+    assert names[Similar] == ["Beta", "Alpha", "Alpha Gamma"]
+    assert names[Spread][:2] == ["Beta", "Alpha"] and names[Spread][2] == "Delta"
+    orders = fit_strategy(Spread(3, 0.5, "text"), table, trained).wish(table, stage, 0, 0)
+    reasons = orders.reasons(0, orders.order(0))
+    assert reasons[0].startswith("similarity 0.7") and reasons[1].endswith(", 0.000 to one chosen before")
 
 
 def test_histories_are_the_same_after_pickling_and_in_another_order():
@@ -213,14 +256,25 @@ def test_a_target_without_similar_films_gets_the_newest(by):
 
 
 @pytest.mark.parametrize(
-    "rule, message", [(lambda: Similar(0), "history.count"), (lambda: Similar(by="x"), "history.by")]
+    "rule, message",
+    [
+        (lambda: Similar(0), "history.count"),
+        (lambda: Similar(by="x"), "history.by"),
+        (lambda: RecentSimilar(0), "history.recent"),
+        (lambda: RecentSimilar(similar=0), "history.similar"),
+        (lambda: RecentSimilar(by="x"), "history.by"),
+        (lambda: Spread(0), "history.count"),
+        (lambda: Spread(weight=1.1), "history.weight"),
+        (lambda: Spread(weight=math.nan), "history.weight"),
+        (lambda: Spread(by="x"), "history.by"),
+    ],
 )
 def test_a_wrong_parameter_is_refused(rule, message):
     with pytest.raises(UserError, match=re.escape(message)):
         rule()
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(rated_tables(), rated_tables(), st.sampled_from(["ratings", "text"]))
 def test_what_is_saved_says_the_same_about_any_table(tmp_path_factory, drawn, drawn_other, by):
     """Films are known by id, or by text where ids differ; films that are unknown are similar to nothing by ratings."""

@@ -12,7 +12,10 @@ from mlens.history.fixed_count import FixedCount
 from mlens.history.fixed_ratio import FixedRatio
 from mlens.history.none import NoHistory
 from mlens.history.random import Random
+from mlens.history.recent_similar import RecentSimilar
+from mlens.history.similar import Similar
 from mlens.history.similarity import BySimilarity
+from mlens.history.spread import Spread
 from mlens.show.rating_status import CHOSEN, DROPPED, HIDDEN, NOT_CHOSEN, TARGET, count_kinds, rating_statuses
 from tests.helpers.cases import cases, make_case
 from tests.helpers.reference import make_table, naive_k, naive_visible, user_ratings
@@ -59,6 +62,7 @@ def test_every_rating_of_the_user_has_the_right_status(case):
                 assert sorted([*of[CHOSEN], *of[DROPPED]]) == wanted
             elif isinstance(strategy, BySimilarity):
                 assert len(of[CHOSEN]) + len(of[DROPPED]) == min(strategy.rule.most, len(visible))
+                assert all(status.reason for status in statuses if status.kind in (CHOSEN, DROPPED))
             elif strategy.draw == "per_target":
                 assert len(of[CHOSEN]) + len(of[DROPPED]) == naive_k(strategy.ratio, len(visible))
 
@@ -69,7 +73,7 @@ SPLIT = Split("temporal", val_ratio=0.2, test_ratio=0.2)
 
 
 def kinds_and_reasons(strategy, stage, t, split=SPLIT, users=(USER,), **fields):
-    """Return the kinds of the first user's ratings for the target at `t`, a letter each, and {t: why hidden}."""
+    """Return the kinds of the first user's ratings for the target at `t`, a letter each, and {t: reason}."""
     case = make_case(make_table([list(user) for user in users]), strategy, split=split, **fields)
     dataset = case.datasets[stage]
     i = dataset.stage.targets.tolist().index(t)
@@ -126,6 +130,16 @@ def test_a_random_history_over_the_budget_drops_the_end_of_its_draw():
     assert roomy == "cccccccccT" and set(tight) == {"c", "d", "T"}
     # Not the oldest: with this seed and these ids an older one is kept while a newer one is dropped.
     assert "cd" in tight
+
+
+def test_reasons_why_ratings_are_chosen():
+    """Movie 9 is a comedy, as every third of these movies is."""
+    kinds, reasons = kinds_and_reasons(Similar(3, "text"), "test", 9)
+    assert kinds == "cnncnncnnT" and [reasons[t][:12] for t in (0, 3, 6)] == ["similarity 0"] * 3
+    kinds, reasons = kinds_and_reasons(RecentSimilar(2, 1, "text"), "test", 9)
+    assert kinds == "nnnnnncccT" and reasons[7] == reasons[8] == "one of the newest 2"
+    reasons = kinds_and_reasons(Spread(2, 0.5, "text"), "test", 9)[1]
+    assert sorted("chosen before" in reason for reason in reasons.values()) == [False, True]
 
 
 def test_reasons_why_ratings_are_hidden():
