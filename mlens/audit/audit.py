@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from mlens.audit.fitted import audit_fits
 from mlens.audit.leaks import KINDS, Finder, Leak
 from mlens.audit.shown import ShownCoverage, audit_shown
 from mlens.audit.visible import audit_split, audit_visible
@@ -44,33 +45,38 @@ class Audit:
     """The result of the audit.
 
     stages: coverage by stage.
+    fits: how often a fitted strategy was fitted to changed ratings.
     leaks: one for each kind that was found.
     seconds: duration of the audit.
     """
 
     stages: dict[str, StageCoverage]
+    fits: int
     leaks: tuple[Leak, ...]
     seconds: float
 
 
 def find_leaks(datasets: Mapping[str, RatingDataset], roles: np.ndarray, split: Split) -> Audit:
-    """Audit all targets' lists of visible ratings under `roles` [n] and, if these have no leak, the shown histories."""
+    """Audit all targets' lists of visible ratings under `roles` [n] and, if these have no leak, the histories."""
     started = time.perf_counter()
     finder = Finder(next(iter(datasets.values())).table)
     audit_split(finder, roles, split)
     visible, shown = dict.fromkeys(datasets, 0), dict.fromkeys(datasets, ShownCoverage())
     if "table" not in finder.found:
         visible = {name: audit_visible(finder, dataset.stage, roles, split) for name, dataset in datasets.items()}
+    fits = 0
     if not finder.found:
+        fits = audit_fits(finder, datasets, roles, SEED)
         shown = {name: audit_shown(finder, dataset, SEED) for name, dataset in datasets.items()}
     stages = {name: StageCoverage(len(dataset), visible[name], shown[name]) for name, dataset in datasets.items()}
-    return Audit(stages, tuple(finder.found.values()), time.perf_counter() - started)
+    return Audit(stages, fits, tuple(finder.found.values()), time.perf_counter() - started)
 
 
 def audit(datasets: Mapping[str, RatingDataset], roles: np.ndarray, split: Split) -> dict:
     """Return the audit's entry in summary.json. Raises UserError if there is a leak.
 
     stages: see `StageCoverage`.
+    fits: see `Audit`.
     leaks: 0 for each of KINDS.
     seconds: duration of the audit.
     """
@@ -79,4 +85,4 @@ def audit(datasets: Mapping[str, RatingDataset], roles: np.ndarray, split: Split
         lines = [f"{leak.example}: {KINDS[leak.kind]} ({leak.kind}: {leak.prompts:,} found)" for leak in found.leaks]
         raise UserError(f"the leak audit ends this run before training: {'; '.join(lines)}")
     stages = {name: asdict(stage) for name, stage in found.stages.items()}
-    return {"leaks": dict.fromkeys(KINDS, 0), "stages": stages, "seconds": found.seconds}
+    return {"leaks": dict.fromkeys(KINDS, 0), "stages": stages, "fits": found.fits, "seconds": found.seconds}

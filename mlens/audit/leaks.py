@@ -25,6 +25,8 @@ KINDS = {
     "held_out_in_evaluation": "a held-out rating under split.eval_history=train",
     "not_visible": "an index outside the list of ratings that the target may see",
     "out_of_order": "the shown ratings are not in time order",
+    "fitted_on_held_out": "a history by a strategy that is fitted on held-out ratings",
+    "fitted_on_its_user": "a history by a strategy that is fitted on the ratings of the target's user",
     "tags": "tags that differ from the table's",
     "later_tag": "a tag that is not earlier than the target",
     "target_tag": "a tag of the target movie",

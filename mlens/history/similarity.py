@@ -26,7 +26,7 @@ from mlens.data.rating_table import RatingTable, raw_id_keys
 from mlens.data.stage import Stage
 from mlens.errors import UserError
 from mlens.files import atomic_write
-from mlens.history.strategy import Ranked
+from mlens.history.strategy import FittableStrategy, Ranked
 from mlens.text import first_line
 
 BY = ("ratings", "text")
@@ -376,8 +376,8 @@ class Candidates:
         return newest_first[np.argsort(-self.to_target[newest_first], kind="stable")]
 
 
-class SimilarityRule(Protocol):
-    """What a strategy selects by similarity: a frozen dataclass of its parameters."""
+class SimilarityRule(FittableStrategy, Protocol):
+    """A strategy that selects by similarity: a frozen dataclass of its parameters."""
 
     @property
     def most(self) -> int:
@@ -392,13 +392,13 @@ class SimilarityRule(Protocol):
 
 @dataclass(frozen=True)
 class BySimilarity:
-    """A strategy of a rule and the fitted similarity that it uses."""
+    """A strategy with the similarity that was fitted for it."""
 
-    rule: SimilarityRule
+    unfitted: SimilarityRule
     similarity: Similarity
 
     def wish(self, table: RatingTable, stage: Stage, seed: int, epoch: int) -> Ranked:
-        orders = SimilarityOrders(self.rule, self.similarity, table, stage)
+        orders = SimilarityOrders(self.unfitted, self.similarity, table, stage)
         return Ranked(orders.order, orders.reasons)
 
     def save(self, folder: Path) -> None:

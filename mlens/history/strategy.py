@@ -82,8 +82,15 @@ class Strategy(Protocol):
         """
 
 
+@runtime_checkable
 class FittedStrategy(Strategy, Protocol):
-    """A strategy with what it was fitted with."""
+    """A strategy with what it was fitted with.
+
+    unfitted: the strategy that was fitted.
+    """
+
+    @property
+    def unfitted(self) -> FittableStrategy: ...
 
     def save(self, folder: Path) -> None:
         """Write what was fitted into the folder of an exported model."""
@@ -113,6 +120,17 @@ def fit_strategy(strategy: Strategy | FittableStrategy, table: RatingTable, trai
     trained: [n] bool, which ratings of `table` are training ratings
     """
     return strategy.fit(table, trained) if isinstance(strategy, FittableStrategy) else strategy
+
+
+def load_strategy(strategy: Strategy | FittableStrategy, folder: Path, table: RatingTable) -> Strategy:
+    """Load what the strategy was fitted with if it is fittable, else return it.
+
+    folder: of the exported model
+    table: of the targets
+
+    Raises UserError where the folder's files can't be used.
+    """
+    return strategy.load(folder, table) if isinstance(strategy, FittableStrategy) else strategy
 
 
 def chosen_count(ratio: float, count: np.ndarray | int) -> np.ndarray:

@@ -82,6 +82,13 @@ class RatingDataset(Dataset[Example]):
         other._fit()
         return other
 
+    def with_strategy(self, strategy: Strategy) -> RatingDataset:
+        """Return a dataset of the same targets with the histories of another strategy."""
+        other = copy.copy(self)
+        other.strategy = strategy
+        other._fit()
+        return other
+
     def __len__(self) -> int:
         return len(self.stage)
 

@@ -32,9 +32,9 @@ MEANINGS = {
     NOT_CHOSEN: "visible, but not chosen by the strategy",
     HIDDEN: "not visible to this target",
 }
-# Excerpt of a long list: the first entries, those before and after the target, and those at changes of kind if there
-# are at most CHANGES.
-FIRST, BEFORE, AFTER, CHANGES = 3, 12, 3, 4
+# Excerpt of a long list: the first entries, those before and after the target, those at changes of kind if there are at
+# most CHANGES, and the ratings for which the strategy gives a reason if they are at most REASONS.
+FIRST, BEFORE, AFTER, CHANGES, REASONS = 3, 12, 3, 4, 40
 # Columns of a page that isn't on a terminal, and of the drawings.
 PAGE_WIDTH, DRAWING_WIDTH = 120, 100
 ALONE, SEEN, UNSEEN, OTHER = "█", "▓", "░", "·"
@@ -118,7 +118,8 @@ def _history(inputs: RunInputs, inspection: Inspection, everything: bool) -> Tab
     table, statuses = inspection.dataset.table, inspection.statuses
     listing = Table("t", "given (UTC)", "rating", "stage", "film", "", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     listing.columns[0].justify = "right"
-    listing.columns[4].overflow, listing.columns[4].max_width = "ellipsis", 48
+    explained = [at for at, status in enumerate(statuses) if status.reason and status.kind in (CHOSEN, DROPPED)]
+    listing.columns[4].overflow, listing.columns[4].max_width = "ellipsis", 36 if explained else 48
     listing.columns[4].no_wrap = listing.columns[1].no_wrap = True
     target = next(at for at, status in enumerate(statuses) if status.kind == TARGET)
     changes = [at for at, (one, other) in enumerate(pairwise(statuses), 1) if one.kind != other.kind]
@@ -127,6 +128,7 @@ def _history(inputs: RunInputs, inspection: Inspection, everything: bool) -> Tab
         *range(FIRST),
         *range(target - BEFORE, target + AFTER + 1),
         *around,
+        *(explained if len(explained) <= REASONS else ()),
         *range(len(statuses) - 1, len(statuses)),
     }
     for part in _excerpt(len(statuses), set(range(len(statuses))) if everything else kept):

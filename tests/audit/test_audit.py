@@ -29,9 +29,12 @@ from mlens.history.fixed_ratio import FixedRatio
 from mlens.history.none import NoHistory
 from mlens.history.random import Random
 from mlens.history.same_genre import SameGenre
+from mlens.history.similar import Similar
+from mlens.history.similarity import RatingSimilarity
+from mlens.history.spread import Spread
 from mlens.prompt.context import Context
 from tests.helpers.cases import STRATEGIES, Case, make_case, small_table
-from tests.helpers.reference import naive_turns, user_ratings
+from tests.helpers.reference import make_table, naive_turns, user_ratings
 from tests.helpers.runs import FAST, composed, train_here
 from tests.helpers.tokenizers_for_tests import ABLATIONS
 
@@ -227,6 +230,8 @@ EACH = {
     "random per_user": Random(0.5, "per_user"),
     "decay": Decay(2, 3.0),
     "same_genre": SameGenre(2),
+    "similar": Similar(2),
+    "spread by text": Spread(2, 0.5, "text"),
 }
 
 
@@ -239,6 +244,51 @@ def test_no_split_tie_rule_or_strategy_gives_a_false_alarm(strategy):
                 case = make_case(small_table(3), EACH[strategy], split=split)
                 assert set(case.datasets) >= {"train", "test"}
                 assert audit(case.datasets, case.roles, split)["leaks"] == dict.fromkeys(KINDS, 0)
+
+
+# Leaks in what a strategy is fitted on.
+
+
+def rated_case(**fields):
+    """A case of users who have rated the same films, so that similarities are large."""
+    random = np.random.default_rng(1)
+    users = [
+        [(int(film), float(random.integers(1, 11)) / 2, time) for time, film in enumerate(random.permutation(30))]
+        for _ in range(8)
+    ]
+    return make_case(make_table(users, profile=["age: 1"] * 8), Similar(3), split=Split("temporal", 0.2, 0.2), **fields)
+
+
+def test_a_fit_on_the_users_own_fold_is_found(monkeypatch):
+    case = rated_case()
+    assert audit(case.datasets, case.roles, case.split)["fits"] == 6
+    fit = RatingSimilarity.fit
+
+    def fit_on_all(table, trained):
+        """As if no fold were left out: each user's own is one that nobody has."""
+        found = fit(table, trained)
+        return replace(found, ratings=replace(found.ratings, fold=(found.ratings.fold + 1) % 10))
+
+    monkeypatch.setattr(RatingSimilarity, "fit", fit_on_all)
+    case = rated_case()
+    assert set(found(case.datasets, case.roles, case.split)) == {"fitted_on_its_user"}
+    with pytest.raises(UserError, match=r"the train target \(user \d+, movie \d+\): a history by a strategy that is"):
+        audit(case.datasets, case.roles, case.split)
+
+
+def test_a_fit_on_held_out_ratings_is_found(monkeypatch):
+    fit = RatingSimilarity.fit
+    monkeypatch.setattr(RatingSimilarity, "fit", lambda table, trained: fit(table, np.ones_like(trained)))
+    case = rated_case()
+    assert set(found(case.datasets, case.roles, case.split)) == {"fitted_on_held_out"}
+
+
+def test_fits_are_checked_without_training_targets_and_not_where_no_history_is_shown():
+    case = rated_case()
+    held_out = {name: dataset for name, dataset in case.datasets.items() if name != "train"}
+    assert audit(held_out, case.roles, case.split)["fits"] == 1
+    case = rated_case(ablation="profile_only")
+    assert audit(case.datasets, case.roles, case.split)["fits"] == 0
 
 
 # Leaks in the lists and the split.
@@ -479,6 +529,9 @@ class ChangedHistories:
     @property
     def drawn(self):
         return self.original.drawn
+
+    def wanted(self, t):
+        return self.original.wanted(t)
 
     def shown(self, t):
         return np.array(self.indices, dtype=np.int64) if t == self.t else self.original.shown(t)

@@ -61,7 +61,7 @@ def test_every_rating_of_the_user_has_the_right_status(case):
             if wanted is not None:
                 assert sorted([*of[CHOSEN], *of[DROPPED]]) == wanted
             elif isinstance(strategy, BySimilarity):
-                assert len(of[CHOSEN]) + len(of[DROPPED]) == min(strategy.rule.most, len(visible))
+                assert len(of[CHOSEN]) + len(of[DROPPED]) == min(strategy.unfitted.most, len(visible))
                 assert all(status.reason for status in statuses if status.kind in (CHOSEN, DROPPED))
             elif strategy.draw == "per_target":
                 assert len(of[CHOSEN]) + len(of[DROPPED]) == naive_k(strategy.ratio, len(visible))
