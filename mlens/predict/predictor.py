@@ -15,6 +15,7 @@ from mlens.engine.ranks import Ranks
 from mlens.evaluation.local_scorer import LocalScorer, load_local_scorer
 from mlens.evaluation.metrics import rating_columns
 from mlens.evaluation.score import Predictions, predict
+from mlens.history.strategy import load_strategy
 from mlens.model.load import load_exported_tokenizer
 from mlens.packing.dataset import RatingDataset
 from mlens.predict.inputs import input_from_rows, read_input
@@ -66,11 +67,15 @@ class Prompter:
         return build_request(tables["history"], tables["movies"], scale, ablation, users, at_most, dates)
 
     def dataset(self, request: PredictionRequest) -> RatingDataset:
-        """Return the dataset of the request, with the histories that the run's strategy selects in evaluation."""
+        """Return the dataset of the request, with the histories that the run's strategy selects in evaluation.
+
+        Raises UserError where what the strategy was fitted with can't be read.
+        """
         exported = self.exported
         renderer = make_renderer(request.table, exported.prompt, exported.ablation, self.tokenizer, exported.chat_frame)
+        strategy = load_strategy(exported.history, exported.folder, request.table)
         seed = exported.evaluation.seed
-        return RatingDataset(request.table, request.stage, exported.history, renderer, seed, separate=True)
+        return RatingDataset(request.table, request.stage, strategy, renderer, seed, separate=True)
 
     def prompts(self, request: PredictionRequest) -> pl.DataFrame:
         """Return the prompts of the request, a row for each movie; with several draws, those of the first draw.

@@ -14,7 +14,7 @@ from mlens.engine.engine import uses_bf16_parameters
 from mlens.errors import UserError
 from mlens.evaluation.settings import Evaluation
 from mlens.files import write_json
-from mlens.history.strategy import Strategy
+from mlens.history.strategy import FittableStrategy, FittedStrategy, Strategy
 from mlens.model.settings import Lora, NoPeft, PretrainedModel, TinyModel
 from mlens.packing.epoch_plan import Collator
 from mlens.pipeline import RunInputs
@@ -64,7 +64,7 @@ class ExportedSettings:
 
     folder: Path
     scale: tuple[float, ...]
-    history: Strategy
+    history: Strategy | FittableStrategy
     ablation: Ablation
     prompt: Style
     packing: Collator
@@ -79,7 +79,10 @@ class ExportedSettings:
 
 
 def write_exported(folder: Path, inputs: RunInputs) -> None:
-    """Write mlens.json into the folder of the exported model or adapter that was trained with these inputs."""
+    """Write mlens.json into the folder of the exported model or adapter that was trained with these inputs.
+
+    A fitted history strategy writes what it needs beside it.
+    """
     settings, identity = inputs.settings, inputs.identity
     assert identity is not None
     nodes, model = settings.config, settings.model
@@ -101,6 +104,8 @@ def write_exported(folder: Path, inputs: RunInputs) -> None:
         "chat_frame": identity.chat_frame,
         "seed": settings.seed,
     }
+    if isinstance(inputs.strategy, FittedStrategy):
+        inputs.strategy.save(folder)
     write_json(folder / FILE, content)
 
 
