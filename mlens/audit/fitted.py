@@ -30,17 +30,17 @@ def audit_fits(finder: Finder, datasets: Mapping[str, RatingDataset], roles: np.
     seed: of the samples and of the changed ratings.
     """
     some = next(iter(datasets.values()))
-    if not (isinstance(some.strategy, FittedStrategy) and some.renderer.template.ablation.history):
+    strategy, table = some.strategy, some.table
+    if not (isinstance(strategy, FittedStrategy) and some.renderer.template.ablation.history):
         return 0
-    random = np.random.default_rng(seed)
+    unfitted, random = strategy.unfitted, np.random.default_rng(seed)
 
     def compare(kind: str, changed: np.ndarray, targets: Mapping[str, np.ndarray]) -> None:
         """Fit after a change of these ratings [n] bool, and compare the histories of some targets of each stage."""
-        table = some.table
         shift = random.integers(1, max(2, len(table.scale)), len(table))
         other = np.array(table.scale, dtype=np.float32)[(table.rating_index + shift) % len(table.scale)]
         changed_table = replace(table, rating=np.where(changed, other, table.rating), path=None)
-        fitted = some.strategy.unfitted.fit(changed_table, roles == TRAIN)
+        fitted = unfitted.fit(changed_table, roles == TRAIN)
         for name, of_stage in targets.items():
             before, after = (one.histories for one in (datasets[name], datasets[name].with_strategy(fitted)))
             different = [not np.array_equal(before.wanted(t), after.wanted(t)) for t in of_stage.tolist()]
@@ -62,9 +62,11 @@ def audit_fits(finder: Finder, datasets: Mapping[str, RatingDataset], roles: np.
     some_of_each = {name: targets_of(stage, sample_users(stage)) for name, stage in stages.items()}
     compare("fitted_on_held_out", roles != TRAIN, some_of_each)
     train = stages.get(STAGES[TRAIN])
-    users = [] if train is None else sample_users(train).tolist()
+    if train is None:
+        return 1
+    users = sample_users(train)
     for user in users:
-        compare("fitted_on_its_user", some.table.user == user, {STAGES[TRAIN]: targets_of(train, [user])})
+        compare("fitted_on_its_user", table.user == user, {train.name: targets_of(train, np.array([user]))})
     return 1 + len(users)
 
 

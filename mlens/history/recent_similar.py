@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from mlens.data.rating_table import RatingTable
-from mlens.history.similarity import BySimilarity, Candidates, fit_similarity, load_similarity, require_by
+from mlens.history.by_similarity import BySimilarity, Candidates
+from mlens.history.similarity import fit_similarity, load_similarity, require_by
 from mlens.history.strategy import require_count
 
 

@@ -1,6 +1,6 @@
-"""Similarity of movies, by their texts or by training ratings, and the strategies that rank by it.
+"""Similarity of movies, by their texts or by training ratings.
 
-No pair of movies is stored: the similarities of one movie to others are computed when they are needed.
+No pair of movies is stored: similarities are computed when they are needed.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import re
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
@@ -23,10 +23,8 @@ from mlens.data import draws
 from mlens.data.chunked import int_type
 from mlens.data.ragged import offsets, ranges
 from mlens.data.rating_table import RatingTable, raw_id_keys
-from mlens.data.stage import Stage
 from mlens.errors import UserError
 from mlens.files import atomic_write
-from mlens.history.strategy import FittableStrategy, Ranked
 from mlens.text import first_line
 
 BY = ("ratings", "text")
@@ -37,8 +35,7 @@ SHRINKAGE = 25.0
 DECIMALS = 6
 # The largest number of users whose ratings are used: all of ml-1m, and of larger data a sample of this size.
 MOST_RATERS = 20_000
-# The targets of a user that are ranked at once, and the elements of the arrays that this takes: 64 MB each.
-TARGETS_AT_ONCE = 256
+# The largest number of elements of a temporary array: 64 MB.
 CELLS = 1 << 23
 # The file of a fitted similarity in the folder of an exported model.
 FILE = "history_similarity.npz"
@@ -116,7 +113,7 @@ class TextSimilarity:
             right = np.zeros((len(other[start : start + step]), len(shared)))
             right[row[both], column[both]] = weight[both]
             cosine[:, start : start + step] = left @ right.T
-        return np.round(cosine, DECIMALS)
+        return _rounded(cosine)
 
     def _entries(self, movies: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return index into `movies`, term and weight of each of their terms: three [n]."""
@@ -192,7 +189,7 @@ class FoldedRatings:
 
     def similarity(self, fold: int, one: np.ndarray, other: np.ndarray) -> np.ndarray:
         """Return the similarity of each of n movies to each of m by the ratings outside `fold`: [n, m] float64."""
-        dot, common = np.zeros((len(one), len(other))), np.zeros((len(one), len(other)), dtype=np.float32)
+        dot, common = np.zeros((len(one), len(other))), np.zeros((len(one), len(other)))
         step = max(1, CELLS // max(1, len(one) + len(other)))
         for start in range(0, len(self.fold), step):
             raters = slice(start, min(start + step, len(self.fold)))
@@ -201,7 +198,7 @@ class FoldedRatings:
             common += of_left.T @ of_right
         norm = self._norm[fold, one][:, None] * self._norm[fold, other]
         cosine = np.divide(dot, norm, out=np.zeros_like(dot), where=norm > 0)
-        return np.round(cosine * (common / (common + SHRINKAGE)), DECIMALS)
+        return _rounded(cosine * (common / (common + SHRINKAGE)))
 
     def _dense(self, fold: int, movies: np.ndarray, raters: slice) -> tuple[np.ndarray, np.ndarray]:
         """Return the centred ratings of these movies outside `fold`, 0 where there is none, and where there is one.
@@ -214,9 +211,8 @@ class FoldedRatings:
         rater = self._rater[ratings]
         kept = (self.fold[rater] != fold) & (rater >= raters.start) & (rater < raters.stop)
         cell = (rater[kept] - raters.start, column[kept])
-        values, exist = (
-            np.zeros((raters.stop - raters.start, len(movies)), dtype) for dtype in (np.float64, np.float32)
-        )
+        shape = (raters.stop - raters.start, len(movies))
+        values, exist = np.zeros(shape), np.zeros(shape, dtype=np.float32)
         values[cell], exist[cell] = self._centred[ratings[kept]], 1
         return values, exist
 
@@ -278,14 +274,13 @@ class RatingSimilarity:
         """Return the similarities of the table's movies, known by raw id or else by title and genres."""
         ratings = FoldedRatings(**{name: arrays[name] for name in FoldedRatings.__dataclass_fields__})
         _require_valid(ratings)
-        by_id, by_text = (
-            _positions(saved, wanted)
-            for saved, wanted in (
-                (ratings.movie_keys, table.movie_keys),
-                (ratings.text_keys, _text_keys(table)),
-            )
-        )
+        by_id = _positions(ratings.movie_keys, table.movie_keys)
+        by_text = _positions(ratings.text_keys, _text_keys(table))
         return cls(ratings, np.where(by_id >= 0, by_id, by_text), user_folds(table))
+
+
+def _rounded(similarity: np.ndarray) -> np.ndarray:
+    return np.round(similarity, DECIMALS) + 0.0  # 0.0 in place of -0.0
 
 
 def user_folds(table: RatingTable) -> np.ndarray:
@@ -340,6 +335,12 @@ def fit_similarity(by: str, table: RatingTable, trained: np.ndarray) -> Similari
     return TextSimilarity.fit(table) if by == "text" else RatingSimilarity.fit(table, trained)
 
 
+def save_similarity(similarity: Similarity, folder: Path) -> None:
+    """Write what `load_similarity` reads."""
+    arrays: dict[str, Any] = similarity.arrays()
+    atomic_write(folder / FILE, lambda stream: np.savez_compressed(stream, **arrays))
+
+
 def load_similarity(by: str, folder: Path, table: RatingTable) -> Similarity:
     """Load the similarity that was exported into `folder`, for the movies and users of `table`.
 
@@ -354,119 +355,6 @@ def load_similarity(by: str, folder: Path, table: RatingTable) -> Similarity:
         raise UserError(f"{file} is missing: the model's history strategy needs it") from error
     except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{file} can't be read: {first_line(error)}. Copy it again from the run") from error
-
-
-# Strategies
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """The c ratings visible to a target, oldest first.
-
-    to_target [c]: the similarity of each rating's movie to the target's.
-    to_rating: to_rating(i)[:c] is the similarity of each rating's movie to that of rating i.
-    """
-
-    to_target: np.ndarray
-    to_rating: Callable[[int], np.ndarray]
-
-    def most_similar(self) -> np.ndarray:
-        """Return all ratings, the most similar to the target first, of ties the newer first: [c]."""
-        newest_first = np.arange(len(self.to_target))[::-1]
-        return newest_first[np.argsort(-self.to_target[newest_first], kind="stable")]
-
-
-class SimilarityRule(FittableStrategy, Protocol):
-    """A strategy that selects by similarity: a frozen dataclass of its parameters."""
-
-    @property
-    def most(self) -> int:
-        """The largest number of ratings that it selects."""
-
-    def rank(self, candidates: Candidates) -> np.ndarray:
-        """Return the ratings to show, the most wanted first, as indices of the candidates."""
-
-    def reasons(self, candidates: Candidates, indices: np.ndarray) -> Sequence[str]:
-        """Return why each of these ranked ratings is wanted, as text: [n]."""
-
-
-@dataclass(frozen=True)
-class BySimilarity:
-    """A strategy with the similarity that was fitted for it."""
-
-    unfitted: SimilarityRule
-    similarity: Similarity
-
-    def wish(self, table: RatingTable, stage: Stage, seed: int, epoch: int) -> Ranked:
-        orders = SimilarityOrders(self.unfitted, self.similarity, table, stage)
-        return Ranked(orders.order, orders.reasons)
-
-    def save(self, folder: Path) -> None:
-        arrays = self.similarity.arrays()
-        atomic_write(folder / FILE, lambda stream: np.savez_compressed(stream, **arrays))
-
-
-@dataclass(frozen=True, eq=False)
-class SimilarityOrders:
-    """The ranked ratings of the targets of a stage.
-
-    Similarities are computed for all targets of a user at once, and forgotten; the ranked ratings are kept.
-    """
-
-    rule: SimilarityRule
-    similarity: Similarity
-    table: RatingTable
-    stage: Stage
-
-    @cached_property
-    def _ranked(self) -> np.ndarray:
-        """The ranked ratings of each target as indices + 1, 0 where there are fewer: [t, most] int32.
-
-        Zeros, so that the system provides memory for those users alone whose targets are ranked.
-        """
-        longest = int(self.stage.count.max(initial=0))
-        return np.zeros((len(self.stage), min(self.rule.most, longest)), dtype=np.int32)
-
-    @cached_property
-    def _done(self) -> np.ndarray:
-        """Whether each target is ranked: [t] bool."""
-        return np.zeros(len(self.stage), dtype=bool)
-
-    def order(self, t: int) -> np.ndarray:
-        if not self._done[t]:
-            of_user = np.searchsorted(self.stage.user, self.stage.user[t] + np.arange(2))
-            first = of_user[0] + (t - of_user[0]) // TARGETS_AT_ONCE * TARGETS_AT_ONCE
-            targets = np.arange(first, min(first + TARGETS_AT_ONCE, of_user[1]))
-            for i, candidates in zip(targets, self._candidates(targets), strict=True):
-                order = self.rule.rank(candidates)
-                self._ranked[i, : len(order)] = order + 1
-            self._done[targets] = True
-        row = self._ranked[t]
-        return row[row > 0].astype(np.int64) - 1
-
-    def reasons(self, t: int, indices: np.ndarray) -> Sequence[str]:
-        (candidates,) = self._candidates(np.array([t]))
-        return self.rule.reasons(candidates, indices)
-
-    def _candidates(self, targets: np.ndarray) -> Iterator[Candidates]:
-        """Yield the candidates of each of these targets of one user."""
-        stage, user = self.stage, int(self.stage.user[targets[0]])
-        longest = int(stage.count[targets].max())
-        start = stage.visible_offsets[user]
-        visible = np.asarray(self.table.movie[stage.visible[start : start + longest]])
-        between = partial(self.similarity.between, user)
-        to_target = between(np.asarray(self.table.movie[stage.targets[targets]]), visible)
-        kept = max(1, CELLS // max(1, TARGETS_AT_ONCE * longest))
-
-        @lru_cache(kept)
-        def rows(block: int) -> np.ndarray:
-            return between(visible[block * TARGETS_AT_ONCE : (block + 1) * TARGETS_AT_ONCE], visible)
-
-        def to_rating(i: int) -> np.ndarray:
-            return rows(i // TARGETS_AT_ONCE)[i % TARGETS_AT_ONCE]
-
-        for row, count in zip(to_target, stage.count[targets], strict=True):
-            yield Candidates(row[:count], to_rating)
 
 
 def require_by(by: str) -> None:

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from mlens.data.split import Split
 from mlens.errors import UserError
-from mlens.history import similarity
+from mlens.history import by_similarity, similarity
 from mlens.history.fit import fit
 from mlens.history.recent_similar import RecentSimilar
 from mlens.history.similar import Similar
-from mlens.history.similarity import BySimilarity, fit_similarity, load_similarity, user_folds
+from mlens.history.similarity import fit_similarity, load_similarity, save_similarity, user_folds
 from mlens.history.spread import Spread
 from mlens.history.strategy import fit_strategy
 from tests.helpers.budgets import assert_fits, budgets, section
@@ -44,12 +44,13 @@ def rated_tables(draw):
 @contextmanager
 def small_blocks(cells, targets):
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(similarity, "CELLS", cells)
-        patched.setattr(similarity, "TARGETS_AT_ONCE", targets)
+        for module in (similarity, by_similarity):
+            patched.setattr(module, "CELLS", cells)
+        patched.setattr(by_similarity, "TARGETS_AT_ONCE", targets)
         yield
 
 
-BLOCKS = st.sampled_from([(similarity.CELLS, similarity.TARGETS_AT_ONCE), (3, 2), (40, 1), (100, 5)])
+BLOCKS = st.sampled_from([(similarity.CELLS, by_similarity.TARGETS_AT_ONCE), (3, 2), (40, 1), (100, 5)])
 
 
 def naive_by_ratings(table, trained, user):
@@ -281,7 +282,7 @@ def test_what_is_saved_says_the_same_about_any_table(tmp_path_factory, drawn, dr
     (table, trained), (other, _) = drawn, drawn_other
     folder = tmp_path_factory.mktemp("saved")
     found = fit_similarity(by, table, trained)
-    BySimilarity(Similar(by=by), found).save(folder)
+    save_similarity(found, folder)
     again = load_similarity(by, folder, table)
     for user in range(len(table.users)):
         assert (every_pair(again, table, user) == every_pair(found, table, user)).all()
@@ -298,7 +299,7 @@ def test_a_film_is_known_by_its_text_where_ids_are_missing(tmp_path):
     users = [[(film, float(1 + (film + user) % 5), film) for film in range(4)] for user in range(30)]
     table = make_table(users, titles=[f"Film {film}" for film in range(4)])
     found = fit_similarity("ratings", table, np.ones(len(table), dtype=bool))
-    BySimilarity(Similar(), found).save(tmp_path)
+    save_similarity(found, tmp_path)
     # As `mlens predict` names movies without ids.
     texts = [f"{title} ({genres})" for title, genres in table.movies.select("title", "genres").iter_rows()]
     nameless = make_table(

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 
 from mlens.data.split import STAGES, Split
 from mlens.history.all_previous import AllPrevious
+from mlens.history.by_similarity import BySimilarity
 from mlens.history.fixed_count import FixedCount
 from mlens.history.fixed_ratio import FixedRatio
 from mlens.history.none import NoHistory
 from mlens.history.random import Random
 from mlens.history.recent_similar import RecentSimilar
 from mlens.history.similar import Similar
-from mlens.history.similarity import BySimilarity
 from mlens.history.spread import Spread
 from mlens.show.rating_status import CHOSEN, DROPPED, HIDDEN, NOT_CHOSEN, TARGET, count_kinds, rating_statuses
 from tests.helpers.cases import cases, make_case
