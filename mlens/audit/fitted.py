@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -44,10 +45,8 @@ def audit_fits(finder: Finder, datasets: Mapping[str, RatingDataset], roles: np.
         for name, of_stage in targets.items():
             before, after = (one.histories for one in (datasets[name], datasets[name].with_strategy(fitted)))
             different = [not np.array_equal(before.wanted(t), after.wanted(t)) for t in of_stage.tolist()]
-            rows = datasets[name].stage.targets[of_stage]
-            finder.add(
-                kind, np.array(different, dtype=bool), lambda k, name=name, rows=rows: finder.target(name, rows[k])
-            )
+            example = partial(_example, finder, name, datasets[name].stage.targets[of_stage])
+            finder.add(kind, np.array(different, dtype=bool), example)
 
     def sample(values: np.ndarray, most: int) -> np.ndarray:
         return values if len(values) <= most else np.sort(random.choice(values, most, replace=False))

@@ -56,8 +56,9 @@ class Spread:
 
     def reasons(self, candidates: Candidates, indices: np.ndarray) -> Sequence[str]:
         order, likeness = self._choose(candidates)
-        of = {int(i): f", {value:.3f} to one chosen before" for i, value in zip(order[1:], likeness[1:], strict=True)}
-        return [f"similarity {candidates.to_target[i]:.3f}{of.get(int(i), '')}" for i in indices]
+        pairs = zip(order[1:].tolist(), likeness[1:], strict=True)
+        of = {i: f", at most {value:.3f} to those chosen before" for i, value in pairs}
+        return [f"similarity {candidates.to_target[i]:.3f}{of.get(i, '')}" for i in indices.tolist()]
 
     def _choose(self, candidates: Candidates) -> tuple[np.ndarray, np.ndarray]:
         """Return the chosen ratings in order, and each one's largest similarity to an earlier one: two [n]."""

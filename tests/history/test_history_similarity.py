@@ -222,7 +222,7 @@ def test_spread_leaves_out_a_film_that_says_the_same_as_a_more_similar_one():
     assert names[Spread][:2] == ["Beta", "Alpha"] and names[Spread][2] == "Delta"
     orders = fit_strategy(Spread(3, 0.5, "text"), table, trained).wish(table, stage, 0, 0)
     reasons = orders.reasons(0, orders.order(0))
-    assert reasons[0].startswith("similarity 0.7") and reasons[1].endswith(", 0.000 to one chosen before")
+    assert reasons[0].startswith("similarity 0.7") and reasons[1].endswith(", at most 0.000 to those chosen before")
 
 
 def test_histories_are_the_same_after_pickling_and_in_another_order():

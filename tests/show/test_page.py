@@ -132,6 +132,8 @@ def test_long_lists_are_shortened_without_all(tmp_path, capsys):
     short, full = shown(capsys, *words), shown(capsys, *words, everything=True)
     assert " more: " in short and " more" not in full
     assert len(full.splitlines()) > len(short.splitlines())
+    explained = shown(capsys, *words[:-1], "history=similar", "history.count=20", "history.by=text")
+    assert explained.count("chosen: line") == 20 and explained.count("similarity") == 20
 
 
 @pytest.mark.parametrize(
