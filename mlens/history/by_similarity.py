@@ -93,7 +93,8 @@ class SimilarityOrders:
 
     def order(self, t: int) -> np.ndarray:
         if not self._done[t]:
-            of_user = np.searchsorted(self.stage.user, self.stage.user[t] + np.arange(2))
+            user = self.stage.user
+            of_user = np.searchsorted(user, user[t] + np.arange(2, dtype=user.dtype))
             first = of_user[0] + (t - of_user[0]) // TARGETS_AT_ONCE * TARGETS_AT_ONCE
             targets = np.arange(first, min(first + TARGETS_AT_ONCE, of_user[1]))
             for i, candidates in zip(targets, self._candidates(targets), strict=True):

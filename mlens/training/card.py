@@ -13,6 +13,7 @@ from huggingface_hub import ModelCardData
 
 from mlens.config import Settings
 from mlens.data.terms import Terms
+from mlens.history.similarity import FILE as SIMILARITY
 from mlens.identity import NOT_RESULT
 from mlens.model.settings import Lora, PretrainedModel
 
@@ -44,7 +45,7 @@ def model_card(settings: Settings, terms: Terms, strategy: str, ranks: int, summ
         "Results": _results(summary),
         "Predict": _usage(settings),
         "Prompt and history": _inputs(settings),
-        "Data": _data(terms, summary),
+        "Data": _data(settings, terms, summary),
         "Training": _training(settings, ranks, summary),
         "Limits": LIMITS,
     }
@@ -136,10 +137,12 @@ def _inputs(settings: Settings) -> str:
     return _as_yaml(nodes)
 
 
-def _data(terms: Terms, summary: dict) -> str:
+def _data(settings: Settings, terms: Terms, summary: dict) -> str:
     counts = summary["counts"]
     text = f"{terms.name}: {counts['ratings']:,} ratings of {counts['movies']:,} films by {counts['users']:,} users. "
     text += f"Licence: {terms.licence}. It bounds what may be done with a model that was trained on them.\n"
+    if getattr(settings.history, "by", None) == "ratings":
+        text += f"`{SIMILARITY}` holds training ratings, without the ids of users: the licence applies to it too.\n"
     if summary["made_up_data"]:
         text += "\nThe data are made up: this model shows how the program works, not how people rate.\n"
     return text if terms.citation is None else f"{text}\nPublished results cite: {terms.citation}.\n"

@@ -4,7 +4,6 @@ import re
 from dataclasses import replace
 
 import numpy as np
-import polars as pl
 import pytest
 
 from mlens.errors import UserError
@@ -15,7 +14,7 @@ from mlens.history.spread import Spread
 from mlens.pipeline import open_inputs
 from mlens.predict import Prompter
 from mlens.training.exported import write_exported
-from tests.helpers.predicting_runs import SHORT, PredictingRun
+from tests.helpers.predicting_runs import SHORT, PredictingRun, predicting_run
 from tests.helpers.runs import IDENTITY, checked
 
 STRATEGIES = [Similar(4), RecentSimilar(2, 3, "text"), Spread(4, 0.5)]
@@ -120,10 +119,8 @@ def test_a_damaged_file_of_texts_is_refused(tmp_path, opened):
 
 @pytest.mark.slow
 def test_a_run_predicts_as_it_was_evaluated(tmp_path):
-    from tests.helpers.predicting_runs import predicting_run
-
     run = predicting_run(tmp_path / "run", "history=similar", "history.count=4")
-    assert isinstance(run.test, pl.DataFrame)
+    assert "without the ids of users" in (run.folder / "model" / "README.md").read_text(encoding="utf-8")
     for row in run.test[::4].iter_rows(named=True):
         (found,) = run.predict(row).rows(named=True)
         assert found["history_used"] == row["history_used"]
