@@ -35,7 +35,8 @@ class Decay:
         require_choice("history.redraw", self.redraw, REDRAWS)
 
     def wish(self, table: RatingTable, stage: Stage, seed: int, epoch: int) -> Ranked:
-        return Ranked(partial(self._order, table, stage, seed, draw_epoch(self.redraw, stage, epoch)))
+        order = partial(self._order, table, stage, seed, draw_epoch(self.redraw, stage, epoch))
+        return Ranked(order, partial(self._reasons, stage))
 
     def _order(self, table: RatingTable, stage: Stage, seed: int, epoch: int, t: int) -> np.ndarray:
         """Return the ratings drawn for target t, in the order of the draw.
@@ -54,3 +55,7 @@ class Decay:
             keys = np.log(-np.log(uniform)) + np.arange(count) / self.tau
         age = np.argsort(keys, kind="stable")[: self.count]
         return count - 1 - age
+
+    def _reasons(self, stage: Stage, t: int, indices: np.ndarray) -> list[str]:
+        ages = stage.count[t] - 1 - indices
+        return [f"age {age}, weight {np.exp(-age / self.tau):.3f}" for age in ages.tolist()]

@@ -175,7 +175,7 @@ def _fit_newest(stage: Stage, budget: Budget, wanted_start: np.ndarray, trim: st
     if trim == "strided":
         rule = (
             "When the window is full, its start jumps ahead until half of the room is free, and stays there for the "
-            "next targets: they share the work with prompt.order=time (prompt.trim=strided)."
+            "next targets: they can share the work (prompt.trim=strided)."
         )
     return NewestHistories(stage, budget, wanted_start, start, rule)
 

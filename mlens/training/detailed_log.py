@@ -13,8 +13,8 @@ from mlens.packing.lengths import Lengths
 from mlens.packing.steps import LOSSES, Steps
 
 SAMPLES = 3
-# A step that keeps fewer than a quarter of the targets together that could share a history deserves a warning.
-GIVEN_AWAY = 4
+# Fewer targets than these together, where several times as many could share a history, deserve a note.
+FEW_TOGETHER, SEVERAL = 4, 4
 REASONABLE = "This is reasonable: most prompts hold all that the strategy chose."
 
 
@@ -64,7 +64,7 @@ def sharing_notes(dataset: RatingDataset, steps: Steps) -> list[str]:
     if dataset.renderer.template.newest_first:
         return ["prompt.order=newest_first: targets share no histories, each prompt is computed in full"]
     together, possible = targets_together(dataset, steps)
-    if possible < GIVEN_AWAY * together:
+    if together >= FEW_TOGETHER or possible < SEVERAL * together:
         return []
     return [
         f"a step keeps {together:.0f} targets of a user together, and {possible:.0f} could share their "

@@ -251,6 +251,7 @@ def test_a_ready_strategy_is_the_strategy_with_its_parameter():
         "random_30": ("history=random", "history.ratio=0.3"),
         "count_10": ("history=fixed_count", "history.count=10"),
         "count_20": ("history=fixed_count", "history.count=20"),
+        "uniform_10": ("history=decay", "history.tau=1e9"),
     }.items():
         assert once(f"history={ready}").history == once(*full).history
 
@@ -305,6 +306,11 @@ def test_what_the_command_says_wins_over_what_a_model_brings(model, stage, peft)
         ("demo", "none,all_previous,random,fixed_ratio,fixed_count"),
         ("guide", "none,all_previous,random_50,random_30,count_10"),
         ("recommended", "random_50,count_20,none"),
+        ("relevance", "none,fixed_count,uniform_10,similar,recent_similar"),
+        (
+            "ten_way",
+            "none,all_previous,random,fixed_ratio,fixed_count,decay,same_genre,similar,recent_similar,spread",
+        ),
     ],
 )
 def test_an_experiment_sweeps_its_strategies(experiment, strategies):

@@ -119,3 +119,12 @@ def test_another_seed_draws_another_history():
     case = last_targets(3, 40)
     one, other = (orders(Decay(), case.table, case.stage, seed) for seed in (1, 2))
     assert all(np.setdiff1d(a, b).size for a, b in zip(one, other, strict=True))
+
+
+def test_a_rating_is_wanted_by_its_age_and_weight():
+    table = make_table([[(movie, 3.0, movie) for movie in range(6)]])
+    stage = stage_of(table, Split("temporal"), "train")
+    t = int(stage.count.argmax())
+    newest, count = int(stage.count[t]) - 1, 10
+    reasons = Decay(count, 2.0).wish(table, stage, 1, 0).reasons(t, np.array([newest, newest - 2]))
+    assert reasons == ["age 0, weight 1.000", f"age 2, weight {exp(-1):.3f}"]
