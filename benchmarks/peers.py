@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from setting import require
 from transformers import (
     DataCollatorForSeq2Seq,
@@ -76,12 +77,19 @@ class Clock(TrainerCallback):
 
 
 def hf_trainer(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, samples: Sequence[Example], batch: int, step: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    samples: Sequence[Example],
+    batch: int,
+    step: int,
+    bf16: bool = False,
 ) -> Trained:
     """Run one epoch of Trainer over `samples`.
 
     Batches of `batch` samples are grouped by length and padded; an update is made every `step` samples. The model
     computes the logits of every token, as it does for Trainer's loss by default.
+
+    bf16: in bfloat16, on the GPU if there is one; else in float32 on the CPU.
     """
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
@@ -89,7 +97,7 @@ def hf_trainer(
             per_device_train_batch_size=batch,
             gradient_accumulation_steps=max(1, step // batch),
             train_sampling_strategy="group_by_length",
-            **_plain_run(),
+            **_plain_run(bf16),
         )
         loss_of_forward: Callable = lambda given, output: output.loss * given["num_items_in_batch"]  # noqa: E731
         with _watch(model, loss_of_forward) as (model, watched):
@@ -150,14 +158,14 @@ def best(train: Callable[[int], Trained], batches: Sequence[int]) -> Trained:
     return max((train(batch) for batch in batches), key=lambda trained: trained.speed)
 
 
-def _plain_run() -> dict:
+def _plain_run(bf16: bool = False) -> dict:
     return {
         "learning_rate": 0.0,
         "lr_scheduler_type": "constant",
         "max_grad_norm": 0.0,
         "num_train_epochs": 1,
-        "bf16": False,
-        "use_cpu": True,
+        "bf16": bf16,
+        "use_cpu": not (bf16 and torch.cuda.is_available()),
         "report_to": "none",
         "save_strategy": "no",
         "logging_strategy": "no",

@@ -181,8 +181,8 @@ def test_a_blocks_lines_are_commands():
 def test_the_commands_are_of_these_programs():
     commands = "compare evaluate plan predict probe runs show"
     benchmarks = (
-        "arithmetic base gpu growth learning planning predicting report scale scoring smollm2 startup threads tokens "
-        "training"
+        "arithmetic base gpu_checks growth learning planning predicting report scale scoring smollm2 startup threads "
+        "tokens training"
     )
     assert {program_of(text) for _, text in TOLD} == {
         *("make", "pip", "train.py", "torchrun", "deepspeed", "pytest", "-c"),
