@@ -50,6 +50,7 @@ def print_plan(overrides: list[str], multirun: bool) -> None:
     if not console.is_terminal:
         console.width = 80 + 40 * len(request.jobs)  # unlike a terminal, a file has no width limit
     plans: dict[str, Plan] = {}
+    of_data: dict[str, None] = {}  # without repetitions, in order
     notes: list[str] = []
     machine: Machine | None = None
     with console.status("") as status:
@@ -59,11 +60,12 @@ def print_plan(overrides: list[str], multirun: bool) -> None:
             machine = machine or resolve_machine(request.hardware, job.settings.model.dtype)
             process = 0 if machine.cuda else process_bytes()
             plans[name] = planned = plan(job, machine, process)
+            of_data |= dict.fromkeys(job.datasets["train"].table.notes)
             if not planned.fits:
                 notes.append(f"DOES NOT FIT  {name}: {advise(job, planned, machine, process)}")
             shared = sharing_notes(job.datasets["train"], job.settings.trainer.steps())
             notes.extend(f"NOTE  {name}: {line}" for line in shared)
     assert machine is not None
     print_plans(console, plans, machine)
-    for line in notes:
+    for line in (*of_data, *notes):
         console.print(line, markup=False, highlight=False, soft_wrap=True)

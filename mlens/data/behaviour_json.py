@@ -16,7 +16,7 @@ import polars as pl
 
 from mlens.data.delimited import PLACE
 from mlens.data.raw import HALF_STARS, RawTables
-from mlens.data.source_fields import check_max_users, check_rating_scale, given_file
+from mlens.data.source_fields import check_max_users, check_min_ratings, check_rating_scale, given_file
 from mlens.data.terms import USER_DATA, Terms
 from mlens.data.text_files import open_text, refuse_undecodable
 from mlens.data.values import A_TIME, number, seconds
@@ -61,16 +61,20 @@ class BehaviourJson:
 
     path: the file.
     max_users: a seeded subset of that many users; None: all.
+    min_user_ratings, min_item_ratings: drop users and movies with fewer ratings, see `keep_k_core`; None: none.
     rating_scale: legal ratings, ascending; None: half stars.
     """
 
     path: str | None = None
     max_users: int | None = None
+    min_user_ratings: int | None = None
+    min_item_ratings: int | None = None
     rating_scale: list[float] | None = None
     terms: ClassVar[Terms] = USER_DATA
 
     def __post_init__(self) -> None:
         check_max_users(self.max_users)
+        check_min_ratings(self.min_user_ratings, self.min_item_ratings)
         check_rating_scale(self.rating_scale)
 
     def files(self) -> list[Path]:

@@ -11,7 +11,7 @@ import polars as pl
 
 from mlens.data.delimited import PLACE, Format, Types, compact, read_csv, read_parts
 from mlens.data.raw import HALF_STARS, RawTables, genres_from_pipes
-from mlens.data.source_fields import check_max_users, check_rating_scale, given_file
+from mlens.data.source_fields import check_max_users, check_min_ratings, check_rating_scale, given_file
 from mlens.data.terms import USER_DATA, Terms
 from mlens.data.text_files import check_encoding
 from mlens.errors import UserError
@@ -23,6 +23,7 @@ class CsvRatings:
 
     path: the file of ratings.
     max_users: a seeded subset of that many users; None: all.
+    min_user_ratings, min_item_ratings: drop users and movies with fewer ratings, see `keep_k_core`; None: none.
     rating_scale: legal ratings, ascending; None: half stars.
     movies_path: a file with one movie a line, which has `movie_column` too; None: the ratings' lines have titles and
         genres.
@@ -36,6 +37,8 @@ class CsvRatings:
 
     path: str | None = None
     max_users: int | None = None
+    min_user_ratings: int | None = None
+    min_item_ratings: int | None = None
     rating_scale: list[float] | None = None
     movies_path: str | None = None
     separator: str = ","
@@ -51,6 +54,7 @@ class CsvRatings:
 
     def __post_init__(self) -> None:
         check_max_users(self.max_users)
+        check_min_ratings(self.min_user_ratings, self.min_item_ratings)
         check_rating_scale(self.rating_scale)
         separator, escape = self._format().separator, self._format().escape
         if not _is_separator_like(separator):

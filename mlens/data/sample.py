@@ -32,6 +32,7 @@ from scipy.special import ndtri
 
 from mlens.data.raw import HALF_STARS, RawTables
 from mlens.data.sample_words import ADJECTIVES, AGES, GENRE_TAGS, GENRES, NOUNS, OCCUPATIONS, OTHER_TAGS
+from mlens.data.source_fields import check_max_users, check_min_ratings
 from mlens.data.sources import Source, load_table
 from mlens.data.terms import Terms
 from mlens.errors import UserError
@@ -61,6 +62,7 @@ class Sample:
     noise: standard deviation of the latent rating, above 0.
     seed: of all draws.
     max_users: a seeded subset of that many users, as for every source; None: all.
+    min_user_ratings, min_item_ratings: drop users and movies with fewer ratings, see `keep_k_core`; None: none.
 
     Raises UserError, naming the field, for an invalid value.
     """
@@ -72,6 +74,8 @@ class Sample:
     noise: float = 0.5
     seed: int = 0
     max_users: int | None = None
+    min_user_ratings: int | None = None
+    min_item_ratings: int | None = None
     terms: ClassVar[Terms] = Terms("mlens' made-up sample", "none is needed, since mlens generates it")
 
     def __post_init__(self) -> None:
@@ -84,7 +88,8 @@ class Sample:
         _require(0 <= self.drift <= 1, "drift", "from 0 to 1", self.drift)
         _require(0 < self.noise < np.inf, "noise", "above 0", self.noise)
         _require(0 <= self.seed < 1 << 64, "seed", "from 0 to 2^64 - 1", self.seed)
-        _require(self.max_users is None or self.max_users >= 1, "max_users", "at least 1", self.max_users)
+        check_max_users(self.max_users)
+        check_min_ratings(self.min_user_ratings, self.min_item_ratings)
 
     def files(self) -> list[Path]:
         """Return an empty list: the settings determine the data."""
@@ -109,13 +114,21 @@ class Sample:
     def truth(self) -> Truth:
         """Return what the ratings were generated from, with the same rows as `load_table(self)`."""
         truth = _generate(self)
-        if self.max_users is None:
+        if self.max_users is None and self.min_user_ratings is None and self.min_item_ratings is None:
             return truth
         # The cast: an attribute of a Protocol counts as settable, one of a frozen dataclass doesn't.
-        kept = np.searchsorted(_raw_users(self), load_table(cast(Source, self)).users["id"].to_numpy())
-        rows = np.flatnonzero(np.isin(truth.user, kept))
-        by_rating = {name: getattr(truth, name)[rows] for name in ("step", "movie", "rating", "state")}
-        return replace(truth, user=np.searchsorted(kept, truth.user[rows]).astype(np.int32), **by_rating)
+        table = load_table(cast(Source, self))
+        users = np.searchsorted(_raw_users(self), table.users["id"].to_numpy())
+        movies = np.searchsorted(_raw_movies(self), table.movies["id"].to_numpy())
+        rows = np.flatnonzero(np.isin(truth.user, users) & np.isin(truth.movie, movies))
+        return replace(
+            truth,
+            user=np.searchsorted(users, truth.user[rows]).astype(np.int32),
+            movie=np.searchsorted(movies, truth.movie[rows]).astype(np.int32),
+            movie_offset=truth.movie_offset[movies],
+            loading=truth.loading[movies],
+            **{name: getattr(truth, name)[rows] for name in ("step", "rating", "state")},
+        )
 
 
 @dataclass(frozen=True)
@@ -123,7 +136,7 @@ class Truth:
     """The planted truth. Its n rows are those of the RatingTable: users by ascending raw id, each user's in time order.
 
     user [n] int32: as in the table.
-    step [n] int32: index among the user's ratings, from 0.
+    step [n] int32: index among the user's generated ratings, from 0.
     movie [n] int32: as in the table.
     rating [n] float64: on the scale.
     state [n, d]: the user's offset and tastes at that time, in rating points.

@@ -16,6 +16,12 @@ def check_max_users(max_users: int | None) -> None:
     require_number("data.max_users", max_users, at_least=1, null=True)
 
 
+def check_min_ratings(min_user_ratings: int | None, min_item_ratings: int | None) -> None:
+    """Raise UserError unless each is None or at least 1."""
+    require_number("data.min_user_ratings", min_user_ratings, at_least=1, null=True)
+    require_number("data.min_item_ratings", min_item_ratings, at_least=1, null=True)
+
+
 def check_rating_scale(scale: Sequence[float] | None) -> None:
     """Raise UserError unless `scale` is None or two or more finite numbers in ascending order."""
     if scale is None:

@@ -12,6 +12,7 @@ import polars as pl
 
 from mlens.data import draws
 from mlens.data.cache import cached_folder, content_key
+from mlens.data.k_core import keep_k_core
 from mlens.data.rating_table import RatingTable, open_table, raw_id_keys, save_table
 from mlens.data.raw import RawTables, build_table
 from mlens.data.terms import Terms
@@ -22,6 +23,8 @@ from mlens.errors import UserError
 READER_VERSION = 4
 # Part of the keys of subsets: must change where data.max_users would keep other users.
 SUBSET_VERSION = 2
+# The settings of the k-core.
+K_CORE = ("min_user_ratings", "min_item_ratings")
 
 
 class Source(Protocol):
@@ -30,6 +33,14 @@ class Source(Protocol):
     @property
     def max_users(self) -> int | None:
         """How many users to keep (None: all)."""
+
+    @property
+    def min_user_ratings(self) -> int | None:
+        """The fewest ratings of a user that is kept (None: any number)."""
+
+    @property
+    def min_item_ratings(self) -> int | None:
+        """The fewest ratings of an item that is kept (None: any number)."""
 
     @property
     def terms(self) -> Terms:
@@ -59,6 +70,8 @@ def load_table(source: Source) -> RatingTable:
             if _key(source, files) != key:
                 names = ", ".join(str(file) for file in files)
                 raise UserError(f"{names}: changed while being read. Start again when all files are complete")
+        if source.min_user_ratings is not None or source.min_item_ratings is not None:
+            raw = keep_k_core(raw, source.min_user_ratings, source.min_item_ratings)
         if source.max_users is not None:
             raw = _subset(raw, source.max_users)
         save_table(build_table(raw), folder)
@@ -81,8 +94,9 @@ def _key(source: Source, files: list[Path]) -> str:
 
 
 def _settings(source: Source) -> dict:
-    # The files' content doesn't depend on their location.
-    return {name: value for name, value in vars(source).items() if name not in ("path", "movies_path")}
+    # The files' content doesn't depend on their location. Where nothing is dropped, the key is that of earlier versions.
+    without = {"path", "movies_path"} | {name for name in K_CORE if getattr(source, name) is None}
+    return {name: value for name, value in vars(source).items() if name not in without}
 
 
 def _subset(raw: RawTables, max_users: int) -> RawTables:

@@ -43,6 +43,7 @@ def describe_run(
         "steps_per_epoch": per_epoch,
         "max_minutes": minutes,
         "warnings": warnings,
+        "data_notes": train.table.notes,
     }
     write_json(folder.plan, plan)
     write_text(folder.detailed_log, "\n".join(detailed_log(lengths, train, tokenizer, settings.trainer.loss)))
@@ -53,6 +54,8 @@ def describe_run(
         f"{len(table):,} ratings of {len(table.users):,} users; {type(settings.history).__name__}; "
         + ", ".join(f"{len(dataset):,} {name} targets" for name, dataset in datasets.items())
     )
+    for note in table.notes:
+        journal.log(note)
     journal.log(
         f"prompts of {lengths['train'].tokens_median} tokens (median; 99% {lengths['train'].tokens_p99}); "
         f"{lengths['train'].trimmed:.0%} trimmed; {steps:,} steps, {per_epoch:,} an epoch"

@@ -139,6 +139,7 @@ def _summary(
         "loss": engine.loss,
         "model_check": None if engine.checked is None else asdict(engine.checked),
         "made_up_data": table.made_up,
+        "data_notes": table.notes,
         "peak_memory_bytes": peak_memory_bytes(engine.ranks.device),
         "versions": versions(),
     }
