@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from hydra.conf import HydraConf
 from hydra.errors import ConfigCompositionException, OverrideParseException
@@ -85,9 +86,11 @@ def register_resolvers() -> None:
     """Register the resolvers of configs.
 
     `${first:a,b}`: the first value that is not null.
+    `${by_item:{film: a, book: b}}`: the text for data.item (film where the data source has no such field).
     `${wandb_mode:}`: the mode that the environment sets, as wandb reads it.
     """
     OmegaConf.register_new_resolver("first", _first, replace=True)
+    OmegaConf.register_new_resolver("by_item", _by_item, replace=True)
     OmegaConf.register_new_resolver("wandb_mode", _wandb_mode, replace=True)
 
 
@@ -100,6 +103,13 @@ def _wandb_mode() -> str:
 
 def _first(*values: object) -> object:
     return next((value for value in values if value is not None), None)
+
+
+def _by_item(texts: Mapping[str, str], _root_: Mapping[str, Any]) -> str:
+    item = _root_["data"].get("item", "film")
+    if item not in texts:
+        raise ValueError(f"has no text for data.item={item}, only for {', '.join(map(str, texts))}")
+    return texts[item]
 
 
 def drop_local_rank(arguments: list[str]) -> list[str]:

@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from mlens.data.delimited import PLACE
+from mlens.data.items import check_item
 from mlens.data.raw import HALF_STARS, RawTables
 from mlens.data.source_fields import check_max_users, check_min_ratings, check_rating_scale, given_file
 from mlens.data.terms import USER_DATA, Terms
@@ -63,6 +64,7 @@ class BehaviourJson:
     max_users: a seeded subset of that many users; None: all.
     min_user_ratings, min_item_ratings: drop users and movies with fewer ratings, see `keep_k_core`; None: none.
     rating_scale: legal ratings, ascending; None: half stars.
+    item: what is rated, one of ITEMS; the prompt's texts name it.
     """
 
     path: str | None = None
@@ -70,12 +72,14 @@ class BehaviourJson:
     min_user_ratings: int | None = None
     min_item_ratings: int | None = None
     rating_scale: list[float] | None = None
+    item: str = "film"
     terms: ClassVar[Terms] = USER_DATA
 
     def __post_init__(self) -> None:
         check_max_users(self.max_users)
         check_min_ratings(self.min_user_ratings, self.min_item_ratings)
         check_rating_scale(self.rating_scale)
+        check_item(self.item)
 
     def files(self) -> list[Path]:
         """Return the file. Raises UserError where it is missing."""

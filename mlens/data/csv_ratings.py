@@ -10,6 +10,7 @@ from typing import ClassVar
 import polars as pl
 
 from mlens.data.delimited import PLACE, Format, Types, compact, read_csv, read_parts
+from mlens.data.items import check_item
 from mlens.data.raw import HALF_STARS, RawTables, genres_from_pipes
 from mlens.data.source_fields import check_max_users, check_min_ratings, check_rating_scale, given_file
 from mlens.data.terms import USER_DATA, Terms
@@ -33,6 +34,7 @@ class CsvRatings:
     user_column, movie_column: ids, as numbers or text.
     timestamp_column: seconds or ISO 8601 (see `seconds`); None: the lines are in time order.
     genres_column: genres separated by `|`, or printed unchanged; None: there are none.
+    item: what is rated, one of ITEMS; the prompt's texts name it.
     """
 
     path: str | None = None
@@ -50,12 +52,14 @@ class CsvRatings:
     timestamp_column: str | None = "timestamp"
     title_column: str = "title"
     genres_column: str | None = "genres"
+    item: str = "film"
     terms: ClassVar[Terms] = USER_DATA
 
     def __post_init__(self) -> None:
         check_max_users(self.max_users)
         check_min_ratings(self.min_user_ratings, self.min_item_ratings)
         check_rating_scale(self.rating_scale)
+        check_item(self.item)
         separator, escape = self._format().separator, self._format().escape
         if not _is_separator_like(separator):
             known = r"such as ',' or '\t'"

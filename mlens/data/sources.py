@@ -94,8 +94,9 @@ def _key(source: Source, files: list[Path]) -> str:
 
 
 def _settings(source: Source) -> dict:
-    # The files' content doesn't depend on their location. Where nothing is dropped, the key is that of earlier versions.
-    without = {"path", "movies_path"} | {name for name in K_CORE if getattr(source, name) is None}
+    # The files' content doesn't depend on their location, nor on what their items are called. Without a k-core, the key
+    # is that of earlier versions.
+    without = {"path", "movies_path", "item"} | {name for name in K_CORE if getattr(source, name) is None}
     return {name: value for name, value in vars(source).items() if name not in without}
 
 

@@ -12,6 +12,7 @@ import yaml
 from huggingface_hub import ModelCardData
 
 from mlens.config import Settings
+from mlens.data.items import Item, item_of
 from mlens.data.terms import Terms
 from mlens.history.similarity import FILE as SIMILARITY
 from mlens.identity import NOT_RESULT
@@ -24,7 +25,8 @@ METRICS = (
 # Overrides whose values are paths on one machine, which say nothing about the model.
 PLACES = tuple(name for name in NOT_RESULT if name.endswith(("path", "dir")))
 HEADINGS = {"full_history": "shown the whole history", "own_history": "shown this model's history"}
-LIMITS = """- It knows how people in these data rate, on this scale, and films by their titles and genres alone.
+LIMITS = """\
+- It knows how people in these data rate, on this scale. It knows {plural} by their titles and {categories} alone.
 - The probabilities are the model's, without recalibration; `calibration_error` says how reliable they are.
 - It was selected on validation among the checkpoints of this run, and evaluated on test once.
 - It was trained on prompts of the format above alone.
@@ -40,19 +42,20 @@ def model_card(settings: Settings, terms: Terms, strategy: str, ranks: int, summ
     ranks: how many trained the model
     summary: the content of summary.json
     """
-    title = f"Ratings of films by history={strategy}"
+    item = item_of(settings.data)
+    title = f"Ratings of {item.plural} by history={strategy}"
     parts = {
-        "Results": _results(summary),
+        "Results": _results(summary, item),
         "Predict": _usage(settings),
         "Prompt and history": _inputs(settings),
-        "Data": _data(settings, terms, summary),
+        "Data": _data(settings, terms, summary, item),
         "Training": _training(settings, ranks, summary),
-        "Limits": LIMITS,
+        "Limits": LIMITS.format(**vars(item)),
     }
     body = "\n".join(f"## {heading}\n\n{text}" for heading, text in parts.items())
     about = (
-        "A language model that predicts the rating which a user gives a film, from the film's title and genres and "
-        "from a part of the user's earlier ratings, made with mlens.\n"
+        f"A language model that predicts the rating which a user gives a {item.name}, from the {item.name}'s title and "
+        f"{item.categories} and from a part of the user's earlier ratings, made with mlens.\n"
     )
     return f"---\n{_metadata(settings).to_yaml()}\n---\n\n# {title}\n\n{about}\n{body}"
 
@@ -74,7 +77,7 @@ def _is_adapter(settings: Settings) -> bool:
     return isinstance(settings.peft, Lora) and not settings.peft.merge
 
 
-def _results(summary: dict) -> str:
+def _results(summary: dict, item: Item) -> str:
     metrics, baselines = summary["metrics"], summary["baselines"]
     stages = list(metrics)
 
@@ -87,7 +90,7 @@ def _results(summary: dict) -> str:
     lines.append(f"| targets | {' | '.join(str(metrics[stage]['targets']) for stage in stages)} |")
     text = (
         "RMSE and MAE are of the expected rating. Level and taste are the parts of RMSE between and within users "
-        "(RMSE² = level² + taste²). AUC and NDCG@10 rank each user's held-out films.\n"
+        f"(RMSE² = level² + taste²). AUC and NDCG@10 rank each user's held-out {item.plural}.\n"
     )
     averaged = {stage: of["averaged"]["rmse"] for stage, of in metrics.items() if "averaged" in of}
     if averaged:
@@ -137,12 +140,14 @@ def _inputs(settings: Settings) -> str:
     return _as_yaml(nodes)
 
 
-def _data(settings: Settings, terms: Terms, summary: dict) -> str:
+def _data(settings: Settings, terms: Terms, summary: dict, item: Item) -> str:
     counts = summary["counts"]
-    text = f"{terms.name}: {counts['ratings']:,} ratings of {counts['movies']:,} films by {counts['users']:,} users. "
+    counted = f"{counts['ratings']:,} ratings of {counts['movies']:,} {item.plural} by {counts['users']:,} users"
+    text = f"{terms.name}: {counted}. "
     text += f"Licence: {terms.licence}. It bounds what may be done with a model that was trained on them.\n"
     if getattr(settings.history, "by", None) == "ratings":
         text += f"`{SIMILARITY}` holds training ratings, without the ids of users: the licence applies to it too.\n"
+    text += "".join(f"\n{note}.\n" for note in summary["data_notes"])
     if summary["made_up_data"]:
         text += "\nThe data are made up: this model shows how the program works, not how people rate.\n"
     return text if terms.citation is None else f"{text}\nPublished results cite: {terms.citation}.\n"

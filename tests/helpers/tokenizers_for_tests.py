@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from mlens.data.raw import HALF_STARS
+from mlens.launch import register_resolvers
 from mlens.prompt.pieces import DIALOGUE_HEADER, HISTORY_HEADER
 from mlens.prompt.settings import Ablation, Style
 from mlens.prompt.tokens import PlainText, tiny_tokenizer
@@ -26,9 +28,11 @@ HISTORY = ABLATIONS["history_only"]
 
 
 def style(name="simple", **fields) -> Style:
-    """Return a style of conf/prompt/ with other values for some fields."""
+    """Return a style of conf/prompt/ for films, with other values for some fields."""
+    register_resolvers()
     node = yaml.safe_load((ROOT / "conf" / "prompt" / f"{name}.yaml").read_text())
-    values = {key: value for key, value in node.items() if key not in ("_target_", "defaults")}
+    resolved = OmegaConf.to_container(OmegaConf.create({"data": {}, "prompt": node}), resolve=True)["prompt"]
+    values = {key: value for key, value in resolved.items() if key not in ("_target_", "defaults")}
     return style(node["defaults"][0], **(values | fields)) if "defaults" in node else Style(**(values | fields))
 
 
