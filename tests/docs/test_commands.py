@@ -417,8 +417,30 @@ def write_data(place: Path) -> None:
     told = ratings.join(movies, on="movieId").rename({"userId": "user", "movieId": "movie"})
     told = told.with_columns(pl.col("user").cast(pl.String), pl.col("genres").str.split("|"))
     told.write_ndjson(place / "DIR" / "ratings.jsonl")
+    write_catalogues(place / "DIR", told)
     users = [record_of(*user) for user in told.group_by("user", maintain_order=True)]
     (place / "DIR" / "users.json").write_text(json.dumps(users))
+
+
+def write_catalogues(folder: Path, told: pl.DataFrame) -> None:
+    """The same ratings, rounded up to whole stars, in the files of other catalogues."""
+    user, movie, rating = pl.col("user"), pl.col("movie").cast(pl.String), pl.col("rating").ceil()
+    shelves = pl.col("genres").list.eval(pl.struct(name=pl.element()))
+    date = pl.from_epoch("timestamp").dt.strftime("%a %b %d %H:%M:%S +0000 %Y")
+    amazon = {"user_id": user, "parent_asin": movie, "rating": rating, "timestamp": 1000 * pl.col("timestamp")}
+    products = {"parent_asin": movie, "title": "title", "main_category": pl.lit("All"), "categories": "genres"}
+    books = {"book_id": movie, "title": "title", "popular_shelves": shelves}
+    frames = {
+        "amazon/Books.jsonl": told.select(**amazon),
+        "amazon/meta_Books.jsonl": told.unique("movie").select(**products),
+        "goodreads/goodreads_interactions.json": told.select(
+            user_id=user, book_id=movie, rating=rating, date_added=date
+        ),
+        "goodreads/goodreads_books.json": told.unique("movie").select(**books),
+    }
+    for name, frame in frames.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        frame.write_ndjson(folder / name)
 
 
 def record_of(key: tuple, ratings: pl.DataFrame) -> dict:
