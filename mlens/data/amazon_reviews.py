@@ -13,7 +13,7 @@ from mlens.data.dropped import drop_repeats, drop_unnamed
 from mlens.data.file_pairs import find_pair
 from mlens.data.items import check_item
 from mlens.data.json_records import first_record, listed, read_records, require_fields, require_values
-from mlens.data.raw import WHOLE_STARS, RawTables
+from mlens.data.raw import WHOLE_STARS, RawTables, without_entities
 from mlens.data.source_fields import check_max_users, check_min_ratings, check_rating_scale
 from mlens.data.terms import Terms
 from mlens.errors import UserError
@@ -29,7 +29,6 @@ MAX_CATEGORIES = 4
 MAX_CATEGORY = 60
 # Markup that pages of 2018 left in the metadata in place of a title.
 NO_TITLE = r"getTime|<span|<script"
-ENTITIES = {"&amp;": "&", "&quot;": '"', "&#39;": "'", "&lt;": "<", "&gt;": ">", "&nbsp;": " "}
 
 
 @dataclass(frozen=True)
@@ -152,15 +151,10 @@ def _products(file: Path, release: Release, rated: pl.DataFrame):
         title = pl.col("title").fill_null("")
         yield products.select(
             "movie",
-            pl.when(title.str.contains(NO_TITLE)).then(pl.lit("")).otherwise(_plain(title)).alias("title"),
+            pl.when(title.str.contains(NO_TITLE)).then(pl.lit("")).otherwise(without_entities(title)).alias("title"),
             _categories(pl.col(release.categories), pl.col(release.main_category)).alias("genres"),
             "line",
         )
-
-
-def _plain(text: pl.Expr) -> pl.Expr:
-    """Replace the common HTML entities."""
-    return text.str.replace_many(list(ENTITIES), list(ENTITIES.values()))
 
 
 def _categories(categories: pl.Expr, main: pl.Expr) -> pl.Expr:
@@ -170,4 +164,4 @@ def _categories(categories: pl.Expr, main: pl.Expr) -> pl.Expr:
     )
     below = categories.list.slice(1).list.eval(name.filter(proper)).list.head(MAX_CATEGORIES).list.join(", ")
     plain_main = pl.when(main.str.contains("<", literal=True)).then(pl.lit("")).otherwise(main)
-    return _plain(pl.when(below.fill_null("") != "").then(below).otherwise(plain_main.fill_null("")))
+    return without_entities(pl.when(below.fill_null("") != "").then(below).otherwise(plain_main.fill_null("")))

@@ -21,6 +21,8 @@ NEVER = 2**53
 # The most characters of one text: a title, genres, a tag, a profile, a task, a context turn, an id. The longest title
 # of ml-latest-small has 158 and its longest tag 85; a longer text wouldn't fit a prompt of 2,048 tokens.
 LONGEST_TEXT = 4000
+# Of HTML, in titles that were taken from web pages.
+ENTITIES = {"&amp;": "&", "&quot;": '"', "&#39;": "'", "&lt;": "<", "&gt;": ">", "&nbsp;": " "}
 # The most characters of a value that an error quotes.
 MAX_QUOTED = 200
 
@@ -69,6 +71,11 @@ def to_one_line(text: pl.Expr) -> pl.Expr:
     may see; output for people shows them as escapes.
     """
     return text.str.replace_all(r" *[\p{Cc}\u{2028}\u{2029}][\p{Cc}\u{2028}\u{2029} ]*", " ").str.strip_chars()
+
+
+def without_entities(text: pl.Expr) -> pl.Expr:
+    """Replace the common entities of HTML by their characters."""
+    return text.str.replace_many(list(ENTITIES), list(ENTITIES.values()))
 
 
 def is_too_long(text: pl.Expr) -> pl.Expr:

@@ -441,6 +441,14 @@ def write_catalogues(folder: Path, told: pl.DataFrame) -> None:
     for name, frame in frames.items():
         (folder / name).parent.mkdir(exist_ok=True)
         frame.write_ndjson(folder / name)
+    (folder / "BX").mkdir()
+    author = {"Book-Author": pl.lit("A. Author"), "Year-Of-Publication": pl.lit("1999")}
+    tables = {
+        "BX-Book-Ratings.csv": told.select(**{"User-ID": user, "ISBN": movie, "Book-Rating": 2 * pl.col("rating")}),
+        "BX-Books.csv": told.unique("movie").select(**{"ISBN": movie, "Book-Title": "title", **author}),
+    }
+    for name, frame in tables.items():
+        frame.write_csv(folder / "BX" / name, separator=";", quote_style="always")
 
 
 def record_of(key: tuple, ratings: pl.DataFrame) -> dict:
