@@ -417,6 +417,7 @@ def write_data(place: Path) -> None:
     told = ratings.join(movies, on="movieId").rename({"userId": "user", "movieId": "movie"})
     told = told.with_columns(pl.col("user").cast(pl.String), pl.col("genres").str.split("|"))
     told.write_ndjson(place / "DIR" / "ratings.jsonl")
+    ratings.join(movies, on="movieId", maintain_order="left").write_parquet(place / "DIR" / "ratings.parquet")
     write_catalogues(place / "DIR", told)
     users = [record_of(*user) for user in told.group_by("user", maintain_order=True)]
     (place / "DIR" / "users.json").write_text(json.dumps(users))
