@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -12,7 +13,7 @@ from mlens.data.delimited import compact
 from mlens.data.dropped import drop_repeats, drop_unnamed
 from mlens.data.file_pairs import find_pair
 from mlens.data.items import check_item
-from mlens.data.json_records import first_record, listed, read_records, require_fields, require_values
+from mlens.data.json_records import Schema, first_record, listed, read_records, require_fields, require_values
 from mlens.data.raw import WHOLE_STARS, RawTables, without_entities
 from mlens.data.source_fields import check_max_users, check_min_ratings, check_rating_scale
 from mlens.data.terms import Terms
@@ -134,18 +135,23 @@ def _release_of(file: Path) -> Release:
     raise UserError(f"{file}: reviews of neither release ({known}): the first record has {listed(record)}")
 
 
-def _ratings(file: Path, release: Release):
+def _ratings(file: Path, release: Release) -> Iterator[pl.DataFrame]:
     fields = release.review
-    types = {"user": pl.String, "movie": pl.String, "rating": pl.Float64, "timestamp": pl.Int64}
+    types: Schema = {"user": pl.String, "movie": pl.String, "rating": pl.Float64, "timestamp": pl.Int64}
     named = [pl.col(field).alias(name) for name, field in fields.items()]
     for part in read_records(file, {field: types[name] for name, field in fields.items()}):
         ratings = require_values(part.select(*named, "line"), file, fields)
         yield ratings.with_columns(pl.col("timestamp").floordiv(release.per_second))
 
 
-def _products(file: Path, release: Release, rated: pl.DataFrame):
+def _products(file: Path, release: Release, rated: pl.DataFrame) -> Iterator[pl.DataFrame]:
     texts = pl.List(pl.String())
-    schema = {release.item: pl.String, "title": pl.String, release.categories: texts, release.main_category: pl.String}
+    schema: Schema = {
+        release.item: pl.String,
+        "title": pl.String,
+        release.categories: texts,
+        release.main_category: pl.String,
+    }
     for part in read_records(file, schema):
         products = part.rename({release.item: "movie"}).join(rated, on="movie", how="semi", maintain_order="left")
         title = pl.col("title").fill_null("")

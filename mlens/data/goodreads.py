@@ -13,7 +13,7 @@ from mlens.data.delimited import PLACE, compact
 from mlens.data.dropped import drop_note, drop_unnamed
 from mlens.data.file_pairs import find_pair
 from mlens.data.items import check_item
-from mlens.data.json_records import read_records, require_fields, require_values
+from mlens.data.json_records import Schema, read_records, require_fields, require_values
 from mlens.data.raw import WHOLE_STARS, RawTables, shorten
 from mlens.data.source_fields import check_max_users, check_min_ratings, check_rating_scale
 from mlens.data.terms import Terms
@@ -113,7 +113,7 @@ def _books_of(interactions: str) -> list[str]:
 
 
 def _interactions(file: Path) -> Iterator[pl.DataFrame]:
-    schema = {"user_id": pl.String, "book_id": pl.String, "rating": pl.Float64, "date_added": pl.String}
+    schema: Schema = {"user_id": pl.String, "book_id": pl.String, "rating": pl.Float64, "date_added": pl.String}
     named = [pl.col(field).alias(name) for name, field in INTERACTION.items()]
     for part in read_records(file, schema):
         yield require_values(part.select(*named, "line"), file, INTERACTION)

@@ -117,7 +117,7 @@ def _parsed(text: bytes, file: Path, line: int) -> dict[str, Any]:
     return record
 
 
-def _converted(value: Any, kind: pl.DataType | type[pl.DataType], where: str) -> Any:
+def _converted(value: Any, kind: Any, where: str) -> Any:
     """Return a value of a type in KINDS, or None. Raises UserError where it is of another type."""
     if value is None:
         return None

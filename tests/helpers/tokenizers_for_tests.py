@@ -31,8 +31,8 @@ def style(name="simple", **fields) -> Style:
     """Return a style of conf/prompt/ for films, with other values for some fields."""
     register_resolvers()
     node = yaml.safe_load((ROOT / "conf" / "prompt" / f"{name}.yaml").read_text())
-    resolved = OmegaConf.to_container(OmegaConf.create({"data": {}, "prompt": node}), resolve=True)["prompt"]
-    values = {key: value for key, value in resolved.items() if key not in ("_target_", "defaults")}
+    resolved = OmegaConf.create({"data": {}, "prompt": node}).prompt
+    values = {str(key): value for key, value in resolved.items() if key not in ("_target_", "defaults")}
     return style(node["defaults"][0], **(values | fields)) if "defaults" in node else Style(**(values | fields))
 
 
