@@ -8,6 +8,8 @@ import pytest
 
 from mlens.data.goodreads import EXAMPLE, Goodreads
 from mlens.data.sources import load_table
+from mlens.predict import Prompter
+from tests.helpers.runs import run_here
 
 DATE = "Thu Mar 21 14:08:01 -0700 2013"
 TIME = int(datetime(2013, 3, 21, 14, 8, 1, tzinfo=timezone(timedelta(hours=-7))).timestamp())
@@ -118,3 +120,36 @@ def test_missing_files_are_named(write, refusal):
     assert refusal(Goodreads()) == f"data.path is not set: data=goodreads needs {EXAMPLE}"
     folder = write({NAMES[1]: b""})
     assert refusal(Goodreads(str(folder))) == f"data.path={folder}: has {NAMES[1]}. It needs {EXAMPLE}"
+
+
+@pytest.mark.slow
+def test_a_run_on_books_says_so_everywhere(source, tmp_path):
+    books = [{"book_id": str(book), "title": f"Book {book}", "popular_shelves": []} for book in range(40)]
+    ratings = [
+        interaction(f"u{user}", str((7 * user + book) % 40), 1 + (user + book) % 5)
+        for user in range(12)
+        for book in range(9)
+    ]
+    folder = source([*ratings, interaction("u0", "39", 0), interaction("once", "1")], books).path
+    run = tmp_path / "run"
+    overrides = (
+        "debug=fast",
+        "data=goodreads",
+        f"data.path={folder}",
+        "data.min_user_ratings=2",
+        "trainer.max_steps=2",
+    )
+    summary = run_here(run, *overrides, "data.max_users=null", "ablation=history_only")
+    assert summary["data_notes"] == [
+        f"{NAMES[0]}: dropped 1 of 110 ratings: 0 means that the user gave no rating",
+        "data.min_user_ratings=2: dropped 1 of 13 users, 0 of 40 rated items and 1 of 109 ratings",
+    ]
+    assert json.loads((run / "plan.json").read_text())["data_notes"] == summary["data_notes"]
+    card = (run / "model" / "README.md").read_text()
+    assert "# Ratings of books by history=" in card and "film" not in card.replace("该电影", "")
+    assert all(note in card for note in summary["data_notes"])
+    prompter = Prompter.from_run(run / "model")
+    request = prompter.request([{"title": "Emma", "rating": 4}], [{"title": "Persuasion"}])
+    (prompt,) = prompter.prompts(request)["prompt"]
+    assert prompt.startswith("[TASK]\n基于用户的历史评分和标签数据，模拟该用户的图书偏好和行为模式\n")
+    assert prompt.endswith("User: Persuasion:\n\n预测用户对该书的评分：")

@@ -142,9 +142,10 @@ def test_where_nothing_helps_it_says_so(job):
 
 
 def test_the_table_has_a_column_a_job_and_names_what_does_not_fit(capsys):
-    newest_first = "prompt.order=newest_first"
-    print_plan([*FAST, "history=none,fixed_count", newest_first, "data.max_users=10", *GPU], multirun=True)
+    more = ("prompt.order=newest_first", "data.max_users=10", "data.min_item_ratings=2")
+    print_plan([*FAST, "history=none,fixed_count", *more, *GPU], multirun=True)
     printed = capsys.readouterr().out
+    assert printed.count("data.min_item_ratings=2: dropped ") == 1
     header = next(line for line in printed.splitlines() if "history-none" in line)
     assert "history-fixed_count" in header
     for part in ("weights", "gradients", "optimizer", "activations", "logits"):
