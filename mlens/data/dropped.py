@@ -12,7 +12,7 @@ from mlens.errors import UserError
 
 def drop_note(file: Path, dropped: int, total: int, reason: str) -> tuple[str, ...]:
     """Return a note on `dropped` of `total` ratings, none where it is 0. Raises UserError where all are dropped."""
-    if dropped == total:
+    if total and dropped == total:
         raise UserError(f"{file}: none of its {total:,} ratings can be used: {reason}")
     return (f"{file.name}: dropped {dropped:,} of {total:,} ratings: {reason}",) if dropped else ()
 

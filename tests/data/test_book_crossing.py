@@ -95,6 +95,11 @@ def test_only_implicit_ratings(source, refusal):
     assert refusal(made).endswith(": none of its 1 ratings can be used: 0 stands for an implicit rating")
 
 
+def test_a_header_alone(source, refusal):
+    made = source(**{"BX-Book-Ratings.csv": RATINGS.splitlines(keepends=True)[0]})
+    assert refusal(made).endswith("BX-Book-Ratings.csv: no ratings in it")
+
+
 def test_missing_files_are_named(source, refusal):
     assert refusal(BookCrossing()).startswith("data.path is not set: data=book_crossing needs BX-CSV-Dump.zip, or the ")
     made = source(without=["BX-Books.csv"])

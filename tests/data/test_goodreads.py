@@ -125,21 +125,12 @@ def test_missing_files_are_named(write, refusal):
 @pytest.mark.slow
 def test_a_run_on_books_says_so_everywhere(source, tmp_path):
     books = [{"book_id": str(book), "title": f"Book {book}", "popular_shelves": []} for book in range(40)]
-    ratings = [
-        interaction(f"u{user}", str((7 * user + book) % 40), 1 + (user + book) % 5)
-        for user in range(12)
-        for book in range(9)
-    ]
+    rated = [(user, book) for user in range(12) for book in range(9)]
+    ratings = [interaction(f"u{user}", str((7 * user + book) % 40), 1 + (user + book) % 5) for user, book in rated]
     folder = source([*ratings, interaction("u0", "39", 0), interaction("once", "1")], books).path
     run = tmp_path / "run"
-    overrides = (
-        "debug=fast",
-        "data=goodreads",
-        f"data.path={folder}",
-        "data.min_user_ratings=2",
-        "trainer.max_steps=2",
-    )
-    summary = run_here(run, *overrides, "data.max_users=null", "ablation=history_only")
+    books_only = ("data=goodreads", f"data.path={folder}", "data.max_users=null", "data.min_user_ratings=2")
+    summary = run_here(run, "debug=fast", *books_only, "ablation=history_only", "trainer.max_steps=2")
     assert summary["data_notes"] == [
         f"{NAMES[0]}: dropped 1 of 110 ratings: 0 means that the user gave no rating",
         "data.min_user_ratings=2: dropped 1 of 13 users, 0 of 40 rated items and 1 of 109 ratings",

@@ -38,11 +38,11 @@ def expected(record, line):
     return (*(v if v is None else types.get(n, lambda x: x)(v) for n, v in zip(SCHEMA, values, strict=True)), line)
 
 
-@given(
-    st.lists(st.tuples(record, st.sampled_from(["\n", "\n\n", "\r\n", "\n  \n"])), min_size=1, max_size=8),
-    st.booleans(),
-)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+line_end = st.sampled_from(["\n", "\n\n", "\r\n", "\n  \n"])
+
+
+@given(st.lists(st.tuples(record, line_end), min_size=1, max_size=8), st.booleans())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
 def test_it_is_what_pythons_parser_reads(tmp_path, monkeypatch, records, ascii_only):
     content, rows, line = "", [], 1
     for one, end in records:
