@@ -30,7 +30,8 @@ LISTS = [file for file in FILES if file.parent.name in ("experiment", "debug")]
 NODES = [file for file in FILES if file not in LISTS + HYDRAS + HARDWARE and file.parent != CONF]
 # What users' scripts may rely on.
 FIELDS = """
-output_dir resume seed split.seed evaluation.seed data.path data.max_users data.rating_scale split.val_ratio
+output_dir resume seed split.seed evaluation.seed data.path data.max_users data.min_user_ratings data.min_item_ratings
+data.rating_scale split.val_ratio
 split.test_ratio split.min_ratings split.eval_history split.ties split.max_train_targets_per_user prompt.max_tokens
 prompt.history_tokens prompt.trim prompt.max_context packing.row_tokens packing.share model.path trainer.max_epochs
 trainer.max_steps trainer.targets_per_step trainer.learning_rate trainer.optimizer trainer.early_stopping.patience

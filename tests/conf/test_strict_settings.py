@@ -48,6 +48,8 @@ WRONG = {
     "split=user split.eval_history=train": "split.eval_history",
     "split.method=lucky": "split.method",
     "data.max_users=0": "data.max_users",
+    "data.min_user_ratings=0": "data.min_user_ratings",
+    "data.min_item_ratings=0.5": "data.min_item_ratings",
     "prompt.trim=some": "prompt.trim",
     "prompt.dates=often": "prompt.dates",
     "prompt.order=random": "prompt.order",
