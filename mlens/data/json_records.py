@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from mlens.data.text_files import open_text, refuse_undecodable
 from mlens.data.values import number
 from mlens.errors import UserError
 
-# Bytes of a file that are read at once, after decompression.
-PART = 1 << 24
+# Records that become columns at once.
+ROWS = 1 << 16
 # The field of a type, in errors.
 KINDS = {pl.String: "text", pl.Float64: "a number", pl.Int64: "an integer", pl.List: "a list", pl.Struct: "an object"}
+# Python's types of values that polars takes as they are.
+PLAIN: Mapping[Any, tuple[type, ...]] = {pl.String: (str,), pl.Float64: (float, int), pl.Int64: (int,)}
 # How many fields of a record an error lists.
 MAX_LISTED = 12
 
@@ -57,11 +60,20 @@ def read_records(file: Path, schema: Schema) -> Iterator[pl.DataFrame]:
     UserError, with file and line, for a line that isn't a JSON object, a value of another type, or text that isn't
     UTF-8.
     """
-    line = 1
+    columns: dict[str, list[Any]] = {name: [] for name in schema}
+    lines: list[int] = []
     with open_text(file) as stream:
-        while part := stream.read(PART) + stream.readline():
-            yield _read_part(part, file, line, schema)
-            line += part.count(b"\n")
+        for line, text in enumerate(stream, 1):
+            if text.isspace():
+                continue
+            record = _parsed(text, file, line)
+            for name, values in columns.items():
+                values.append(record.get(name))
+            lines.append(line)
+            if len(lines) == ROWS:
+                yield _frame(columns, lines, file, schema)
+                columns, lines = {name: [] for name in schema}, []
+    yield _frame(columns, lines, file, schema)
 
 
 def require_values(frame: pl.DataFrame, file: Path, names: Mapping[str, str]) -> pl.DataFrame:
@@ -77,35 +89,27 @@ def require_values(frame: pl.DataFrame, file: Path, names: Mapping[str, str]) ->
     return frame
 
 
-def _read_part(part: bytes, file: Path, line: int, schema: Schema) -> pl.DataFrame:
-    try:
-        frame = pl.read_ndjson(part, schema=dict(schema))
-    except pl.exceptions.PolarsError:
-        return _read_slowly(part, file, line, schema)
-    if frame.height == part.count(b"\n") + (not part.endswith(b"\n")):
-        return frame.with_columns(line=pl.int_range(line, line + pl.len(), dtype=pl.Int64))
-    given = [number for number, text in enumerate(part.split(b"\n"), line) if text.strip()]
-    if frame.height != len(given):
-        return _read_slowly(part, file, line, schema)
-    return frame.with_columns(pl.Series("line", given, dtype=pl.Int64))
+def _frame(columns: dict[str, list[Any]], lines: list[int], file: Path, schema: Schema) -> pl.DataFrame:
+    series = [_column(name, values, lines, file, schema[name]) for name, values in columns.items()]
+    return pl.DataFrame([*series, pl.Series("line", lines, dtype=pl.Int64)])
 
 
-def _read_slowly(part: bytes, file: Path, line: int, schema: Schema) -> pl.DataFrame:
-    """Read record by record, so that an error names its line; accepts numbers as text, which polars doesn't."""
-    columns: dict[str, list[Any]] = {name: [] for name in (*schema, "line")}
-    for at, text in enumerate(part.split(b"\n"), line):
-        if text.strip():
-            record = _parsed(text, file, at)
-            for name, kind in schema.items():
-                columns[name].append(_converted(record.get(name), kind, f"{PLACE.format(file=file, line=at)}: {name}"))
-            columns["line"].append(at)
-    return pl.DataFrame(columns, schema={**schema, "line": pl.Int64})
+def _column(name: str, values: list[Any], lines: list[int], file: Path, kind: Any) -> pl.Series:
+    """Convert values to a column. Values that are all of the column's type, as usual, need no look at each of them."""
+    if kind in PLAIN and {*map(type, values)} <= {*PLAIN[kind], type(None)}:
+        with suppress(UnicodeEncodeError, OverflowError, TypeError):  # half of a surrogate pair, more than 64 bits
+            return pl.Series(name, values, dtype=kind, strict=kind != pl.Float64)
+    converted = [
+        _converted(value, kind, f"{PLACE.format(file=file, line=line)}: {name}")
+        for value, line in zip(values, lines, strict=True)
+    ]
+    return pl.Series(name, converted, dtype=kind)
 
 
 def _parsed(text: bytes, file: Path, line: int) -> dict[str, Any]:
     where = PLACE.format(file=file, line=line)
     try:
-        record = json.loads(text.decode())
+        record = json.loads(text.decode().strip())
     except UnicodeDecodeError:
         refuse_undecodable(file)
         raise

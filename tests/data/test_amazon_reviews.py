@@ -91,7 +91,7 @@ def test_what_an_item_is_called_is_not_in_the_table(new):
 
 def test_parts_of_a_file_are_as_one(old, rows, monkeypatch):
     first = rows(load_table(old()))
-    monkeypatch.setattr("mlens.data.json_records.PART", 100)
+    monkeypatch.setattr("mlens.data.json_records.ROWS", 2)
     assert rows(load_table(old(max_users=9))) == first
 
 

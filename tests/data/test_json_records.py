@@ -51,8 +51,8 @@ def test_it_is_what_pythons_parser_reads(tmp_path, monkeypatch, records, ascii_o
         line += end.count("\n")
     file = tmp_path / "records.json.gz"
     file.write_bytes(gzip.compress(content.encode()))
-    for size in (1, 40, 1 << 20):
-        monkeypatch.setattr("mlens.data.json_records.PART", size)
+    for rows_at_once in (1, 3, 1 << 16):
+        monkeypatch.setattr("mlens.data.json_records.ROWS", rows_at_once)
         assert pl.concat(read_records(file, SCHEMA)).rows() == rows
 
 
@@ -63,6 +63,7 @@ def test_it_is_what_pythons_parser_reads(tmp_path, monkeypatch, records, ascii_o
         ('"texts": [["x"]], "objects": 1', "texts must be text, not "),
         ('"objects": ["x"]', "objects must be an object, not 'x'"),
         ('"whole": 1e300', "whole must be an integer, not '1e+300'"),
+        (f'"whole": {10**30}', f"whole must be an integer, not '{10**30}'"),
         ('"whole": 1.5', "whole must be an integer, not '1.5'"),
         ('"whole": true', "whole must be an integer, not 'True'"),
         ('"real": "one"', "real must be a number, not 'one'"),
