@@ -89,6 +89,7 @@ class AmazonReviews:
         'J. Ni, J. Li and J. McAuley, "Justifying Recommendations using Distantly-Labeled Reviews and Fine-Grained '
         'Aspects", EMNLP 2019, for the release of 2018; Y. Hou, J. Li, Z. He, A. Yan, X. Chen and J. McAuley, '
         '"Bridging Language and Items for Retrieval and Recommendation", arXiv 2403.03952, 2024, for that of 2023',
+        dataset="amazon-reviews",
     )
 
     def __post_init__(self) -> None:

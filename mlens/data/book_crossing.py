@@ -54,6 +54,8 @@ class BookCrossing:
         "research use, with acknowledgement by the citation",
         'C.-N. Ziegler, S. M. McNee, J. A. Konstan and G. Lausen, "Improving Recommendation Lists Through Topic '
         'Diversification", WWW 2005, doi 10.1145/1060745.1060754',
+        dataset="book-crossing",
+        page="http://www2.informatik.uni-freiburg.de/~cziegler/BX/",
     )
 
     def __post_init__(self) -> None:

@@ -63,6 +63,8 @@ class Goodreads:
         "academic use only; no redistribution and no commercial use",
         'M. Wan and J. McAuley, "Item Recommendation on Monotonic Behavior Chains", RecSys 2018; M. Wan, R. Misra, '
         'N. Nakashole and J. McAuley, "Fine-Grained Spoiler Detection from Large-Scale Review Corpora", ACL 2019',
+        dataset="goodreads",
+        page="https://cseweb.ucsd.edu/~jmcauley/datasets/goodreads.html",
     )
 
     def __post_init__(self) -> None:

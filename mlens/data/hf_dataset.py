@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
 
 import polars as pl
 
@@ -65,13 +64,17 @@ class HfDataset:
     title_column: str = "title"
     genres_column: str | None = "genres"
     item: str = "film"
-    terms: ClassVar[Terms] = USER_DATA
 
     def __post_init__(self) -> None:
         check_max_users(self.max_users)
         check_min_ratings(self.min_user_ratings, self.min_item_ratings)
         check_rating_scale(self.rating_scale)
         check_item(self.item)
+
+    @property
+    def terms(self) -> Terms:
+        """The terms of the user's data, with the id of a dataset of the hub."""
+        return replace(USER_DATA, dataset=self.name)
 
     def files(self) -> list[Path]:
         """Return the ratings' files and, if movies_path is set, the movies' files. Raises UserError if one is missing.

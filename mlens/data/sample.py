@@ -76,7 +76,9 @@ class Sample:
     max_users: int | None = None
     min_user_ratings: int | None = None
     min_item_ratings: int | None = None
-    terms: ClassVar[Terms] = Terms("mlens' made-up sample", "none is needed, since mlens generates it")
+    terms: ClassVar[Terms] = Terms(
+        "mlens' made-up sample", "none is needed, since mlens generates it", dataset="mlens-sample"
+    )
 
     def __post_init__(self) -> None:
         titles = len(ADJECTIVES) * len(NOUNS)

@@ -6,10 +6,11 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
+from math import isfinite
 from typing import Any
 
 import yaml
-from huggingface_hub import ModelCardData
+from huggingface_hub import EvalResult, ModelCardData
 
 from mlens.config import Settings
 from mlens.data.items import Item, item_of
@@ -22,6 +23,11 @@ METRICS = (
     *("rmse", "mae", "level", "taste", "auc", "ndcg_10"),
     *("user_rmse", "accuracy", "nll", "calibration_error", "illegal_mass"),
 )
+# The test metrics of the metadata, each with its name there.
+INDEXED = {"rmse": "RMSE", "mae": "MAE", "taste": "Taste (RMSE within users)", "auc": "AUC within users"}
+TASK = "text-generation"
+# The licence of a model isn't one of the hub's list: it follows from the data, and from the base model.
+LICENCE = {"license": "other", "license_name": "terms-of-the-training-data"}
 # Overrides whose values are paths on one machine, which say nothing about the model.
 PLACES = tuple(name for name in NOT_RESULT if name.endswith(("path", "dir")))
 HEADINGS = {"full_history": "shown the whole history", "own_history": "shown this model's history"}
@@ -57,20 +63,43 @@ def model_card(settings: Settings, terms: Terms, strategy: str, ranks: int, summ
         f"A language model that predicts the rating which a user gives a {item.name}, from the {item.name}'s title and "
         f"{item.categories} and from a part of the user's earlier ratings, made with mlens.\n"
     )
-    return f"---\n{_metadata(settings).to_yaml()}\n---\n\n# {title}\n\n{about}\n{body}"
+    return f"---\n{_metadata(settings, terms, title, summary).to_yaml()}\n---\n\n# {title}\n\n{about}\n{body}"
 
 
-def _metadata(settings: Settings) -> ModelCardData:
+def _metadata(settings: Settings, terms: Terms, title: str, summary: dict) -> ModelCardData:
     adapter, model = _is_adapter(settings), settings.model
     more: dict[str, Any] = {}
     if isinstance(model, PretrainedModel) and model.name is not None:
         more = {"base_model": model.name, "base_model_relation": "adapter" if adapter else "finetune"}
     return ModelCardData(
+        **LICENCE,
+        license_link=terms.page,
         library_name="peft" if adapter else "transformers",
-        pipeline_tag="text-generation",
+        datasets=None if terms.dataset is None else [terms.dataset],
+        pipeline_tag=TASK,
         tags=["mlens", "recommendation", "rating-prediction", *(["lora"] if adapter else [])],
+        model_name=title,
+        eval_results=_index(terms, summary["metrics"]["test"]),
         **more,
     )
+
+
+def _index(terms: Terms, metrics: dict) -> list[EvalResult]:
+    """Return the test metrics that have a value, as entries of `model-index`."""
+    return [
+        EvalResult(
+            task_type=TASK,
+            task_name="Rating prediction",
+            dataset_type=terms.dataset or "user-data",
+            dataset_name=terms.name,
+            dataset_split="test",
+            metric_type=name,
+            metric_name=shown,
+            metric_value=metrics[name],
+        )
+        for name, shown in INDEXED.items()
+        if metrics[name] is not None and isfinite(metrics[name])
+    ]
 
 
 def _is_adapter(settings: Settings) -> bool:

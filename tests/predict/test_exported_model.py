@@ -115,6 +115,12 @@ def test_a_base_models_own_code_stays_where_it_is(folder):
 def test_the_card(all_previous):
     card, summary = ModelCard.load(all_previous.folder / "model" / "README.md"), summary_of(all_previous.folder)
     assert card.data.library_name == "transformers" and "mlens" in card.data.tags
+    assert (card.data.license, card.data.datasets) == ("other", ["mlens-sample"])
+    found = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert found == {name: summary["metrics"]["test"][name] for name in ("rmse", "mae", "taste", "auc")}
+    assert {(result.dataset_type, result.dataset_split) for result in card.data.eval_results} == {
+        ("mlens-sample", "test")
+    }
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in card.text.splitlines() if line[:1] == "|"]
     stages = list(summary["metrics"])
     for name in ("rmse", "mae", "nll", "illegal_mass"):
