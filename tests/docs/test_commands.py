@@ -68,6 +68,7 @@ NOT_RUN = {
     r"--nnodes=2": "needs two machines",
     r"sys\.exit\(s": "its exit code is the answer, and tested by itself",
     r"benchmarks/gpu": "needs a GPU",
+    r"examples/vllm": "needs vLLM; tests/predict/test_vllm_example.py runs it with a stand-in",
     r"benchmarks/(arithmetic|growth|scale|scoring|startup|training)": "takes minutes, or long histories, in any size",
     r"\+experiment=words": "tests/docs/test_extending.py runs it",
     r"learning\.py mixing": "trains a base model first, which its options can't make smaller",
@@ -188,6 +189,7 @@ def test_the_commands_are_of_these_programs():
         *("make", "pip", "train.py", "torchrun", "deepspeed", "pytest", "-c"),
         *(f"mlens {name}" for name in commands.split()),
         *(f"benchmarks/{name}.py" for name in benchmarks.split()),
+        "examples/vllm_scoring.py",
     }
     assert {document for document, _ in TOLD} == {*DOCUMENTS} - {"docs/design.md"}
 
@@ -309,7 +311,7 @@ def finished(tmp_path_factory):
     return folder
 
 
-@commands_of(r"mlens \w+", "benchmarks/.*")
+@commands_of(r"mlens \w+", "benchmarks/.*", "examples/.*")
 def test_a_programs_parser_takes_its_command_and_the_overrides_pass_the_strict_check(
     document, text, finished, monkeypatch
 ):
