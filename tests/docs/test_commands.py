@@ -307,7 +307,7 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
     (folder / ".hydra").mkdir()
     (folder / "summary.json").write_text("{}")
-    OmegaConf.save(composed("debug=fast"), folder / ".hydra" / "config.yaml")
+    OmegaConf.save(composed("debug=fast"), folder / ".hydra" / "config.yaml", resolve=True)
     return folder
 
 
