@@ -18,6 +18,7 @@ COMMANDS = {
     "runs": "list runs and sweeps, and remove checkpoints that finished runs don't need",
     "evaluate": "evaluate a finished run's model with other histories",
     "compare": "write the report that compares finished runs",
+    "push": "upload a finished run's model to the Hugging Face hub",
 }
 
 

@@ -20,6 +20,7 @@ WORK = {
     "runs": ("mlens.cli.runs.show", ["DIR"]),
     "evaluate": ("mlens.evaluation.reevaluate.reevaluate", ["RUN", "history=none"]),
     "compare": ("mlens.comparison.report.report", ["DIR"]),
+    "push": ("mlens.cli.push.run", ["RUN", "somebody/ratings"]),
 }
 
 

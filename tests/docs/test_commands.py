@@ -69,6 +69,7 @@ NOT_RUN = {
     r"sys\.exit\(s": "its exit code is the answer, and tested by itself",
     r"benchmarks/gpu": "needs a GPU",
     r"examples/vllm": "needs vLLM; tests/predict/test_vllm_example.py runs it with a stand-in",
+    r"mlens push RUN REPO --private": "needs a hub; tests/runs/test_push.py has a stand-in",
     r"benchmarks/(arithmetic|growth|scale|scoring|startup|training)": "takes minutes, or long histories, in any size",
     r"\+experiment=words": "tests/docs/test_extending.py runs it",
     r"learning\.py mixing": "trains a base model first, which its options can't make smaller",
@@ -100,6 +101,7 @@ SMALLER = [
     (r"debug=overfit_batch", r"debug=overfit_batch trainer.max_steps=2"),
     (r"--history FILE --movies FILE", "--history ratings.csv --movies movies.csv"),
     (r"mlens compare DIR", "mlens compare RUN"),
+    (r"mlens push RUN REPO", "mlens push RUN somebody/ratings"),
     (r"mlens runs DIR --clean", "mlens runs FINISHED --clean --yes"),
     (r"output_dir=DIR resume=true", "output_dir=STOPPED resume=true"),
     (r"output_dir=DIR(/\w+)?", "output_dir=OUT"),
@@ -130,6 +132,7 @@ SHOWN = [
     (r"mlens runs .*--dry-run", "nothing was removed"),
     (r"mlens runs .*--clean", r"removed \d+\.\d [kM]B"),
     (r"mlens runs", r"\d of \d+ runs finished"),
+    (r"mlens push .*--dry-run", "nothing was uploaded"),
     (r"mlens compare", r"FOLDER/report\.html\n$"),
     (r"(.* -m )?mlens evaluate", r"summary\.json\n$"),
     (r"python benchmarks/", "━━"),
@@ -180,7 +183,7 @@ def test_a_blocks_lines_are_commands():
 
 
 def test_the_commands_are_of_these_programs():
-    commands = "compare evaluate plan predict probe runs show"
+    commands = "compare evaluate plan predict probe push runs show"
     benchmarks = (
         "arithmetic base gpu_checks growth learning planning predicting report scale scoring smollm2 startup threads "
         "tokens training"

@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard
 
 from mlens.errors import UserError
 from mlens.predict import Predictor, Prompter
+from mlens.runs.push import find_upload
 from mlens.training.exported import read_exported
 from tests.helpers.predicting_runs import SHORT
 from tests.helpers.runs import checked, child_environment, run_here, summary_of
@@ -110,6 +111,12 @@ def test_a_base_models_own_code_stays_where_it_is(folder):
         read_exported(folder)
     change(folder, base=base)
     assert read_exported(folder).model.name == "somebody/model"
+
+
+def test_every_file_can_be_uploaded(all_previous):
+    """The list of what is uploaded names what is written, by whatever version of transformers."""
+    found = find_upload(all_previous.folder)
+    assert (found.skipped, found.notes) == ((), ())
 
 
 def test_the_card(all_previous):

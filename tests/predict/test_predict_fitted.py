@@ -13,6 +13,7 @@ from mlens.history.similarity import FILE
 from mlens.history.spread import Spread
 from mlens.pipeline import open_inputs
 from mlens.predict import Prompter
+from mlens.runs.push import find_upload
 from mlens.training.exported import write_exported
 from tests.helpers.predicting_runs import SHORT, PredictingRun, predicting_run
 from tests.helpers.runs import IDENTITY, checked
@@ -121,6 +122,8 @@ def test_a_damaged_file_of_texts_is_refused(tmp_path, opened):
 def test_a_run_predicts_as_it_was_evaluated(tmp_path):
     run = predicting_run(tmp_path / "run", "history=similar", "history.count=4")
     assert "without the ids of users" in (run.folder / "model" / "README.md").read_text(encoding="utf-8")
+    upload = find_upload(run.folder)
+    assert FILE in upload.sizes and not upload.skipped and "training ratings" in upload.notes[0]
     for row in run.test[::4].iter_rows(named=True):
         (found,) = run.predict(row).rows(named=True)
         assert found["history_used"] == row["history_used"]
