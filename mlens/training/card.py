@@ -27,7 +27,7 @@ METRICS = (
 INDEXED = {"rmse": "RMSE", "mae": "MAE", "taste": "Taste (RMSE within users)", "auc": "AUC within users"}
 TASK = "text-generation"
 # The licence of a model isn't one of the hub's list: it follows from the data, and from the base model.
-LICENCE = {"license": "other", "license_name": "terms-of-the-training-data"}
+LICENCE = "terms-of-the-training-data"
 # Overrides whose values are paths on one machine, which say nothing about the model.
 PLACES = tuple(name for name in NOT_RESULT if name.endswith(("path", "dir")))
 HEADINGS = {"full_history": "shown the whole history", "own_history": "shown this model's history"}
@@ -72,7 +72,8 @@ def _metadata(settings: Settings, terms: Terms, title: str, summary: dict) -> Mo
     if isinstance(model, PretrainedModel) and model.name is not None:
         more = {"base_model": model.name, "base_model_relation": "adapter" if adapter else "finetune"}
     return ModelCardData(
-        **LICENCE,
+        license="other",
+        license_name=LICENCE,
         license_link=terms.page,
         library_name="peft" if adapter else "transformers",
         datasets=None if terms.dataset is None else [terms.dataset],
