@@ -26,7 +26,7 @@ class Random:
     """
 
     ratio: float = 0.5
-    draw: str = "per_target"
+    draw: str = "per_user"
     redraw: str = "epoch"
 
     def __post_init__(self) -> None:

@@ -226,7 +226,7 @@ EACH = {
     "all_previous": AllPrevious(),
     "fixed_ratio": FixedRatio(0.3),
     "fixed_count": FixedCount(2),
-    "random": Random(0.5),
+    "random": Random(0.5, "per_target"),
     "random per_user": Random(0.5, "per_user"),
     "decay": Decay(2, 3.0),
     "same_genre": SameGenre(2),

@@ -82,7 +82,9 @@ def named(table, rating):
 
 def dataset_of(table, strategy=None, stage="train", seed=3):
     renderer = make_renderer(table, style(max_tokens=10**6), HISTORY, tiny())
-    return RatingDataset(table, stage_of(table, Split("temporal"), stage), strategy or Random(), renderer, seed, 2)
+    return RatingDataset(
+        table, stage_of(table, Split("temporal"), stage), strategy or Random(draw="per_target"), renderer, seed, 2
+    )
 
 
 # What is drawn for each user or target alone.
@@ -198,7 +200,7 @@ def order_of_excerpts(table):
 
 
 ORDERS = {
-    "targets that share nothing": order_of_targets(Random(), 2),
+    "targets that share nothing": order_of_targets(Random(draw="per_target"), 2),
     "targets that share": order_of_targets(AllPrevious(), 2),
     "excerpts of the base model": order_of_excerpts,
 }

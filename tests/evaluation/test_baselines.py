@@ -157,7 +157,7 @@ def test_held_out_ratings_have_an_effect_only_through_visible_histories(table, m
         assert (shown.rating == expected.rating).all()
 
 
-@pytest.mark.parametrize("strategy", [FixedCount(3), Random(0.5)], ids=["fixed_count", "random"])
+@pytest.mark.parametrize("strategy", [FixedCount(3), Random(0.5, "per_target")], ids=["fixed_count", "random"])
 def test_strategy_history_is_that_of_the_dataset(strategy):
     rows = [[(m, 3.0 + m % 3, m) for m in range(n)] for n in (30, 20, 4)]
     case = make_case(make_table(rows), strategy, split=Split("temporal", 0.2, 0.3), room=60)

@@ -55,7 +55,7 @@ TITLES = (
 STRATEGIES: dict[str, Strategy] = {
     "none": NoHistory(),
     "all_previous": AllPrevious(),
-    "random": Random(0.5),
+    "random": Random(0.5, "per_target"),
     "random per_user": Random(0.3, "per_user"),
     "fixed_ratio": FixedRatio(0.3),
     "fixed_count": FixedCount(10),

@@ -76,7 +76,9 @@ def permutations(case, seed, epoch):
     for t, c in enumerate(case.stage.count.tolist()):
         order = []
         for k in range(1, c + 1):
-            shown = set(select(free, Random((k + 0.5) / c if k < c else 1.0), seed, epoch).shown(t).tolist())
+            shown = set(
+                select(free, Random((k + 0.5) / c if k < c else 1.0, "per_target"), seed, epoch).shown(t).tolist()
+            )
             (new,) = shown - set(order)
             order.append(new)
         orders.append(order)
@@ -85,7 +87,7 @@ def permutations(case, seed, epoch):
 
 @given(budgets(), ratios, st.integers(0, 2), st.integers(0, 2))
 def test_what_does_not_fit_is_dropped_from_the_end_of_the_permutation(case, ratio, seed, epoch):
-    histories = select(case, Random(ratio), seed, epoch)
+    histories = select(case, Random(ratio, "per_target"), seed, epoch)
     for t, order in enumerate(permutations(case, seed, epoch)):
         kept = order[: naive_k(ratio, len(order))]
         while kept and section(case, t, sorted(kept)) > case.budget.room[t]:
@@ -95,7 +97,7 @@ def test_what_does_not_fit_is_dropped_from_the_end_of_the_permutation(case, rati
 
 @given(budgets(room=FREE), ratios)
 def test_per_target_shows_exactly_k_of_c_in_time_order(case, ratio):
-    histories = select(case, Random(ratio))
+    histories = select(case, Random(ratio, "per_target"))
     counts = [naive_k(ratio, c) for c in case.stage.count.tolist()]
     assert [len(histories.wanted(t)) for t in range(len(counts))] == counts
     for chosen, k, c in zip(all_chosen(histories), counts, case.stage.count, strict=True):
@@ -107,18 +109,18 @@ def test_per_target_shows_exactly_k_of_c_in_time_order(case, ratio):
 @given(budgets())
 def test_thirty_percent_is_a_subset_of_fifty_percent(case):
     free = Case(case.table, case.stage, with_room(case.budget, FREE), case.lines, case.numbers)
-    smaller, larger = (all_chosen(select(free, Random(ratio))) for ratio in (0.3, 0.5))
+    smaller, larger = (all_chosen(select(free, Random(ratio, "per_target"))) for ratio in (0.3, 0.5))
     assert all(set(s) <= set(x) for s, x in zip(smaller, larger, strict=True))
 
 
 def test_per_target_is_uniform_over_subsets_for_many_users():
-    shown = Counter(tuple(chosen) for chosen in all_chosen(select(last_targets(6000, 5), Random(0.4))))
+    shown = Counter(tuple(chosen) for chosen in all_chosen(select(last_targets(6000, 5), Random(0.4, "per_target"))))
     assert chisquare([shown[subset] for subset in combinations(range(5), 2)]).pvalue > 1e-4
 
 
 def test_per_target_is_uniform_over_subsets_for_many_epochs():
     case = last_targets(1, 5)
-    shown = Counter(tuple(select(case, Random(0.4), epoch=epoch).shown(0)) for epoch in range(6000))
+    shown = Counter(tuple(select(case, Random(0.4, "per_target"), epoch=epoch).shown(0)) for epoch in range(6000))
     assert chisquare([shown[subset] for subset in combinations(range(5), 2)]).pvalue > 1e-4
 
 
@@ -150,15 +152,15 @@ def test_draws_of_neighbouring_names_share_no_numbers(axis):
 
 @given(budgets(), ratios, st.randoms(use_true_random=False))
 def test_per_target_depends_neither_on_the_order_of_calls_nor_on_the_other_targets(case, ratio, order):
-    expected = all_chosen(select(case, Random(ratio)))
+    expected = all_chosen(select(case, Random(ratio, "per_target")))
     calls = list(range(len(case.stage)))
     order.shuffle(calls)
-    histories = select(case, Random(ratio))
+    histories = select(case, Random(ratio, "per_target"))
     assert [histories.shown(t).tolist() for t in calls] == [expected[t] for t in calls]
     kept = np.array(sorted(calls[: len(calls) // 2]), dtype=np.int64)
     rooms = {"room": case.budget.room[kept], "room_after_context": case.budget.room_after_context[kept]}
     part = Case(case.table, case.stage.keep(kept), Budget(**{**vars(case.budget), **rooms}), case.lines, case.numbers)
-    assert all_chosen(select(part, Random(ratio))) == [expected[t] for t in kept]
+    assert all_chosen(select(part, Random(ratio, "per_target"))) == [expected[t] for t in kept]
 
 
 def test_a_draw_is_keyed_by_raw_ids_and_not_by_places_in_the_table():
@@ -167,7 +169,8 @@ def test_a_draw_is_keyed_by_raw_ids_and_not_by_places_in_the_table():
     whole = make_table([rows, rows, rows], titles=titles, user_ids=["x", "y", "z"])
     alone = make_table([rows], titles=titles, user_ids=["z"])
     of_whole, of_alone = (
-        all_chosen(select(roomy(t, stage_of(t, Split("leave_last"), "train")), Random(0.5))) for t in (whole, alone)
+        all_chosen(select(roomy(t, stage_of(t, Split("leave_last"), "train")), Random(0.5, "per_target")))
+        for t in (whole, alone)
     )
     assert of_whole[-18:] == of_alone
     assert of_whole[:18] != of_whole[18:36]
@@ -330,7 +333,7 @@ def test_a_level_counts_the_halved_ratios_that_a_number_is_below(n, ratio):
 
 @given(budgets(), ratios)
 def test_per_target_histories_share_no_prefix(case, ratio):
-    assert_groups(select(case, Random(ratio)), [None] * len(case.stage))
+    assert_groups(select(case, Random(ratio, "per_target")), [None] * len(case.stage))
 
 
 @given(budgets(room=FREE), ratios)
@@ -366,7 +369,7 @@ def test_another_seed_draws_another_history(draw):
 @pytest.mark.parametrize("ratio", [0, -0.5, 1.5, float("nan"), float("inf")])
 def test_a_ratio_outside_0_to_1_is_refused(ratio):
     with pytest.raises(UserError, match=r"history\.ratio"):
-        Random(ratio)
+        Random(ratio, "per_target")
 
 
 @pytest.mark.parametrize(("fields", "name"), [({"draw": "per_row"}, "draw"), ({"redraw": "step"}, "redraw")])

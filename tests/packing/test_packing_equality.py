@@ -28,7 +28,7 @@ from tests.helpers.tokenizers_for_tests import plain, tiny
 STRATEGIES = [
     NoHistory(),
     AllPrevious(),
-    Random(0.6),
+    Random(0.6, "per_target"),
     Random(0.6, "per_user"),
     FixedRatio(0.5),
     FixedCount(3),

@@ -83,7 +83,9 @@ def test_with_all_of_its_history_every_rating_but_the_last_carries_loss(most):
 
 
 @pytest.mark.parametrize("world", [1, 2])
-@pytest.mark.parametrize("strategy", [AllPrevious(), Random(0.6, "per_user"), Random(0.6), FixedCount(3)], ids=str)
+@pytest.mark.parametrize(
+    "strategy", [AllPrevious(), Random(0.6, "per_user"), Random(0.6, "per_target"), FixedCount(3)], ids=str
+)
 def test_loss_and_gradients_do_not_depend_on_sharing(strategy, world):
     row_model = model(ROW_ATTENTION, torch.float64)
     case = make_case(small_table(seed=1, ratings=14), strategy, steps=Steps(9, 2, 0.5), world=world)

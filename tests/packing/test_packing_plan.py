@@ -138,7 +138,7 @@ def test_an_epoch_visits_pieces_of_consecutive_targets_in_a_random_order(drawn, 
     assert sorted(order.tolist()) == list(range(len(prefixes)))
 
 
-@pytest.mark.parametrize("strategy", [NoHistory(), Random(0.5), Random(1.0)])
+@pytest.mark.parametrize("strategy", [NoHistory(), Random(0.5, "per_target"), Random(1.0, "per_target")])
 def test_targets_that_share_nothing_are_visited_in_a_plain_permutation(strategy):
     data = dataset(strategy)
     users, targets = np.unique(data.stage.user, return_counts=True)
@@ -198,7 +198,7 @@ def test_scoring_takes_every_target_once_with_equally_many_rows_on_every_rank(co
     )
 
 
-@pytest.mark.parametrize("strategy", [AllPrevious(), Random(0.6), Random(0.6, "per_user"), FixedCount(4)])
+@pytest.mark.parametrize("strategy", [AllPrevious(), Random(0.6, "per_target"), Random(0.6, "per_user"), FixedCount(4)])
 @pytest.mark.parametrize("share", ["auto", "never"])
 @pytest.mark.parametrize("world", [1, 2])
 def test_planned_rows_are_as_long_as_planned_and_within_row_tokens(strategy, share, world):
@@ -237,7 +237,7 @@ def test_loader_workers_change_nothing(draw, workers):
 
 
 def test_another_epoch_has_other_histories_of_the_same_targets():
-    data = dataset(Random(0.5))
+    data = dataset(Random(0.5, "per_target"))
     first, second, again = data.with_epoch(0), data.with_epoch(1), data.with_epoch(0)
     assert [s.target for s in first] == [s.target for s in second]
     assert [s.history.tolist() for s in first] != [s.history.tolist() for s in second]

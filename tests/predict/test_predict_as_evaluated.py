@@ -61,9 +61,9 @@ def test_the_first_target_of_each_user_under_strided_windows(all_previous):
         assert_as_measured(all_previous, row)
 
 
-CUT = [AllPrevious(), FixedCount(12), FixedRatio(0.9), Random(0.9), Random(0.9, "per_user")]
+CUT = [AllPrevious(), FixedCount(12), FixedRatio(0.9), Random(0.9, "per_target"), Random(0.9, "per_user")]
 CASES: list[tuple] = [(strategy, {}) for strategy in [*CUT, NoHistory()]]
-CASES += [(AllPrevious(), {"dates": True}), (Random(0.9), {"dates": True, "order": "newest_first"})]
+CASES += [(AllPrevious(), {"dates": True}), (Random(0.9, "per_target"), {"dates": True, "order": "newest_first"})]
 
 
 @pytest.mark.parametrize(("strategy", "fields"), CASES, ids=repr)

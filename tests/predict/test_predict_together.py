@@ -23,7 +23,7 @@ STRATEGIES = [
     FixedCount(4),
     FixedRatio(0.6),
     NoHistory(),
-    Random(0.7),
+    Random(0.7, "per_target"),
     Random(0.7, "per_user"),
     SameGenre(4),
 ]

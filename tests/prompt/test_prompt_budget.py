@@ -36,7 +36,7 @@ STRATEGIES = {
     "all": AllPrevious(),
     "ratio": FixedRatio(0.7),
     "count": FixedCount(6),
-    "per_target": Random(0.8),
+    "per_target": Random(0.8, "per_target"),
     "per_user": Random(0.8, "per_user"),
 }
 ORDERS = st.sampled_from(["time", "newest_first"])

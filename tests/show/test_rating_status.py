@@ -104,8 +104,11 @@ def test_each_strategy_where_everything_fits(strategy, stage, t, kinds):
 
 
 def test_random_chooses_half_and_always_the_same():
-    kinds, _ = kinds_and_reasons(Random(0.5), "test", 9)
-    assert Counter(kinds) == {"c": 4, "n": 5, "T": 1} and kinds_and_reasons(Random(0.5), "test", 9)[0] == kinds
+    kinds, _ = kinds_and_reasons(Random(0.5, "per_target"), "test", 9)
+    assert (
+        Counter(kinds) == {"c": 4, "n": 5, "T": 1}
+        and kinds_and_reasons(Random(0.5, "per_target"), "test", 9)[0] == kinds
+    )
 
 
 @pytest.mark.parametrize("trim", ["exact", "strided"])
@@ -125,8 +128,8 @@ def test_a_strided_window_drops_more_than_an_exact_one():
 
 
 def test_a_random_history_over_the_budget_drops_the_end_of_its_draw():
-    roomy, _ = kinds_and_reasons(Random(1.0), "test", 9)
-    tight, _ = kinds_and_reasons(Random(1.0), "test", 9, room=90)
+    roomy, _ = kinds_and_reasons(Random(1.0, "per_target"), "test", 9)
+    tight, _ = kinds_and_reasons(Random(1.0, "per_target"), "test", 9, room=90)
     assert roomy == "cccccccccT" and set(tight) == {"c", "d", "T"}
     # Not the oldest: with this seed and these ids an older one is kept while a newer one is dropped.
     assert "cd" in tight
