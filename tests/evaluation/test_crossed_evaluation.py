@@ -36,7 +36,7 @@ def test_under_the_same_strategy_the_metrics_are_those_of_the_run(run):
 def test_under_another_strategy_targets_are_the_same_and_histories_differ(run):
     file = reevaluate(run, ["history=fixed_count", "history.count=2"])
     found = summary_of(file.parent)
-    assert found["history"] == {"_target_": "mlens.history.fixed_count.FixedCount", "count": 2}
+    assert found["history"] == {"_target_": "mlens.history.fixed_count.FixedCount", "count": 2, "stride": 1}
     before, after = (pl.read_parquet(f / "predictions" / "test.parquet") for f in (run, file.parent))
     assert before.select("user", "movie", "t").equals(after.select("user", "movie", "t"))
     assert after["history_used"].max() == 2 < before["history_used"].max()

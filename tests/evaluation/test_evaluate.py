@@ -15,7 +15,7 @@ from tests.helpers.steps import parts
 
 @pytest.fixture(scope="module")
 def random_history():
-    made = parts("history=random", "history.ratio=0.5")
+    made = parts("history=random", "history.draw=per_target", "history.ratio=0.5")
     return made, made.engine()
 
 
@@ -48,7 +48,8 @@ def test_columns_and_values_of_predictions(random_history):
 
 
 def test_the_hash_identifies_the_history():
-    made = [parts("data.max_users=4", *more) for more in (("history=random",), ("history=random",), ("history=none",))]
+    random = ("history=random", "history.draw=per_target")
+    made = [parts("data.max_users=4", *more) for more in (random, random, ("history=none",))]
     frames = [evaluate(one.engine(), one.datasets["test"], one.collator).frame for one in made]
     assert frames[0].equals(frames[1])
     assert frames[2]["history_hash"].n_unique() == 1 and frames[2]["history_used"].sum() == 0

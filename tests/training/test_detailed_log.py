@@ -79,10 +79,11 @@ def test_reasonable_lengths_are_reported_as_such(random_history):
     assert not length_warnings({"train": measure_lengths(made.datasets["train"])}, made.datasets["train"])
 
 
-def test_steps_that_give_the_sharing_away_are_pointed_out(random_history):
+def test_steps_that_give_the_sharing_away_are_pointed_out():
     train = parts("history=all_previous", "prompt.max_tokens=2048", "packing.row_tokens=2048").datasets["train"]
     (line,) = sharing_notes(train, Steps(targets=16, pieces=16))
     assert line.startswith("a step keeps 1 targets of a user together, and ")
     assert line.endswith("Lower trainer.users_per_step (16), or raise trainer.targets_per_step (16)")
     assert sharing_notes(train, Steps(targets=128, pieces=8)) == []
-    assert sharing_notes(random_history[0].datasets["train"], Steps(targets=16, pieces=16)) == []
+    per_target = parts("history=random", "history.draw=per_target").datasets["train"]
+    assert sharing_notes(per_target, Steps(targets=16, pieces=16)) == []
