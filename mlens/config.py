@@ -21,7 +21,8 @@ from mlens.errors import UserError
 from mlens.evaluation.settings import Evaluation
 from mlens.prompt.settings import NEWEST_FIRST, Ablation, Style
 from mlens.text import first_line
-from mlens.training.settings import Trainer, Wandb
+from mlens.tracking.settings import Wandb, enabled_trackers, require_trackers
+from mlens.training.settings import Trainer
 
 # Nodes with a fixed dataclass, and nodes whose `_target_` names their dataclass.
 FIXED_SCHEMAS = {
@@ -49,17 +50,21 @@ class Root:
     resume: true resumes the run in output_dir, and refuses a folder without one; auto resumes an unfinished run, starts
         a new run where there is none, and exits at once where the run is finished.
     seed: of the order of targets, of the random histories in training, and of a randomly initialised model.
+    tracker: where metrics are logged besides metrics.jsonl: a tracker's name, a list of them, or none. Configs saved by
+        older versions don't have it.
     """
 
     output_dir: str | None
     resume: bool | str
     seed: int
+    tracker: Any = "wandb"
 
     def __post_init__(self) -> None:
         if self.resume not in (True, False, "auto"):
             raise UserError(f"resume must be true, false or auto, not {self.resume}")
         if self.resume == "auto" and self.output_dir is None:
             raise UserError("resume=auto needs the run's folder: give output_dir=FOLDER")
+        require_trackers(self.tracker)
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,7 @@ class Settings:
     output_dir: str | None
     resume: bool | str
     seed: int
+    tracker: str | list[str]
     data: Any
     split: Split
     history: Any
@@ -86,6 +92,11 @@ class Settings:
     comparison: Comparison
     wandb: Wandb
     config: dict = field(repr=False)
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """The names of the trackers that the run logs to."""
+        return enabled_trackers(self.tracker, self.wandb)
 
     def seed_of(self, stage: str) -> int:
         """Return the seed of a stage's random histories: that of evaluation is the same in all runs of a comparison."""
@@ -103,10 +114,10 @@ def check_config(config: DictConfig) -> Settings:
     unknown = [str(key) for key in config if key not in known]
     if unknown:
         raise UserError(f"unknown key {unknown[0]}: the config's keys are {', '.join(sorted(known))}")
-    missing = [key for key in sorted(known) if key not in config]
+    missing = [key for key in sorted(known) if key not in config and not hasattr(Root, key)]
     if missing:
         raise UserError(f"{missing[0]} is missing: the config needs it")
-    root = parse_node("", Root, {key: _value(config, key) for key in Root.__dataclass_fields__})
+    root = parse_node("", Root, {key: _value(config, key) for key in Root.__dataclass_fields__ if key in config})
     nodes = {name: parse_node(name, schema, _plain(config, name)) for name, schema in FIXED_SCHEMAS.items()}
     for name, schema in FIXED_SCHEMAS.items():
         _require_target(name, config, FACTORIES.get(name, f"{schema.__module__}.{schema.__name__}"))

@@ -31,6 +31,7 @@ SCHEMA: Schema = {"data": TEXT, "model": TEXT_OR_NONE, "chat_frame": TWO_TEXTS_O
 NOT_RESULT = (
     "output_dir",
     "resume",
+    "tracker",
     "wandb",
     "data.path",
     "model.path",

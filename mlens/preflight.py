@@ -17,7 +17,7 @@ def preflight(settings: Settings) -> None:
     Raises UserError for a pretrained model whose files, tokenizer or architecture can't be used, for a chat template
     that can't be rendered, and for wandb.mode=online without a key or a connection.
     """
-    if settings.wandb.mode == "online":
+    if "wandb" in settings.trackers and settings.wandb.mode == "online":
         _require_wandb()
     if not isinstance(settings.model, PretrainedModel):
         return

@@ -34,7 +34,14 @@ def test_the_fingerprint_is_of_what_the_result_depends_on():
         reduce(getitem, nodes, changed)[name] = value
         return IDENTITY.fingerprint(replace(settings, config=changed))
 
-    free = {"output_dir": "x", "resume": True, "wandb.name": "x", "trainer.loader_workers": 3, "data.path": "x"}
+    free = {
+        "output_dir": "x",
+        "resume": True,
+        "tracker": "none",
+        "wandb.name": "x",
+        "trainer.loader_workers": 3,
+        "data.path": "x",
+    }
     assert {of(*change) for change in free.items()} == {IDENTITY.fingerprint(settings)}
     bound = {"seed": 1, "split.seed": 1, "evaluation.seed": 1, "trainer.max_epochs": 2, "prompt.trim": "exact"}
     bound |= {"trainer.history_loss_weight": 0.5, "trainer.users_per_step": 4, "history._target_": "x"}

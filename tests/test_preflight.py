@@ -130,9 +130,9 @@ CALL = """
 from types import SimpleNamespace
 from mlens.errors import UserError
 from mlens.preflight import preflight
-from mlens.training.settings import Wandb
+from mlens.tracking.settings import Wandb
 try:
-    preflight(SimpleNamespace(wandb=Wandb(mode="online"), model=None))
+    preflight(SimpleNamespace(trackers=("wandb",), wandb=Wandb(mode="online"), model=None))
 except UserError as error:
     print(error)
 """

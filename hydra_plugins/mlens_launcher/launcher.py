@@ -125,7 +125,7 @@ class MlensLauncher(Launcher):
         """Compare the finished jobs. A comparison that isn't possible doesn't fail the sweep."""
         from mlens.comparison.report import print_report, report
         from mlens.comparison.tracking import track
-        from mlens.training.settings import Wandb
+        from mlens.tracking.settings import Wandb, enabled_trackers
 
         try:
             written = report([folder], folder)
@@ -133,7 +133,8 @@ class MlensLauncher(Launcher):
             print(f"no report: {error}", file=sys.stderr, flush=True)
             return
         print_report(written)
-        track(written, Wandb(**self.config.wandb), folder)
+        names, wandb = self.config.tracker, Wandb(**self.config.wandb)
+        track(written, enabled_trackers(list(names) if OmegaConf.is_list(names) else names, wandb), wandb, folder)
 
     def _script(self) -> list[str]:
         """Return the script and the command line's options that select its configs."""
@@ -168,7 +169,7 @@ class MlensLauncher(Launcher):
                 del config["hydra"]
             try:
                 settings = check_config(config)
-                external = repr((settings.model, settings.prompt, settings.wandb.mode))
+                external = repr((settings.model, settings.prompt, settings.trackers, settings.wandb.mode))
                 if external not in preflighted:
                     preflight(settings)
                     preflighted.add(external)

@@ -75,7 +75,7 @@ def finish_run(training: Training, inputs: RunInputs, audited: dict | None, hydr
     card = model_card(settings, settings.data.terms, choices["history"], engine.ranks.world, summary)
     write_text(folder.model / "README.md", card)
     write_json(folder.summary, summary)
-    journal.summarise(summary["metrics"])
+    journal.summarise(summary["metrics"], progress.step)
     print_table(
         f"history={choices['history']} data={choices['data']} model={choices['model']}: {progress.step} steps, "
         f"{progress.seconds / 60:.1f} minutes" + (f", best at step {progress.best_step}" if "val" in evaluated else ""),

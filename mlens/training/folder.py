@@ -20,6 +20,7 @@ from mlens.files import ensure_folder, refuse_links, remove_leftovers, write_tex
 from mlens.identity import FILE as IDENTITY
 from mlens.identity import write_identity
 from mlens.saved_config import read_saved_config
+from mlens.tracking.tracker import PLACES
 from mlens.training.resume import refuse_changes
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
-WANDB_ID = ".wandb_id"
 # The file, next to metrics.jsonl, that names what the run is doing.
 PHASE = "phase"
 
@@ -87,10 +87,6 @@ class RunFolder:
         return self.hydra / "config.yaml"
 
     @property
-    def wandb(self) -> Path:
-        return self.path / "wandb"
-
-    @property
     def resumed_from(self) -> Path | None:
         """The folder of the run that is resumed; None for a new run."""
         return self.path if self.resumed else None
@@ -103,7 +99,7 @@ class RunFolder:
     def refuse_links(self) -> None:
         """Raise OSError where a path that is written in this folder is a link. The folder itself may be one."""
         refuse_links(self.path / LOCK, self.hydra, self.checkpoints, self.model, self.metrics.parent, self.metrics)
-        refuse_links(self.predictions("test").parent, self.wandb, self.path / WANDB_ID)
+        refuse_links(self.predictions("test").parent, *(self.path / name for name in PLACES))
 
 
 def find_folder(ranks: Ranks, settings: Settings) -> RunFolder:

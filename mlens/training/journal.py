@@ -1,16 +1,14 @@
-"""The log of a run while it trains: metrics.jsonl, Weights & Biases and the terminal, from the main process alone."""
+"""The log of a run while it trains: metrics.jsonl, trackers and the terminal, from the main process alone."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-import re
-import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -18,29 +16,30 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from mlens.config import Settings
 from mlens.engine.ranks import Ranks
 from mlens.files import atomic_write, flush, naming, open_append, write_text
-from mlens.training.folder import PHASE, WANDB_ID, RunFolder
-from mlens.training.settings import Wandb
+from mlens.tracking.tracker import Tracker, open_trackers
+from mlens.training.folder import PHASE, RunFolder
 
 logger = logging.getLogger(__name__)
 
 
 def open_journal(ranks: Ranks, folder: RunFolder, settings: Settings) -> Journal:
     """Open the journal of a run; only that of the main process writes."""
-    return Journal(folder.metrics, ranks.main, settings.wandb, settings.config)
+    if not ranks.main:
+        return Journal(folder.metrics, enabled=False)
+    return Journal(folder.metrics, True, open_trackers(settings.trackers, settings.wandb, folder.path, settings.config))
 
 
 class Journal:
     """Records of steps and validations, progress bars, messages. Where `enabled` is false, all methods do nothing."""
 
-    def __init__(self, file: Path, enabled: bool, wandb: Wandb, config: dict) -> None:
+    def __init__(self, file: Path, enabled: bool, trackers: Sequence[Tracker] = ()) -> None:
         self.enabled = enabled
         self.console = Console(stderr=True, quiet=not enabled)
-        self._run: Any = None
+        self._trackers = trackers
         if not enabled:
             return
         self._path = file
         self._file = open_append(file)
-        self._run = _start_wandb(wandb, config, file.parent.parent)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -81,6 +80,8 @@ class Journal:
         self._file.close()
         atomic_write(self._path, lambda stream: stream.write(kept))
         self._file = open_append(self._path)
+        for tracker in self._trackers:
+            tracker.rewind(step)
 
     def begin(self, name: str, total: int, done: int = 0) -> TaskID:
         """Show a progress bar; returns its number for `advance` and `end`."""
@@ -102,35 +103,35 @@ class Journal:
             self._progress.remove_task(bar)
 
     def record(self, kind: str, step: int, **values: Any) -> None:
-        """Append a line to metrics.jsonl, and log its values to Weights & Biases as `kind/name`."""
+        """Append a line to metrics.jsonl, and log its values to the trackers as `kind/name`."""
         if not self.enabled:
             return
         with naming(self._path):  # the error of a full disk doesn't name the file
             self._file.write(json.dumps({"kind": kind, "step": step, **values}).encode() + b"\n")
             self._file.flush()
-        if self._run is not None:
-            self._run.log({f"{kind}/{name}": value for name, value in values.items()}, step=step)
+        for tracker in self._trackers:
+            tracker.log({f"{kind}/{name}": value for name, value in values.items()}, step)
 
     def log(self, text: str) -> None:
         """Print a line on stderr, above the progress bar. `text` is plain text, not markup."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def summarise(self, metrics: dict) -> None:
-        """Add the final metrics to the Weights & Biases run."""
-        if self._run is not None:
-            self._run.summary.update(metrics)
+    def summarise(self, metrics: dict, step: int) -> None:
+        """Log the final metrics of a run that ended after `step` to the trackers."""
+        for tracker in self._trackers:
+            tracker.summarise(metrics, step)
 
     def __enter__(self) -> Journal:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Stop the bars and finish the Weights & Biases run, as failed where an exception ends it."""
+        """Stop the bars and finish the runs at the trackers, as failed where an exception ends it."""
         if not self.enabled:
             return
         self._progress.stop()
         self._file.close()
-        if self._run is not None:
-            self._run.finish(exit_code=0 if kind is None else 1)
+        for tracker in self._trackers:
+            tracker.finish(failed=kind is not None)
 
 
 def intact_records(content: bytes, step: int, size: int | None) -> tuple[bytes, bool]:
@@ -170,24 +171,3 @@ def _step_of(line: bytes) -> int | None:
     except (ValueError, LookupError, TypeError, RecursionError):
         return None
     return number if isinstance(number, int) and isinstance(record.get("kind"), str) else None
-
-
-def _start_wandb(settings: Wandb, config: dict, folder: Path) -> Any:
-    if settings.mode == "disabled":
-        return None
-    import wandb
-
-    name_file = folder / WANDB_ID
-    if not (name_file.is_file() and re.fullmatch("[0-9a-f]{8}", name_file.read_text(errors="replace"))):
-        write_text(name_file, secrets.token_hex(4))
-    return wandb.init(
-        mode=cast(Literal["online", "offline"], settings.mode),
-        project=settings.project,
-        name=settings.name,
-        group=settings.group,
-        dir=folder,
-        id=name_file.read_text(),
-        resume="allow",
-        config=config,
-        settings=wandb.Settings(silent=True, console="off"),
-    )

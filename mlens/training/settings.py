@@ -1,4 +1,4 @@
-"""The config nodes `trainer`, `wandb`. No torch here."""
+"""The config node `trainer`. No torch here."""
 
 from __future__ import annotations
 
@@ -143,20 +143,3 @@ class Trainer:
             self.weight_decay,
             self.gradient_clipping,
         )
-
-
-@dataclass(frozen=True)
-class Wandb:
-    """Weights & Biases.
-
-    mode: offline (files only), online or disabled.
-    project, name, group: as Weights & Biases defines them.
-    """
-
-    mode: str = "offline"
-    project: str = "Qwen3-MovieLens"
-    name: str | None = None
-    group: str | None = None
-
-    def __post_init__(self) -> None:
-        require_choice("wandb.mode", self.mode, ("offline", "online", "disabled"))

@@ -10,7 +10,7 @@ from mlens.comparison.pairing import pair
 from mlens.comparison.report import report
 from mlens.comparison.statistics import differences, sum_errors
 from mlens.comparison.tracking import track
-from mlens.training.settings import Wandb
+from mlens.tracking.settings import NONE, Wandb, enabled_trackers
 from tests.helpers.made_up_runs import make_sweep
 from tests.helpers.runs import run_here
 
@@ -43,8 +43,9 @@ def test_one_strategy_under_two_labels_differs_no_more_often_than_nominal(tmp_pa
 @pytest.mark.slow
 def test_the_report_and_its_table_are_tracked_unless_tracking_is_disabled(tmp_path):
     written = report([make_sweep(tmp_path / "sweep")], tmp_path / "sweep")
-    track(written, Wandb(mode="disabled"), tmp_path / "sweep")
-    assert not (tmp_path / "sweep" / "wandb").exists()
-    track(written, Wandb(mode="offline"), tmp_path / "sweep")
+    for tracker, mode in ((NONE, "offline"), ("wandb", "disabled"), ("wandb", "offline")):
+        assert not (tmp_path / "sweep" / "wandb").exists()
+        settings = Wandb(mode=mode)
+        track(written, enabled_trackers(tracker, settings), settings, tmp_path / "sweep")
     (run,) = (tmp_path / "sweep" / "wandb").glob("offline-run-*")
     assert list(run.glob("files/media/html/report_*.html")) and list(run.glob("files/media/table/results_*.json"))

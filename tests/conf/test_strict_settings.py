@@ -106,6 +106,7 @@ WRONG = {
     "deepspeed=zero2 +deepspeed.zero_optimization.offload_param.device=cpu": "offload_param",
     "peft=lora peft.r=0": "peft.r",
     "wandb.mode=loud": "wandb.mode",
+    "tracker=loud": "tracker must be",
     "seed=x": "seed",
     "seed=null": "seed",
     "resume=maybe": "resume",

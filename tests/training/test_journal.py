@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from hydra_plugins.mlens_launcher._board import JobProgress
 from mlens.training.journal import Journal, intact_records
-from mlens.training.settings import Wandb
 
 STEP = 6
 
@@ -75,7 +74,7 @@ def test_a_checkpoint_without_a_journal_size(more):
 
 @pytest.fixture
 def journal(tmp_path):
-    with Journal(tmp_path / "metrics.jsonl", True, Wandb(mode="disabled"), {}) as journal:
+    with Journal(tmp_path / "metrics.jsonl", True) as journal:
         yield journal, tmp_path / "metrics.jsonl"
 
 

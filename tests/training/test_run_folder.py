@@ -14,7 +14,6 @@ from mlens.files import atomic_write, write_json, write_text
 from mlens.training.folder import RunFolder, find_folder, make_folder
 from mlens.training.journal import Journal
 from mlens.training.resume import refuse_changes
-from mlens.training.settings import Wandb
 from tests.helpers.runs import checked, composed, hydra_config, only_identity
 
 
@@ -169,7 +168,7 @@ def test_a_config_that_is_read_back_is_unchanged(tmp_path):
 def journal(tmp_path):
     folder = RunFolder(tmp_path)
     folder.metrics.parent.mkdir()
-    with Journal(folder.metrics, True, Wandb(mode="disabled"), {}) as journal:
+    with Journal(folder.metrics, True) as journal:
         yield journal, folder.metrics
 
 
@@ -204,7 +203,7 @@ def test_rewind_drops_a_truncated_line(journal):
 
 
 def test_a_silent_journal_writes_nothing(tmp_path, capsys):
-    with Journal(tmp_path / "metrics.jsonl", False, Wandb(mode="offline"), {}) as journal:
+    with Journal(tmp_path / "metrics.jsonl", False) as journal:
         bar = journal.begin("training", 3)
         journal.follow(bar)(1)
         journal.advance(bar, 1)
@@ -212,6 +211,6 @@ def test_a_silent_journal_writes_nothing(tmp_path, capsys):
         journal.log("hello")
         journal.rewind(0)
         journal.end(bar)
-        journal.summarise({"rmse": 1.0})
+        journal.summarise({"rmse": 1.0}, 1)
     assert not list(tmp_path.iterdir())
     assert capsys.readouterr() == ("", "")
