@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from mlens.config import Settings
 from mlens.connection import connection_error
 from mlens.errors import UserError
@@ -15,8 +17,11 @@ def preflight(settings: Settings) -> None:
     """Check the model, template and tracker that the settings name. Called once a run, by a sweep once a job.
 
     Raises UserError for a pretrained model whose files, tokenizer or architecture can't be used, for a chat template
-    that can't be rendered, and for wandb.mode=online without a key or a connection.
+    that can't be rendered, for a tracker that isn't installed, and for wandb.mode=online without a key or a connection.
     """
+    for name in settings.trackers:
+        if find_spec(name) is None:
+            raise UserError(f"tracker={name} needs the package {name}: pip install -e '.[{name}]'")
     if "wandb" in settings.trackers and settings.wandb.mode == "online":
         _require_wandb()
     if not isinstance(settings.model, PretrainedModel):

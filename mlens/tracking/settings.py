@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from mlens.checks import require_choice
 from mlens.errors import UserError
 
-TRACKERS = ("wandb",)
+TRACKERS = ("wandb", "tensorboard")
 NONE = "none"
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mlens.comparison.report import Report
 
 # What trackers write in a run's folder.
-PLACES = ("wandb", ".wandb_id")
+PLACES = ("wandb", ".wandb_id", "tensorboard")
 
 
 class Tracker(Protocol):
@@ -49,6 +49,10 @@ def open_trackers(
 
 
 def _open(name: str, settings: Wandb, folder: Path, config: dict, job_type: str | None) -> Tracker:
+    if name == "tensorboard":
+        from mlens.tracking.tensorboard_run import TensorBoardRun
+
+        return TensorBoardRun(folder, config)
     from mlens.tracking.wandb_run import WandbRun
 
     return WandbRun(settings, folder, config, job_type)
