@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from mlens.checks import require_choice
 from mlens.errors import UserError
 
-TRACKERS = ("wandb", "tensorboard")
+TRACKERS = ("wandb", "tensorboard", "trackio")
 NONE = "none"
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mlens.comparison.report import Report
 
 # What trackers write in a run's folder.
-PLACES = ("wandb", ".wandb_id", "tensorboard")
+PLACES = ("wandb", ".wandb_id", "tensorboard", ".trackio_name")
 
 
 class Tracker(Protocol):
@@ -53,6 +53,10 @@ def _open(name: str, settings: Wandb, folder: Path, config: dict, job_type: str 
         from mlens.tracking.tensorboard_run import TensorBoardRun
 
         return TensorBoardRun(folder, config)
+    if name == "trackio":
+        from mlens.tracking.trackio_run import TrackioRun
+
+        return TrackioRun(settings, folder, config)
     from mlens.tracking.wandb_run import WandbRun
 
     return WandbRun(settings, folder, config, job_type)

@@ -1,6 +1,7 @@
 """What each tracker writes: the metrics, config and summary of a run, the same run after a resume, and a report."""
 
 import json
+import struct
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from mlens.preflight import preflight
 from mlens.tracking.settings import NONE, TRACKERS, Wandb, enabled_trackers, require_trackers
 from mlens.tracking.tracker import open_trackers
 from mlens.training.journal import Journal
+from tests.helpers.runs import checked
 
 CONFIG = {"seed": 3, "history": {"_target_": "mlens.history.Random", "ratio": 0.5}, "wandb": {"group": "sweep"}}
 SETTINGS = Wandb(project="films", name="run", group="sweep")
@@ -66,6 +68,55 @@ def written(tmp_path):
     return SimpleNamespace(html=folder / "report.html", answer="random has the lowest RMSE", table=frame)
 
 
+def of_wandb(folder: Path) -> list:
+    """The records in the files of Weights & Biases for `wandb sync`, in order.
+
+    A file is a log of LevelDB behind 7 bytes: blocks of 32 KiB with pieces of records, each behind its checksum (4
+    bytes), length (2) and kind (1: complete, 2: first, 3: middle, 4: last).
+    """
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    records = []
+    for file in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
+        content, at, record = file.read_bytes(), 7, b""
+        while at < len(content):
+            if (left := -at % 32768) < 7:
+                at += left
+            _, length, kind = struct.unpack_from("<IHB", content, at)
+            record += content[at + 7 : at + 7 + length]
+            at += 7 + length
+            if kind in (1, 4):
+                records.append(Record.FromString(record))
+                record = b""
+    return records
+
+
+@pytest.mark.slow
+def test_wandb_has_a_run_and_its_resume_as_one(tmp_path):
+    train(tmp_path, "wandb", steps=range(1, 5))
+    train(tmp_path, "wandb", steps=range(3, LAST + 1), resumed_after=2)
+    records = of_wandb(tmp_path)
+    runs = [record.run for record in records if record.HasField("run")]
+    assert {(run.project, run.display_name, run.run_group) for run in runs} == {("films", "run", "sweep")}
+    assert len({run.run_id for run in runs}) == 1
+    config = {item.key: json.loads(item.value_json) for item in runs[0].config.update}
+    assert config | CONFIG == config
+    numbers: dict[str, dict[int, float]] = {}
+    summary: dict = {}
+    for record in records:
+        if record.HasField("history"):
+            values = {
+                "/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item
+            }
+            step = int(values["_step"])
+            for name in (name for name in values if "/" in name and values[name] is not None):
+                assert numbers.setdefault(name, {}).setdefault(step, values[name]) == values[name]
+        if record.HasField("summary"):
+            summary |= {item.key: json.loads(item.value_json) for item in record.summary.update}
+    assert numbers == {name: dict(points) for name, points in logged(tmp_path).items()}
+    assert summary | SUMMARY == summary
+
+
 def of_tensorboard(folder: Path):
     """What TensorBoard itself reads: {name: [(step, value)]} of scalars, and {name: [text]}."""
     pytest.importorskip("tensorboard", reason="needs the extra tensorboard")
@@ -97,6 +148,69 @@ def test_tensorboard_reads_a_report(written):
     track(written, ["tensorboard"], SETTINGS, written.html.parent)
     numbers, texts = of_tensorboard(written.html.parent / "tensorboard")
     assert numbers == {} and texts == {"answer": [written.answer], "report": ["# Two strategies\n"]}
+
+
+@pytest.fixture
+def of_trackio(tmp_path, monkeypatch):
+    """of_trackio(query) -> rows of what Trackio has stored, in a folder of this test."""
+    pytest.importorskip("trackio", reason="needs the extra trackio")
+    from trackio.sqlite_storage import SQLiteStorage
+
+    places = {"TRACKIO_DIR": tmp_path / "trackio", "MEDIA_DIR": tmp_path / "trackio" / "media"}
+    for module in [module for name, module in sys.modules.items() if name.partition(".")[0] == "trackio"]:
+        for name, place in places.items():
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, place)
+    places["TRACKIO_DIR"].mkdir()
+    return lambda query: SQLiteStorage.query_project(SETTINGS.project, query)["rows"]
+
+
+def numbers_of(rows: list[dict]) -> dict[str, dict[int, float]]:
+    """{name: {step: value}} of Trackio's rows, which agree where a step occurs twice."""
+    numbers: dict[str, dict[int, float]] = {}
+    for row in rows:
+        for name, value in json.loads(row["metrics"]).items():
+            assert numbers.setdefault(name, {}).setdefault(row["step"], value) == value
+    return numbers
+
+
+def test_trackio_has_a_run_and_its_resume_as_one(of_trackio, tmp_path, capsys):
+    train(tmp_path / "run", "trackio", steps=range(1, 5))
+    train(tmp_path / "run", "trackio", steps=range(3, LAST + 1), resumed_after=2)
+    rows = of_trackio("SELECT run_name, run_id, step, metrics FROM metrics ORDER BY id")
+    assert len({(row["run_name"], row["run_id"]) for row in rows}) == 1 and rows[0]["run_name"].startswith("run-")
+    expected = {name: dict(points) for name, points in logged(tmp_path / "run").items()}
+    assert numbers_of(rows) == expected | {name: {LAST: value} for name, value in FLAT.items()}
+    (stored,) = of_trackio("SELECT config FROM configs")
+    config = json.loads(stored["config"])
+    assert config | CONFIG == config and config["_Group"] == "sweep"
+    assert capsys.readouterr().out == ""
+
+
+def test_trackio_has_a_report(of_trackio, written):
+    track(written, ["trackio"], SETTINGS, written.html.parent)
+    (row,) = of_trackio("SELECT run_name, metrics FROM metrics")
+    logged_report = json.loads(row["metrics"])
+    assert row["run_name"].startswith("report-")
+    assert logged_report["answer"]["_value"] == written.answer
+    assert logged_report["results"]["_value"] == written.table.to_dicts()
+    assert logged_report["report"]["_type"] == "trackio.html"
+
+
+def test_several_trackers_have_the_same_numbers(of_trackio, tmp_path):
+    pytest.importorskip("tensorboard", reason="needs the extra tensorboard")
+    names = enabled_trackers(["wandb", "tensorboard", "trackio"], Wandb(mode="disabled"))
+    train(tmp_path / "run", *names, steps=range(1, LAST + 1))
+    numbers, _ = of_tensorboard(tmp_path / "run" / "tensorboard")
+    stored = numbers_of(of_trackio("SELECT step, metrics FROM metrics"))
+    assert {name: dict(points) for name, points in numbers.items()} == {
+        name: pytest.approx(points) for name, points in stored.items()
+    }
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"training_logs", "tensorboard", ".trackio_name"}
+
+
+def test_the_command_line_names_several_trackers():
+    assert checked("tracker=[wandb,trackio]", "wandb.mode=offline").trackers == ("wandb", "trackio")
 
 
 @pytest.mark.parametrize("name", [name for name in TRACKERS if name != "wandb"])
