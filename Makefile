@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 LOWEST_PYTHON ?= python3.11
 LOWEST := .venv-lowest
 LOWEST_STAMP := $(LOWEST)/.installed
-LOWEST_EXTRAS := dev,lenskit,slurm
+LOWEST_EXTRAS := dev,lenskit,tensorboard,slurm
 # Every package is used in some of these: about five minutes.
 LOWEST_TESTS := \
 	tests/comparison/test_comparison_report.py \
@@ -39,6 +39,7 @@ LOWEST_TESTS := \
 	tests/test_overrides.py \
 	tests/test_preflight.py \
 	tests/test_train.py \
+	tests/tracking/test_trackers.py \
 	tests/training/test_journal.py
 
 # Many processes of the tests import the same modules: compile these once, also where the shell says otherwise.

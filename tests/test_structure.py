@@ -6,7 +6,10 @@ from collections import defaultdict
 from tests.helpers.runs import ROOT
 
 # Each imports only from those before it.
-CHAIN = (*("data", "history", "prompt", "packing", "audit", "model", "engine", "evaluation", "training", "comparison"),)
+CHAIN = (
+    *("data", "history", "prompt", "packing", "audit", "model", "engine", "evaluation"),
+    *("tracking", "training", "comparison"),
+)
 FILES = [file for file in sorted((ROOT / "mlens").rglob("*.py")) if not file.is_symlink()]
 
 

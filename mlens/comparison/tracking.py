@@ -15,5 +15,5 @@ def track(written: Report, names: Sequence[str], settings: Wandb, folder: Path) 
     """Log the table of arms and the page with its plots as a separate run, to each of the trackers `names`."""
     labels = replace(settings, name="report", group=settings.group or folder.name)
     for tracker in open_trackers(names, labels, folder, {}, job_type="report"):
-        tracker.log_report(written)
+        tracker.log_report(written.answer, written.table, written.html)
         tracker.finish(failed=False)

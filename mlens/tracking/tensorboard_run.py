@@ -13,7 +13,7 @@ from mlens.files import naming, refuse_links
 from mlens.tracking.scalars import scalars, summary_scalars
 
 if TYPE_CHECKING:
-    from mlens.comparison.report import Report
+    import polars as pl
 
 FOLDER = "tensorboard"
 # Seconds after which events are on disk at the latest.
@@ -56,10 +56,10 @@ class TensorBoardRun:
         """Log the final metrics as scalars `summary/STAGE/NAME`."""
         self.log(summary_scalars(metrics), step)
 
-    def log_report(self, report: Report) -> None:
-        """Log the answer and the Markdown of the report, which has its tables; TensorBoard shows no HTML."""
-        self._writer.add_text("answer", report.answer)
-        self._writer.add_text("report", report.html.with_suffix(".md").read_text(encoding="utf-8"))
+    def log_report(self, answer: str, table: pl.DataFrame, page: Path) -> None:
+        """Log the answer and report.md, which has the table: TensorBoard shows no HTML."""
+        self._writer.add_text("answer", answer)
+        self._writer.add_text("report", page.with_suffix(".md").read_text(encoding="utf-8"))
 
     def finish(self, failed: bool) -> None:
         with naming(self._folder):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mlens.tracking.settings import Wandb
 
 if TYPE_CHECKING:
-    from mlens.comparison.report import Report
+    import polars as pl
 
 # What trackers write in a run's folder.
 PLACES = ("wandb", ".wandb_id", "tensorboard", ".trackio_name")
@@ -27,8 +27,13 @@ class Tracker(Protocol):
     def summarise(self, metrics: dict, step: int) -> None:
         """Log the final metrics, nested by stage, of a run that ended after `step`."""
 
-    def log_report(self, report: Report) -> None:
-        """Log the report of a sweep: the answer, the table of arms and the page."""
+    def log_report(self, answer: str, table: pl.DataFrame, page: Path) -> None:
+        """Log the report of a sweep.
+
+        answer: the comparison's outcome in words
+        table: figures of each arm, one row an arm
+        page: path of report.html, next to which is report.md
+        """
 
     def finish(self, failed: bool) -> None:
         """Write what is left and close the run, as failed where an exception ends it."""

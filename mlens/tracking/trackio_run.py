@@ -16,7 +16,7 @@ from mlens.tracking.scalars import scalars, summary_scalars
 from mlens.tracking.settings import Wandb
 
 if TYPE_CHECKING:
-    from mlens.comparison.report import Report
+    import polars as pl
 
 # The file in a run's folder with the name under which a resumed run continues: Trackio knows runs by their names.
 TRACKIO_NAME = ".trackio_name"
@@ -53,13 +53,13 @@ class TrackioRun:
         """Log the final metrics as `summary/STAGE/NAME`: Trackio's runs have no summary."""
         self.log(summary_scalars(metrics), step)
 
-    def log_report(self, report: Report) -> None:
-        rows = [list(row) for row in report.table.rows()]
+    def log_report(self, answer: str, table: pl.DataFrame, page: Path) -> None:
+        rows = [list(row) for row in table.rows()]
         self._run.log(
             {
-                "answer": trackio.Markdown(report.answer),
-                "results": trackio.Table(columns=[*report.table.columns], data=rows),
-                "report": trackio.Html(report.html, inject=False),
+                "answer": trackio.Markdown(answer),
+                "results": trackio.Table(columns=[*table.columns], data=rows),
+                "report": trackio.Html(page, inject=False),
             }
         )
 

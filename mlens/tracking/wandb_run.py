@@ -13,7 +13,7 @@ from mlens.files import refuse_links, write_text
 from mlens.tracking.settings import Wandb
 
 if TYPE_CHECKING:
-    from mlens.comparison.report import Report
+    import polars as pl
 
 # The file in a run's folder with the id under which a resumed run continues.
 WANDB_ID = ".wandb_id"
@@ -44,21 +44,21 @@ class WandbRun:
         self._run.log(metrics, step=step)
 
     def rewind(self, step: int) -> None:
-        """Do nothing: Weights & Biases ignores the steps that it has."""
+        """Do nothing: Weights & Biases, online, ignores the steps that it has."""
 
     def summarise(self, metrics: dict, step: int) -> None:
         self._run.summary.update(metrics)
 
-    def log_report(self, report: Report) -> None:
-        rows = [list(row) for row in report.table.rows()]
-        page = report.html.read_text(encoding="utf-8")
+    def log_report(self, answer: str, table: pl.DataFrame, page: Path) -> None:
+        rows = [list(row) for row in table.rows()]
+        html = page.read_text(encoding="utf-8")
         self._run.log(
             {
-                "results": wandb.Table(columns=[*report.table.columns], data=rows),
-                "report": wandb.Html(page, inject=False),
+                "results": wandb.Table(columns=[*table.columns], data=rows),
+                "report": wandb.Html(html, inject=False),
             }
         )
-        self._run.summary["answer"] = report.answer
+        self._run.summary["answer"] = answer
 
     def finish(self, failed: bool) -> None:
         self._run.finish(exit_code=1 if failed else 0)

@@ -128,7 +128,7 @@ def begun(tmp_path):
 
 PLACES = (
     *(".lock", ".hydra", "checkpoints", "model", "training_logs", "training_logs/metrics.jsonl", "predictions"),
-    *("wandb", ".wandb_id"),
+    *("wandb", ".wandb_id", "tensorboard", ".trackio_name"),
 )
 
 
@@ -137,7 +137,7 @@ def test_a_run_with_a_link_in_it_is_not_resumed(place, begun, victim, capsys):
     settings = checked(f"output_dir={begun}", "resume=true")
     find_folder(RANKS, settings)
     there = begun / place
-    target = victim.parent if there.is_dir() or place in ("model", "wandb") else victim
+    target = victim.parent if there.is_dir() or place in ("model", "wandb", "tensorboard") else victim
     if there.exists():
         there.rename(begun.parent / "aside")
     if place == ".hydra":  # the config is read before
