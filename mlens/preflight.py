@@ -20,7 +20,8 @@ def preflight(settings: Settings) -> None:
     that can't be rendered, for a tracker that isn't installed, and for wandb.mode=online without a key or a connection.
     """
     for name in settings.trackers:
-        if find_spec(name) is None:
+        spec = find_spec(name)
+        if spec is None or spec.origin is None:  # without origin: a folder that has this name
             raise UserError(f"tracker={name} needs the package {name}: pip install -e '.[{name}]'")
     if "wandb" in settings.trackers and settings.wandb.mode == "online":
         _require_wandb()

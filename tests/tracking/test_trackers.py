@@ -214,8 +214,14 @@ def test_the_command_line_names_several_trackers():
 
 
 @pytest.mark.parametrize("name", [name for name in TRACKERS if name != "wandb"])
-def test_a_tracker_that_is_not_installed_is_refused_in_one_line(name, monkeypatch):
-    monkeypatch.setitem(sys.modules, name, None)
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_tracker_that_is_not_installed_is_refused_in_one_line(name, folder, tmp_path, monkeypatch):
+    if folder:  # of the same name, as one with event files may have
+        (tmp_path / name).mkdir()
+        monkeypatch.setattr(sys, "path", [str(tmp_path)])
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    else:
+        monkeypatch.setitem(sys.modules, name, None)
     settings = SimpleNamespace(trackers=(name,), wandb=Wandb(), model=None)
     with pytest.raises(UserError, match=rf"tracker={name} needs the package {name}: pip install -e '\.\[{name}\]'"):
         preflight(settings)
