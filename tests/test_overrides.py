@@ -46,7 +46,7 @@ def test_a_value_that_hydra_can_not_read_is_shown_as_it_must_be_typed(value):
         (["history.n=3"], r"mean history\.count\?"),
         (["lr=3"], r"^lr: unknown key. Did you mean trainer\.learning_rate\?"),
         (["batch_size=8"], r"mean trainer\.targets_per_step\?"),
-        (["histroy=none"], r"mean history\? The keys at the top level are output_dir, resume, seed, data"),
+        (["histroy=none"], r"mean history\? The keys at the top level are output_dir, resume, seed, tracker, data"),
         (["history=randm"], r"^history=randm: .* mean random\? The options are all_previous, "),
         (["data.path=/x"], r"data=sample has no key path\. Options with it: data=.*csv, .*ml_latest_small"),
         (["history=none", "history.ratio=0.5"], r"history=none has no key ratio\. Options with it: .*random"),
