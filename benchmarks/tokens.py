@@ -21,7 +21,10 @@ from rich.table import Table
 from setting import command, console, make_setting, start
 
 BUDGETS = (2048, 8192)
-STRATEGIES = ("none", "all_previous", "random", "random history.draw=per_user", "fixed_ratio", "fixed_count")
+STRATEGIES = (
+    *("none", "all_previous", "random", "random history.draw=per_target", "fixed_ratio", "fixed_count"),
+    "fixed_count history.stride=10",
+)
 
 
 def main(options: argparse.Namespace) -> None:
