@@ -7,7 +7,7 @@
 A random Qwen3 with the sizes of Qwen3-0.6B (its weights don't matter to speed; its tokenizer is made from the titles,
 so that the output layer is small), in bfloat16 with AdamW at ZeRO stage 2, FlexAttention over packed rows of 16,384
 tokens, at 2,048 tokens a prompt; with shared histories (all_previous) and without (fixed_count), with gradient
-checkpointing and without. Beside them Hugging Face's Trainer, on a subset of all_previous' targets. Overrides are
+checkpointing and without. Next to them, Hugging Face's Trainer on a subset of all_previous' targets. Overrides are
 train.py's.
 
 The columns:

@@ -8,7 +8,7 @@ The checks, each in a process of its own, in this order:
 - the tests with the marker `gpu`;
 - a run of 200 steps from the tiny base model (each run first compares packed rows with plain forward passes);
 - a run with LoRA, in bfloat16;
-- a run that is told to stop, and resumed;
+- a run that is stopped, and resumed;
 - a run under torchrun with one rank, so under NCCL;
 - benchmarks/gpu.py: shared rows, unshared rows and Hugging Face's Trainer with the sizes of Qwen3-0.6B.
 
@@ -44,7 +44,7 @@ SMALL_QWEN3 = (
     *("model.layers=2", "model.hidden_size=64", "model.heads=2", "model.kv_heads=1", "model.head_size=32"),
     *("model.intermediate_size=128", "model.dtype=float32", "prompt.max_tokens=256", "packing.row_tokens=1024"),
 )
-# Checkpoints of the run that is stopped: it is told to stop after the first.
+# Steps between the checkpoints of the run that is stopped: it gets its signal after the first.
 STOPPED_AFTER = 20
 
 

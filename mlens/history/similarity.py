@@ -229,7 +229,7 @@ class RatingSimilarity:
     Users are divided into FOLDS folds by a draw keyed by the raw id, and the histories of a user are chosen by the
     ratings of the other folds. So a user's rating of a training target never helps to choose the target's history,
     which would make training histories better than those of new targets. Users without training ratings have a fold
-    too. Of more than MOST_RATERS users, so many are drawn.
+    too. If there are more than MOST_RATERS users, a sample of that size is drawn.
 
     ratings: the training ratings.
     known [movies]: the index in `ratings` of each movie of the table; -1 for a movie that isn't there.
