@@ -12,10 +12,9 @@ import polars as pl
 from mlens.data.delimited import compact
 from mlens.data.dropped import drop_repeats, drop_unnamed
 from mlens.data.file_pairs import find_pair
-from mlens.data.items import check_item
 from mlens.data.json_records import Schema, first_record, listed, read_records, require_fields, require_values
 from mlens.data.raw import WHOLE_STARS, RawTables, without_entities
-from mlens.data.source_fields import check_max_users, check_min_ratings, check_rating_scale
+from mlens.data.source_fields import check_common_fields
 from mlens.data.terms import Terms
 from mlens.errors import UserError
 
@@ -93,10 +92,7 @@ class AmazonReviews:
     )
 
     def __post_init__(self) -> None:
-        check_max_users(self.max_users)
-        check_min_ratings(self.min_user_ratings, self.min_item_ratings)
-        check_rating_scale(self.rating_scale)
-        check_item(self.item)
+        check_common_fields(self)
 
     def files(self) -> list[Path]:
         """Return the files of reviews and of metadata. Raises UserError where one is missing."""

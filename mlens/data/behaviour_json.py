@@ -15,9 +15,8 @@ import numpy as np
 import polars as pl
 
 from mlens.data.delimited import PLACE
-from mlens.data.items import check_item
 from mlens.data.raw import HALF_STARS, RawTables
-from mlens.data.source_fields import check_max_users, check_min_ratings, check_rating_scale, given_file
+from mlens.data.source_fields import check_common_fields, given_file
 from mlens.data.terms import USER_DATA, Terms
 from mlens.data.text_files import open_text, refuse_undecodable
 from mlens.data.values import A_TIME, number, seconds
@@ -76,10 +75,7 @@ class BehaviourJson:
     terms: ClassVar[Terms] = USER_DATA
 
     def __post_init__(self) -> None:
-        check_max_users(self.max_users)
-        check_min_ratings(self.min_user_ratings, self.min_item_ratings)
-        check_rating_scale(self.rating_scale)
-        check_item(self.item)
+        check_common_fields(self)
 
     def files(self) -> list[Path]:
         """Return the file. Raises UserError where it is missing."""

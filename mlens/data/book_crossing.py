@@ -11,9 +11,8 @@ import polars as pl
 from mlens.data.archive import FileSet, source_files
 from mlens.data.delimited import Format, compact, read_csv, read_parts, typed
 from mlens.data.dropped import drop_note, drop_unnamed
-from mlens.data.items import check_item
 from mlens.data.raw import RawTables, without_entities
-from mlens.data.source_fields import check_max_users, check_min_ratings, check_rating_scale
+from mlens.data.source_fields import check_common_fields
 from mlens.data.terms import Terms
 from mlens.errors import UserError
 
@@ -59,10 +58,7 @@ class BookCrossing:
     )
 
     def __post_init__(self) -> None:
-        check_max_users(self.max_users)
-        check_min_ratings(self.min_user_ratings, self.min_item_ratings)
-        check_rating_scale(self.rating_scale)
-        check_item(self.item)
+        check_common_fields(self)
 
     def files(self) -> list[Path]:
         """Return the files of ratings, books and, if present, users. Raises UserError where one can't be found."""

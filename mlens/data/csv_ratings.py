@@ -10,9 +10,8 @@ from typing import ClassVar
 import polars as pl
 
 from mlens.data.delimited import PLACE, Format, Types, compact, read_csv, read_parts
-from mlens.data.items import check_item
 from mlens.data.raw import HALF_STARS, RawTables, genres_from_pipes
-from mlens.data.source_fields import check_max_users, check_min_ratings, check_rating_scale, given_file
+from mlens.data.source_fields import check_common_fields, given_file
 from mlens.data.terms import USER_DATA, Terms
 from mlens.data.text_files import check_encoding
 from mlens.errors import UserError
@@ -56,10 +55,7 @@ class CsvRatings:
     terms: ClassVar[Terms] = USER_DATA
 
     def __post_init__(self) -> None:
-        check_max_users(self.max_users)
-        check_min_ratings(self.min_user_ratings, self.min_item_ratings)
-        check_rating_scale(self.rating_scale)
-        check_item(self.item)
+        check_common_fields(self)
         separator, escape = self._format().separator, self._format().escape
         if not _is_separator_like(separator):
             known = r"such as ',' or '\t'"

@@ -10,9 +10,8 @@ import polars as pl
 
 from mlens.data.csv_ratings import movies_of
 from mlens.data.delimited import compact
-from mlens.data.items import check_item
 from mlens.data.raw import HALF_STARS, RawTables, genres_from_pipes, shorten
-from mlens.data.source_fields import check_max_users, check_min_ratings, check_rating_scale
+from mlens.data.source_fields import check_common_fields
 from mlens.data.terms import USER_DATA, Terms
 from mlens.data.values import A_TIME, seconds
 from mlens.errors import UserError
@@ -66,10 +65,7 @@ class HfDataset:
     item: str = "film"
 
     def __post_init__(self) -> None:
-        check_max_users(self.max_users)
-        check_min_ratings(self.min_user_ratings, self.min_item_ratings)
-        check_rating_scale(self.rating_scale)
-        check_item(self.item)
+        check_common_fields(self)
 
     @property
     def terms(self) -> Terms:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from mlens.checks import require_choice
-
 
 @dataclass(frozen=True)
 class Item:
@@ -28,11 +26,6 @@ ITEMS = {
     "book": Item("book", "books", "categories"),
     "product": Item("product", "products", "categories"),
 }
-
-
-def check_item(item: str) -> None:
-    """Raise UserError unless data.item is one of ITEMS."""
-    require_choice("data.item", item, tuple(ITEMS))
 
 
 def item_of(source: Any) -> Item:

@@ -11,7 +11,7 @@ import polars as pl
 from mlens.data.archive import FileSet, source_files
 from mlens.data.delimited import Format, read_csv, read_lines, typed
 from mlens.data.raw import WHOLE_STARS, RawTables
-from mlens.data.source_fields import check_max_users, check_min_ratings, check_rating_scale
+from mlens.data.source_fields import check_common_fields
 from mlens.data.terms import Terms, movielens_terms
 from mlens.errors import UserError
 
@@ -68,9 +68,7 @@ class MovieLens100k:
     terms: ClassVar[Terms] = movielens_terms("ml-100k")
 
     def __post_init__(self) -> None:
-        check_max_users(self.max_users)
-        check_min_ratings(self.min_user_ratings, self.min_item_ratings)
-        check_rating_scale(self.rating_scale)
+        check_common_fields(self)
 
     def files(self) -> list[Path]:
         """Return the files of ratings, movies and, if present, users. Raises UserError where one can't be found."""

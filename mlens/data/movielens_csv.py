@@ -11,7 +11,7 @@ from mlens.checks import require_choice
 from mlens.data.archive import FileSet, source_files
 from mlens.data.delimited import compact, read_csv, read_parts
 from mlens.data.raw import HALF_STARS, RawTables, genres_from_pipes, tidy_tags
-from mlens.data.source_fields import check_max_users, check_min_ratings, check_rating_scale
+from mlens.data.source_fields import check_common_fields
 from mlens.data.terms import Terms, movielens_terms
 
 RELEASES = ("ml-latest-small", "ml-latest", "ml-25m", "ml-32m")
@@ -38,9 +38,7 @@ class MovieLensCsv:
 
     def __post_init__(self) -> None:
         require_choice("data.release", self.release, list(RELEASES))
-        check_max_users(self.max_users)
-        check_min_ratings(self.min_user_ratings, self.min_item_ratings)
-        check_rating_scale(self.rating_scale)
+        check_common_fields(self)
 
     @property
     def terms(self) -> Terms:

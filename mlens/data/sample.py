@@ -32,7 +32,7 @@ from scipy.special import ndtri
 
 from mlens.data.raw import HALF_STARS, RawTables
 from mlens.data.sample_words import ADJECTIVES, AGES, GENRE_TAGS, GENRES, NOUNS, OCCUPATIONS, OTHER_TAGS
-from mlens.data.source_fields import check_max_users, check_min_ratings
+from mlens.data.source_fields import check_common_fields
 from mlens.data.sources import Source, load_table
 from mlens.data.terms import Terms
 from mlens.errors import UserError
@@ -90,8 +90,7 @@ class Sample:
         _require(0 <= self.drift <= 1, "drift", "from 0 to 1", self.drift)
         _require(0 < self.noise < np.inf, "noise", "above 0", self.noise)
         _require(0 <= self.seed < 1 << 64, "seed", "from 0 to 2^64 - 1", self.seed)
-        check_max_users(self.max_users)
-        check_min_ratings(self.min_user_ratings, self.min_item_ratings)
+        check_common_fields(self)
 
     def files(self) -> list[Path]:
         """Return an empty list: the settings determine the data."""

@@ -1,4 +1,4 @@
-"""Checks of the fields that all data sources share; each source calls them from its `__post_init__`."""
+"""Checks of fields of data sources; each source calls `check_common_fields` from its `__post_init__`."""
 
 from __future__ import annotations
 
@@ -6,20 +6,24 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-from mlens.checks import require_number
+from mlens.checks import require_choice, require_number
+from mlens.data.items import ITEMS
 from mlens.errors import UserError
 
 
-def check_max_users(max_users: int | None) -> None:
-    """Raise UserError unless `max_users` is None or at least 1."""
-    require_number("data.max_users", max_users, at_least=1, null=True)
+def check_common_fields(source: Any) -> None:
+    """Raise UserError unless the fields that all sources share are valid.
 
-
-def check_min_ratings(min_user_ratings: int | None, min_item_ratings: int | None) -> None:
-    """Raise UserError unless each is None or at least 1."""
-    require_number("data.min_user_ratings", min_user_ratings, at_least=1, null=True)
-    require_number("data.min_item_ratings", min_item_ratings, at_least=1, null=True)
+    source: a data source. `max_users`, `min_user_ratings` and `min_item_ratings` must be None or at least 1. Where it
+        has them, `rating_scale` must be as for `check_rating_scale`, and `item` one of ITEMS.
+    """
+    for name in ("max_users", "min_user_ratings", "min_item_ratings"):
+        require_number(f"data.{name}", getattr(source, name), at_least=1, null=True)
+    check_rating_scale(getattr(source, "rating_scale", None))
+    if hasattr(source, "item"):
+        require_choice("data.item", source.item, tuple(ITEMS))
 
 
 def check_rating_scale(scale: Sequence[float] | None) -> None:
