@@ -9,8 +9,9 @@ from typing import ClassVar
 
 import polars as pl
 
-from mlens.data.delimited import PLACE, Format, Types, compact, read_csv, read_parts
-from mlens.data.raw import HALF_STARS, RawTables, genres_from_pipes
+from mlens.data.delimited import Format, Types, compact, read_csv, read_parts
+from mlens.data.named_columns import complete_tables, movies_of, rating_columns, title_columns
+from mlens.data.raw import HALF_STARS, RawTables
 from mlens.data.source_fields import check_common_fields, given_file
 from mlens.data.terms import USER_DATA, Terms
 from mlens.data.text_files import check_encoding
@@ -80,11 +81,7 @@ class CsvRatings:
 
     def read(self, files: list[Path]) -> RawTables:
         """Read and check the files. Raises UserError naming file, line and rule."""
-        about_movie = {"title": self.title_column} | ({"genres": self.genres_column} if self.genres_column else {})
-        about_rating = {"user": self.user_column, "movie": self.movie_column, "rating": self.rating_column}
-        if self.timestamp_column is not None:
-            about_rating["timestamp"] = self.timestamp_column
-
+        about_movie, about_rating = title_columns(self), rating_columns(self)
         ratings_file, movies_file = files[0], files[-1]
         one_file = len(files) == 1
         columns = about_rating | (about_movie if one_file else {})
@@ -100,20 +97,15 @@ class CsvRatings:
                 yield part.select(*about_rating, "line")
 
         ratings = compact(rating_parts())
-        if self.timestamp_column is None:
-            ratings = ratings.with_columns(timestamp=pl.int_range(pl.len(), dtype=pl.Int64))
         if one_file:
             movies = movies_of(compact(movie_parts), ratings_file)
         else:
             movies = read_csv(movies_file, {"movie": self.movie_column} | about_movie, form=self._format())
             movies = with_ids(movies, movies_file, "movie")
-        if self.genres_column is None:
-            movies = movies.with_columns(genres=pl.lit(""))
-        if ratings["movie"].dtype.is_integer() != movies["movie"].dtype.is_integer():
-            ratings, movies = (frame.with_columns(pl.col("movie").cast(pl.String)) for frame in (ratings, movies))
+        ratings, movies = complete_tables(self, ratings, movies)
         return RawTables(
             ratings=ratings,
-            movies=movies.with_columns(genres_from_pipes()),
+            movies=movies,
             ratings_file=ratings_file,
             movies_file=movies_file,
             scale=tuple(self.rating_scale or HALF_STARS),
@@ -146,14 +138,3 @@ def _as_integers(text: pl.Series) -> pl.Series:
         return numbers
     stripped = text.str.strip_chars().fill_null("")
     return stripped if stripped.equals(text) else _as_integers(stripped)
-
-
-def movies_of(ratings: pl.DataFrame, file: Path, place: str = PLACE) -> pl.DataFrame:
-    """Return one row a movie, from the title and genres of its ratings. Raises UserError where two of them differ."""
-    movies = ratings.unique(pl.exclude("line"), keep="first", maintain_order=True)
-    other = movies.filter(~pl.col("movie").is_first_distinct())
-    if not other.is_empty():
-        row = other.row(0, named=True)
-        where = place.format(file=file, line=row["line"])
-        raise UserError(f"{where}: movie {row['movie']} has another title or other genres on an earlier line")
-    return movies

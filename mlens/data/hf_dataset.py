@@ -8,9 +8,9 @@ from pathlib import Path
 
 import polars as pl
 
-from mlens.data.csv_ratings import movies_of
 from mlens.data.delimited import compact
-from mlens.data.raw import HALF_STARS, RawTables, genres_from_pipes, shorten
+from mlens.data.named_columns import complete_tables, movies_of, rating_columns, title_columns
+from mlens.data.raw import HALF_STARS, RawTables, shorten
 from mlens.data.source_fields import check_common_fields
 from mlens.data.terms import USER_DATA, Terms
 from mlens.data.values import A_TIME, seconds
@@ -100,10 +100,7 @@ class HfDataset:
         """Read and check the files. Raises UserError naming the file or folder, the row and the rule."""
         movies_files = self._movies_files()
         ratings_files = files[: len(files) - len(movies_files)]
-        about_movie = {"title": self.title_column} | ({"genres": self.genres_column} if self.genres_column else {})
-        about_rating = {"user": self.user_column, "movie": self.movie_column, "rating": self.rating_column}
-        if self.timestamp_column is not None:
-            about_rating["timestamp"] = self.timestamp_column
+        about_movie, about_rating = title_columns(self), rating_columns(self)
         source = _name_of(ratings_files)
         columns = about_rating | ({} if movies_files else about_movie)
         movie_parts = []
@@ -115,19 +112,14 @@ class HfDataset:
                 yield part.select(*about_rating, "line")
 
         ratings = compact(rating_parts())
-        if self.timestamp_column is None:
-            ratings = ratings.with_columns(timestamp=pl.int_range(pl.len(), dtype=pl.Int64))
         if movies_files:
             movies = compact(_parts(movies_files, {"movie": self.movie_column} | about_movie))
         else:
             movies = movies_of(compact(movie_parts), source, PLACE)
-        if self.genres_column is None:
-            movies = movies.with_columns(genres=pl.lit(""))
-        if ratings["movie"].dtype.is_integer() != movies["movie"].dtype.is_integer():
-            ratings, movies = (frame.with_columns(pl.col("movie").cast(pl.String)) for frame in (ratings, movies))
+        ratings, movies = complete_tables(self, ratings, movies)
         return RawTables(
             ratings=ratings,
-            movies=movies.with_columns(genres_from_pipes()),
+            movies=movies,
             ratings_file=source,
             movies_file=_name_of(movies_files) if movies_files else None,
             scale=tuple(self.rating_scale or HALF_STARS),

@@ -9,8 +9,8 @@ import numpy as np
 import polars as pl
 
 from mlens.data.chunked import int_type
-from mlens.data.csv_ratings import movies_of
 from mlens.data.delimited import Types, typed
+from mlens.data.named_columns import movies_of
 from mlens.data.order import index_of
 from mlens.data.rating_table import RatingTable
 from mlens.data.raw import NEVER, RawTables, build_table
