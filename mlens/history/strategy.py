@@ -68,7 +68,10 @@ REDRAWS = ("epoch", "once")
 
 
 class Strategy(Protocol):
-    """A history strategy: a frozen dataclass of its parameters."""
+    """A history strategy: a frozen dataclass of its parameters.
+
+    One that draws at random also has a field `redraw`, one of REDRAWS: see `redraw_of`.
+    """
 
     def wish(self, table: RatingTable, stage: Stage, seed: int, epoch: int) -> Wish:
         """Return the ratings to show for the targets of `stage`, before they are fitted to the budget.
@@ -137,6 +140,11 @@ def chosen_count(ratio: float, count: np.ndarray | int) -> np.ndarray:
     """Return k(c), how many of c ratings a ratio selects: 0 if c = 0, else max(1, floor(ratio·c + 1e-9))."""
     k = np.floor(ratio * np.asarray(count) + 1e-9).astype(np.int64)
     return np.where(np.asarray(count) > 0, np.maximum(1, k), 0)
+
+
+def redraw_of(strategy: Strategy | FittableStrategy) -> str | None:
+    """Return when training draws histories, `epoch` (anew in each) or `once`; None for a strategy without draws."""
+    return getattr(strategy, "redraw", None)
 
 
 def draw_epoch(redraw: str, stage: Stage, epoch: int) -> int:

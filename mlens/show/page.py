@@ -14,8 +14,7 @@ from rich.text import Text
 
 from mlens.comparison.finished_runs import strategy_label
 from mlens.data.split import STAGES, TRAIN
-from mlens.history.decay import Decay
-from mlens.history.random import Random
+from mlens.history.strategy import redraw_of
 from mlens.pipeline import RunInputs
 from mlens.show.find import format_time
 from mlens.show.inspection import Inspection
@@ -108,9 +107,9 @@ def _history_summary(inputs: RunInputs, inspection: Inspection) -> Iterator[str]
         budget = f"prompt.max_tokens={style.max_tokens}"
         budget += "" if style.history_tokens is None else f", prompt.history_tokens={style.history_tokens}"
         yield f"Budget: {budget}. {dataset.histories.trim_rule}"
-    history = inputs.settings.history
-    if isinstance(history, Random | Decay) and inputs.settings.ablation.history:
-        redrawn = dataset.stage.name == STAGES[TRAIN] and history.redraw == "epoch"
+    redraw = redraw_of(inputs.settings.history)
+    if redraw is not None and inputs.settings.ablation.history:
+        redrawn = dataset.stage.name == STAGES[TRAIN] and redraw == "epoch"
         yield "Drawn from the seed, " + ("anew in each epoch; this is epoch 0." if redrawn else "once.")
 
 

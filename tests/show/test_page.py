@@ -1,6 +1,7 @@
 """The page and the command on a small CSV: exact contents, hostile titles as text, the prediction of a run."""
 
 import sys
+from dataclasses import dataclass, replace
 
 import polars as pl
 import pytest
@@ -15,6 +16,7 @@ from mlens.pipeline import open_inputs
 from mlens.prompt.renderer import make_renderer
 from mlens.show.find import TargetQuery
 from mlens.show.inspection import inspect_target
+from mlens.show.page import print_inspection
 from mlens.show.prompt_pieces import prompt_pieces
 from mlens.show.rating_status import count_kinds
 from mlens.training.folder import RunFolder
@@ -112,6 +114,29 @@ def test_the_page_shows_rating_history_prompt_and_row(ratings, capsys):
         assert part in page, part
     assert "\x1b" not in page and "6  The prediction" not in page
     assert all(len(line) <= 200 for line in page.splitlines())
+
+
+@dataclass(frozen=True)
+class OwnDraw:
+    """A strategy that mlens doesn't know."""
+
+    redraw: str
+
+
+@pytest.mark.parametrize(
+    ("redraw", "stage", "when"),
+    [
+        ("epoch", "train", "anew in each epoch; this is epoch 0."),
+        ("epoch", "test", "once."),
+        ("once", "train", "once."),
+    ],
+)
+def test_the_page_says_when_any_strategy_draws(ratings, capsys, redraw, stage, when):
+    inputs, seen = inspect(ratings, TargetQuery("ann", stage=stage))
+    print_inspection(inputs, seen)
+    assert "Drawn from the seed" not in capsys.readouterr().out
+    print_inspection(replace(inputs, settings=replace(inputs.settings, history=OwnDraw(redraw))), seen)
+    assert f"Drawn from the seed, {when}\n" in capsys.readouterr().out
 
 
 def test_hostile_titles_are_text(ratings, capsys):
