@@ -14,10 +14,10 @@ from mlens.prompt.pieces import Pieces
 from mlens.prompt.settings import NEWEST_FIRST, Ablation, Style
 
 # The parts of a prompt in order: the prefix, with a header and its lines where there is a history, and the suffix.
-BEGINNING, HEADER, LINE = ("opening", "task"), ("heading",), ("number", "film", "rating")
-DIALOGUE, TURN, ENDING = ("dialogue",), "context", ("film to rate", "closing")
+BEGINNING, HEADER, LINE = ("opening", "task"), ("heading",), ("number", "item", "rating")
+DIALOGUE, TURN, ENDING = ("dialogue",), "context", ("item to rate", "closing")
 # The same with prompt.dates=true.
-DATED_LINE, DATED_ENDING = ("number", "film", "date", "rating"), ("film to rate", "date to rate", "closing")
+DATED_LINE, DATED_ENDING = ("number", "item", "date", "rating"), ("item to rate", "date to rate", "closing")
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def part_names(lines: int, turns: int, dates: bool) -> list[str]:
     """Return the name of each piece of a prompt with this number of history lines and context turns.
 
     >>> part_names(lines=1, turns=0, dates=False)
-    ['opening', 'task', 'heading', 'number', 'film', 'rating', 'dialogue', 'film to rate', 'closing']
+    ['opening', 'task', 'heading', 'number', 'item', 'rating', 'dialogue', 'item to rate', 'closing']
     """
     line, ending = (DATED_LINE, DATED_ENDING) if dates else (LINE, ENDING)
     history = [*HEADER, *line * lines] if lines else []

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mlens.comparison.finished_runs import strategy_label
+from mlens.data.items import Item, item_of
 from mlens.data.split import STAGES, TRAIN
 from mlens.history.strategy import redraw_of
 from mlens.pipeline import RunInputs
@@ -62,7 +63,7 @@ def print_inspection(inputs: RunInputs, inspection: Inspection, everything: bool
     for line in inspection.text.split("\n"):
         console.print(Text(f"│ {printable(line)}"), soft_wrap=True)
     section(4, "The token ids, piece by piece")
-    console.print(_pieces(inspection, everything))
+    console.print(_pieces(inspection, item_of(inputs.settings.data), everything))
     console.print(Text(_prompt_length(inspection)), soft_wrap=True)
     section(5, "The row of this target")
     for line in _row_summary(inspection.placement, len(inspection.dataset)):
@@ -78,11 +79,12 @@ def _target(inputs: RunInputs, inspection: Inspection) -> Table:
     table, target = inspection.dataset.table, inspection.target
     user, movie = int(table.user[target]), int(table.movie[target])
     first, stop = (int(table.user_offsets[user + at]) for at in (0, 1))
-    genres = table.movies["genres"][movie]
+    item, genres = item_of(inputs.settings.data), table.movies["genres"][movie]
     grid = Table.grid(padding=(0, 2))
     for name, value in {
         "user": str(table.users["id"][user]),
-        "film": f"{table.movies['title'][movie]}{f' ({genres})' if genres else ''}, id {table.movies['id'][movie]}",
+        item.name: f"{table.movies['title'][movie]}, id {table.movies['id'][movie]}",
+        item.categories: genres or "none",
         "rating": f"{table.scale[table.rating_index[target]]}, given {format_time(int(table.timestamp[target]))} UTC",
         "position": f"t={target - first} of the user's {stop - first} ratings in time order (from 0)",
         "stage": f"{inspection.dataset.stage.name}: {inspection.role_reason}",
@@ -114,8 +116,8 @@ def _history_summary(inputs: RunInputs, inspection: Inspection) -> Iterator[str]
 
 
 def _history(inputs: RunInputs, inspection: Inspection, everything: bool) -> Table:
-    table, statuses = inspection.dataset.table, inspection.statuses
-    listing = Table("t", "given (UTC)", "rating", "stage", "film", "", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table, statuses, item = inspection.dataset.table, inspection.statuses, item_of(inputs.settings.data).name
+    listing = Table("t", "given (UTC)", "rating", "stage", item, "", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     listing.columns[0].justify = "right"
     explained = [at for at, status in enumerate(statuses) if status.reason and status.kind in (CHOSEN, DROPPED)]
     listing.columns[4].overflow, listing.columns[4].max_width = "ellipsis", 36 if explained else 48
@@ -176,7 +178,7 @@ def _excerpt(n: int, kept: set[int]) -> Iterator[range]:
         at = stop + 1
 
 
-def _pieces(inspection: Inspection, everything: bool) -> Table:
+def _pieces(inspection: Inspection, item: Item, everything: bool) -> Table:
     listing = Table(
         "piece", "tokens", "text (↵ line break, ␣ space at an end)", "ids", box=box.SIMPLE_HEAD, pad_edge=False
     )
@@ -190,7 +192,8 @@ def _pieces(inspection: Inspection, everything: bool) -> Table:
             continue
         piece = pieces[part[0]]
         ids = Text(" ".join(map(str, piece.ids)), "dim")
-        listing.add_row(piece.part, str(len(piece.ids)), Text(_visible(piece), "green"), ids)
+        part_name = piece.part.replace("item", item.name)
+        listing.add_row(part_name, str(len(piece.ids)), Text(_visible(piece), "green"), ids)
     return listing
 
 

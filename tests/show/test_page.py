@@ -1,5 +1,6 @@
 """The page and the command on a small CSV: exact contents, hostile titles as text, the prediction of a run."""
 
+import re
 import sys
 from dataclasses import dataclass, replace
 
@@ -60,7 +61,7 @@ def test_an_inspection_shows_what_the_dataset_gives_the_model(ratings):
     assert [token for piece in seen.pieces[:-1] for token in piece.ids] == sample.prompt.tolist()
     assert seen.pieces[-1].ids == tuple(sample.answer.tolist())
     assert "".join(piece.text for piece in seen.pieces[:-1]) == seen.text
-    parts = ["task", "heading", *["number", "film", "rating"] * 3, "dialogue", "film to rate", "answer"]
+    parts = ["task", "heading", *["number", "item", "rating"] * 3, "dialogue", "item to rate", "answer"]
     assert [piece.part for piece in seen.pieces] == parts
     assert seen.pieces[-1].text == "2.0<|endoftext|>" and seen.run is None and seen.prediction is None
 
@@ -86,7 +87,7 @@ def test_every_part_of_a_prompt_with_context_and_profile_is_named():
             assert parts.count("number") == parts.count("rating") == len(dataset[i].history)
             most = dataset.renderer.template.style.max_context
             assert parts.count("context") == len(naive_turns(dataset.table, target, most))
-            assert (parts[0], parts[-2:]) == ("task", ["film to rate", "answer"])
+            assert (parts[0], parts[-2:]) == ("task", ["item to rate", "answer"])
             turns += parts.count("context")
     assert turns
 
@@ -100,7 +101,8 @@ def test_the_page_shows_rating_history_prompt_and_row(ratings, capsys):
     page = shown(capsys, "user=ann", "t=11", *SMALL, ratings, "prompt.max_tokens=150", "packing.row_tokens=400")
     for part in (
         "ann",
-        "Film 21 (Drama), id 21",
+        "Film 21, id 21",
+        "genres    Drama",
         "2.0, given 1970-01-01 00:11:00 UTC",
         "t=11 of the user's 12 ratings in time order (from 0)",
         "test: the user's 12 ratings in time order are cut into 10 training, 1 validation, 1 test (split=temporal)",
@@ -114,6 +116,19 @@ def test_the_page_shows_rating_history_prompt_and_row(ratings, capsys):
         assert part in page, part
     assert "\x1b" not in page and "6  The prediction" not in page
     assert all(len(line) <= 200 for line in page.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("item", "categories"), [("film", "genres"), ("book", "categories"), ("product", "categories")]
+)
+def test_the_page_names_what_is_rated(ratings, capsys, item, categories):
+    inputs, seen = inspect(ratings, TargetQuery("bob"), f"data.item={item}", "ablation=history_only")
+    print_inspection(inputs, seen)
+    lines = [re.split("  +", line.strip()) for line in capsys.readouterr().out.splitlines()]
+    first_words = {line[0] for line in lines}
+    assert {item, categories, f"{item} to rate"} <= first_words
+    assert ["t", "given (UTC)", "rating", "stage", item] in lines
+    assert item == "film" or not {"film", "genres", "film to rate"} & first_words
 
 
 @dataclass(frozen=True)
