@@ -96,7 +96,7 @@ def print_report(written: Report) -> None:
     console = Console()
     shown = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
     several = _has_several_draws(written.table)
-    planted = written.table["best_possible"].is_not_null().any()
+    planted = "best_possible" in written.table.columns
     titles = ["test RMSE", *(["Bayes"] if planted else []), "level", "taste", "AUC"]
     titles += ["averaging gain"] if several else []
     trimmed = (written.table["share_trimmed"] > 0).any()
@@ -214,10 +214,6 @@ FURTHER_COLUMNS = {
 }
 
 
-# Columns that are left out where no arm has them: without several draws, and for real data.
-_OPTIONAL = ("averaging_gain", "best_possible")
-
-
 def _has_several_draws(frame: pl.DataFrame) -> bool:
     """Return whether an arm in the table of arms was evaluated with several draws of histories."""
     return frame["averaging_gain"].is_not_null().any()
@@ -251,7 +247,8 @@ def _table_of_arms(frame: pl.DataFrame, columns: dict[str, str]) -> dict[str, li
             return f"{value:.1f}"
         return f"{value:.4f}" if isinstance(value, float) else str(value)
 
-    shown = {title: name for title, name in columns.items() if name not in _OPTIONAL or frame[name].is_not_null().any()}
+    left_out = set() if _has_several_draws(frame) else {"averaging_gain"}
+    shown = {title: name for title, name in columns.items() if name in frame.columns and name not in left_out}
     return {"columns": list(shown), "rows": [[cell(row, name) for name in shown.values()] for row in frame.to_dicts()]}
 
 

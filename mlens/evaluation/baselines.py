@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from mlens.data.cache import cached_folder, content_key
+from mlens.data.cache import content_key
 from mlens.data.rating_table import RatingTable
 from mlens.data.split import TRAIN
 from mlens.data.stage import Stage
 from mlens.evaluation.biases import Biases, fit_biases, recent_user_bias, user_bias, user_mean
+from mlens.evaluation.cached_metrics import Metrics, cached_metrics, mean_over_draws
 from mlens.evaluation.lenskit_models import (
     Factors,
     Neighbours,
@@ -27,7 +26,6 @@ from mlens.evaluation.lenskit_models import (
 )
 from mlens.evaluation.metrics import point_metrics
 from mlens.evaluation.shown_ratings import HistoryReader, ShownRatings, full_history, shown_blocks, strategy_history
-from mlens.files import write_json
 from mlens.packing.dataset import RatingDataset
 
 # Version of the cached metrics; increase it when the predictions of any baseline or its metrics change.
@@ -82,7 +80,7 @@ def predictions(fitted: Fitted, shown: ShownRatings) -> dict[str, np.ndarray]:
 
 def measure_baselines(
     table: RatingTable, roles: np.ndarray, datasets: dict[str, RatingDataset], draws: int = 1
-) -> dict[str, dict[str, dict[str, dict[str, float | None]]]]:
+) -> dict[str, dict[str, Metrics]]:
     """Compute the `point_metrics` of each baseline on all targets of each dataset: stage -> column -> baseline ->
     metric -> value, None in place of NaN.
 
@@ -97,39 +95,24 @@ def measure_baselines(
         drawn = [dataset, *(dataset.with_epoch(draw) for draw in range(1, draws))]
         columns = {"full_history": [full_history(dataset.stage)], "own_history": [*map(strategy_history, drawn)]}
         measured[name] = {
-            column: _mean([_measured(table, roles, dataset.stage, read, fitted) for read in readers])
+            column: mean_over_draws([_measured(table, roles, dataset.stage, read, fitted) for read in readers])
             for column, readers in columns.items()
         }
     return measured
 
 
-def _mean(measured: Sequence[dict[str, dict[str, float | None]]]) -> dict[str, dict[str, float | None]]:
-    """Return the mean over draws of each metric of each baseline; None where it is None in all draws."""
-    if all(draw == measured[0] for draw in measured):  # deterministic histories: avoid the rounding of a sum
-        return measured[0]
-    return {
-        name: {
-            metric: None if value is None else float(np.mean([draw[name][metric] for draw in measured]))
-            for metric, value in metrics.items()
-        }
-        for name, metrics in measured[0].items()
-    }
-
-
 def _measured(
     table: RatingTable, roles: np.ndarray, stage: Stage, histories: HistoryReader, fitted: Callable[[], Fitted]
-) -> dict[str, dict[str, float | None]]:
+) -> Metrics:
     """Return the metrics of each baseline, from the cache if they are there."""
 
-    def write(folder: Path) -> None:
+    def compute() -> dict[str, dict[str, float]]:
         blocks = [predictions(fitted(), shown) for shown in shown_blocks(table, stage, histories)]
         rating = np.asarray(table.rating)[stage.targets]
         found = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
-        measured = {name: point_metrics(predicted, rating, stage.user) for name, predicted in found.items()}
-        write_json(folder / "metrics.json", measured)
+        return {name: point_metrics(predicted, rating, stage.user) for name, predicted in found.items()}
 
-    folder = cached_folder("baselines", _key(table, roles, stage, histories), write)
-    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    return cached_metrics("baselines", _key(table, roles, stage, histories), compute)
 
 
 def _key(table: RatingTable, roles: np.ndarray, stage: Stage, histories: HistoryReader) -> str:

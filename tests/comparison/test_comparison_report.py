@@ -142,6 +142,7 @@ def test_with_several_draws_all_errors_are_means_and_a_column_has_the_averaging_
         assert float(row["rmse"]) == pytest.approx(fsum(runs[arm]) / 2, abs=1e-12)
         assert float(row["mae"]) == sum(test["mae"] for test in tests[arm]) / 2
     assert rows["none"]["averaging_gain"] == ""
+    assert "best_possible" not in rows["none"]
     averaged = sum(test["averaged"]["rmse"] for test in tests["random"]) / 2
     assert float(rows["random"]["averaging_gain"]) == float(rows["random"]["rmse"]) - averaged
     assert float(rows["random"]["averaging_gain"]) == pytest.approx(fsum(gains["random"]) / 2, abs=1e-12)
@@ -260,6 +261,18 @@ def test_an_order_that_may_be_better_by_chance_is_not_certain(tmp_path):
     verb = "is certain to rank" if aucs["all_previous"] > aucs["none"] else "ranks"
     assert f"No arm {verb} a user's movies better than none (AUC" in written.answer
     assert "No arm ranks a user's movies better than the movie mean (AUC 0.9990; the highest, of " in written.answer
+
+
+def test_the_best_possible_rmse_has_a_column_where_an_arm_has_it(tmp_path):
+    file = make_run(tmp_path / "none") / "summary.json"
+    make_run(tmp_path / "random", "random", {"ratio": 0.5})
+    best_possible = {"test": {"own_history": {"rmse": 0.25}}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"best_possible": best_possible}))
+    written = report([tmp_path], tmp_path)
+    rows = csv.DictReader((tmp_path / "results.csv").open())
+    assert {row["arm"].split()[0]: row["best_possible"] for row in rows} == {"none": "0.25", "random": ""}
+    for text in ((tmp_path / "report.md").read_text(), written.html.read_text()):
+        assert "best possible" in text and "0.2500" in text
 
 
 def test_an_arm_without_history_that_is_best_needs_no_note(tmp_path):
