@@ -15,7 +15,8 @@ from mlens.errors import RunFailed, Stopped
 from mlens.evaluation.evaluate import EvaluationResult
 from mlens.packing.epoch_plan import plan_epoch
 from mlens.training.folder import RunFolder
-from mlens.training.loop import Progress, Training
+from mlens.training.loop import Training
+from mlens.training.progress import Progress, StepRecord
 from mlens.training.settings import Checkpoint, EarlyStopping, Trainer
 from tests.helpers.steps import parts
 
@@ -160,28 +161,28 @@ def test_epochs_are_validated_at_their_ends(run, made):
 
 
 def test_every_epoch_visits_every_target_once(run, made, monkeypatch):
-    seen, true = Counter(), loop.StepRecord.add
+    seen, true = Counter(), StepRecord.add
 
     def counted(self, planned, loss, row):
         assert row.scores == len(planned.targets)
         seen.update(planned.targets)
         true(self, planned, loss, row)
 
-    monkeypatch.setattr(loop.StepRecord, "add", counted)
+    monkeypatch.setattr(StepRecord, "add", counted)
     run([1.0, 0.9], max_epochs=2)
     assert seen == Counter(dict.fromkeys(range(len(made.datasets["train"])), 2))
 
 
 def test_the_history_loss_weight_and_the_pieces_of_a_step_are_the_trainers(run, made, monkeypatch):
     planned, weights = [], set()
-    true = loop.StepRecord.add
+    true = StepRecord.add
 
     def noted(self, row_planned, loss, row):
         planned.append(row_planned)
         weights.update(row.weight.tolist())
         true(self, row_planned, loss, row)
 
-    monkeypatch.setattr(loop.StepRecord, "add", noted)
+    monkeypatch.setattr(StepRecord, "add", noted)
     dataset, plain = made.datasets["train"], {}
     for pieces in (1, 8):
         planned.clear()
