@@ -20,7 +20,7 @@ from mlens.comparison.crossed import crossed_table
 from mlens.comparison.finished_runs import Arm, differing_keys, find_runs, find_unfinished, make_arms, strategy_label
 from mlens.comparison.pairing import pair
 from mlens.comparison.results import Results, answer, baseline_names, compare, difference, scope, table, verdict
-from mlens.comparison.statistics import METRICS
+from mlens.comparison.summed_errors import METRICS
 from mlens.data.delimited import without_formulas
 from mlens.files import atomic_write, write_text
 from mlens.text import one_line

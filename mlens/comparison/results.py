@@ -12,16 +12,8 @@ from mlens.comparison import digits
 from mlens.comparison.finished_runs import Arm, strategy_label
 from mlens.comparison.pairing import Paired
 from mlens.comparison.run_files import SUMMARISED
-from mlens.comparison.statistics import (
-    METRICS,
-    Difference,
-    Errors,
-    Estimate,
-    differences,
-    estimates,
-    part_differences,
-    sum_errors,
-)
+from mlens.comparison.statistics import Difference, Estimate, differences, estimates, part_differences
+from mlens.comparison.summed_errors import METRICS, Errors, sum_errors
 from mlens.errors import UserError
 from mlens.evaluation.quality import quality_warnings
 
@@ -60,7 +52,7 @@ class Results:
     """The figures of a comparison.
 
     paired: the paired runs.
-    of_arms: by metric of mlens.comparison.statistics.METRICS, the value on test of each arm (without AUC if too few
+    of_arms: by metric of mlens.comparison.summed_errors.METRICS, the value on test of each arm (without AUC if too few
         users have targets to order).
     between: comparison of each pair of arms (i, j), i < j.
     """

@@ -8,7 +8,8 @@ import pytest
 from mlens.comparison.finished_runs import find_runs, make_arms
 from mlens.comparison.pairing import pair
 from mlens.comparison.report import report
-from mlens.comparison.statistics import differences, sum_errors
+from mlens.comparison.statistics import differences
+from mlens.comparison.summed_errors import sum_errors
 from mlens.comparison.tracking import track
 from mlens.tracking.settings import NONE, Wandb, enabled_trackers
 from tests.helpers.made_up_runs import make_sweep

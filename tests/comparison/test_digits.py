@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from mlens.comparison import digits
-from mlens.comparison.statistics import differences, estimates, part_differences, sum_errors
+from mlens.comparison.statistics import differences, estimates, part_differences
+from mlens.comparison.summed_errors import sum_errors
 
 SEEDS = 10
 

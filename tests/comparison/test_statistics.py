@@ -12,19 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import bootstrap, norm, permutation_test, t
 
-from mlens.comparison.statistics import METRICS as METRICS_OF_ERRORS
 from mlens.comparison.statistics import (
     TAILS,
     USERS,
-    Errors,
     _resampled,
     differences,
     estimates,
     holm,
     part_differences,
     part_estimates,
-    sum_errors,
 )
+from mlens.comparison.summed_errors import METRICS as METRICS_OF_ERRORS
+from mlens.comparison.summed_errors import Errors, sum_errors
 from mlens.evaluation.metrics import auc, point_metrics, taste
 
 METRICS = pytest.mark.parametrize("metric", ["rmse", "mae"])

@@ -28,7 +28,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from mlens.comparison.statistics import Difference, Errors, Estimate, differences, estimates
+from mlens.comparison.statistics import Difference, Estimate, differences, estimates
+from mlens.comparison.summed_errors import Errors
 
 RESAMPLES = 999
 
