@@ -84,7 +84,7 @@ class AmazonReviews:
     item: str = "product"
     terms: ClassVar[Terms] = Terms(
         "Amazon Reviews (McAuley Lab, UC San Diego)",
-        "none is stated; for research use, and the reviews remain their authors' and Amazon's",
+        "not stated by the publisher",
         'J. Ni, J. Li and J. McAuley, "Justifying Recommendations using Distantly-Labeled Reviews and Fine-Grained '
         'Aspects", EMNLP 2019, for the release of 2018; Y. Hou, J. Li, Z. He, A. Yan, X. Chen and J. McAuley, '
         '"Bridging Language and Items for Retrieval and Recommendation", arXiv 2403.03952, 2024, for that of 2023',

@@ -174,7 +174,8 @@ def _data(settings: Settings, terms: Terms, summary: dict, item: Item) -> str:
     counts = summary["counts"]
     counted = f"{counts['ratings']:,} ratings of {counts['movies']:,} {item.plural} by {counts['users']:,} users"
     text = f"{terms.name}: {counted}. "
-    text += f"Licence: {terms.licence}. It bounds what may be done with a model that was trained on them.\n"
+    text += f"Licence: {terms.licence}. "
+    text += "The data's licence bounds what may be done with a model that was trained on them.\n"
     if getattr(settings.history, "by", None) == "ratings":
         text += f"`{SIMILARITY}` holds training ratings, without the ids of users: the licence applies to it too.\n"
     text += "".join(f"\n{note}.\n" for note in summary["data_notes"])
