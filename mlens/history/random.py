@@ -44,7 +44,12 @@ class Random:
             starts, n = stage.visible_offsets[users], np.diff(stage.visible_offsets)[users]
             words = draws.items(n, draws.HISTORY, seed, table.user_keys[users], epoch)
             level[ranges(starts, n)] = self._levels(draws.as_uniforms(words), n)
-        return Thinned(level, self.ratio)
+        return Thinned(level, self.ratio, partial(self._reasons, stage, level))
+
+    def _reasons(self, stage: Stage, level: np.ndarray, t: int, indices: np.ndarray) -> list[str]:
+        start = stage.visible_offsets[stage.user[t]]
+        stratum = np.cumsum(level[start : start + stage.count[t]] < self.ratio)
+        return [f"drawn from stratum {k}" for k in stratum[indices].tolist()]
 
     def _order(self, table: RatingTable, stage: Stage, seed: int, epoch: int, t: int) -> np.ndarray:
         """Return the first k(c) of a random permutation of the ratings visible to target t.

@@ -17,7 +17,7 @@ from mlens.data.stage import Stage
 from mlens.errors import UserError
 
 # reasons(t, indices): for each of these ratings of the list visible to target t (of those wanted), why it is wanted, as
-# a few words for a person: its similarity or weight. Called by `mlens show` alone.
+# a few words for a person: its similarity, weight or stratum. Called by `mlens show` alone.
 Reasons = Callable[[int, np.ndarray], Sequence[str]]
 
 

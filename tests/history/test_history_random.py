@@ -282,6 +282,14 @@ def test_per_user_shows_floor_or_ceil_of_the_ratio_at_every_count_and_each_halvi
     assert np.flatnonzero(wish.level < wish.keep).tolist() == naive_draw(hundredths / 100, words.tolist())
 
 
+def test_per_user_names_the_stratum_of_each_rating():
+    table, stage = shared_list(3, 20)
+    wish = Random(0.25, "per_user").wish(table, stage, 1, 0)
+    t = len(stage) - 1
+    drawn = select(roomy(table, stage), Random(0.25, "per_user"), seed=1).wanted(t)
+    assert wish.reasons(t, drawn) == [f"drawn from stratum {i // 4 + 1}" for i in drawn]
+
+
 def test_per_user_with_a_ratio_of_one_shows_all():
     case = growing(70)
     assert all_chosen(select(case, Random(1.0, "per_user"))) == [list(range(c)) for c in case.stage.count.tolist()]

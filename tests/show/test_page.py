@@ -168,11 +168,12 @@ def test_long_lists_are_shortened_without_all(tmp_path, capsys):
         "data.max_users=null",
         "data.ratings_per_user=60",
         "history=random",
+        "history.draw=per_target",
     )
     short, full = shown(capsys, *words), shown(capsys, *words, everything=True)
     assert " more: " in short and " more" not in full
     assert len(full.splitlines()) > len(short.splitlines())
-    explained = shown(capsys, *words[:-1], "history=similar", "history.count=20", "history.by=text")
+    explained = shown(capsys, *words[:-2], "history=similar", "history.count=20", "history.by=text")
     assert explained.count("chosen: line") == 20 and explained.count("similarity") == 20
 
 
