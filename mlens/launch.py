@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,14 +15,10 @@ from omegaconf import OmegaConf
 
 from mlens import __version__
 from mlens.errors import JobFailed, UserError, exit_on_interrupt, exit_on_user_error
-from mlens.overrides import explain, refuse_flags, refuse_unused
+from mlens.overrides import OTHER_LAUNCHER, explain, explain_null, refuse_flags, refuse_unused
 from mlens.streams import guarded_streams
 
 CONTINUES = "resume=true continues a run from its last checkpoint, the same command a sweep"
-OTHER_LAUNCHER = (
-    "hydra/launcher={} can't start the jobs of a sweep: leave it out. The default launcher (mlens) starts a torchrun "
-    "for each; hydra.launcher.nproc_per_node=N sets its ranks, hydra.launcher.backend=slurm queues the jobs"
-)
 
 
 def start(main: Callable[[], object]) -> None:
@@ -55,17 +50,12 @@ def hydra_errors_explained(overrides: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except (ConfigCompositionException, OverrideParseException) as error:
-        if missing := re.search("Could not find 'hydra/launcher/(.*?)'", str(error)):
-            raise UserError(OTHER_LAUNCHER.format(missing[1])) from error
         raise UserError(explain(error, overrides)) from error
     except ValueError as error:  # raised without a specific class
-        if str(error).startswith("Only one of --run, --multirun, --cfg"):
-            raise UserError(
-                "--cfg shows the config of one job: leave out --multirun, and give one value for each setting"
-            ) from error
-        if not str(error).startswith("Config group override"):  # of `group=null`
+        refusal = None if isinstance(error, UserError) else explain_null(overrides)
+        if refusal is None:
             raise
-        raise UserError(explain(error, overrides)) from error
+        raise UserError(refusal) from error
 
 
 def _refuse(arguments: list[str]) -> None:

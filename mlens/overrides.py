@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from difflib import SequenceMatcher
 from functools import cache
 from pathlib import Path
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.errors import HydraException, OverrideParseException
+
+from mlens.hydra_private import missing_option, unknown_key
+from mlens.text import first_line
 
 # In a checkout a link to conf/; in an installed mlens its files.
 CONF = Path(__file__).parent / "conf"
@@ -43,8 +47,17 @@ SYNONYMS = {"batch_size": "targets_per_step", "epochs": "max_epochs", "max_lengt
 MIN_SIMILARITY = 0.5
 # Prefixes of launchers' flags, which come before the script's name.
 LAUNCHER_FLAGS = ("--nproc", "--nnodes", "--node", "--master", "--rdzv", "--standalone", "--num_gpus", "--hostfile")
+MULTIRUN_FLAGS = {"--multirun", "-m"}
 # Hydra's keys that have no effect here, and their replacements.
 REPLACEMENTS = {"hydra.run.dir": "output_dir", "hydra.sweep.dir": "output_dir"}
+# Launchers of Hydra can't start the ranks of a job.
+OTHER_LAUNCHER = (
+    "hydra/launcher={} can't start the jobs of a sweep: leave it out. The default launcher (mlens) starts a torchrun "
+    "for each; hydra.launcher.nproc_per_node=N sets its ranks, hydra.launcher.max_parallel=N runs N jobs at once, "
+    "hydra.launcher.backend=slurm queues them"
+)
+# Packages with options of Hydra's groups, and what installs them.
+PACKAGES = {"hydra/sweeper/optuna": "the package hydra-optuna-sweeper: pip install -e '.[optuna]'"}
 
 
 def refuse_flags(arguments: Sequence[str]) -> str | None:
@@ -71,25 +84,62 @@ def refuse_flags(arguments: Sequence[str]) -> str | None:
 
 
 def refuse_unused(arguments: Sequence[str]) -> str | None:
-    """Return an error message for a key of Hydra that has no effect here; None where there is none."""
+    """Return an error message for what has no effect here, or not together; None where there is none."""
     for argument in arguments:
         key, _, value = argument.partition("=")
         if key in REPLACEMENTS:
             return f"{key} has no effect here: write {REPLACEMENTS[key]}={value}"
+        if key == "hydra/launcher" and value != "mlens":
+            return OTHER_LAUNCHER.format(value)
+    flags = {argument.partition("=")[0] for argument in arguments}
+    if flags & {"--cfg", "-c"} and flags & MULTIRUN_FLAGS:
+        return "--cfg shows the config of one job: leave out --multirun, and give one value for each setting"
     return None
 
 
 def explain(error: Exception, overrides: Sequence[str]) -> str:
     """Return one line that says which override Hydra refused with `error`, and what to type instead."""
     if isinstance(error, OverrideParseException):
-        return _explain_syntax(error.override, error.message)
-    refused = re.search(r"Could not override '([^']+)'", str(error))
-    if refused:
-        return _explain_key(refused[1], overrides)
-    missing = re.search(r"Could not find '([^']+)'", str(error))
-    if isinstance(error, MissingConfigException) and missing:
-        return _explain_option(missing[1], error.options or ())
-    return _one_line(error)
+        return _explain_syntax(error.override, first_line(error))
+    key = unknown_key(error)
+    if key is not None:
+        return _explain_key(key, overrides)
+    missing = missing_option(error)
+    if missing is not None:
+        return _explain_option(*missing)
+    parsed = _parsed(overrides)
+    for override in parsed:
+        key = override.key_or_group
+        if (CONF / key).is_dir() and key not in _groups() and not override.is_add():
+            return _explain_key(key, overrides)
+        if override.is_sweep_override() and not MULTIRUN_FLAGS & {*overrides}:
+            return f"{override.input_line} has several values, for a sweep: add --multirun, or give one value"
+    text = first_line(error)
+    return text if error.__cause__ is None else f"{text} {first_line(error.__cause__)}"
+
+
+def explain_null(overrides: Sequence[str]) -> str | None:
+    """Return an error message for `GROUP=null`, with which Hydra fails; None where there is none.
+
+    >>> explain_null(["debug=null"])
+    'debug=null chooses no option: leave it out'
+    """
+    for override in _parsed(overrides):
+        group = override.key_or_group
+        if override.value() is None and (CONF / group).is_dir():
+            default = _chosen(group, ())[0] if group in _groups() else "None"
+            remedy = "leave it out" if default == "None" else f"choose one of {_list(list(_options(group)))}"
+            return f"{group}=null chooses no option: {remedy}"
+    return None
+
+
+def _parsed(arguments: Sequence[str]) -> list[Override]:
+    """Return those of a command line's arguments that are overrides."""
+    parser, parsed = OverridesParser.create(), []
+    for argument in arguments:
+        with suppress(HydraException):
+            parsed.append(parser.parse_override(argument))
+    return parsed
 
 
 def _explain_syntax(argument: str, message: str) -> str:
@@ -99,7 +149,7 @@ def _explain_syntax(argument: str, message: str) -> str:
         return f"{argument} is no override: write KEY=VALUE, without blanks around the ="
     typed = as_typed(key, value)
     if not typed:
-        return f"{argument} can't be read: {message.splitlines()[0]}"
+        return f"{argument} can't be read: {message}"
     return f"{argument} can't be read, since its value has special characters of Hydra: write it as {typed}"
 
 
@@ -180,6 +230,10 @@ def _presets(group: str, key: str, chosen: Sequence[str], overrides: Sequence[st
 def _explain_option(place: str, options: Sequence[str]) -> str:
     """Explain an option that its group doesn't have."""
     group, _, option = place.rpartition("/")
+    if place in PACKAGES:
+        return f"{group}={option} needs {PACKAGES[place]}"
+    if group == "hydra/launcher":
+        return OTHER_LAUNCHER.format(option)
     return f"{group}={option}: there is no such option.{guess(option, options)} The options are {_list(options)}."
 
 
@@ -257,15 +311,3 @@ def _read(file: Path) -> dict:
 
 def _list(names: Sequence[str]) -> str:
     return ", ".join(names)
-
-
-def _one_line(error: Exception) -> str:
-    """Return Hydra's message without its search path and its advice to add a key, which would be refused too.
-
-    >>> _one_line(ValueError("Could not find 'history/x'\\nAvailable options in 'history':\\n\\tnone\\n\\trandom"))
-    "Could not find 'history/x' Available options in 'history': none, random"
-    """
-    message = str(error).partition("Config search path:")[0]
-    lines = [line for line in message.splitlines() if line.strip() and not line.startswith("To append to your")]
-    text = " ".join(line.strip() + "," * line.startswith("\t") for line in lines).rstrip(",")
-    return text if error.__cause__ is None else f"{text} {str(error.__cause__).splitlines()[0]}"

@@ -1,6 +1,7 @@
 """The structure that docs/design.md describes: which package may import which, and names that are unique."""
 
 import ast
+import re
 from collections import defaultdict
 
 from tests.helpers.runs import ROOT
@@ -49,6 +50,15 @@ def test_only_the_command_line_imports_a_command():
 def test_hydras_config_goes_no_further_than_the_checked_settings():
     holding = {file.name for file in [*FILES, ROOT / "train.py"] if "DictConfig" in file.read_text(encoding="utf-8")}
     assert holding == {"train.py", "compose.py", "config.py"}
+
+
+def test_no_file_imports_from_hydras_internals():
+    """What can't be had from a public module is isolated in mlens/hydra_private.py, with a test."""
+    folders = ("mlens", "hydra_plugins", "tests", "benchmarks", "examples")
+    files = [ROOT / "train.py", *(file for folder in folders for file in (ROOT / folder).rglob("*.py"))]
+    private = re.compile(r"^\s*(from|import) hydra\.(\w+\.)*_|^\s*from hydra(\.\w+)* import _", re.MULTILINE)
+    importing = [str(file.relative_to(ROOT)) for file in files if private.search(file.read_text(encoding="utf-8"))]
+    assert not importing
 
 
 def test_no_two_public_classes_have_the_same_name():

@@ -28,6 +28,7 @@ from hydra_plugins.mlens_launcher._settings import LauncherSettings
 from mlens.engine.stop import SIGNALS
 from mlens.errors import JobFailed, UserError
 from mlens.files import refuse_links
+from mlens.hydra_private import SOURCE_FLAGS
 from mlens.overrides import quoted
 from mlens.text import first_line
 
@@ -140,8 +141,8 @@ class MlensLauncher(Launcher):
         """Return the script and the command line's options that select its configs."""
         hydra = self.config.hydra
         options = ["--config-name", hydra.job.config_name]
-        flags = {"main": "--config-path", "command-line": "--config-dir"}
-        options += [f"{flags[s.provider]}={s.path}" for s in hydra.runtime.config_sources if s.provider in flags]
+        sources = [source for source in hydra.runtime.config_sources if source.provider in SOURCE_FLAGS]
+        options += [f"{SOURCE_FLAGS[source.provider]}={source.path}" for source in sources]
         # Not resolved: `${hydra.job.num}` in an override has no value here.
         given = cast(list[str], OmegaConf.to_container(hydra.overrides.hydra, resolve=False))
         options += [override for override in given if override.startswith("hydra.searchpath=")]

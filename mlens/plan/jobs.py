@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
@@ -51,12 +52,22 @@ def plan_request(overrides: Sequence[str], multirun: bool) -> PlanRequest:
         params = [f"{key}={value}" for key, value in (sweep.sweeper.params or {}).items()]
         with hydra_errors_explained(overrides):
             others = OverridesParser.create().parse_overrides([*params, *(str(o.input_line) for o in others)])
-    (batch,) = BasicSweeper.split_arguments(others, None)
     # hydra.* says where and how the sweep's jobs run; it isn't an override of a job.
-    jobs = [[text for text in job if not text.startswith("hydra.")] for job in batch]
+    of_jobs = [o for o in others if not o.key_or_group.startswith("hydra.")]
+    jobs = [list(job) for job in product(*map(_values, of_jobs))]
     return PlanRequest(
         _hardware([str(o.input_line) for o in of_hardware]), list(zip(job_names(jobs, 0), jobs, strict=True))
     )
+
+
+def _values(override: Override) -> list[str]:
+    """Return the override once for each of its values, in the order in which Hydra's sweeper takes them."""
+    key = override.get_key_element()
+    if not override.is_sweep_override():
+        return [f"{key}={override.get_value_element_as_str()}"]
+    if not override.is_discrete_sweep():
+        raise UserError(f"{override.input_line} has no list of values to plan: give some of them, as {key}=A,B")
+    return [f"{key}={value}" for value in override.sweep_string_iterator()]
 
 
 def _hardware(overrides: list[str]) -> Hardware:

@@ -17,7 +17,6 @@ from pathlib import Path
 import polars as pl
 import pytest
 from deepspeed.launcher.runner import parse_args as deepspeeds
-from hydra._internal.utils import get_args_parser as hydras
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch.distributed.run import get_args_parser as torchruns
@@ -229,9 +228,15 @@ def check_first_job(overrides: list[str], multirun: bool = False) -> None:
 
 
 def training(text: str) -> argparse.Namespace:
-    """What Hydra's own parser makes of a command of train.py."""
+    """What Hydra makes of a command of train.py: its overrides, and those of its flags that documents give."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--help", action="store_true")
+    parser.add_argument("--multirun", "-m", action="store_true")
+    parser.add_argument("--cfg", choices=["job"])
+    parser.add_argument("--config-dir")
+    parser.add_argument("overrides", nargs="*")
     words = words_of(text)
-    return hydras().parse_args(words[words.index("train.py") + 1 :])
+    return parser.parse_intermixed_args(words[words.index("train.py") + 1 :])
 
 
 @pytest.fixture(scope="module")

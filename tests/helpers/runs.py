@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
 
 from mlens.config import Settings, check_config
 from mlens.engine.stop import stoppable
@@ -53,10 +53,11 @@ def composed(*overrides: str) -> DictConfig:
         if any(value.is_sweep_override() for value in values):
             raise HydraException
         config = deepcopy(_composed(CONF, tuple(word for word in overrides if not VALUE.match(word))))
-        ConfigLoaderImpl._apply_overrides_to_config(values, config)
+        for value in values:
+            OmegaConf.update(config, value.key_or_group, value.value(), merge=True)
         with read_write(config.hydra):
             config.hydra.overrides.task = [word for word in overrides if not word.startswith("hydra")]
-    except HydraException:  # Hydra's message names the config it refuses
+    except (HydraException, OmegaConfBaseException):  # Hydra's message names the config it refuses
         config = deepcopy(_composed(CONF, overrides))
     HydraConfig.instance().set_config(config)
     with open_dict(config):
