@@ -112,7 +112,8 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
         key = override.key_or_group
         if (CONF / key).is_dir() and key not in _groups() and not override.is_add():
             return _explain_key(key, overrides)
-        if override.is_sweep_override() and not MULTIRUN_FLAGS & {*overrides}:
+        sweeps = MULTIRUN_FLAGS & {*overrides} or any(o.startswith("+experiment=") for o in overrides)
+        if override.is_sweep_override() and not sweeps:
             return f"{override.input_line} has several values, for a sweep: add --multirun, or give one value"
     text = first_line(error)
     return text if error.__cause__ is None else f"{text} {first_line(error.__cause__)}"
@@ -122,14 +123,14 @@ def explain_null(overrides: Sequence[str]) -> str | None:
     """Return an error message for `GROUP=null`, with which Hydra fails; None where there is none.
 
     >>> explain_null(["debug=null"])
-    'debug=null chooses no option: leave it out'
+    'debug=null chooses no option of the group debug: leave it out'
     """
     for override in _parsed(overrides):
         group = override.key_or_group
         if override.value() is None and (CONF / group).is_dir():
             default = _chosen(group, ())[0] if group in _groups() else "None"
             remedy = "leave it out" if default == "None" else f"choose one of {_list(list(_options(group)))}"
-            return f"{group}=null chooses no option: {remedy}"
+            return f"{group}=null chooses no option of the group {group}: {remedy}"
     return None
 
 

@@ -52,6 +52,10 @@ def test_a_value_that_hydra_can_not_read_is_shown_as_it_must_be_typed(value):
         (["history=none", "history.ratio=0.5"], r"history=none has no key ratio\. Options with it: .*random"),
         (["experiment=five_way"], r"write \+experiment=five_way$"),
         (["hydra.launcher.nproc=2"], r"hydra\.launcher\.nproc_per_node"),
+        (["history=none,random"], r"^history=none,random has several values, for a sweep: add --multirun"),
+        (["history=null"], r"^history=null chooses no option of the group history: choose one of all_previous, "),
+        (["debug=null"], r"^debug=null chooses no option of the group debug: leave it out$"),
+        (["hydra/launcher=basic_"], r"^hydra/launcher=basic_ can't start the jobs of a sweep: leave it out"),
         (["history.ratio"], r"^history\.ratio is no override: write KEY=VALUE"),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,37 +102,49 @@ def read_ledger(folder: Path) -> list[Job]:
     return [Job(**{name: job[name] for name in names if name in job}) for job in content["jobs"]]
 
 
-def job_names(batch: Sequence[Sequence[str]], first: int = 0) -> list[str]:
-    """Return a name for each job: its overrides that differ among the jobs, else its index.
+def job_names(batch: Sequence[Sequence[str]], first: int = 0, shared: Collection[str] | None = None) -> list[str]:
+    """Return a name for each job: its overrides that differ among the jobs, else its index. Equal jobs share a name.
 
-    >>> job_names([["history=none", "seed=1"], ["history=random", "seed=1"]])
-    ['history-none', 'history-random']
+    batch: overrides of each job
+    first: index of the first job
+    shared: the overrides that all jobs of the sweep share, where this batch isn't all of it
+
+    >>> job_names([["history=none", "seed=1"], ["history=random", "seed=1"], ["history=none", "seed=1"]])
+    ['history-none', 'history-random', 'history-none']
     >>> job_names([["seed=1"]], first=3)
     ['3']
+    >>> job_names([["history=none", "seed=1"]], first=3, shared=["history=none"])
+    ['seed-1']
     """
-    return _numbered([_folder_name(overrides) for overrides in _distinct_overrides(batch)], first)
+    return _numbered(batch, [_folder_name(overrides) for overrides in _distinct_overrides(batch, shared)], first)
 
 
-def names_in(folder: Path, batch: Sequence[Sequence[str]], first: int = 0) -> list[str]:
+def names_in(
+    folder: Path, batch: Sequence[Sequence[str]], first: int = 0, shared: Collection[str] | None = None
+) -> list[str]:
     """Return the jobs' names in a sweep's folder; a name from an earlier version, `history=none,seed=0`, is kept."""
-    former = _numbered([_former_name(overrides) for overrides in _distinct_overrides(batch)], first)
+    former = _numbered(batch, [_former_name(overrides) for overrides in _distinct_overrides(batch, shared)], first)
     known = {job.name for job in read_ledger(folder)}
     return [
         old if (old in known or os.path.lexists(folder / old)) and not os.path.lexists(folder / new) else new
-        for old, new in zip(former, job_names(batch, first), strict=True)
+        for old, new in zip(former, job_names(batch, first, shared), strict=True)
     ]
 
 
-def _distinct_overrides(batch: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Remove the overrides that all jobs share."""
-    shared = set.intersection(*(set(overrides) for overrides in batch))
+def _distinct_overrides(batch: Sequence[Sequence[str]], shared: Collection[str] | None) -> list[list[str]]:
+    """Remove the overrides that all jobs share: of the sweep, or (None) of this batch."""
+    if shared is None:
+        shared = set.intersection(*(set(overrides) for overrides in batch))
     return [[override for override in overrides if override not in shared] for overrides in batch]
 
 
-def _numbered(names: Sequence[str], first: int) -> list[str]:
-    named = [name or str(first + number) for number, name in enumerate(names)]
-    assert len(set(named)) == len(named), named
-    return named
+def _numbered(batch: Sequence[Sequence[str]], names: Sequence[str], first: int) -> list[str]:
+    """Give the jobs without a name their index, or that of the first equal job."""
+    named: dict[tuple[str, ...], str] = {}
+    for number, (overrides, name) in enumerate(zip(batch, names, strict=True), first):
+        named.setdefault(tuple(overrides), name or str(number))
+    assert len(set(named.values())) == len(named), named
+    return [named[tuple(overrides)] for overrides in batch]
 
 
 def _folder_name(overrides: Sequence[str]) -> str:

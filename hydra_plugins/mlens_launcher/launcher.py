@@ -67,14 +67,17 @@ class MlensLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs of this batch that aren't finished yet.
 
+        A job that a sampler proposes again has the result of the first.
+
         Returns each job's result, in order: the best validation RMSE of a finished job, a JobFailed for another one.
+        Raises UserError where a sampler needs the RMSE and there are no validation targets.
         """
         from filelock import FileLock, Timeout
 
         folder = Path(self.config.hydra.sweep.dir).expanduser().resolve()
         folder.mkdir(parents=True, exist_ok=True)
         batch = [[o for o in overrides if not o.startswith(SWEEP_ONLY)] for overrides in job_overrides]
-        checked = self._check_jobs(batch, names_in(folder, batch, initial_job_idx))
+        checked = self._check_jobs(batch, names_in(folder, batch, initial_job_idx, self._shared_overrides()))
         jobs = [job.entry for job in checked]
         refuse_links(folder / ".sweep.lock", folder / "logs")
         try:
@@ -83,7 +86,7 @@ class MlensLauncher(Launcher):
             raise UserError(f"another sweep is running in {folder}. Wait for it, or give another output_dir") from error
         with lock, _signals_as_interrupt():
             ledger = Ledger(folder, jobs)
-            todo = [job.name for job in jobs if not _is_finished(ledger, job)]
+            todo = list(dict.fromkeys(job.name for job in jobs if not _is_finished(ledger, job)))
             executor, queued = self._queue(ledger, todo)
             todo = [name for name in todo if name not in queued]
             _wait_for_leftovers(folder, todo)
@@ -95,9 +98,25 @@ class MlensLauncher(Launcher):
             ledger.write()
             with Board(ledger) as board:
                 self._run(ledger, todo, board, executor, queued)
-            if any(job.state == FINISHED for job in ledger.jobs.values()):
+            new = todo or not initial_job_idx  # a sampler may propose finished jobs alone
+            if new and any(job.state == FINISHED for job in ledger.jobs.values()):
                 self._report(folder)
-        return [_job_return(ledger, job.name, overrides) for job, overrides in zip(jobs, job_overrides, strict=True)]
+        return [
+            _job_return(ledger, job.name, overrides, self._searches)
+            for job, overrides in zip(jobs, job_overrides, strict=True)
+        ]
+
+    @property
+    def _searches(self) -> bool:
+        """Whether the sweeper, such as Optuna's, proposes jobs by the results of earlier ones."""
+        return self.config.hydra.runtime.choices["hydra/sweeper"] != "basic"
+
+    def _shared_overrides(self) -> list[str] | None:
+        """Return the overrides that are the same in all jobs; None where the only batch shows which these are."""
+        hydra = self.config.hydra
+        if not self._searches and hydra.sweeper.max_batch_size is None:
+            return None
+        return cast(list[str], OmegaConf.to_container(hydra.overrides.task, resolve=False))
 
     def _queue(self, ledger: Ledger, names: list[str]) -> tuple[Any, dict[str, Any]]:
         """Return the executor and those of these jobs that are in its queue; None and no jobs without backend=slurm."""
@@ -294,11 +313,16 @@ def _wait_for_leftovers(folder: Path, names: list[str]) -> None:
         time.sleep(0.5)
 
 
-def _job_return(ledger: Ledger, name: str, overrides: Sequence[str]) -> JobReturn:
+def _job_return(ledger: Ledger, name: str, overrides: Sequence[str], needs_rmse: bool) -> JobReturn:
     job = ledger.jobs[name]
     if job.state != FINISHED:
         error = JobFailed(f"job {name} failed (exit code {job.exit_code}): {job.error}")
         return JobReturn(overrides=overrides, status=JobStatus.FAILED, _return_value=error)
     summary: dict = json.loads((ledger.folder / name / "summary.json").read_text(encoding="utf-8"))
     rmse = summary["metrics"].get("val", {}).get("rmse")
+    if rmse is None and needs_rmse:
+        raise UserError(
+            f"job {name} has no validation targets, by whose RMSE the sweeper chooses the next jobs: choose another "
+            "split, or more users"
+        )
     return JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=rmse)

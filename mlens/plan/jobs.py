@@ -53,7 +53,9 @@ def plan_request(overrides: Sequence[str], multirun: bool) -> PlanRequest:
         with hydra_errors_explained(overrides):
             others = OverridesParser.create().parse_overrides([*params, *(str(o.input_line) for o in others)])
     # hydra.* says where and how the sweep's jobs run; it isn't an override of a job.
-    of_jobs = [o for o in others if not o.key_or_group.startswith("hydra.")]
+    of_jobs = [o for o in others if not o.key_or_group.startswith(("hydra.", "hydra/"))]
+    given = {o.get_key_element() for o in of_jobs if not _is_range(o)}
+    of_jobs = [o for o in of_jobs if not (_is_range(o) and o.get_key_element() in given)]
     jobs = [list(job) for job in product(*map(_values, of_jobs))]
     return PlanRequest(
         _hardware([str(o.input_line) for o in of_hardware]), list(zip(job_names(jobs, 0), jobs, strict=True))
@@ -65,9 +67,14 @@ def _values(override: Override) -> list[str]:
     key = override.get_key_element()
     if not override.is_sweep_override():
         return [f"{key}={override.get_value_element_as_str()}"]
-    if not override.is_discrete_sweep():
+    if _is_range(override):
         raise UserError(f"{override.input_line} has no list of values to plan: give some of them, as {key}=A,B")
     return [f"{key}={value}" for value in override.sweep_string_iterator()]
+
+
+def _is_range(override: Override) -> bool:
+    """Whether a sampler chooses the values, from an interval."""
+    return override.is_sweep_override() and not override.is_discrete_sweep()
 
 
 def _hardware(overrides: list[str]) -> Hardware:
