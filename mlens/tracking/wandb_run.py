@@ -25,7 +25,7 @@ class WandbRun:
     def __init__(self, settings: Wandb, folder: Path, config: dict, job_type: str | None = None) -> None:
         id_file = folder / WANDB_ID
         refuse_links(folder / "wandb", id_file)
-        if not (id_file.is_file() and re.fullmatch("[0-9a-f]{8}", id_file.read_text(errors="replace"))):
+        if not (id_file.is_file() and re.fullmatch("[0-9a-z]{8}", id_file.read_text(errors="replace"))):
             write_text(id_file, secrets.token_hex(4))
         self._run = wandb.init(
             mode=cast(Literal["online", "offline"], settings.mode),
@@ -39,6 +39,8 @@ class WandbRun:
             config=config,
             settings=wandb.Settings(silent=True, console="off"),
         )
+        if self._run.id != id_file.read_text():  # in a sweep of Weights & Biases, its agent gives the id
+            write_text(id_file, self._run.id)
 
     def log(self, metrics: dict[str, Any], step: int) -> None:
         self._run.log(metrics, step=step)

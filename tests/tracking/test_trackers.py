@@ -3,11 +3,14 @@
 import json
 import struct
 import sys
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
 import polars as pl
 import pytest
+import wandb
+import yaml
 
 from mlens.comparison.tracking import track
 from mlens.errors import UserError
@@ -15,7 +18,7 @@ from mlens.preflight import preflight
 from mlens.tracking.settings import NONE, TRACKERS, Wandb, enabled_trackers, require_trackers
 from mlens.tracking.tracker import open_trackers
 from mlens.training.journal import Journal
-from tests.helpers.runs import checked
+from tests.helpers.runs import ROOT, checked
 
 CONFIG = {"seed": 3, "history": {"_target_": "mlens.history.Random", "ratio": 0.5}, "wandb": {"group": "sweep"}}
 SETTINGS = Wandb(project="films", name="run", group="sweep")
@@ -115,6 +118,36 @@ def test_wandb_has_a_run_and_its_resume_as_one(tmp_path):
             summary |= {item.key: json.loads(item.value_json) for item in record.summary.update}
     assert numbers == {name: dict(points) for name, points in logged(tmp_path).items()}
     assert summary | SUMMARY == summary
+
+
+@pytest.mark.slow
+def test_a_run_that_the_agent_of_wandb_starts_is_its_sweeps_and_so_is_a_resume(tmp_path, monkeypatch):
+    with monkeypatch.context() as agent:
+        agent.setenv("WANDB_SWEEP_ID", "sw33p1d0")
+        agent.setenv("WANDB_RUN_ID", "zx81zx81")
+        wandb.teardown()  # a new process reads the environment
+        train(tmp_path, "wandb", steps=range(1, 5))
+    wandb.teardown()
+    train(tmp_path, "wandb", steps=range(3, LAST + 1), resumed_after=2)
+    runs = [record.run for record in of_wandb(tmp_path) if record.HasField("run")]
+    assert runs[0].sweep_id == "sw33p1d0"
+    assert {run.run_id for run in runs} == {"zx81zx81"} and {run.run_group for run in runs} == {"sweep"}
+
+
+def test_what_the_agent_of_wandb_starts_is_a_run():
+    """examples/wandb_sweep.yaml, with every value that the server may choose at its bounds."""
+    sweep = yaml.safe_load((ROOT / "examples" / "wandb_sweep.yaml").read_text())
+    bounds = [space.get("values") or [space["min"], space["max"]] for space in sweep["parameters"].values()]
+    for values in product(*(each[:: len(each) - 1] for each in bounds)):
+        given = [f"{key}={value}" for key, value in zip(sweep["parameters"], values, strict=True)]
+        parts = {"${env}": ["/usr/bin/env"], "${program}": [sweep["program"]], "${args_no_hyphens}": given}
+        command = [word for part in sweep["command"] for word in parts.get(part, [part])]
+        assert command[:3] == ["/usr/bin/env", "python", "train.py"] and (ROOT / "train.py").is_file()
+        settings = checked(*command[3:])
+        assert (settings.trainer.learning_rate, settings.history.count) == values
+        assert settings.trackers == ("wandb",) and settings.wandb.mode == "online"
+    assert settings.wandb.project == sweep["project"]
+    assert sweep["metric"] == {"name": "val/best_rmse", "goal": "minimize"}  # as mlens.training.loop records it
 
 
 def of_tensorboard(folder: Path):
