@@ -14,9 +14,24 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mlens.errors import UserError
 from mlens.launch import hydra_errors_explained, register_resolvers
-from mlens.overrides import CONF
+from mlens.overrides import CONF, quoted
 from mlens.saved_config import read_saved_config
 from mlens.trust import refuse_foreign
+
+# The override that adds folders with groups.
+SEARCH_PATH = "hydra.searchpath="
+
+
+def config_dir_overrides(config_dir: Path | None) -> list[str]:
+    """Return the override that adds the groups in a folder to those of conf/, as train.py's --config-dir does.
+
+    Raises UserError where there is no such folder.
+    """
+    if config_dir is None:
+        return []
+    if not config_dir.is_dir():
+        raise UserError(f"--config-dir={config_dir}: there is no such folder")
+    return [f"{SEARCH_PATH}[{quoted(f'file://{config_dir.resolve()}')}]"]
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:

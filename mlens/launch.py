@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from hydra.conf import HydraConf
-from hydra.errors import ConfigCompositionException, OverrideParseException
+from hydra.errors import ConfigCompositionException, OverrideParseException, SearchPathException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
@@ -17,6 +17,7 @@ from mlens import __version__
 from mlens.errors import JobFailed, UserError, exit_on_interrupt, exit_on_user_error
 from mlens.overrides import OTHER_LAUNCHER, explain, explain_null, refuse_flags, refuse_unused
 from mlens.streams import guarded_streams
+from mlens.text import first_line
 
 CONTINUES = "resume=true continues a run from its last checkpoint, the same command a sweep"
 
@@ -51,6 +52,8 @@ def hydra_errors_explained(overrides: Sequence[str]) -> Iterator[None]:
         yield
     except (ConfigCompositionException, OverrideParseException) as error:
         raise UserError(explain(error, overrides)) from error
+    except SearchPathException as error:
+        raise UserError(first_line(error)) from error
     except ValueError as error:  # raised without a specific class
         refusal = None if isinstance(error, UserError) else explain_null(overrides)
         if refusal is None:

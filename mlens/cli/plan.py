@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from pathlib import Path
 
 from mlens import __version__
 from mlens.errors import exit_on_interrupt, exit_on_user_error
@@ -23,12 +24,15 @@ def main() -> None:
     )
     parser.add_argument("--version", action="version", version=f"mlens {__version__}")
     parser.add_argument("--multirun", "-m", action="store_true", help="plan every job of a sweep, a column for each")
+    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder with groups beside those of conf/")
     parser.add_argument(
         "overrides", nargs="*", metavar="OVERRIDE", help="as for train.py; hardware=NAME, hardware.KEY=…"
     )
     options = parser.parse_intermixed_args()
     with exit_on_interrupt(), exit_on_user_error(result_on_stdout=True):
-        print_plan(options.overrides, options.multirun)
+        from mlens.compose import config_dir_overrides
+
+        print_plan([*options.overrides, *config_dir_overrides(options.config_dir)], options.multirun)
 
 
 def print_plan(overrides: list[str], multirun: bool) -> None:

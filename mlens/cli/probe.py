@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from mlens import __version__
 from mlens.errors import UserError, exit_on_interrupt, exit_on_user_error
@@ -20,9 +21,13 @@ def main() -> None:
     parser.add_argument("overrides", nargs="+", metavar="OVERRIDE", help="model=… data=… and others of train.py")
     parser.add_argument("--questions", type=int, default=500, help="the largest number of questions of each kind (500)")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of questions (0)")
+    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder with groups beside those of conf/")
     options = parser.parse_intermixed_args()
     with exit_on_interrupt(), exit_on_user_error(result_on_stdout=True):
-        probe(options.overrides, options.questions, options.seed)
+        from mlens.compose import config_dir_overrides
+
+        overrides = [*options.overrides, *config_dir_overrides(options.config_dir)]
+        probe(overrides, options.questions, options.seed)
 
 
 def probe(overrides: list[str], count: int, seed: int) -> None:

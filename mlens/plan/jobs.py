@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from hydra_plugins.mlens_launcher._ledger import job_names
-from mlens.compose import compose_config, compose_hydra
+from mlens.compose import SEARCH_PATH, compose_config, compose_hydra
 from mlens.config import parse_node
 from mlens.errors import UserError
 from mlens.launch import hydra_errors_explained, register_resolvers
@@ -53,13 +53,13 @@ def plan_request(overrides: Sequence[str], multirun: bool) -> PlanRequest:
         with hydra_errors_explained(overrides):
             others = OverridesParser.create().parse_overrides([*params, *(str(o.input_line) for o in others)])
     # hydra.* says where and how the sweep's jobs run; it isn't an override of a job.
+    search_path = [str(o.input_line) for o in others if str(o.input_line).startswith(SEARCH_PATH)]
     of_jobs = [o for o in others if not o.key_or_group.startswith(("hydra.", "hydra/"))]
     given = {o.get_key_element() for o in of_jobs if not _is_range(o)}
     of_jobs = [o for o in of_jobs if not (_is_range(o) and o.get_key_element() in given)]
-    jobs = [list(job) for job in product(*map(_values, of_jobs))]
-    return PlanRequest(
-        _hardware([str(o.input_line) for o in of_hardware]), list(zip(job_names(jobs, 0), jobs, strict=True))
-    )
+    jobs = [[*job, *search_path] for job in product(*map(_values, of_jobs))]
+    hardware = _hardware([*(str(o.input_line) for o in of_hardware), *search_path])
+    return PlanRequest(hardware, list(zip(job_names(jobs, 0), jobs, strict=True)))
 
 
 def _values(override: Override) -> list[str]:
