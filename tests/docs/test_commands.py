@@ -16,6 +16,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from accelerate.commands.launch import launch_command_parser as accelerates
 from deepspeed.launcher.runner import parse_args as deepspeeds
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -42,6 +43,7 @@ NO_COMMANDS = {
     "python -m mlens COMMAND": "any of them",
     "mlens show RUN": "a way to write it",
     "torchrun --nproc_per_node=8 -m mlens train": "what stands for train.py",
+    "accelerate launch": "a program's name",
     "python -O": "a way to start any program",
     "pip install py-spy": "another project's program",
 }
@@ -54,6 +56,7 @@ CHOSEN = {
     "DIR [DIR …] [--output FOLDER]": "DIR --output FOLDER",
     "[OVERRIDES]": "data.max_users=10",
     "model.path=OUT": "model.name=hub/model",
+    "--config-dir DIR history=mine": "--config-dir DIR history=random",
 }
 
 # What isn't run in small.
@@ -65,6 +68,8 @@ NOT_RUN = {
     r"make install|pip install": "installs into the environment of the tests",
     r"backend=slurm": "needs a queue; tests/launcher/test_launcher_slurm.py has one",
     r"--nnodes=2": "needs two machines",
+    r"--hostfile": "needs as many machines; tests/test_launchers.py has one",
+    r"\+experiment=optuna": "needs an extra; tests/launcher/test_launcher_searches.py runs it",
     r"sys\.exit\(s": "its exit code is the answer, and tested by itself",
     r"benchmarks/gpu": "needs a GPU",
     r"examples/vllm": "needs vLLM; tests/predict/test_vllm_example.py runs it with a stand-in",
@@ -88,7 +93,7 @@ SMALLER = [
     # What an experiment sets stands above what debug=fast does.
     (r"(experiment=(guide_qwen3|demo).*)", r"\1 prompt.max_tokens=512 trainer.max_steps=4 trainer.targets_per_step=8"),
     (r"(\+experiment=demo)", r"\1 model.base.steps=2 hydra.sweeper.params.history=random"),
-    (r"(--nproc_per_node=|--num_gpus )8", r"\g<1>2"),
+    (r"(--nproc_per_node=|--num_gpus |--num_processes )8", r"\g<1>2"),
     (r'(model=tiny_base|"?\+experiment=\S*five_way\S*)', r"\1 model.base.steps=2"),
     (r"(\+experiment=\S*five_way(?!.*params\.history).*)", r"\1 hydra.sweeper.params.history=random"),
     (r"'all_previous,random,same_genre'", "'random,same_genre'"),
@@ -189,7 +194,7 @@ def test_the_commands_are_of_these_programs():
         "tokens training"
     )
     assert {program_of(text) for _, text in TOLD} == {
-        *("make", "pip", "train.py", "torchrun", "deepspeed", "pytest", "-c"),
+        *("make", "pip", "train.py", "torchrun", "deepspeed", "accelerate", "pytest", "-c"),
         *(f"mlens {name}" for name in commands.split()),
         *(f"benchmarks/{name}.py" for name in benchmarks.split()),
         "examples/vllm_scoring.py",
@@ -251,7 +256,7 @@ def extended(extension, monkeypatch):
     monkeypatch.setattr("mlens.plan.jobs.compose_config", lambda overrides: composed_config(*overrides))
 
 
-@commands_of("train.py", "torchrun", "deepspeed")
+@commands_of("train.py", "torchrun", "deepspeed", "accelerate")
 def test_a_training_command_is_taken_and_its_first_job_passes_the_strict_check(document, text, extended):
     launcher, *words = words_of(text)
     script = words.index("train.py")
@@ -259,6 +264,8 @@ def test_a_training_command_is_taken_and_its_first_job_passes_the_strict_check(d
         assert torchruns().parse_args(words).training_script == "train.py"
     elif launcher == "deepspeed":
         assert deepspeeds(words).user_script == "train.py"
+    elif launcher == "accelerate":
+        assert words[0] == "launch" and accelerates().parse_args(words[1:]).training_script == "train.py"
     else:
         assert script == 0
     given = training(text)
@@ -268,6 +275,10 @@ def test_a_training_command_is_taken_and_its_first_job_passes_the_strict_check(d
         assert f"\nerror: {refusal.value}\n" in (ROOT / document).read_text(encoding="utf-8")
         return
     assert not any(override.startswith("hardware") for override in given.overrides)  # the plan's alone
+    if "optuna" in text:  # chooses the values of the first job
+        pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra optuna")
+        check_config(composed(*given.overrides))
+        return
     check_first_job(given.overrides, given.multirun)
     if "hydra.launcher." in text:
         composed(*given.overrides)
@@ -276,7 +287,7 @@ def test_a_training_command_is_taken_and_its_first_job_passes_the_strict_check(d
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "text", dict.fromkeys(text for _, text in TOLD if re.search(r"train\.py .*(--multirun|\+exp)", text))
+    "text", dict.fromkeys(text for _, text in TOLD if re.search(r"train\.py .*(--multirun|\+exp(?!.*optuna))", text))
 )
 def test_every_job_of_a_sweep_passes_the_strict_check(text, extended):
     given = training(text)

@@ -21,7 +21,9 @@ DOCUMENTS = (
 )
 # The start of a command: environment variables (`NAME=VALUE `) or an assignment of its output (`NAME=$(`), then its
 # program.
-BEGINS = re.compile(r"([A-Z_]+=(\w+ |\$\())*((python|torchrun|deepspeed|make) |make$|pip install |mlens [a-z]+ )")
+BEGINS = re.compile(
+    r"([A-Z_]+=(\w+ |\$\())*((python|torchrun|deepspeed|accelerate|make) |make$|pip install |mlens [a-z]+ )"
+)
 
 
 def document_files(document: str) -> dict[str, str]:
