@@ -71,7 +71,8 @@ def run_config(run: Path, overrides: Sequence[str], may_differ: Sequence[str], t
         key = override.key_or_group
         if not any(key == name or key.startswith(f"{name}.") for name in may_differ):
             raise UserError(f"{key} can't differ from the run's: only {', '.join(may_differ)} can")
-    chosen = compose_config([str(override.input_line) for override in parsed if "." not in override.key_or_group])
+    groups = [str(override.input_line) for override in parsed if "." not in override.key_or_group]
+    chosen = compose_config(groups) if groups else {}
     with open_dict(config):
         for override in parsed:
             key = override.key_or_group

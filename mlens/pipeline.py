@@ -76,11 +76,15 @@ class RunInputs:
         longest, seed = settings.prompt.max_tokens, settings.seed
         return build_model(settings.model, settings.peft, self.tokenizer, longest, seed, placement, weights)
 
-    def dataset(self, stage: str) -> RatingDataset:
-        """Return the dataset of a stage, with the histories of the first epoch or of the evaluation's first draw."""
-        settings = self.settings
+    def dataset(self, stage: str, chosen: np.ndarray | None = None) -> RatingDataset:
+        """Return the dataset of a stage, with the histories of the first epoch or of the evaluation's first draw.
+
+        chosen: keep only these targets of the stage (indices, ascending); None: all
+        """
+        settings, targets = self.settings, self.stages[stage]
         node, seed = settings.config["dataset"], settings.seed_of(stage)
-        return instantiate(node, self.table, self.stages[stage], self.strategy, self.renderer, seed)
+        kept = targets if chosen is None else targets.keep(chosen)
+        return instantiate(node, self.table, kept, self.strategy, self.renderer, seed)
 
 
 def open_inputs(
@@ -88,17 +92,20 @@ def open_inputs(
     ranks: Ranks | None = None,
     tokenizer_folder: Path | None = None,
     identity: Identity | None = None,
+    table: RatingTable | None = None,
 ) -> RunInputs:
     """Read the data, split them, and load the tokenizer.
 
     ranks: the processes that call this together, of which the main one fills the caches first; None: this process
     tokenizer_folder: where a run has saved its tokenizer; None: the tokenizer that the settings name
     identity: of a finished run; None: no run
+    table: the ratings; None: read from the data source that the settings name
 
     Raises UserError where the data, the split or the tokenizer can't be used, or prompt.dates=true has no dates.
     """
     main_first = (lambda make: make()) if ranks is None else ranks.main_first
-    table = main_first(lambda: load_table(settings.data))
+    if table is None:
+        table = main_first(lambda: load_table(settings.data))
     if settings.prompt.dates:
         require_dates(table)
     roles = assign_roles(table, settings.split)

@@ -1,4 +1,4 @@
-"""The report on finished runs: report.html, report.md and results.csv."""
+"""The report on finished runs: report.html, explore.html, report.md and results.csv."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ from rich.text import Text
 
 from mlens.comparison import digits, plots, sections
 from mlens.comparison.crossed import crossed_table
+from mlens.comparison.explore import explore
 from mlens.comparison.finished_runs import Arm, differing_keys, find_runs, find_unfinished, make_arms, strategy_label
 from mlens.comparison.pairing import pair
 from mlens.comparison.results import Results, answer, baseline_names, compare, difference, scope, table, verdict
 from mlens.comparison.summed_errors import METRICS
 from mlens.data.delimited import without_formulas
+from mlens.errors import UserError
 from mlens.files import atomic_write, write_text
-from mlens.text import one_line
+from mlens.text import DIRECTION_MARKS, one_line
 
-# Unicode marks that change the text direction for the rest of a line: one in a title would reorder the figures after
-# it. The report shows them as escapes; the model reads them unchanged.
-BIDI_MARKS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 MADE_UP = "The data are made up: this says how the program works, not how people rate."
 # Metrics of baselines that the report shows, by title.
 BASELINE_COLUMNS = {
@@ -61,6 +60,8 @@ class Report:
     baselines: by name, the test metrics (None: not measured) of each baseline given the full history.
     notes: reasons to doubt the comparison, a line each.
     refused: why some runs are left out, a line each.
+    explore: path of explore.html; None if no arm's histories can be recomputed.
+    unknown: for each arm whose histories can't be recomputed, why, a line each.
     """
 
     html: Path
@@ -69,11 +70,13 @@ class Report:
     baselines: dict[str, dict[str, float | None]]
     notes: list[str]
     refused: list[str]
+    explore: Path | None
+    unknown: list[str]
 
 
 def report(folders: Sequence[Path], output: Path) -> Report:
-    """Compare the finished runs in and beneath these folders, and write report.html, report.md and results.csv into
-    `output`.
+    """Compare the finished runs in and beneath these folders, and write report.html, explore.html, report.md and
+    results.csv into `output`.
 
     Raises UserError if one of them holds no finished run, or if a run's files can't be read.
     """
@@ -85,10 +88,28 @@ def report(folders: Sequence[Path], output: Path) -> Report:
     output.mkdir(parents=True, exist_ok=True)
     atomic_write(output / "results.csv", without_formulas(frame).write_csv)
     write_text(output / "report.md", _markdown(content))
-    write_text(output / "report.html", _html(content))
+    explored, unknown = _write_exploration(results, content["title"], output / "explore.html")
+    write_text(output / "report.html", _html(content | {"explore": explored}))
     notes = [line for line in content["fairness"] if line.startswith("NOTE")]
     notes += [content["made_up"]] if content["made_up"] else []
-    return Report(output / "report.html", content["answer"], frame, _full_history(results), notes, refused)
+    page = output / "explore.html" if explored else None
+    return Report(
+        output / "report.html", content["answer"], frame, _full_history(results), notes, refused, page, unknown
+    )
+
+
+def _write_exploration(results: Results, title: str, file: Path) -> tuple[bool, list[str]]:
+    """Write the page to explore. Return whether there is one, and what can't be recomputed for it, a line each.
+
+    The report doesn't depend on it: without what the page needs, that of an earlier report is removed.
+    """
+    try:
+        made = explore(results, title)
+    except UserError as error:
+        file.unlink(missing_ok=True)
+        return False, [str(error)]
+    write_text(file, made.html)
+    return True, made.unknown
 
 
 def print_report(written: Report) -> None:
@@ -117,7 +138,10 @@ def print_report(written: Report) -> None:
         shown.add_row(Text(name.replace("_", " ")), "", figures[0], *([""] if planted else []), *figures[1:])
     console.print(shown)
     refused = [f"not compared: {line}" for line in written.refused]
-    for line in (written.answer, *written.notes, *refused, str(written.html)):
+    missing = "histories unknown" if written.explore else "no explore.html"
+    unknown = [f"{missing}: {line}" for line in written.unknown]
+    pages = [str(path) for path in (written.explore, written.html) if path is not None]
+    for line in (written.answer, *written.notes, *refused, *unknown, *pages):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -331,7 +355,8 @@ def _html(content: dict[str, Any]) -> str:
     # Titles and everything else from the data are escaped as text, except for the plots, which escape their text.
     template = files("mlens.comparison").joinpath("report.html.jinja").read_text(encoding="utf-8")
     page = Environment(autoescape=True, trim_blocks=True).from_string(template).render(content)
-    return BIDI_MARKS.sub(lambda mark: f"&lt;U+{ord(mark[0]):04X}&gt;", page)
+    # The model reads the marks unchanged.
+    return DIRECTION_MARKS.sub(lambda mark: f"&lt;U+{ord(mark[0]):04X}&gt;", page)
 
 
 def _as_text(text: str) -> str:

@@ -14,13 +14,17 @@ DAY = 86_400
 EARLIEST, NO_DATE = 315_532_800, 253_402_300_800
 
 
+def has_dates(table: RatingTable) -> bool:
+    """Return whether the times of the data are dates, by the largest of them."""
+    return EARLIEST <= int(table.timestamp.max()) < NO_DATE
+
+
 def require_dates(table: RatingTable) -> None:
-    """Raise UserError unless the times of the data are dates, by the largest of them."""
-    latest = int(table.timestamp.max())
-    if not EARLIEST <= latest < NO_DATE:
+    """Raise UserError unless the times of the data are dates."""
+    if not has_dates(table):
         raise UserError(
             "prompt.dates=true: the data have no dates: their times are line numbers, or other numbers than seconds "
-            f"since 1970 (the largest is {latest:,}). Set prompt.dates=false"
+            f"since 1970 (the largest is {int(table.timestamp.max()):,}). Set prompt.dates=false"
         )
 
 

@@ -19,7 +19,7 @@ from mlens.data.raw import LONGEST_TEXT
 from mlens.data.sources import load_table
 from mlens.errors import UserError
 from mlens.prompt.renderer import make_renderer
-from mlens.text import one_line
+from mlens.text import DIRECTION_MARKS, one_line
 from tests.helpers.made_up_runs import leave_out_figures, make_run
 from tests.helpers.small_sources import table_of
 from tests.helpers.tokenizers_for_tests import ABLATIONS, EVERYTHING, needs_qwen3, qwen3, style, text_ids, tiny
@@ -197,7 +197,7 @@ def test_a_report_holds_them_as_text(reported, capsys):
         folder = reported(text)
         page = Elements((folder / "report.html").read_text())
         assert page.tags == expected.tags, text
-        assert not reports.BIDI_MARKS.search("".join(page.text))
+        assert not DIRECTION_MARKS.search("".join(page.text))
         shown = (folder / "report.md").read_text()
         assert shown.isprintable() or set(re.findall(r"[^ -~]", shown)) <= {"\n"} | {
             s for s in shown if s.isprintable()
@@ -209,7 +209,7 @@ def test_a_report_holds_them_as_text(reported, capsys):
             rows = list(csv.DictReader(stream))
         assert len(rows) == 2 and not any(row["arm"][0] in "=+-@\t\r" for row in rows)
         printed = capsys.readouterr().out
-        assert "\x1b" not in printed and not reports.BIDI_MARKS.search(printed)
+        assert "\x1b" not in printed and not DIRECTION_MARKS.search(printed)
         label = one_line(text).split(".")[0]
         assert label[:8] in printed, text
 
