@@ -15,11 +15,10 @@ from mlens.data.rating_table import RatingTable
 from mlens.data.sources import load_table
 from mlens.data.split import TRAIN, assign_roles
 from mlens.data.stage import Stage, make_stages
-from mlens.engine.engine import param_placement
 from mlens.engine.ranks import Ranks
 from mlens.history.strategy import Strategy, fit_strategy
 from mlens.identity import Identity, identify
-from mlens.model.load import build_model, load_exported_tokenizer, load_tokenizer
+from mlens.model.exported_tokenizer import load_exported_tokenizer
 from mlens.packing.dataset import RatingDataset
 from mlens.prompt.dates import require_dates
 from mlens.prompt.renderer import Renderer, make_renderer
@@ -71,6 +70,10 @@ class RunInputs:
         ranks: the processes that train it
         weights: the folder of the initial weights; None: those that the settings name
         """
+        # Imports transformers' models, which takes seconds; inputs alone don't need them.
+        from mlens.engine.engine import param_placement
+        from mlens.model.load import build_model
+
         settings = self.settings
         placement = param_placement(settings.deepspeed, settings.model.dtype, ranks)
         longest, seed = settings.prompt.max_tokens, settings.seed
@@ -111,6 +114,8 @@ def open_inputs(
     roles = assign_roles(table, settings.split)
     stages = make_stages(table, roles, settings.split, settings.evaluation.max_users, settings.evaluation.seed)
     if tokenizer_folder is None:
+        from mlens.model.load import load_tokenizer
+
         tokenizer = main_first(lambda: load_tokenizer(settings.model, table, settings.prompt, settings.ablation))
     else:
         tokenizer = main_first(lambda: load_exported_tokenizer(tokenizer_folder))

@@ -79,7 +79,7 @@ function bars(predicted, arm, truth) {
     const middle = (i + 0.5) * step;
     svg.append(
       drawn("rect", { class: `bar${kind}`, x: i * step + 2, y: floor - tall, width: step - 4, height: tall }),
-      drawn("text", { x: middle, y: floor - tall - 3, class: kind.trim() }, percent(mille)),
+      drawn("text", { x: middle, y: floor - tall - 3, class: kind.trim() }, mille < 10 ? "" : percent(mille)),
       drawn("text", { x: middle, y: floor + 13, class: kind.trim() }, rating(i)),
     );
     if (kind) svg.append(drawn("text", { x: middle, y: floor + 26, class: "truth" }, "▲"));
@@ -131,14 +131,19 @@ function showHistory(user, shown, visible) {
   const head = element("tr", "", {}, [
     element("th", "Rating", { scope: "col" }),
     element("th", noun, { scope: "col" }),
-    ...dated([element("th", "Date", { scope: "col" })]),
+    ...dated([element("th", "Date", { scope: "col", class: "date" })]),
     ...heads,
   ]);
   const body = rows.slice(0, state.all ? rows.length : ROWS).map((t) => {
     const [title, categories] = page.movies[user.movie[t]];
     return element("tr", "", { "data-t": t }, [
       element("td", rating(user.rating[t]), { class: "rating" }),
-      element("th", "", { scope: "row" }, [element("bdi", title), " ", element("bdi", categories, { class: "small" })]),
+      element("th", "", { scope: "row" }, [
+        element("bdi", title),
+        " ",
+        element("bdi", categories, { class: "small" }),
+        ...dated([element("span", date(when[t]), { class: "small narrow" })]),
+      ]),
       ...dated([element("td", date(when[t]), { class: "date" })]),
       ...page.arms.map((arm, number) => mark(shown[number], t, arm)),
     ]);

@@ -26,6 +26,7 @@ from mlens.model.adapters import with_adapters
 from mlens.model.attention.cpu import ROW_ATTENTION
 from mlens.model.attention.cuda import FLEX_ATTENTION
 from mlens.model.digest import model_digest, model_folder
+from mlens.model.exported_tokenizer import BROKEN, cannot_load
 from mlens.model.fused import fuse, liger_is_installed
 from mlens.model.settings import ROWS, Lora, NoPeft, PretrainedModel, TinyModel
 from mlens.prompt.dates import distinct_days
@@ -49,9 +50,6 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 ModelSettings = TinyModel | PretrainedModel
-# What transformers, tokenizers and safetensors raise for an invalid folder: they share no class of errors, and those
-# from Rust have no class but this.
-BROKEN = Exception
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ def load_pretrained_tokenizer(settings: PretrainedModel) -> PreTrainedTokenizerB
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, **options)
     except BROKEN as error:
-        raise _cannot_load("tokenizer", where, error) from error
+        raise cannot_load("tokenizer", where, error) from error
     if tokenizer.eos_token_id is None:
         raise UserError(
             f"the tokenizer of {where} has no end token, which every answer ends with: name it as eos_token in its "
@@ -118,7 +116,7 @@ def require_usable(
         with torch.device("meta"):  # shapes alone
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=settings.trust_remote_code)
     except BROKEN as error:
-        raise _cannot_load("model", where, error) from error
+        raise cannot_load("model", where, error) from error
     _require_fit(model, where, settings, longest)
     around = tokenizer("".join(frame), add_special_tokens=False)["input_ids"]
     highest = int(max([tokenizer.eos_token_id, *bos_ids(tokenizer), *around]))
@@ -161,7 +159,7 @@ def build_model(
                 # Strict: a tied output layer, which is stored once, doesn't count as missing.
                 load_model(model, weights / "model.safetensors")
             except BROKEN as error:
-                raise _cannot_load("model", str(weights), error) from error
+                raise cannot_load("model", str(weights), error) from error
     else:
         where, options = _source(settings)
         _require_safetensors(settings)
@@ -178,7 +176,7 @@ def build_model(
         except BROKEN as error:
             if error.args == (rows,):  # looked up in a table of the model's attentions
                 raise _cannot_take_rows(where) from error
-            raise _cannot_load("model", where, error) from error
+            raise cannot_load("model", where, error) from error
         model, loaded = pair
         _require_all_weights(where, loaded)
         _require_fit(model, where, settings, longest)
@@ -205,14 +203,6 @@ def in_training_form(model: PreTrainedModel, checkpointing: bool) -> PreTrainedM
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model
-
-
-def load_exported_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer that a run exported to `folder` with its model. Raises UserError where it can't be loaded."""
-    try:
-        return AutoTokenizer.from_pretrained(folder)
-    except BROKEN as error:
-        raise _cannot_load("tokenizer", str(folder), error) from error
 
 
 class Trained(Protocol):
@@ -278,7 +268,7 @@ def _with_saved_adapter(model: Any, folder: Path) -> PeftModel:
         # Loaded again, since only this reports which weights the file lacks.
         loaded = adapted.load_adapter(folder, "default", is_trainable=True)
     except BROKEN as error:
-        raise _cannot_load("adapter", str(folder), error) from error
+        raise cannot_load("adapter", str(folder), error) from error
     _require_all_weights(str(folder), {**loaded._asdict(), "mismatched_keys": []})
     return adapted
 
@@ -391,8 +381,3 @@ def _require_safetensors(settings: PretrainedModel) -> None:
 
 def _cannot_take_rows(what: str) -> UserError:
     return UserError(f"{what} can't use packed rows: choose packing=reference model.attention=sdpa (or eager) instead")
-
-
-def _cannot_load(what: str, where: str, error: Exception) -> UserError:
-    reason = [*str(error).strip().splitlines(), type(error).__name__][0]
-    return UserError(f"can't load the {what} of {where}: {reason} (model.path=FOLDER takes a local copy)")

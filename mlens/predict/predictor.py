@@ -16,7 +16,7 @@ from mlens.evaluation.local_scorer import LocalScorer, load_local_scorer
 from mlens.evaluation.metrics import rating_columns
 from mlens.evaluation.score import Predictions, predict
 from mlens.history.strategy import load_strategy
-from mlens.model.load import load_exported_tokenizer
+from mlens.model.exported_tokenizer import load_exported_tokenizer
 from mlens.packing.dataset import RatingDataset
 from mlens.predict.inputs import input_from_rows, read_input
 from mlens.predict.request import PredictionRequest, build_request

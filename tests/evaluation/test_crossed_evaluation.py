@@ -11,7 +11,8 @@ from mlens.config import check_config
 from mlens.errors import UserError
 from mlens.evaluation.evaluate import evaluate
 from mlens.evaluation.reevaluate import reevaluate
-from mlens.model.load import ParamPlacement, load_exported_tokenizer, load_trained
+from mlens.model.exported_tokenizer import load_exported_tokenizer
+from mlens.model.load import ParamPlacement, load_trained
 from tests.helpers.runs import run_here, summary_of
 
 
