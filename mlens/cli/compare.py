@@ -20,9 +20,14 @@ def main() -> None:
     parser.add_argument("--version", action="version", version=f"mlens {__version__}")
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR")
     parser.add_argument("--output", type=Path, help="the report's folder (DIR if only one is given, else comparison/)")
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="allow runs to run code: a strategy from outside mlens, whose histories explore.html shows",
+    )
     options = parser.parse_args()
     default = options.folders[0] if len(options.folders) == 1 else Path("comparison")
     with exit_on_interrupt(), exit_on_user_error():
         from mlens.comparison.report import print_report, report
 
-        print_report(report(options.folders, options.output or default))
+        print_report(report(options.folders, options.output or default, options.trust))

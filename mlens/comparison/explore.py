@@ -99,19 +99,21 @@ class _Shown:
     drawn: list[list[np.ndarray]]
 
 
-def explore(results: Results, title: str) -> Exploration:
+def explore(results: Results, title: str, trust: bool = False) -> Exploration:
     """Make the page about the compared arms, in the order of the report.
 
     What an arm was shown is recomputed from the config of its first run, as `mlens show` does, and is given only if it
     has the hash that the run kept with its predictions. Distributions are means over an arm's runs and draws. If not
     all users fit, the page has an even sample, drawn with the evaluation seed.
 
+    trust: allow the runs' configs to name classes from outside mlens, whose code runs.
+
     Raises UserError if the histories of no arm can be recomputed, or if a run's predictions can't be read.
     """
     paired = results.paired
     opened = [_Opened(paired.arms[number], number) for number in results.order]
     for one in opened:
-        _open(one, paired.targets)
+        _open(one, paired.targets, trust)
     usable = [one.inputs for one in opened if one.inputs is not None]
     if not usable:
         raise UserError(opened[0].reason)
@@ -160,7 +162,7 @@ def explore(results: Results, title: str) -> Exploration:
     return Exploration(page(texts, movies, left_out), unknown)
 
 
-def _open(one: _Opened, targets: pl.DataFrame) -> None:
+def _open(one: _Opened, targets: pl.DataFrame, trust: bool) -> None:
     """Read what the arm's first run was made from."""
     run = one.arm.runs[0]
     try:
@@ -173,11 +175,14 @@ def _open(one: _Opened, targets: pl.DataFrame) -> None:
         from mlens.identity import read_identity
         from mlens.training.folder import RunFolder
 
-        settings, identity = check_config(run_config(run.folder, [], ())), read_identity(run.folder)
+        settings, identity = check_config(run_config(run.folder, [], (), trust)), read_identity(run.folder)
+
+        model = RunFolder(run.folder).model
+        if not model.is_dir():  # transformers would look for a model of this name on the hub
+            raise UserError(f"{model}, which has its tokenizer, is gone")
 
         from mlens.pipeline import open_inputs
 
-        model = RunFolder(run.folder).model
         one.inputs = open_inputs(settings, tokenizer_folder=model, identity=identity, table=table)
     except (UserError, OSError) as error:
         one.fail(str(UserError(str(error))))

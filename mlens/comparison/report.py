@@ -74,9 +74,11 @@ class Report:
     unknown: list[str]
 
 
-def report(folders: Sequence[Path], output: Path) -> Report:
+def report(folders: Sequence[Path], output: Path, trust: bool = False) -> Report:
     """Compare the finished runs in and beneath these folders, and write report.html, explore.html, report.md and
     results.csv into `output`.
+
+    trust: allow the runs' configs to name classes from outside mlens, whose code runs for explore.html.
 
     Raises UserError if one of them holds no finished run, or if a run's files can't be read.
     """
@@ -88,7 +90,7 @@ def report(folders: Sequence[Path], output: Path) -> Report:
     output.mkdir(parents=True, exist_ok=True)
     atomic_write(output / "results.csv", without_formulas(frame).write_csv)
     write_text(output / "report.md", _markdown(content))
-    explored, unknown = _write_exploration(results, content["title"], output / "explore.html")
+    explored, unknown = _write_exploration(results, content["title"], output / "explore.html", trust)
     write_text(output / "report.html", _html(content | {"explore": explored}))
     notes = [line for line in content["fairness"] if line.startswith("NOTE")]
     notes += [content["made_up"]] if content["made_up"] else []
@@ -98,13 +100,13 @@ def report(folders: Sequence[Path], output: Path) -> Report:
     )
 
 
-def _write_exploration(results: Results, title: str, file: Path) -> tuple[bool, list[str]]:
+def _write_exploration(results: Results, title: str, file: Path, trust: bool) -> tuple[bool, list[str]]:
     """Write the page to explore. Return whether there is one, and what can't be recomputed for it, a line each.
 
     The report doesn't depend on it: without what the page needs, that of an earlier report is removed.
     """
     try:
-        made = explore(results, title)
+        made = explore(results, title, trust)
     except UserError as error:
         file.unlink(missing_ok=True)
         return False, [str(error)]

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from html.parser import HTMLParser
 
 import numpy as np
@@ -115,9 +116,9 @@ def opened_once(inputs_of, runs, monkeypatch):
     """Let the inputs of the module's runs be read once: this takes most of the time."""
     read = explored._open
 
-    def open_once(one, targets):
+    def open_once(one, targets, trust):
         if one.arm.label not in inputs_of:
-            read(one, targets)
+            read(one, targets, trust)
             inputs_of[one.arm.label] = one.inputs
         one.inputs = inputs_of[one.arm.label]
 
@@ -209,7 +210,7 @@ def test_an_arm_with_other_histories_is_unknown_and_said_so(runs, tmp_path):
     made = explored.explore(results_of(tmp_path / "runs"), "t")
     by_arm = {arm["label"].split()[0]: arm["unknown"] for arm in data_of(made.html)["arms"]}
     assert not by_arm["all_previous"] and "aren't those of the run" in by_arm["fixed_count"]
-    assert "can't load the tokenizer" in by_arm["random"] and len(made.unknown) == 2
+    assert "random/model, which has its tokenizer, is gone" in by_arm["random"] and len(made.unknown) == 2
     assert all("\n" not in line for line in made.unknown)
 
 
@@ -229,6 +230,22 @@ def test_without_the_data_there_is_a_report_and_no_page(runs, opened_once, tmp_p
     assert lines == [
         "no explore.html: its data aren't in the cache. `mlens show RUN user=ID` reads unchanged data again"
     ]
+
+
+def test_an_arm_of_a_foreign_strategy_is_unknown_unless_it_is_trusted(runs, tmp_path, monkeypatch):
+    (tmp_path / "liked_strategy.py").write_text(
+        "from dataclasses import dataclass\nfrom mlens.history.all_previous import AllPrevious\n\n"
+        "@dataclass(frozen=True)\nclass Liked(AllPrevious):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    run = shutil.copytree(runs / "all_previous", tmp_path / "runs" / "run")
+    file = run / ".hydra" / "config.yaml"
+    file.write_text(file.read_text().replace("mlens.history.all_previous.AllPrevious", "liked_strategy.Liked"))
+    results = results_of(tmp_path / "runs")
+    with pytest.raises(UserError, match=r"liked_strategy\.Liked is not from mlens.*--trust"):
+        explored.explore(results, "t")
+    assert "liked_strategy" not in sys.modules
+    assert not explored.explore(results, "t", trust=True).unknown
 
 
 @pytest.mark.parametrize("key", ["", "../tables", "x" * 32, "0" * 31])
