@@ -327,6 +327,8 @@ def encode(chosen: np.ndarray, n: int) -> list[int] | str:
     bits[chosen] = True
     edges = np.flatnonzero(bits != np.append(False, bits[:-1])[:n])
     lengths = np.diff(edges if len(edges) % 2 == 0 else np.append(edges, n), prepend=0).tolist()
+    if len(lengths) <= 2:  # always the shorter
+        return lengths
     packed = base64.b64encode(np.packbits(bits, bitorder="little").tobytes()).decode()
     return lengths if len(_as_json(lengths)) <= len(packed) + 2 else packed
 
