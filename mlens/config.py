@@ -229,6 +229,11 @@ def _check_together(settings: Settings) -> None:
         raise UserError(
             "comparison.equal=time needs trainer.max_minutes (how long each job trains) and trainer.max_steps=null"
         )
+    if getattr(settings.peft, "dora", False) and settings.deepspeed.zero_optimization.stage == 3:
+        raise UserError(
+            "peft.dora=true needs whole weights in every pass, which ZeRO stage 3 shards: choose deepspeed=zero2 (or "
+            "zero0, zero1), or peft=lora"
+        )
     packed = row_tokens is not None
     if packed != (settings.model.attention == "rows"):
         raise UserError(

@@ -203,8 +203,9 @@ def test_reference_rows_end_where_packed_ones_do(tmp_path):
     assert packed["metrics"]["test"]["rmse"] == pytest.approx(plain["metrics"]["test"]["rmse"], rel=1e-3)
 
 
-def test_a_lora_run_exports_an_adapter(tmp_path):
-    run_here(tmp_path / "run", *FAST, "peft=lora", "peft.r=2", "trainer.optimizer=adamw")
+@pytest.mark.parametrize("peft", ["lora", pytest.param("dora", marks=pytest.mark.slow)])
+def test_a_run_with_adapters_exports_them_alone(tmp_path, peft):
+    run_here(tmp_path / "run", *FAST, f"peft={peft}", "peft.r=2", "trainer.optimizer=adamw")
     assert (tmp_path / "run" / "model" / "adapter_model.safetensors").is_file()
 
 

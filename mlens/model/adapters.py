@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 # The prefix and infixes that peft adds to the names of parameters; its adapter is named "default".
 PREFIX, BASE, A, B = "base_model.model.", ".base_layer.", ".lora_A.default.", ".lora_B.default."
+MAGNITUDE = ".lora_magnitude_vector.default."
 
 
 def with_adapters(model: PreTrainedModel, peft: Lora, checkpointing: bool, seed: int) -> PeftModel:
@@ -32,6 +34,7 @@ def with_adapters(model: PreTrainedModel, peft: Lora, checkpointing: bool, seed:
         lora_alpha=peft.alpha,
         lora_dropout=peft.dropout,
         target_modules=_targets(model) if peft.target_modules == ["all-linear"] else peft.target_modules,
+        use_dora=peft.dora,
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -45,6 +48,14 @@ def with_adapters(model: PreTrainedModel, peft: Lora, checkpointing: bool, seed:
             f"out of peft.target_modules={peft.target_modules}"
         )
     return adapted
+
+
+def adapter_shapes(model: Any) -> Iterator[tuple[int, int, int]]:
+    """Yield (rank, input size, output size) of each adapter of a linear layer."""
+    weights = dict(model.named_parameters())
+    for name, down in weights.items():
+        if A in name:
+            yield (*down.shape, weights[name.replace(A, B)].shape[0])
 
 
 def _targets(model: PreTrainedModel) -> str | list[str]:
@@ -70,14 +81,20 @@ def without_adapters(model: Any, state: dict[str, torch.Tensor]) -> tuple[PreTra
 
 
 def merged(state: dict[str, torch.Tensor], scale: float) -> dict[str, torch.Tensor]:
-    """Merge the adapters of a state: W + scale B A takes the place of W, summed in float32 and stored in the type of
-    W."""
+    """Merge the adapters of a state: W + scale B A takes the place of W, summed in float32 and stored in the type of W.
+
+    With DoRA each row of the sum is scaled to its magnitude (Liu et al., 2024, equation 5).
+    """
     plain = {}
     for name, tensor in state.items():
-        if A in name or B in name:
+        if A in name or B in name or MAGNITUDE in name:
             continue
         if BASE in name and name.endswith("weight"):
             down, up = (state[name.replace(BASE, part)] for part in (A, B))
-            tensor = (tensor.float() + scale * up.float() @ down.float()).to(tensor.dtype)
+            adapted = tensor.float() + scale * up.float() @ down.float()
+            magnitude = state.get(name.replace(BASE, MAGNITUDE))
+            if magnitude is not None:
+                adapted *= magnitude.float()[:, None] / adapted.norm(dim=1, keepdim=True)
+            tensor = adapted.to(tensor.dtype)
         plain[name.removeprefix(PREFIX).replace(BASE, ".")] = tensor
     return plain

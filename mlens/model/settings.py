@@ -130,13 +130,15 @@ class NoPeft:
 
 @dataclass(frozen=True)
 class Lora:
-    """peft=lora: low-rank adapters (Hu et al., "LoRA", ICLR 2022).
+    """peft=lora, peft=dora: low-rank adapters (Hu et al., "LoRA", ICLR 2022).
 
     r: their rank.
     alpha: their scale is alpha / r.
     dropout: of their input.
     target_modules: the names of the adapted modules; a single `all-linear` means all linear layers except the output
         layer, experts and their router.
+    dora: also train the magnitude of each row of an adapted weight, which is W' = m (W + s B A) / ||W + s B A|| (Liu et
+        al., "DoRA: weight-decomposed low-rank adaptation", ICML 2024); adapters and magnitudes start at W' = W.
     merge: export the model with the adapters merged into its weights, instead of only the adapters.
     """
 
@@ -144,6 +146,7 @@ class Lora:
     alpha: int = 32
     dropout: float = 0.0
     target_modules: list[str] = field(default_factory=lambda: ["all-linear"])
+    dora: bool = False
     merge: bool = False
 
     def __post_init__(self) -> None:

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface, AutoModelForCausalLM, PretrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
-from mlens.model.adapters import with_adapters
+from mlens.model.adapters import adapter_shapes, with_adapters
 from mlens.model.flops import Sizes
 from mlens.model.load import in_training_form
 from mlens.model.losses import row_loss
@@ -96,6 +96,7 @@ class Sketch:
             named = dict(model.named_parameters())  # tied parameters once
             embedding, output = model.get_input_embeddings(), model.get_output_embeddings()
             layers = int(self.config.num_hidden_layers)
+            dora = isinstance(self.peft, Lora) and self.peft.dora
             body = trained = 0
             for parameter in named.values():
                 if parameter.ndim < 2 or parameter is embedding.weight or parameter is output.weight:
@@ -109,7 +110,15 @@ class Sketch:
                 parameters=sum(p.numel() for p in named.values()),
                 trained=sum(p.numel() for p in named.values() if p.requires_grad),
                 largest=max(p.numel() for p in named.values()),
-                sizes=Sizes(layers, heads * width, body, trained, output.weight.numel(), output.weight.requires_grad),
+                sizes=Sizes(
+                    layers,
+                    heads * width,
+                    body,
+                    trained,
+                    output.weight.numel(),
+                    output.weight.requires_grad,
+                    sum(rank * size * (size + out) for rank, size, out in adapter_shapes(model)) if dora else 0,
+                ),
             )
 
     def training(self, row: Row) -> RowBytes:

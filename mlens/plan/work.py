@@ -127,7 +127,7 @@ class _TargetShapes:
             behind = suffix * prefix + suffix * (suffix + 1) / 2 + chains * (prefix + suffix) + self.pairs[group]
             pairs += top * (top + 1) / 2 + float(behind.sum())
             logits += float(self.logits[group].sum())
-        return Passes(tokens, pairs, logits)
+        return Passes(tokens, pairs, logits, rows=1)
 
 
 @dataclass

@@ -105,6 +105,7 @@ WRONG = {
     "deepspeed=zero0 +deepspeed.zero_optimization.offload_optimizer.device=cpu": "offload_optimizer",
     "deepspeed=zero2 +deepspeed.zero_optimization.offload_param.device=cpu": "offload_param",
     "peft=lora peft.r=0": "peft.r",
+    "peft=dora deepspeed=zero3": "peft.dora",
     "wandb.mode=loud": "wandb.mode",
     "tracker=loud": "tracker must be",
     "seed=x": "seed",

@@ -32,16 +32,16 @@ def checkpoints(engine, folder, keep=2) -> Checkpoints:
     return Checkpoints(engine, folder, keep)
 
 
-@pytest.mark.parametrize("stage", [0, 2])
-def test_a_loaded_checkpoint_goes_on_bit_for_bit(stage, tmp_path):
-    made = parts(f"deepspeed=zero{stage}")
+@pytest.mark.parametrize(("stage", "peft"), [(0, "none"), (2, "none"), (2, "dora")])
+def test_a_loaded_checkpoint_goes_on_bit_for_bit(stage, peft, tmp_path):
+    made = parts(f"deepspeed=zero{stage}", f"peft={peft}")
     engine = made.engine()
     engine_steps(made, engine, 2)
     state = {"progress": {"step": 2, "seconds": 0.1 + 0.2}}
     checkpoints(engine, tmp_path).save(2, state, None)
     saved = weights(engine)
     losses = engine_steps(made, engine, 4, first=2)
-    other = parts(f"deepspeed=zero{stage}")
+    other = parts(f"deepspeed=zero{stage}", f"peft={peft}")
     fresh = other.engine()
     assert checkpoints(fresh, tmp_path).load_newest() == state
     assert same(weights(fresh), saved)

@@ -110,16 +110,22 @@ def test_no_rank_holds_a_whole_copy_while_a_model_is_spread(tmp_path):
         assert int(peak) < 0.75 * int(whole), (rank, lines)
 
 
-LORA = Lora(r=4, merge=True)
-
-
 @pytest.mark.parametrize(
-    ("name", "stage"),
-    [("tied", 0), ("moe", 3), *(pytest.param(*case, marks=pytest.mark.slow) for case in (("tied", 3), ("moe", 0)))],
+    ("name", "stage", "dora"),
+    [
+        ("tied", 0, False),
+        ("moe", 3, False),
+        ("tied", 2, True),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("tied", 3, False), ("moe", 0, False), ("untied", 0, True), ("moe", 1, True))
+        ),
+    ],
 )
-def test_merged_adapters_score_as_they_did_beside_the_model(name, stage, folders, tmp_path):
+def test_merged_adapters_score_as_they_did_beside_the_model(name, stage, dora, folders, tmp_path):
     overrides = (f"deepspeed=zero{stage}", "trainer.learning_rate=0.01", *RULE)
-    made = with_model(folders[name], *overrides, peft=LORA, gradient_checkpointing=True)
+    adapters = Lora(r=4, dora=dora, merge=True)
+    made = with_model(folders[name], *overrides, peft=adapters, gradient_checkpointing=True)
     engine = made.engine()
     dataset = made.datasets["test"]
     row = made.collator.score_row([dataset.prefix_group([0])], dataset.renderer.template.answers)
@@ -160,3 +166,18 @@ def test_merging_keeps_the_dtype_and_sums_in_float32():
     assert plain.keys() == {"x.q.weight", "x.q.bias", "norm.weight"}
     assert torch.equal(plain["x.q.weight"], (w.double() + 2 * b.double() @ a.double()).bfloat16())
     assert plain["x.q.bias"] is state["base_model.model.x.q.base_layer.bias"] and plain["norm.weight"] is a
+
+
+def test_merged_dora_has_rows_of_the_trained_magnitude():
+    draw = torch.Generator().manual_seed(0)
+    w, a, b = (torch.randn(*shape, generator=draw) for shape in ((6, 4), (2, 4), (6, 2)))
+    magnitude = torch.rand(6, generator=draw) + 0.5
+    state = {
+        "base_model.model.x.q.base_layer.weight": w,
+        "base_model.model.x.q.lora_A.default.weight": a,
+        "base_model.model.x.q.lora_B.default.weight": b,
+        "base_model.model.x.q.lora_magnitude_vector.default.weight": magnitude,
+    }
+    (plain,) = merged(state, scale=2.0).values()
+    assert torch.allclose(plain.norm(dim=1), magnitude)
+    assert torch.allclose(torch.cosine_similarity(plain, w + 2 * b @ a), torch.ones(6))

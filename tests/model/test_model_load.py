@@ -195,12 +195,13 @@ class Trained:
     seed: int = 0
 
 
-@pytest.fixture
-def adapter(saved, tmp_path):
+@pytest.fixture(params=[False, True], ids=["lora", "dora"])
+def adapter(saved, tmp_path, request):
     """A pretrained model's adapter, and a function that loads it."""
     made, folder = saved
     settings = PretrainedModel(name=None, path=str(folder), dtype="float32")
-    build(settings, made, peft=Lora(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path / "adapter")
+    adapters = Lora(r=2, target_modules=["q_proj"], dora=request.param)
+    build(settings, made, peft=adapters).save_pretrained(tmp_path / "adapter")
     trained = Trained(settings, Lora(r=2), made.settings.prompt)
 
     def load(digest=None):
