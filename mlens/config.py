@@ -229,10 +229,17 @@ def _check_together(settings: Settings) -> None:
         raise UserError(
             "comparison.equal=time needs trainer.max_minutes (how long each job trains) and trainer.max_steps=null"
         )
-    if getattr(settings.peft, "dora", False) and settings.deepspeed.zero_optimization.stage == 3:
+    zero = settings.deepspeed.zero_optimization
+    for name in ("dora", "load_in_4bit"):
+        if getattr(settings.peft, name, False) and zero.stage == 3:
+            raise UserError(
+                f"peft.{name}=true needs the weights unsharded, which ZeRO stage 3 shards: choose deepspeed=zero2 (or "
+                "zero0, zero1), or peft=lora"
+            )
+    if trainer.optimizer == "adamw_8bit" and zero.offload_optimizer.device != "none":
         raise UserError(
-            "peft.dora=true needs whole weights in every pass, which ZeRO stage 3 shards: choose deepspeed=zero2 (or "
-            "zero0, zero1), or peft=lora"
+            "trainer.optimizer=adamw_8bit can't be offloaded: choose deepspeed=zero2 or zero3, or "
+            "trainer.optimizer=adamw"
         )
     packed = row_tokens is not None
     if packed != (settings.model.attention == "rows"):

@@ -1,30 +1,31 @@
-"""Check what a run would fail at, before it reads any data: the model's files, the chat template, the tracker."""
+"""Check what a run would fail at, before it reads any data: the model's files, the chat template, missing packages."""
 
 from __future__ import annotations
-
-from importlib.util import find_spec
 
 from mlens.config import Settings
 from mlens.connection import connection_error
 from mlens.errors import UserError
-from mlens.model.settings import PretrainedModel
+from mlens.model.settings import Lora, PretrainedModel
+from mlens.packages import require_package
 from mlens.text import first_line
 
 OFFLINE = "choose wandb.mode=offline (`wandb sync` uploads the run later)"
 
 
 def preflight(settings: Settings) -> None:
-    """Check the model, template and tracker that the settings name. Called once a run, by a sweep once a job.
+    """Check the model, template and packages that the settings name. Called once a run, by a sweep once a job.
 
     Raises UserError for a pretrained model whose files, tokenizer or architecture can't be used, for a chat template
-    that can't be rendered, for a tracker that isn't installed, and for wandb.mode=online without a key or a connection.
+    that can't be rendered, for a package that isn't installed, and for wandb.mode=online without a key or a connection.
     """
     for name in settings.trackers:
-        spec = find_spec(name)
-        if spec is None or spec.origin is None:  # without origin: a folder that has this name
-            raise UserError(f"tracker={name} needs the package {name}: pip install -e '.[{name}]'")
+        require_package(name, name, f"tracker={name}")
     if "wandb" in settings.trackers and settings.wandb.mode == "online":
         _require_wandb()
+    if isinstance(settings.peft, Lora) and settings.peft.load_in_4bit:
+        require_package("bitsandbytes", "qlora", "peft=qlora")
+    if settings.trainer.optimizer == "adamw_8bit":
+        require_package("bitsandbytes", "qlora", "trainer.optimizer=adamw_8bit")
     if not isinstance(settings.model, PretrainedModel):
         return
     from mlens.model.load import load_pretrained_tokenizer, require_usable

@@ -5,6 +5,7 @@ import re
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,12 @@ def test_prompts_longer_than_the_model_was_made_for(folder):
     assert "prompt.max_tokens=99999 is more than" in refusal(
         *of_model(folder, "prompt.max_tokens=99999", "packing.row_tokens=99999")
     )
+
+
+@pytest.mark.parametrize("setting", ["peft=qlora", "trainer.optimizer=adamw_8bit"])
+def test_4_and_8_bits_need_bitsandbytes(setting, monkeypatch):
+    monkeypatch.setattr("mlens.packages.find_spec", lambda name: None if name == "bitsandbytes" else find_spec(name))
+    assert refusal("trainer=lora", setting) == f"{setting} needs the package bitsandbytes: pip install -e '.[qlora]'"
 
 
 def test_a_run_checks_its_model_before_it_reads_its_data(folder):

@@ -21,6 +21,8 @@ from mlens.engine.engine import Engine
 from mlens.engine.manifest import checkpoint_name, read_manifest, saved_steps
 from mlens.errors import UserError, exit_on_user_error
 from mlens.evaluation.reevaluate import reevaluate
+from mlens.model.settings import Lora, TinyModel
+from mlens.training.exported import read_exported
 from mlens.training.journal import Journal, intact_records
 from tests.helpers.runs import (
     FAST,
@@ -206,6 +208,8 @@ def test_reference_rows_end_where_packed_ones_do(tmp_path):
 @pytest.mark.parametrize("peft", ["lora", pytest.param("dora", marks=pytest.mark.slow)])
 def test_a_run_with_adapters_exports_them_alone(tmp_path, peft):
     run_here(tmp_path / "run", *FAST, f"peft={peft}", "peft.r=2", "trainer.optimizer=adamw")
+    exported = read_exported(tmp_path / "run")
+    assert (exported.peft, type(exported.model)) == (Lora(), TinyModel)
     assert (tmp_path / "run" / "model" / "adapter_model.safetensors").is_file()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -15,7 +16,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from mlens.engine.checkpoint_files import make_universal, tensors_only
 from mlens.engine.ranks import Ranks
-from mlens.engine.settings import DeepSpeed, OptimizerSettings, checkpoint_bytes
+from mlens.engine.settings import STATE_BYTES, DeepSpeed, OptimizerSettings, checkpoint_bytes
 from mlens.errors import RunFailed, UserError
 from mlens.files import atomic_folder, fresh_folder
 from mlens.model.adapters import without_adapters
@@ -23,7 +24,9 @@ from mlens.model.check import ModelCheck, check_model, require_passed, worst
 from mlens.model.fused import label_head
 from mlens.model.load import ParamPlacement
 from mlens.model.losses import row_loss
+from mlens.model.quantise import element_count, is_quantised
 from mlens.model.scores import explain_out_of_memory, prepare_row, row_scores
+from mlens.packages import require_package
 from mlens.packing.row import Row
 from mlens.text import first_line
 
@@ -39,10 +42,12 @@ class Engine:
     A training step is one `backward` for each row of the step; the one with `last` updates the parameters.
     """
 
-    def __init__(self, deepspeed_engine: Any, ranks: Ranks, autocast: bool) -> None:
+    def __init__(self, deepspeed_engine: Any, ranks: Ranks, optimizer: str, autocast: bool) -> None:
         self.ranks = ranks
-        self._engine, self._autocast = deepspeed_engine, autocast
+        self._engine, self._optimizer, self._autocast = deepspeed_engine, optimizer, autocast
         self._head = label_head(deepspeed_engine.module)
+        # Checkpoints leave frozen parameters out then: with their scales they follow from the initial model.
+        self._quantised = is_quantised(deepspeed_engine.module)
         self._base_rates = [group["lr"] for group in deepspeed_engine.optimizer.param_groups]
         self.checked: ModelCheck | None = None
 
@@ -54,7 +59,7 @@ class Engine:
     @property
     def parameters(self) -> int:
         """The number of parameters of the model, under ZeRO-3 those on all ranks."""
-        return sum(getattr(p, "ds_numel", p.numel()) for p in self._engine.module.parameters())
+        return sum(element_count(p) for p in self._engine.module.parameters())
 
     def check(self, longest: int) -> None:
         """Compare a small row with its samples alone, before training; `checked` keeps the result.
@@ -108,12 +113,15 @@ class Engine:
     @property
     def checkpoint_bytes(self) -> int:
         """An upper estimate of the size of a checkpoint."""
-        sizes = [(getattr(p, "ds_numel", p.numel()), p) for p in self._engine.module.parameters()]
-        return sum(checkpoint_bytes(n, n if p.requires_grad else 0, p.element_size()) for n, p in sizes)
+        states = STATE_BYTES[self._optimizer]
+        written = [p for p in self._engine.module.parameters() if p.requires_grad or not self._quantised]
+        sizes = [(element_count(p), p) for p in written]
+        return sum(checkpoint_bytes(n, n if p.requires_grad else 0, p.element_size(), states) for n, p in sizes)
 
     def save(self, folder: Path, tag: str) -> None:
-        """Write parameters and optimizer to `folder/tag`; each rank writes its shard."""
-        self._engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
+        """Write parameters and optimizer to `folder/tag`; each rank writes its shard. Under 4-bit weights only trained
+        parameters are written."""
+        self._engine.save_checkpoint(str(folder), tag=tag, save_latest=False, exclude_frozen_parameters=self._quantised)
 
     def load(self, folder: Path, tag: str, written_by: int) -> None:
         """Load parameters and optimizer from `folder/tag`.
@@ -125,10 +133,10 @@ class Engine:
         """
         engine, zero = self._engine, self._engine.zero_optimization_stage() > 0
         convert = zero and written_by != self.ranks.world  # under ZeRO every rank needs the shard that it wrote
-        if convert and engine.optimizer_name() != "adamw":
+        if convert and self._optimizer != "adamw":
             raise UserError(
-                f"{folder / tag} was written by {written_by} ranks: with trainer.optimizer={engine.optimizer_name()} "
-                f"resume with as many, not {self.ranks.world} (DeepSpeed converts only checkpoints of Adam)"
+                f"{folder / tag} was written by {written_by} ranks: with trainer.optimizer={self._optimizer} "
+                f"resume with as many, not {self.ranks.world} (DeepSpeed converts only checkpoints of adamw)"
             )
         checkpoint = folder / tag
         with tensors_only():
@@ -137,7 +145,7 @@ class Engine:
                 self.ranks.on_main(lambda: make_universal(checkpoint, folder / tag))
             engine._config.load_universal_checkpoint = convert
             try:
-                loaded, _ = engine.load_checkpoint(str(folder), tag=tag)
+                loaded, _ = engine.load_checkpoint(str(folder), tag=tag, load_module_strict=not self._quantised)
             except UnpicklingError as error:
                 raise RunFailed(f"{checkpoint} can't be loaded: {first_line(error)}") from error
             finally:
@@ -199,9 +207,14 @@ def make_engine(model: PreTrainedModel, ranks: Ranks, optimizer: OptimizerSettin
     config |= {
         "gradient_clipping": optimizer.gradient_clipping,
         "steps_per_print": 10**9,
-        "optimizer": _optimizer_node(optimizer, offloaded),
     }
     trained = [p for p in model.parameters() if p.requires_grad]
+    made = None
+    if optimizer.name == "adamw_8bit":
+        made = _adamw_8bit(trained, optimizer, paged=ranks.device.type == "cuda")
+        config["zero_allow_untested_optimizer"] = True
+    else:
+        config["optimizer"] = _optimizer_node(optimizer, offloaded)
     if optimizer.name == "muon":
         if any(len(getattr(p, "ds_shape", p.shape)) > 2 for p in trained):
             raise UserError(
@@ -210,9 +223,22 @@ def make_engine(model: PreTrainedModel, ranks: Ranks, optimizer: OptimizerSettin
             )
         if zero["stage"] == 3:
             zero["reduce_scatter"] = False  # Muon needs the complete gradient of a matrix
-    with _nothing_compiled() if ranks.device.type == "cpu" else nullcontext():
-        engine, *_ = deepspeed.initialize(model=model, model_parameters=trained, config=config)
-    return Engine(engine, ranks, autocast=dtype == "bfloat16" and not config["bf16"]["enabled"])
+    compiling = _nothing_compiled() if ranks.device.type == "cpu" else nullcontext()
+    with compiling, nullcontext() if made is None else _without_warning():
+        engine, *_ = deepspeed.initialize(model=model, model_parameters=trained, optimizer=made, config=config)
+    return Engine(engine, ranks, optimizer.name, autocast=dtype == "bfloat16" and not config["bf16"]["enabled"])
+
+
+@contextmanager
+def _without_warning() -> Iterator[None]:
+    """Inside, DeepSpeed doesn't warn of an optimizer that it wasn't tested with."""
+    logger = logging.getLogger("DeepSpeed")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextmanager
@@ -238,9 +264,22 @@ def _as_config(settings: DeepSpeed, dtype: str) -> dict:
     }
 
 
+def _adam_arguments(optimizer: OptimizerSettings) -> dict[str, Any]:
+    return {"betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": optimizer.weight_decay, "lr": optimizer.learning_rate}
+
+
+def _adamw_8bit(parameters: list, optimizer: OptimizerSettings, paged: bool) -> torch.optim.Optimizer:
+    """bitsandbytes' AdamW with states in 8 bits (parameters of fewer than 4,096 elements: in 32); with `paged` the GPU
+    may move them to the computer's memory. Raises UserError where bitsandbytes isn't installed."""
+    require_package("bitsandbytes", "qlora", "trainer.optimizer=adamw_8bit")
+    from bitsandbytes.optim import AdamW8bit, PagedAdamW8bit
+
+    return (PagedAdamW8bit if paged else AdamW8bit)(parameters, **_adam_arguments(optimizer))
+
+
 def _optimizer_node(optimizer: OptimizerSettings, offloaded: bool) -> dict:
     # torch's AdamW needs no compiler; for an offloaded optimizer DeepSpeed's CPU Adam is worth compiling.
-    adam = {"betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": optimizer.weight_decay, "lr": optimizer.learning_rate}
+    adam = _adam_arguments(optimizer)
     if not offloaded:
         adam["torch_adam"] = True
     if optimizer.name == "adamw":

@@ -64,14 +64,20 @@ class DeepSpeed:
         return _without_nulls(asdict(self))
 
 
-def checkpoint_bytes(numbers: int, trained: int, size: int) -> int:
+# Bytes of an optimizer's states for a parameter. In 8 bits each block of 256 has a float32 scale (Dettmers et al.,
+# "8-bit optimizers via block-wise quantization", ICLR 2022). Muon has one state of a matrix, two of other parameters.
+STATE_BYTES = {"adamw": 8.0, "muon": 8.0, "adamw_8bit": 2 * (1 + 4 / 256)}
+
+
+def checkpoint_bytes(numbers: int, trained: int, size: int, states: float) -> int:
     """An upper estimate of the size of a checkpoint, in bytes.
 
-    numbers: how many parameters there are.
+    numbers: how many parameters it holds.
     trained: how many of them are trained; each adds a float32 copy and the optimizer's two moments.
     size: bytes of a parameter.
+    states: bytes of the moments of a parameter (`STATE_BYTES`).
     """
-    return numbers * size + 12 * trained
+    return numbers * size + round((4 + states) * trained)
 
 
 def _without_nulls(node: dict) -> dict:
@@ -86,7 +92,7 @@ def _without_nulls(node: dict) -> dict:
 class OptimizerSettings:
     """How parameters are updated.
 
-    name: `adamw`, or `muon` for matrices with AdamW for all other parameters.
+    name: `adamw`, `adamw_8bit` (its states in 8 bits), or `muon` for matrices with AdamW for all other parameters.
     learning_rate: of AdamW, or of Muon.
     adam_learning_rate: of AdamW where `name` is `muon`.
     weight_decay: of all parameters.

@@ -9,6 +9,7 @@ import torch
 from transformers.modeling_utils import PreTrainedModel
 
 from mlens.errors import UserError
+from mlens.model.quantise import dequantised, is_quantised
 from mlens.model.settings import Lora
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ def _targets(model: PreTrainedModel) -> str | list[str]:
 def without_adapters(model: Any, state: dict[str, torch.Tensor]) -> tuple[PreTrainedModel, dict]:
     """The base model of a PeftModel, and its state with the adapters merged into its weights."""
     adapter = model.peft_config["default"]
+    if is_quantised(model):
+        state = dequantised(model, state)
     return model.get_base_model(), merged(state, adapter.lora_alpha / adapter.r)
 
 

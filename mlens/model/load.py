@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from safetensors.torch import load_model
@@ -28,6 +28,7 @@ from mlens.model.attention.cuda import FLEX_ATTENTION
 from mlens.model.digest import model_digest, model_folder
 from mlens.model.exported_tokenizer import BROKEN, cannot_load
 from mlens.model.fused import fuse, liger_is_installed
+from mlens.model.quantise import quantise
 from mlens.model.settings import ROWS, Lora, NoPeft, PretrainedModel, TinyModel
 from mlens.prompt.dates import distinct_days
 from mlens.prompt.frame import ChatFrame
@@ -146,7 +147,7 @@ def build_model(
     placement: how parameters are placed (a tiny model isn't sharded until the engine exists).
     weights: the folder of a saved tiny model of the same sizes, whose weights are loaded.
 
-    Raises UserError where the model can't be loaded or its attention can't be used.
+    Raises UserError where the model can't be loaded or quantised, or its attention can't be used.
     """
     dtype = torch.bfloat16 if placement.bf16 else torch.float32
     rows = FLEX_ATTENTION if placement.device == "cuda" else ROW_ATTENTION
@@ -190,9 +191,11 @@ def build_model(
         for module in model.modules():
             if isinstance(module, GradientCheckpointingLayer):
                 module.compile(dynamic=True)
-    if isinstance(peft, Lora):
-        return with_adapters(model, peft, settings.gradient_checkpointing, seed)
-    return model
+    if isinstance(peft, NoPeft):
+        return model
+    if peft.load_in_4bit:
+        quantise(model, placement.device, getattr(torch, settings.dtype))
+    return with_adapters(model, peft, settings.gradient_checkpointing, seed)
 
 
 def in_training_form(model: PreTrainedModel, checkpointing: bool) -> PreTrainedModel:
@@ -253,7 +256,11 @@ def load_trained(
     else:
         source = model if adapter_alone else replace(model, path=str(folder))
         built = build_model(source, NoPeft(), tokenizer, longest, settings.seed, placement)
-    return _with_saved_adapter(built, folder) if adapter_alone else built
+    if not adapter_alone:
+        return built
+    if isinstance(settings.peft, Lora) and settings.peft.load_in_4bit:
+        quantise(cast(PreTrainedModel, built), placement.device, getattr(torch, model.dtype))
+    return _with_saved_adapter(built, folder)
 
 
 def _with_saved_adapter(model: Any, folder: Path) -> PeftModel:

@@ -130,7 +130,7 @@ class NoPeft:
 
 @dataclass(frozen=True)
 class Lora:
-    """peft=lora, peft=dora: low-rank adapters (Hu et al., "LoRA", ICLR 2022).
+    """peft=lora, dora, qlora: low-rank adapters (Hu et al., "LoRA", ICLR 2022).
 
     r: their rank.
     alpha: their scale is alpha / r.
@@ -139,7 +139,9 @@ class Lora:
         layer, experts and their router.
     dora: also train the magnitude of each row of an adapted weight, which is W' = m (W + s B A) / ||W + s B A|| (Liu et
         al., "DoRA: weight-decomposed low-rank adaptation", ICML 2024); adapters and magnitudes start at W' = W.
-    merge: export the model with the adapters merged into its weights, instead of only the adapters.
+    load_in_4bit: keep the weights of the linear layers frozen in 4 bits (`mlens.model.quantise`).
+    merge: export the model with the adapters merged into its weights, instead of only the adapters; 4-bit weights are
+        dequantised.
     """
 
     r: int = 16
@@ -147,6 +149,7 @@ class Lora:
     dropout: float = 0.0
     target_modules: list[str] = field(default_factory=lambda: ["all-linear"])
     dora: bool = False
+    load_in_4bit: bool = False
     merge: bool = False
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ import psutil
 from mlens.compose import compose_config
 from mlens.config import Settings, check_config
 from mlens.engine.engine import uses_bf16_parameters
-from mlens.engine.settings import checkpoint_bytes
+from mlens.engine.settings import STATE_BYTES, checkpoint_bytes
 from mlens.model.flops import forward_flops, training_flops
 from mlens.model.settings import Lora
 from mlens.packing.dataset import RatingDataset
@@ -263,10 +263,12 @@ def _validations(job: PlannedJob) -> int:
 def _disk(job: PlannedJob, counted: ModelCounts) -> Disk:
     settings = job.settings
     size = 2 if uses_bf16_parameters(settings.model.dtype, settings.deepspeed.zero_optimization.stage) else 4
-    one = checkpoint_bytes(counted.parameters, counted.trained, size)
+    stored = counted.trained if counted.quantised else counted.parameters
+    one = checkpoint_bytes(stored, counted.trained, size, STATE_BYTES[settings.trainer.optimizer])
     # The newest ones, the best model's, and the one that is being written.
     at_once = min(settings.trainer.checkpoint.keep + 2, _validations(job) + 1)
-    exported = counted.trained if isinstance(settings.peft, Lora) else counted.parameters
+    adapters_alone = isinstance(settings.peft, Lora) and not settings.peft.merge
+    exported = counted.trained if adapters_alone else counted.parameters
     folder = Path(settings.output_dir or "outputs").absolute()
     there = next(path for path in (folder, *folder.parents) if path.is_dir())
     return Disk(one, at_once * one, exported * size, shutil.disk_usage(there).free)

@@ -11,11 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mlens.engine.engine import uses_bf16_parameters
-from mlens.engine.settings import DeepSpeed
+from mlens.engine.settings import STATE_BYTES, DeepSpeed
 from mlens.plan.sketch import ModelCounts
 
 GIB = 2**30
 FLOAT = 4
+# Bytes of an element in NF4: 4 bits, an 8-bit scale for each block of 64, and a float32 scale for 256 of these
+# (Dettmers et al., "QLoRA", 2023, section 3: 0.127 bits for the scales).
+NF4 = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 # DeepSpeed's defaults (runtime/zero/config.py), in elements.
 BUCKET = 500_000_000
 LIVE = 1_000_000_000
@@ -74,16 +77,18 @@ def static_memory(
     zero = deepspeed.zero_optimization
     stage, trained, everything = zero.stage, model.trained, model.parameters
     b = 2 if uses_bf16_parameters(dtype, stage) else FLOAT
-    states = 2.0 * FLOAT
+    states = STATE_BYTES[optimizer]
     if optimizer == "muon":  # one state instead of two for a matrix
         states -= FLOAT * model.sizes.trained / max(1, trained)
     # torch's AdamW makes one float32 temporary an element on a GPU, for all elements at once, and two on a CPU, for one
     # parameter at a time; ZeRO flattens all of a rank's parameters into one.
     temporary = FLOAT if cuda else 2 * FLOAT
+    if optimizer == "adamw_8bit":  # a GPU updates in place; a CPU dequantises the states first
+        temporary = 0 if cuda else 5 * FLOAT
     if stage == 0:
         bucket = FLOAT * min(trained, BUCKET) if ranks > 1 else 0
         return Memory(
-            weights=FLOAT * everything,
+            weights=round(_weights(model, FLOAT)),
             gradients=FLOAT * trained + bucket,
             optimizer=round(states * trained),
             update=FLOAT * trained + temporary * (trained if cuda else model.largest),
@@ -94,7 +99,7 @@ def static_memory(
     # A GPU allocates the full bucket; on a CPU only the pages that are written take memory.
     size = zero.reduce_bucket_size or BUCKET
     buckets = b * (size if cuda else min(size, trained)) * (2 if zero.overlap_comm else 1)
-    weights, gradients, masters = float(b * everything), b * share + buckets, (FLOAT + states) * share
+    weights, gradients, masters = _weights(model, b), b * share + buckets, (FLOAT + states) * share
     if stage == 1:
         gradients += b * trained
     # Gradients are cast to float32 for the update.
@@ -114,3 +119,9 @@ def static_memory(
     if not cuda:  # device memory is host memory
         masters, host = masters + host, 0.0
     return Memory(round(weights), round(gradients), round(masters), round(update), round(host), heap=not cuda)
+
+
+def _weights(model: ModelCounts, size: int) -> float:
+    """Return the bytes of unsharded parameters of `size` bytes each, and of those in 4 bits with the largest of them
+    dequantised."""
+    return size * (model.parameters - model.quantised + model.largest_quantised) + NF4 * model.quantised

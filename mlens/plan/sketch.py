@@ -26,6 +26,7 @@ from mlens.model.adapters import adapter_shapes, with_adapters
 from mlens.model.flops import Sizes
 from mlens.model.load import in_training_form
 from mlens.model.losses import row_loss
+from mlens.model.quantise import quantisable_layers
 from mlens.model.scores import row_scores
 from mlens.model.settings import ROWS, Lora, NoPeft, PretrainedModel, TinyModel
 from mlens.packing.row import Row
@@ -64,12 +65,16 @@ class ModelCounts:
     trained: number of elements of trained parameters.
     largest: number of elements of the largest parameter.
     sizes: the sizes that floating-point operations depend on.
+    quantised: number of elements of parameters in 4 bits.
+    largest_quantised: number of elements of the largest of these.
     """
 
     parameters: int
     trained: int
     largest: int
     sizes: Sizes
+    quantised: int = 0
+    largest_quantised: int = 0
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,9 @@ class Sketch:
             embedding, output = model.get_input_embeddings(), model.get_output_embeddings()
             layers = int(self.config.num_hidden_layers)
             dora = isinstance(self.peft, Lora) and self.peft.dora
+            quantised = []
+            if isinstance(self.peft, Lora) and self.peft.load_in_4bit:
+                quantised = [layer.weight.numel() for layer in quantisable_layers(model).values()]
             body = trained = 0
             for parameter in named.values():
                 if parameter.ndim < 2 or parameter is embedding.weight or parameter is output.weight:
@@ -119,6 +127,8 @@ class Sketch:
                     output.weight.requires_grad,
                     sum(rank * size * (size + out) for rank, size, out in adapter_shapes(model)) if dora else 0,
                 ),
+                quantised=sum(quantised),
+                largest_quantised=max(quantised, default=0),
             )
 
     def training(self, row: Row) -> RowBytes:

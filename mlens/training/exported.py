@@ -36,14 +36,16 @@ from mlens.schema import (
 from mlens.trust import refuse_foreign
 
 FILE = "mlens.json"
-# The version of the file's format; a newer one is refused. Version 1 had no chat_frame and no base_digest.
-FORM = 2
+# The version of the file's format; a newer one is refused. Version 1 had no chat_frame and no base_digest, version 2 no
+# load_in_4bit.
+FORM = 3
 ADAPTER = "adapter_config.json"
 SCHEMA: Schema = {
     **{"form": COUNT, "mlens": TEXT, "scale": [NUMBER], "dtype": TEXT, "attention": TEXT, "seed": INTEGER},
     **dict.fromkeys(("history", "ablation", "prompt", "packing", "evaluation"), OBJECT),
     **{"bf16_parameters": SWITCH, "base": OBJECT_OR_NONE},
     **{"base_digest?": TEXT_OR_NONE, "chat_frame?": TWO_TEXTS_OR_NONE},  # not in form 1
+    "load_in_4bit?": SWITCH,  # not in forms 1 and 2
 }
 
 
@@ -87,7 +89,8 @@ def write_exported(folder: Path, inputs: RunInputs) -> None:
     assert identity is not None
     nodes, model = settings.config, settings.model
     base = digest = None
-    if (folder / ADAPTER).is_file():
+    adapter = (folder / ADAPTER).is_file()
+    if adapter:
         digest = identity.model
         base = {"_target_": nodes["model"]["_target_"], **asdict(model)}
     content = {
@@ -101,6 +104,7 @@ def write_exported(folder: Path, inputs: RunInputs) -> None:
         "bf16_parameters": uses_bf16_parameters(model.dtype, settings.deepspeed.zero_optimization.stage),
         "base": base,
         "base_digest": digest,
+        "load_in_4bit": adapter and settings.peft.load_in_4bit,
         "chat_frame": identity.chat_frame,
         "seed": settings.seed,
     }
@@ -143,8 +147,10 @@ def _parse(folder: Path, content: dict, trust: bool) -> ExportedSettings:
     adapter = (folder / ADAPTER).is_file()
     if adapter and content["base"] is None:
         raise UserError(f"names no base model for the adapter in {ADAPTER}")
-    model = PretrainedModel(None, path=str(folder), dtype=content["dtype"], attention=content["attention"])
-    base = _chosen("base", content["base"]) if adapter else model
+    if adapter:
+        model = _chosen("base", content["base"])
+    else:
+        model = PretrainedModel(None, path=str(folder), dtype=content["dtype"], attention=content["attention"])
     return ExportedSettings(
         folder=folder,
         scale=tuple(scale),
@@ -153,8 +159,8 @@ def _parse(folder: Path, content: dict, trust: bool) -> ExportedSettings:
         prompt=parse_node("prompt", Style, _without_target(content["prompt"])),
         packing=_chosen("packing", content["packing"]),
         evaluation=parse_node("evaluation", Evaluation, content["evaluation"]),
-        model=base,
-        peft=Lora() if adapter else NoPeft(),
+        model=model,
+        peft=Lora(load_in_4bit=content.get("load_in_4bit", False)) if adapter else NoPeft(),
         seed=content["seed"],
         dtype=content["dtype"],
         bf16_parameters=content["bf16_parameters"],

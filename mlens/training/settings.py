@@ -57,7 +57,7 @@ class Trainer:
     history_loss_weight: weight in the loss of a token of a rating in a history, relative to a token of an answer. 0:
         only answers carry loss, as with any loss but `ce`; else each rating carries loss once an epoch as a line of a
         history too.
-    optimizer: `adamw`, or `muon` (Muon on matrices, AdamW on the rest).
+    optimizer: `adamw`, `adamw_8bit` (AdamW with states of 8 bits), or `muon` (Muon on matrices, AdamW on the rest).
     learning_rate: of AdamW, or of Muon.
     adam_learning_rate: of AdamW where optimizer is `muon`; null: learning_rate.
     weight_decay: as the optimizer defines it.
@@ -100,7 +100,7 @@ class Trainer:
         require_number("trainer.max_minutes", self.max_minutes, above=0, null=True)
         require_choice("trainer.loss", self.loss, tuple(LOSSES))
         require_number("trainer.expected_loss_weight", self.expected_loss_weight, above=0, null=True)
-        require_choice("trainer.optimizer", self.optimizer, ("adamw", "muon"))
+        require_choice("trainer.optimizer", self.optimizer, ("adamw", "adamw_8bit", "muon"))
         require_choice("trainer.schedule", self.schedule, ("constant", "linear", "cosine"))
         require_number("trainer.learning_rate", self.learning_rate, above=0)
         require_number("trainer.adam_learning_rate", self.adam_learning_rate, above=0, null=True)

@@ -106,6 +106,8 @@ WRONG = {
     "deepspeed=zero2 +deepspeed.zero_optimization.offload_param.device=cpu": "offload_param",
     "peft=lora peft.r=0": "peft.r",
     "peft=dora deepspeed=zero3": "peft.dora",
+    "peft=qlora deepspeed=zero3": "peft.load_in_4bit",
+    "trainer.optimizer=adamw_8bit deepspeed=zero2_offload": "trainer.optimizer",
     "wandb.mode=loud": "wandb.mode",
     "tracker=loud": "tracker must be",
     "seed=x": "seed",

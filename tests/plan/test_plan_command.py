@@ -104,7 +104,7 @@ def test_a_plan_says_what_training_says_of_itself(job):
     assert planned.steps == total_steps(job.settings.trainer, len(train)) == 4
     assert planned.epoch_steps == -(-len(train) // 8)
     parameters = planned.counted.parameters
-    assert planned.disk.checkpoint == checkpoint_bytes(parameters, parameters, 4) == 16 * parameters
+    assert planned.disk.checkpoint == checkpoint_bytes(parameters, parameters, 4, 8) == 16 * parameters
     assert planned.disk.checkpoints == 2 * planned.disk.checkpoint  # a validation at the end, and nothing before it
     assert planned.fits and planned.validations == 1
     trained = planned.epoch_seconds * 4 / planned.epoch_steps

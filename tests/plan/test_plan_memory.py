@@ -9,7 +9,7 @@ from transformers import AutoConfig
 from mlens.engine.settings import DeepSpeed, Offload, ZeroOptimization
 from mlens.model.flops import Sizes
 from mlens.model.losses import row_loss
-from mlens.model.settings import NoPeft, PretrainedModel, TinyModel
+from mlens.model.settings import Lora, NoPeft, PretrainedModel, TinyModel
 from mlens.packing.epoch_plan import rating_row
 from mlens.packing.packed import PackedRows
 from mlens.packing.row import RatingLoss
@@ -42,6 +42,26 @@ def test_stage_0_holds_sixteen_bytes_a_parameter():
     memory = static_memory(MODEL, zero(0), "bfloat16", "adamw", ranks=1, cuda=True)
     parts = (memory.weights, memory.gradients, memory.optimizer)
     assert parts == (4 * BILLIONS, 4 * BILLIONS, 8 * BILLIONS) and sum(parts) / 1e9 == PAPER[0]
+
+
+def test_8_bit_adamw_keeps_two_bytes_and_a_scale_for_256():
+    (adamw, eight) = (static_memory(MODEL, zero(2), "bfloat16", name, 4, True) for name in ("adamw", "adamw_8bit"))
+    assert adamw.optimizer == 12 * BILLIONS / 4
+    assert eight.optimizer == pytest.approx((4 + 2 + 8 / 256) * BILLIONS / 4)
+    assert (eight.weights, eight.gradients) == (adamw.weights, adamw.gradients) and eight.update < adamw.update
+
+
+def test_4_bits_are_all_but_embeddings_norms_output_and_adapters():
+    """Qwen3-8B by hand: 0.5159 bytes an element of a linear layer, 2 of all else, and one weight dequantised."""
+    config = AutoConfig.for_model(**PUBLISHED["Qwen/Qwen3-8B"])
+    counted = Sketch(config, PretrainedModel("x"), Lora(r=16, load_in_4bit=True), bf16=True, autocast=False).count()
+    embedding, head, inner, kv = 151_936 * 4096, 151_936 * 4096, 4096 * 12_288, 4096 * 1024
+    assert counted.quantised == 36 * (2 * 4096 * 4096 + 2 * kv + 3 * inner) and counted.largest_quantised == inner
+    norms = 36 * (2 * 4096 + 2 * 128) + 4096
+    assert counted.parameters == counted.quantised + embedding + head + norms + counted.trained
+    weights = static_memory(counted, zero(2), "bfloat16", "adamw", 1, cuda=True).weights
+    by_hand = 0.51587 * counted.quantised + 2 * (embedding + head + norms + counted.trained + inner)
+    assert weights == pytest.approx(by_hand, rel=1e-4) and 5.5 < weights / 2**30 < 6.0
 
 
 def test_muon_keeps_one_state_of_a_matrix():

@@ -76,7 +76,7 @@ REFUSED = {
     ),
     "a scale": ({"scale": [5, 1]}, "rating_scale must be two or more"),
     "words in a scale": ({"scale": [1, "2"]}, r"scale\[1\] must be a number, not '2'"),
-    "a later form": ({"form": 3, "mlens": "9.0"}, "has format 3, written by mlens 9.0"),
+    "a later form": ({"form": 4, "mlens": "9.0"}, "has format 4, written by mlens 9.0"),
     "a wrong kind": ({"prompt": []}, "prompt must be an object, not a list"),
     "more": ({"more": 1}, "more: unknown key"),
 }
