@@ -4,14 +4,17 @@ from dataclasses import replace
 
 import pytest
 from rich.console import Console
+from transformers import AutoConfig
 
 from mlens.cli.plan import print_plan
 from mlens.config import check_config
 from mlens.engine.settings import checkpoint_bytes
 from mlens.errors import UserError
 from mlens.model.flops import forward_flops
+from mlens.model.settings import PretrainedModel
 from mlens.packing.lengths import measure_lengths
-from mlens.plan.advice import advise, changes
+from mlens.plan.advice import advise, alternatives, changes
+from mlens.plan.configs import PUBLISHED
 from mlens.plan.hardware import RESERVE, Hardware, resolve_machine
 from mlens.plan.job_plan import plan, prepare
 from mlens.plan.jobs import plan_request
@@ -129,10 +132,43 @@ def test_what_is_advised_can_be_given_as_it_stands():
     advised = list(changes(settings))
     keys = ["model.gradient_checkpointing", *["packing.row_tokens"] * 2, *["deepspeed"] * 3, "peft"]
     assert [change.key for change in advised] == keys
-    for change in advised:
+    others = list(alternatives(settings))
+    assert [change.text.split()[0] for change in others] == [
+        *("trainer.optimizer=adamw_8bit", "peft=lora", "peft=dora", "peft=qlora")
+    ]
+    for change in [*advised, *others]:
         taken, counted = check_config(composed(*given, *change.text.split())), change.apply(settings)
         for node in ("model", "packing", "deepspeed", "peft"):
             assert getattr(taken, node) == getattr(counted, node), change.text
+    assert [change.apply(settings).trainer.optimizer for change in others] == ["adamw_8bit", *["adamw"] * 3]
+
+
+def test_what_contradicts_an_alternative_is_changed_with_it():
+    given = ["model=qwen3_14b", "deepspeed=zero3_offload"]
+    found = {change.text: change.apply for change in alternatives(check_config(composed(*given)))}
+    assert [*found] == [
+        "peft=lora trainer=lora",
+        "peft=dora trainer=lora deepspeed=zero2",
+        "peft=qlora trainer=lora deepspeed=zero2",
+    ]
+    settings = check_config(composed(*given, *["peft=qlora", "trainer=lora", "deepspeed=zero2"]))
+    assert not list(alternatives(settings))
+    (only,) = alternatives(check_config(composed("model=qwen3_30b_a3b")))
+    assert only.text == "peft=qlora trainer=lora deepspeed=zero2"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hardware", ["1xRTX4090", "1xA10", "1xL4"])
+def test_a_card_of_24_gb_is_told_what_fits_it(job, hardware):
+    name = "Qwen/Qwen3-8B"
+    settings = replace(job.settings, model=PretrainedModel(name))
+    large = replace(job, settings=settings, config=AutoConfig.for_model(**PUBLISHED[name]))
+    machine = resolve_machine(plan_request([f"hardware={hardware}"], multirun=False).hardware, "bfloat16")
+    planned = plan(large, machine, 0)
+    told = advise(large, planned, machine, 0)
+    print(told)
+    assert not planned.fits
+    assert "peft=lora trainer=lora" in told and "peft=qlora trainer=lora" in told
 
 
 @pytest.mark.slow
