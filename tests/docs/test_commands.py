@@ -83,6 +83,9 @@ SMALLER = [
     # Other releases aren't at hand, and their readers have tests of their own.
     (r"data=ml_100k data\.path=\S+|data=ml_1m", "data=ml_latest_small data.path=DIR"),
     (r"'?tracker=(\[wandb,)?tensorboard\]?'?", "tracker=none"),  # an extra, which has tests of its own
+    # So is bitsandbytes.
+    (r"(train\.py.*) peft=qlora", r"\1 peft=lora"),
+    (r"trainer\.optimizer=adamw_8bit", ""),
     (r"trainer\.max_steps=\d+", ""),
     (r"trainer\.validate_every_steps=\d+", ""),
     # The probe asks a pretrained model (here the one that a run left), and of more users and movies than DIR has.
