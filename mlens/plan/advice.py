@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from mlens.compose import compose_config
 from mlens.config import Settings, check_config
-from mlens.model.settings import NoPeft
+from mlens.model.settings import Lora, NoPeft
 from mlens.packing.packed import PackedRows
 from mlens.plan.hardware import Machine
 from mlens.plan.job_plan import Plan, PlannedJob, count_work, heaviest_rows, rank_memory
@@ -131,8 +131,11 @@ def changes(settings: Settings) -> Iterator[Change]:
     zero = settings.deepspeed.zero_optimization
     yield from _fewer_activations(settings)
     offloaded = zero.offload_optimizer.device == "cpu"
-    names = [f"zero{stage}" for stage in (2, 3) if stage > zero.stage and not offloaded]
-    names += [f"zero{stage}_offload" for stage in (2, 3) if stage >= zero.stage + offloaded]
+    unsharded = isinstance(settings.peft, Lora) and (settings.peft.dora or settings.peft.load_in_4bit)
+    stages = (2,) if unsharded else (2, 3)
+    names = [f"zero{stage}" for stage in stages if stage > zero.stage and not offloaded]
+    if settings.trainer.optimizer != "adamw_8bit":
+        names += [f"zero{stage}_offload" for stage in stages if stage >= zero.stage + offloaded]
     for name in names:
         yield Change(f"deepspeed={name}", _with_choices({"deepspeed": name}))
     yield Change("peft=lora trainer=lora", _with_choices({"peft": "lora"}))

@@ -143,6 +143,21 @@ def test_what_is_advised_can_be_given_as_it_stands():
     assert [change.apply(settings).trainer.optimizer for change in others] == ["adamw_8bit", *["adamw"] * 3]
 
 
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ("peft=qlora trainer=lora", ["zero2_offload"]),
+        ("peft=dora trainer=lora deepspeed=zero1", ["zero2", "zero2_offload"]),
+        ("trainer.optimizer=adamw_8bit", ["zero3"]),
+    ],
+)
+def test_no_change_contradicts_the_settings(given, names):
+    settings = check_config(composed("model=qwen3_8b", *given.split()))
+    assert [change.text for change in changes(settings) if change.key == "deepspeed"] == [
+        f"deepspeed={name}" for name in names
+    ]
+
+
 def test_what_contradicts_an_alternative_is_changed_with_it():
     given = ["model=qwen3_14b", "deepspeed=zero3_offload"]
     found = {change.text: change.apply for change in alternatives(check_config(composed(*given)))}
@@ -166,7 +181,6 @@ def test_a_card_of_24_gb_is_told_what_fits_it(job, hardware):
     machine = resolve_machine(plan_request([f"hardware={hardware}"], multirun=False).hardware, "bfloat16")
     planned = plan(large, machine, 0)
     told = advise(large, planned, machine, 0)
-    print(told)
     assert not planned.fits
     assert "peft=lora trainer=lora" in told and "peft=qlora trainer=lora" in told
 
