@@ -2,6 +2,7 @@
 
 import gc
 import signal
+from collections import defaultdict
 from itertools import count
 
 import mlens  # noqa: F401  sets how threads wait, before anything imports torch
@@ -23,8 +24,24 @@ settings.load_profile("mlens")
 FIRST = ("test_train.py", "test_launcher_sweep.py")
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are selected by marks
 def pytest_collection_modifyitems(items):
+    _mark_slow_parameters(items)
     items.sort(key=lambda item: item.path.name not in FIRST)
+
+
+def _mark_slow_parameters(items):
+    """Of the parameters of a test that is marked `sampled(n)`, mark all as slow but n, evenly spaced."""
+    of_test = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("sampled"):
+            of_test[item.nodeid.partition("[")[0]].append(item)
+    for same in of_test.values():
+        (n,) = same[0].get_closest_marker("sampled").args
+        assert n < len(same), f"{same[0].nodeid}: sampled({n}) has no effect on {len(same)} parameters"
+        for i, item in enumerate(same):
+            if i * n // len(same) == (i - 1) * n // len(same):
+                item.add_marker("slow")
 
 
 def pytest_collection_finish():

@@ -29,6 +29,7 @@ def test_what_is_shown_can_be_typed_and_means_the_value(value):
     assert OverridesParser.create().parse_override(argument).value() == value
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("value", ["/x/lr=1e-4", "/x/电影.csv", "~/x", "a;b", "/x/run (2)", "/x/[1]"])
 def test_a_value_that_hydra_can_not_read_is_shown_as_it_must_be_typed(value):
     line = refusal("history=none", f"output_dir={value}")
@@ -100,6 +101,7 @@ def test_flags_of_the_guides_scripts_are_answered_with_the_overrides_that_replac
 VALUES = {"history": "none", "ablation": "history_only", "prompt": "simple", "deepspeed": "zero2", "data": "sample"}
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("flag", FLAGS)
 def test_every_flag_has_overrides_that_exist(flag):
     first = {"--history_ratio": ["history=random"], "--fixed_history_count": ["history=fixed_count"]}

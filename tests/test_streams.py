@@ -56,6 +56,7 @@ def shell(pattern, *words, **more):
     return done.returncode, done.stderr
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("ends", ["", "flushed"])
 @pytest.mark.parametrize("how", BROKEN)
 def test_messages_that_are_lost_change_nothing(how, ends, tmp_path):
@@ -65,6 +66,7 @@ def test_messages_that_are_lost_change_nothing(how, ends, tmp_path):
     assert "error" not in said.lower()
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("ends", ["", "flushed"])
 @pytest.mark.parametrize("how", BROKEN)
 def test_a_result_that_is_lost_is_one_line_and_no_success(how, ends, tmp_path):

@@ -46,6 +46,7 @@ def until_torch(*arguments: str, **more: str) -> str:
     return ended.stdout.splitlines()[-1]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("arguments", SCRIPTS, ids=[script for script, _ in SCRIPTS])
 def test_an_entry_point_sets_it_before_torch(arguments):
     assert until_torch(*arguments) == f"GOMP_SPINCOUNT={mlens.SPINS}"

@@ -140,6 +140,7 @@ def test_a_file_passes_the_strict_check(file, together):
     check_once(*together(file))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("file", [*LISTS, *(pytest.param(file, marks=pytest.mark.slow) for file in NODES)], ids=name_of)
 def test_the_jobs_of_a_files_command_pass_the_strict_check(file, jobs_of):
     if file.stem == "optuna":
@@ -189,6 +190,7 @@ def test_a_qwen3_model_is_hf_with_its_own_name_and_revision():
         assert set(node) == {"defaults", "name", "revision"} and "hf" in node.defaults
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("option", OPTIONS["deepspeed"])
 def test_a_deepspeed_choice_sets_only_fields_that_exist(option):
     # Its nulls are left out of the files: they stand for DeepSpeed's own defaults.
@@ -209,6 +211,7 @@ def test_a_field_that_scripts_rely_on_exists(field):
     assert key in (OmegaConf.select(config, parent) if parent else config)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "history, fields",
     [
@@ -268,6 +271,7 @@ def test_the_guides_qwen3_settings():
     assert settings.prompt.max_tokens == 2048 and settings.deepspeed.zero_optimization.stage == 2
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "model, stage, peft, rate",
     [

@@ -286,6 +286,7 @@ def test_check_gives_every_node_as_its_object():
     assert (settings.seed_of("train"), settings.seed_of("val"), settings.seed_of("test")) == (0, 1234, 1234)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", ["kernels-community/flash-attn", "somebody/kernel:forward", "paged|sdpa", "Rows", ""])
 @pytest.mark.parametrize("model", [("model=tiny",), ("model=qwen3_0_6b",)])
 def test_an_attention_of_another_name_is_refused(name, model):

@@ -209,6 +209,7 @@ ORDERS = {
 seeds = st.tuples(st.integers(0, 2**32 - 1), st.booleans())
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", ALONE)
 @settings(max_examples=3, deadline=None)
 @given(seeds, st.integers(0, 13))
@@ -219,6 +220,7 @@ def test_what_is_drawn_for_a_user_does_not_depend_on_the_others(name, seed, left
     assert part == {key: value for key, value in whole.items() if key[0] != user}
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", SAMPLES)
 @settings(max_examples=10, deadline=None)
 @given(seeds, st.integers(0, 13))
@@ -235,6 +237,7 @@ def test_of_a_sample_one_member_is_replaced_where_it_must_be(name, seed, left_ou
             assert not gone and len(come) == len(before) - len(before & after)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", [*ALONE, *SAMPLES])
 @settings(max_examples=3, deadline=None)
 @given(seeds)
@@ -245,6 +248,7 @@ def test_another_numbering_draws_the_same(name, seed):
     assert drawn(source.table()) == drawn(other.table())
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ORDERS)
 @settings(max_examples=3, deadline=None)
 @given(seeds, st.integers(0, 13))

@@ -64,6 +64,7 @@ def test_without_history_the_error_is_the_priors():
     assert rmse.observed == pytest.approx(rmse.expected, abs=0.02)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("drift", [0.0, 0.4])
 @pytest.mark.parametrize("seen", [[0], [0, 1, 2, 3, 4, 5], [1, 4], [5]])
 def test_bayes_predictions_against_a_grid(drift, seen):

@@ -65,6 +65,7 @@ def test_gzip_is_never_decompressed_as_a_whole(tmp_path, monkeypatch):
         assert len(stream.read()) == 999_998
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize(
     ("text", "encoding"),
     [(LATIN, "latin-1"), (LATIN.replace("Ça", "“Ça”"), "cp1252"), (CHINESE, "gb18030")]

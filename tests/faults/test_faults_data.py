@@ -445,6 +445,7 @@ def damage_all(folder):
 DAMAGES = [value for name, value in sorted(globals().items()) if name.startswith("damage_")]
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("large", [1, 1 << 24], ids=["large", "small"])
 def test_a_damaged_table_is_reported_and_rebuilt(source, monkeypatch, caplog, damage, large):

@@ -38,6 +38,7 @@ def in_profile(text):
     return json.dumps(records).replace('"HERE"', text)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "text",
     [

@@ -132,6 +132,7 @@ PLACES = (
 )
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("place", PLACES)
 def test_a_run_with_a_link_in_it_is_not_resumed(place, begun, victim, capsys):
     settings = checked(f"output_dir={begun}", "resume=true")

@@ -260,6 +260,7 @@ def deep(levels):
     return b"[" * levels + b"]" * levels
 
 
+@pytest.mark.sampled(13)
 @pytest.mark.parametrize("name", [name for name in FILES if name != "test.parquet"])
 @pytest.mark.parametrize(
     "content",

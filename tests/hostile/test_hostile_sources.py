@@ -175,6 +175,7 @@ def mutated(name, number):
     return victim, {**small.files, victim: mutate(small.files[victim], draw)}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", SMALL)
 def test_hurt_bytes(name, tmp_path):
     outcomes = Counter()

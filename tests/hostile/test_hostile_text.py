@@ -111,6 +111,7 @@ def assert_structure(tokenizer, table):
     assert ids == text_ids(tokenizer, text)
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("made", [behaviour, tagged])
 def test_a_prompt_keeps_its_lines(tmp_path, made, text):

@@ -147,6 +147,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", CHANGES)
 def test_no_node_of_a_run_may_name_a_foreign_class(case, run, tmp_path):
     change(run, **CHANGES[case])

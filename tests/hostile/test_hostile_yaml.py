@@ -73,6 +73,7 @@ def every_case_with_one_reader_in_turn():
             yield pytest.param(case, reader, marks=[] if number % len(READERS) == at else pytest.mark.slow)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("case", "reader"), every_case_with_one_reader_in_turn())
 def test_a_hostile_config_is_one_line_at_once(case, reader, begun):
     (begun[2] / ".hydra" / "config.yaml").write_text(HOSTILE[case])

@@ -82,6 +82,7 @@ def logits_of(model, row, **layout):
     return model(input_ids=ids[None], position_ids=row.positions[None].to(device), **layout).logits[0]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("tokens", ROWS)
 @pytest.mark.parametrize(
     "kv_heads", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)]

@@ -38,6 +38,7 @@ def gradients(model, loss):
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("name", ["tied", "untied", "moe", "llama", "wide window", "opt", "gpt2"])
 def test_rows_scores_and_gradients_are_those_of_the_unmodified_model(name, checkpointing, made, folder_of):

@@ -20,6 +20,7 @@ from mlens.prompt.settings import Ablation, Style
 from mlens.prompt.tokens import PlainText
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("strategy", [AllPrevious(), FixedCount(), Random(), Random(draw="per_user")])
 @pytest.mark.parametrize("context", [False, True])
 def test_rows_are_built_without_tokenising(strategy, context, monkeypatch):

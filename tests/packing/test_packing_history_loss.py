@@ -82,6 +82,7 @@ def test_with_all_of_its_history_every_rating_but_the_last_carries_loss(most):
     assert count == Counter(before)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("world", [1, 2])
 @pytest.mark.parametrize(
     "strategy", [AllPrevious(), Random(0.6, "per_user"), Random(0.6, "per_target"), FixedCount(3)], ids=str

@@ -198,6 +198,7 @@ def test_scoring_takes_every_target_once_with_equally_many_rows_on_every_rank(co
     )
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("strategy", [AllPrevious(), Random(0.6, "per_target"), Random(0.6, "per_user"), FixedCount(4)])
 @pytest.mark.parametrize("share", ["auto", "never"])
 @pytest.mark.parametrize("world", [1, 2])
@@ -222,6 +223,7 @@ def planned_length(data, groups):
     return sum(int(shapes.prefix[group].max()) + sum(read[t] for t in group) for group in groups)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("draw", ["per_target", "per_user"])
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_loader_workers_change_nothing(draw, workers):

@@ -103,6 +103,7 @@ def test_a_steps_loss_is_the_mean_over_its_targets(case, dtype, kind, weight):
         check_equal(computed(used, loss), expected, TOLERANCE[dtype][1])
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("strategy", [AllPrevious(), NoHistory()], ids=str)
 @pytest.mark.parametrize("kind", OVER_RATINGS)
 def test_loss_and_gradients_do_not_depend_on_sharing(kind, strategy):

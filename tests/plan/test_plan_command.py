@@ -53,6 +53,7 @@ def test_hardware_is_a_choice_with_its_own_keys():
     assert wanted.jobs[0][1] == ["seed=1"]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("file", sorted((CONF / "hardware").glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_choice_of_hardware_sets_every_field(file):
     given = plan_request([f"hardware={file.stem}"], multirun=False).hardware
@@ -60,6 +61,7 @@ def test_every_choice_of_hardware_sets_every_field(file):
     assert (None in vars(given).values()) == (file.stem == "this_machine")
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "overrides, named",
     [

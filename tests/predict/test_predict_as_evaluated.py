@@ -66,6 +66,7 @@ CASES: list[tuple] = [(strategy, {}) for strategy in [*CUT, NoHistory()]]
 CASES += [(AllPrevious(), {"dates": True}), (Random(0.9, "per_target"), {"dates": True, "order": "newest_first"})]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("strategy", "fields"), CASES, ids=repr)
 def test_targets_under_exact_windows_with_profile_and_context(all_previous, strategy, fields):
     """As a run with these settings would score its test targets, with the same weights."""

@@ -124,6 +124,7 @@ class Naive:
         return windows
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("ablation", "bounds", "stage"),
     [
@@ -252,7 +253,9 @@ def test_a_strided_cut_leaves_room_for_the_turns_that_just_fit():
             chosen = style(max_tokens=most, max_context=3)
             renderer = make_renderer(table, chosen, ABLATIONS["history_and_context"], tiny())
             assert make_budget(renderer, stage.keep(np.array([t]))).room_after_context.tolist() == [after_context]
-    assert checked > 3
+        if checked == 4:
+            return
+    raise AssertionError("too few targets with turns")
 
 
 def test_a_target_that_does_not_fit_is_reported_with_its_tokens():
@@ -289,6 +292,7 @@ def test_trimming_does_not_depend_on_the_targets_rating():
         assert len(shown) == 1
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.filterwarnings("ignore:.*pieces of a prompt don't join")
 @pytest.mark.parametrize("tokenizer", [metaspace, growing])
 @pytest.mark.parametrize(

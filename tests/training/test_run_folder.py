@@ -120,6 +120,7 @@ def changed(*overrides):
     return refuse_changes(begun(), checked("history=random", *overrides).config)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "override",
     [

@@ -266,6 +266,7 @@ class AskedAfter:
         return self.left < 0
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("every", [None, 2])
 @pytest.mark.parametrize("times", [0, 1, 2, 3, 5, 8])
 def test_a_run_stopped_anywhere_and_resumed_equals_an_uninterrupted_one(run, made, monkeypatch, every, times):
