@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, is_dataclass
+from functools import cache
 from pkgutil import resolve_name
 from typing import Any, cast
 
@@ -117,16 +118,16 @@ def check_config(config: DictConfig) -> Settings:
     missing = [key for key in sorted(known) if key not in config and not hasattr(Root, key)]
     if missing:
         raise UserError(f"{missing[0]} is missing: the config needs it")
-    root = parse_node("", Root, {key: _value(config, key) for key in Root.__dataclass_fields__ if key in config})
-    nodes = {name: parse_node(name, schema, _plain(config, name)) for name, schema in FIXED_SCHEMAS.items()}
+    plain = {str(key): _value(config, str(key)) for key in config}
+    root = parse_node("", Root, {key: plain[key] for key in Root.__dataclass_fields__ if key in plain})
+    nodes = {name: parse_node(name, schema, _without_target(plain, name)) for name, schema in FIXED_SCHEMAS.items()}
     for name, schema in FIXED_SCHEMAS.items():
         _require_target(name, config, FACTORIES.get(name, f"{schema.__module__}.{schema.__name__}"))
     for name in CHOSEN:
-        node = _plain(config, name)
+        node = _without_target(plain, name)
         nodes[name] = parse_node(name, resolve_class(name, config[name].get("_target_")), node)
-    for key in _plain(config, "dataset"):
+    for key in _without_target(plain, "dataset"):
         raise UserError(f"dataset.{key}: unknown key; dataset holds _target_ alone")
-    plain = cast(dict, OmegaConf.to_container(config, resolve=True))
     settings = Settings(**vars(root), **nodes, config=plain)
     _check_together(settings)
     return settings
@@ -154,8 +155,8 @@ def _value(config: DictConfig, name: str) -> Any:
         raise UserError(f"{error.full_key or name}: {first_line(error)}") from error
 
 
-def _plain(config: DictConfig, name: str) -> dict:
-    node = _value(config, name)
+def _without_target(plain: dict, name: str) -> dict:
+    node = plain[name]
     if not isinstance(node, dict):
         raise UserError(f"{name} must be a choice of conf/{name}/, not {node!r}")
     return {key: value for key, value in node.items() if key != "_target_"}
@@ -193,13 +194,18 @@ def parse_node(name: str, schema: type, node: dict) -> Any:
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             raise UserError(f"{where}{key} must fit into 64 bits")
     try:
-        defaults = OmegaConf.structured(schema)
-        _make_writable(defaults)
-        return OmegaConf.to_object(OmegaConf.merge(defaults, node))
+        return OmegaConf.to_object(OmegaConf.merge(_defaults(schema), node))
     except UserError:
         raise
     except OmegaConfBaseException as error:
         raise UserError(f"{where}{error.full_key or ''}: {first_line(error)}".replace(".:", ":")) from error
+
+
+@cache
+def _defaults(schema: type) -> DictConfig:
+    defaults = OmegaConf.structured(schema)
+    _make_writable(defaults)
+    return defaults
 
 
 def _make_writable(node: Any) -> None:
