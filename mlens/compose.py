@@ -41,6 +41,15 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
         return compose("config", list(overrides))
 
 
+def compose_node(group: str, overrides: Sequence[str]) -> DictConfig:
+    """Compose one group that isn't part of a run's config. Raises UserError for what Hydra refuses.
+
+    overrides: the choice of the group, and its values
+    """
+    with hydra_errors_explained(overrides), initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(None, [f"+{text}" if text.startswith(f"{group}=") else text for text in overrides])[group]
+
+
 def compose_hydra(overrides: Sequence[str]) -> HydraConf:
     """Compose Hydra's settings, in which an experiment may turn on a sweep. Raises UserError for what Hydra refuses."""
     with hydra_errors_explained(overrides), initialize_config_dir(str(CONF), version_base="1.3"):

@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from hydra_plugins.mlens_launcher._ledger import job_names
-from mlens.compose import SEARCH_PATH, compose_config, compose_hydra
+from mlens.compose import SEARCH_PATH, compose_hydra, compose_node
 from mlens.config import parse_node
 from mlens.errors import UserError
 from mlens.launch import hydra_errors_explained, register_resolvers
@@ -81,8 +81,7 @@ def _hardware(overrides: list[str]) -> Hardware:
     """Compose and check the node `hardware`; it isn't part of a run's config, so it is added for this."""
     if not any(text.startswith(f"{GROUP}=") for text in overrides):
         overrides = [f"{GROUP}={DEFAULT}", *overrides]
-    config = compose_config([f"+{text}" if text.startswith(f"{GROUP}=") else text for text in overrides])
-    node = OmegaConf.to_container(config[GROUP], resolve=True)
+    node = OmegaConf.to_container(compose_node(GROUP, overrides), resolve=True)
     if not isinstance(node, dict):
         raise UserError(f"hardware must be an option of conf/hardware/, not {node!r}")
     return parse_node(GROUP, Hardware, {str(key): value for key, value in node.items()})

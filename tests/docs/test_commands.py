@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 from torch.distributed.run import get_args_parser as torchruns
 
 from mlens.cli.show import read_words
-from mlens.compose import compose_config, run_config
+from mlens.compose import compose_node, run_config
 from mlens.config import PATHS, check_config
 from mlens.data.sample import Sample
 from mlens.data.sources import load_table
@@ -220,7 +220,7 @@ def test_no_command_is_left_out_but_those_named_here():
 
 
 once = cache(checked)
-composed_config = cache(lambda *overrides: compose_config(overrides))
+composed_node = cache(lambda group, *overrides: compose_node(group, overrides))
 
 
 @cache
@@ -256,7 +256,7 @@ def extension(tmp_path_factory):
 def extended(extension, monkeypatch):
     """The files of docs/extending.md can be chosen in this process."""
     use_copy(extension, monkeypatch)
-    monkeypatch.setattr("mlens.plan.jobs.compose_config", lambda overrides: composed_config(*overrides))
+    monkeypatch.setattr("mlens.plan.jobs.compose_node", lambda group, overrides: composed_node(group, *overrides))
 
 
 @commands_of("train.py", "torchrun", "deepspeed", "accelerate")
