@@ -13,6 +13,7 @@ import torch
 from hypothesis import settings
 
 from mlens.engine.stop import SIGNALS
+from tests.helpers.runs import compose_once
 
 # A slow example is no failure on a busy machine. `pytest --hypothesis-profile=thorough` draws more examples.
 settings.register_profile("mlens", deadline=None, max_examples=10)
@@ -55,6 +56,14 @@ def pytest_collection_finish():
 def one_thread():
     """Several workers may share the cores."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def composing_once():
+    """Composing takes a third of a second: configs of the same choices are composed once."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("mlens.compose.compose", compose_once)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from copy import deepcopy
 from functools import cache
@@ -44,33 +45,43 @@ PROCESS_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER
 
 
 def composed(*overrides: str) -> DictConfig:
-    """Return the config as train.py's main receives it, and set HydraConfig.
-
-    Composing is slow: configs of the same choices are composed once, and values are set as Hydra sets them.
-    """
-    try:
-        values = OverridesParser.create().parse_overrides([word for word in overrides if VALUE.match(word)])
-        if any(value.is_sweep_override() for value in values):
-            raise HydraException
-        config = deepcopy(_composed(CONF, tuple(word for word in overrides if not VALUE.match(word))))
-        for value in values:
-            OmegaConf.update(config, value.key_or_group, value.value(), merge=True)
-        with read_write(config.hydra):
-            config.hydra.overrides.task = [word for word in overrides if not word.startswith("hydra")]
-    except (HydraException, OmegaConfBaseException):  # Hydra's message names the config it refuses
-        config = deepcopy(_composed(CONF, overrides))
+    """Return the config as train.py's main receives it, and set HydraConfig."""
+    register_resolvers()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose_once("config", overrides, return_hydra_config=True)
     HydraConfig.instance().set_config(config)
     with open_dict(config):
         del config["hydra"]
     return config
 
 
+def compose_once(config_name: str | None, overrides: Sequence[str], return_hydra_config: bool = False) -> DictConfig:
+    """Compose as hydra.compose does.
+
+    Composing is slow: configs of the same choices are composed once, and values are set as Hydra sets them.
+    """
+    folders = str(GlobalHydra.instance().config_loader().get_search_path())
+    try:
+        values = OverridesParser.create().parse_overrides([word for word in overrides if VALUE.match(word)])
+        if any(value.is_sweep_override() for value in values):
+            raise HydraException
+        config = deepcopy(_of_choices(folders, config_name, tuple(word for word in overrides if not VALUE.match(word))))
+        for value in values:
+            OmegaConf.update(config, value.key_or_group, value.value(), merge=True)
+        with read_write(config.hydra):
+            config.hydra.overrides.task = [word for word in overrides if not word.startswith("hydra")]
+    except (HydraException, OmegaConfBaseException):  # Hydra's message names the config it refuses
+        config = deepcopy(_of_choices(folders, config_name, tuple(overrides)))
+    if not return_hydra_config:
+        with open_dict(config):
+            del config["hydra"]
+    return config
+
+
 @cache
-def _composed(conf: Path, overrides: tuple[str, ...]) -> DictConfig:
-    register_resolvers()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf), version_base="1.3"):
-        return compose("config", list(overrides), return_hydra_config=True)
+def _of_choices(folders: str, config_name: str | None, overrides: tuple[str, ...]) -> DictConfig:
+    return compose(config_name, list(overrides), return_hydra_config=True)
 
 
 def checked(*overrides: str) -> Settings:
