@@ -16,7 +16,7 @@ from mlens.engine.stop import SIGNALS
 from tests.helpers.runs import compose_once
 
 # A slow example is no failure on a busy machine. `pytest --hypothesis-profile=thorough` draws more examples.
-settings.register_profile("mlens", deadline=None, max_examples=10)
+settings.register_profile("mlens", deadline=None, max_examples=8)
 settings.register_profile("thorough", deadline=None, max_examples=100)
 settings.load_profile("mlens")
 

@@ -37,6 +37,7 @@ def test_a_value_that_hydra_can_not_read_is_shown_as_it_must_be_typed(value):
     assert compose_config(shlex.split(line.rpartition("write it as ")[2])).output_dir == value
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [

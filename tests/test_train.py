@@ -213,6 +213,7 @@ def test_a_run_with_adapters_exports_them_alone(tmp_path, peft):
     assert (tmp_path / "run" / "model" / "adapter_model.safetensors").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_a_bfloat16_run(tmp_path, stage):
     summary = run_here(tmp_path / "run", *FAST, "model.dtype=bfloat16", f"deepspeed=zero{stage}")

@@ -456,7 +456,7 @@ def splits(plant) -> st.SearchStrategy[Split]:
 
 
 @pytest.mark.parametrize("plant", IN_LISTS, ids=lambda plant: plant.__name__)
-@settings(max_examples=5)
+@settings(max_examples=4)
 @given(st.data())
 def test_a_leak_in_the_lists_is_found_and_named(plant, data):
     case = data.draw(plans(splits(plant), **PLAIN))
@@ -551,7 +551,7 @@ IN_HISTORIES = {
 
 
 @pytest.mark.parametrize("plant", IN_HISTORIES)
-@settings(max_examples=5)
+@settings(max_examples=4)
 @given(st.data())
 def test_a_leak_in_a_history_is_found_and_named(plant, data):
     least, change, kind = IN_HISTORIES[plant]

@@ -41,6 +41,7 @@ def p_of(text):
     return float(number), 10.0 ** -len(number.partition(".")[2]), "<" in text
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("users", "seeds", "gap"),
     [
@@ -86,6 +87,7 @@ def sum_errors_of_two(errors):
     return replace(errors, sums=sums, weights=weights, arm=errors.arm[runs])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("users", [40, pytest.param(500, marks=pytest.mark.slow)])
 def test_the_resampling_error_is_the_spread_over_seeds(users):
     errors = comparison(users, 1, 0.05)

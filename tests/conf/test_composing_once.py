@@ -9,6 +9,7 @@ from mlens.launch import register_resolvers
 from tests.helpers.runs import CONF
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "overrides",
     [

@@ -135,6 +135,7 @@ def together(jobs_of):
     return lambda file: tuple(f"{key}={value}" for key, value in of_file[file].items())
 
 
+@pytest.mark.sampled(25)
 @pytest.mark.parametrize("file", NODES, ids=name_of)
 def test_a_file_passes_the_strict_check(file, together):
     check_once(*together(file))
@@ -306,6 +307,7 @@ def test_what_the_command_says_wins_over_what_a_model_brings(model, stage, peft)
     assert guide.deepspeed == check_config(once()).deepspeed
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "experiment, strategies",
     [

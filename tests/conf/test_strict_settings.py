@@ -131,6 +131,7 @@ def choosing(*groups):
     return composed(*groups)
 
 
+@pytest.mark.sampled(35)
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_wrong_setting_is_refused_by_name_in_one_line(wrong):
     # Composing takes long: the values of keys that are there are set as Hydra sets them, in a config composed once.
@@ -222,6 +223,7 @@ def test_resume_without_a_folder(refused_run):
     assert "output_dir" in refused_run("resume=true")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "wrong, named",
     [

@@ -234,6 +234,7 @@ def _load(barrier, source, results):
     results.put(load_table(source).rating.tolist())
 
 
+@pytest.mark.slow
 def test_processes_at_once_load_one_table(source, cache):
     spawn = multiprocessing.get_context("spawn")
     barrier, results = spawn.Barrier(2), spawn.Queue()

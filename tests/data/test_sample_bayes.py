@@ -116,6 +116,7 @@ def test_bayes_predictions_against_weighted_draws_from_the_prior(drift):
     assert abs(found.expected[0] - reference) < 4 * np.hypot(reference_error, found.standard_error[0])
 
 
+@pytest.mark.slow
 def test_the_stated_monte_carlo_error_is_the_error():
     truth = Sample(users=30, drift=0.3).truth()
     targets, visible = last_tenth(truth)

@@ -32,6 +32,7 @@ def checkpoints(engine, folder, keep=2) -> Checkpoints:
     return Checkpoints(engine, folder, keep)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("stage", "peft"), [(0, "none"), (2, "none"), (2, "dora")])
 def test_a_loaded_checkpoint_goes_on_bit_for_bit(stage, peft, tmp_path):
     made = parts(f"deepspeed=zero{stage}", f"peft={peft}")
@@ -223,6 +224,7 @@ def test_another_number_of_ranks_is_refused_where_deepspeed_cannot_convert(tmp_p
         engine.load(tmp_path, "step_00000001", written_by=1)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("stage", [2, 3])
 def test_an_export_scores_in_plain_transformers_as_it_was_predicted(stage, tmp_path):
     made = parts(f"deepspeed=zero{stage}")

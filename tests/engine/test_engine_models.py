@@ -46,6 +46,7 @@ def cases():
         yield pytest.param(*case, marks=[] if case in daily else pytest.mark.slow)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("name", "stage", "checkpointing"), cases())
 def test_steps_and_exports_equal_plain_pytorch(name, stage, checkpointing, folders, plain, tmp_path):
     losses, start, after = plain[name]
@@ -110,6 +111,7 @@ def test_no_rank_holds_a_whole_copy_while_a_model_is_spread(tmp_path):
         assert int(peak) < 0.75 * int(whole), (rank, lines)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("name", "stage", "dora"),
     [

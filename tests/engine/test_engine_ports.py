@@ -27,6 +27,7 @@ def test_a_single_process_takes_a_free_port(taken):
     assert command("-c", JOIN, MASTER_PORT=taken).stdout == "1\n"
 
 
+@pytest.mark.slow
 def test_ranks_that_can_not_meet_are_told_the_port(taken):
     first = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": taken}
     ended = command("-c", JOIN, **first)

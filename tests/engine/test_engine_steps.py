@@ -38,6 +38,7 @@ def without_clipping(plain):
     return plain("trainer.gradient_clipping=0")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("stage", range(4))
 def test_steps_equal_plain_pytorch_at_every_stage(stage, without_clipping, tmp_path):
     losses, start, after = without_clipping

@@ -70,6 +70,7 @@ def naive_rmse(predicted, rating):
     return sqrt(fsum((p - r) ** 2 for p, r in zip(predicted, rating, strict=True)) / len(rating))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("draw", ["per_target", "per_user"])
 def test_every_figure_is_the_mean_over_draws(draw):
     made = parts("history=random", "history.ratio=0.5", f"history.draw={draw}")

@@ -223,6 +223,7 @@ def test_a_number_that_is_none(what, undisturbed, tmp_path, capsys, monkeypatch)
     goes_on_as(undisturbed, run)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("stage", "clipping"),
     [

@@ -197,6 +197,7 @@ def some_draws():
     return [all_chosen(select(case, strategy, 5, 2)) for strategy in strategies]
 
 
+@pytest.mark.slow
 def test_a_draw_is_the_same_in_a_process_with_another_hash_seed():
     program = "from test_history_random import some_draws; print(some_draws())"
     env = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -130,6 +130,7 @@ COLUMNS = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("column", ["user", "expected", "argmax", "p_3.0"])
 def test_changed_columns_of_predictions(cheap, pristine, tmp_path, column):
     frame = pl.read_parquet(pristine / "b" / FILES["test.parquet"])

@@ -47,6 +47,7 @@ def test_steps_are_those_with_logits(name, stage, peft, folders, tmp_path):
     assert apart < 1e-3 * (results["logits"][1] - torch.cat([p.flatten() for p in start.parameters()])).norm()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", ["tied", "untied", "moe"])
 def test_a_head_without_fused_labels_is_the_models_head(name, folders):
     made = with_model(folders[name])

@@ -32,6 +32,7 @@ def scores(model, row):
     return torch.zeros(row.scores).index_add(0, row.owner, token)
 
 
+@pytest.mark.sampled(2)
 def test_a_training_rows_scores_and_gradients_are_those_of_its_samples(pair):
     rows, plain = pair
     dataset = rows.datasets["train"]
@@ -47,6 +48,7 @@ def test_a_training_rows_scores_and_gradients_are_those_of_its_samples(pair):
         assert torch.allclose(a.grad, b.grad, atol=1e-5 * float(b.grad.abs().max()) + 1e-7, rtol=1e-3), name
 
 
+@pytest.mark.sampled(2)
 def test_a_scoring_rows_scores_are_those_of_separate_sequences(pair):
     rows, plain = pair
     dataset = rows.datasets["test"]

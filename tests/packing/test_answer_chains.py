@@ -44,6 +44,7 @@ def test_no_more_tokens_are_read_than_without_sharing_and_no_fewer_than_in_a_tri
         assert tokens == trie_size(drawn)
 
 
+@pytest.mark.sampled(1)
 @needs_qwen3
 @pytest.mark.parametrize(("ratings", "tokens"), [(HALF_STARS, 22), (range(1, 6), 15)])
 def test_the_ratings_of_a_scale_are_read_as_in_a_trie(ratings, tokens):

@@ -44,6 +44,7 @@ def test_every_strategy_trains_and_scores_as_plain_forwards_do(strategy, world):
     check_scores(case, "test", torch.float64)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("order", ["time", "newest_first"])
 def test_prompts_with_dates_train_and_score_as_plain_forwards_do(order):
     """In time order they share their histories; newest first, none but the task of targets without history."""

@@ -145,6 +145,7 @@ def test_what_is_advised_can_be_given_as_it_stands():
     assert [change.apply(settings).trainer.optimizer for change in others] == ["adamw_8bit", *["adamw"] * 3]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("given", "names"),
     [

@@ -95,6 +95,7 @@ def test_targets_under_exact_windows_with_profile_and_context(all_previous, stra
         assert [found[f"p_{rating}"] for rating in exported.scale] == pytest.approx(expected[i], abs=2e-6)
 
 
+@pytest.mark.slow
 def test_every_target_with_random_histories_and_ids_of_text(tmp_path):
     source = ("data=csv", f"data.path={with_text_ids(tmp_path / 'ratings.csv')}")
     run = predicting_run(tmp_path / "run", *source, "history=random", "history.ratio=0.9", "evaluation.draws=2")

@@ -287,6 +287,7 @@ def test_every_run_starts_from_the_bases_weights(tmp_path, trained):
     assert any(not torch.equal(start["none"][name], start["other"][name]) for name in start["none"])
 
 
+@pytest.mark.slow
 def test_adapters_are_added_to_a_base_that_was_trained_without_them(tmp_path, trained):
     overrides = (*SMALL_BASE, "peft=lora", "peft.r=2", "trainer.optimizer=adamw", "data.max_users=10")
     run_here(tmp_path / "run", *FAST, *overrides)
