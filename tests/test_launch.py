@@ -79,6 +79,7 @@ def test_what_a_sweep_refuses_a_failed_job_and_ctrl_c_are_one_line(raised, code,
     assert said.startswith(f"error: {raised}" if code != 130 else "stopped: ")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

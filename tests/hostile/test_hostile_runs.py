@@ -83,7 +83,7 @@ def test_the_files_as_they_are(pristine, tmp_path, name):
     assert reported(pristine, tmp_path, name, (pristine / "b" / FILES[name]).read_bytes())
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_changed_json(cheap, data, pristine, tmp_path_factory):
     name = data.draw(st.sampled_from([name for name in FILES if name.endswith(("json", "jsonl"))]))

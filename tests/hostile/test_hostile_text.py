@@ -126,7 +126,7 @@ def test_a_prompt_keeps_its_lines_with_qwens_tokenizer(tmp_path):
     assert_structure(qwen3(), behaviour(tmp_path, " ".join(TEXTS)))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(text=st.text(min_size=1, max_size=30))
 def test_any_text_is_one_line(text, tmp_path_factory):
     try:

@@ -100,7 +100,7 @@ def test_every_config_that_a_run_saves_is_read_as_it_was_saved(tmp_path):
     assert 10 * max(sizes) < MAX_BYTES
 
 
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(st.recursive(st.text() | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(st.text("ab"), inner)))
 def test_a_saved_config_has_no_anchors(value):
     """Not even where one node stands in several places."""

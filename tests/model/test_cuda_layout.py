@@ -131,7 +131,7 @@ def test_the_mask_is_that_of_create_block_mask(row, block):
     assert mask.seq_lengths == other.seq_lengths
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(st.data())
 def test_a_span_widened_by_one_is_detected(data):
     block = data.draw(SIDES)
@@ -177,7 +177,7 @@ def test_a_long_row_never_makes_pairs_of_tokens():
 # rows
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(prefix_group_lists(prefix=60, suffix=30), st.booleans())
 def test_a_row_with_blocks_is_padded_with_tokens_that_see_themselves_alone(groups, scoring):
     row = PackedRows().score_row(groups, ANSWERS) if scoring else PackedRows().train_row(groups, 0.5)

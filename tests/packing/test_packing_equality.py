@@ -58,7 +58,7 @@ def test_prompts_with_dates_train_and_score_as_plain_forwards_do(order):
     check_scores(case, "test", torch.float64)
 
 
-@settings(max_examples=5)
+@settings(max_examples=4)
 @given(cases(ratings=7), dtypes)
 def test_a_steps_loss_and_gradients_are_those_of_plain_forwards(case, dtype):
     check_training(case, dtype)
@@ -82,7 +82,7 @@ def test_many_more_cases_train_and_score_as_plain_forwards_do(case, dtype):
 # without a model
 
 
-@settings(max_examples=5)
+@settings(max_examples=4)
 @given(cases(), st.data())
 def test_rows_contain_the_prompts_of_their_targets_and_see_nothing_else(case, data):
     """Spans, positions, labels and layouts; and what a suffix sees, joined with its tokens, is its target's prompt."""
@@ -99,7 +99,7 @@ def test_rows_contain_the_prompts_of_their_targets_and_see_nothing_else(case, da
         check_row(one.row, one.groups, answers)
 
 
-@settings(max_examples=5)
+@settings(max_examples=4)
 @given(cases(), st.data())
 def test_shapes_are_the_token_counts_of_the_prefix_groups(case, data):
     dataset = case.datasets[data.draw(st.sampled_from(list(case.datasets)))]
@@ -121,7 +121,7 @@ def test_shapes_are_the_token_counts_of_the_prefix_groups(case, data):
     assert (longer.prompts - shapes.prompts).tolist() == list(range(len(chosen)))
 
 
-@settings(max_examples=5)
+@settings(max_examples=4)
 @given(cases())
 def test_a_step_reads_a_common_prefix_once_if_it_fits_in_one_row(case):
     case = replace(case, collator=PackedRows(10**6), world=1)

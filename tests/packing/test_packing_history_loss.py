@@ -42,7 +42,7 @@ def supervised(case: Case, built: BuiltRow) -> list[int]:
     return ratings
 
 
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(cases(), weights)
 def test_each_training_rating_carries_loss_as_a_line_once_an_epoch_at_most(case, weight):
     case = replace(case, steps=replace(case.steps, history_loss_weight=weight))
@@ -60,7 +60,7 @@ def test_each_training_rating_carries_loss_as_a_line_once_an_epoch_at_most(case,
         assert all(case.roles[rating] == TRAIN for rating in count)
 
 
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(cases(), weights)
 def test_the_planned_labels_are_those_of_the_rows(case, weight):
     case = replace(case, steps=replace(case.steps, history_loss_weight=weight))

@@ -60,7 +60,7 @@ def answers_and_groups(draw):
     return answers, groups
 
 
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(answers_and_groups(), losses, weights, st.data())
 def test_with_any_answers_the_loss_is_that_of_separate_prompts(drawn, kind, weight, data):
     answers, groups = drawn

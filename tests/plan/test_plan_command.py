@@ -161,6 +161,7 @@ def test_no_change_contradicts_the_settings(given, names):
     ]
 
 
+@pytest.mark.slow
 def test_what_contradicts_an_alternative_is_changed_with_it():
     given = ["model=qwen3_14b", "deepspeed=zero3_offload"]
     found = {change.text: change.apply for change in alternatives(check_config(composed(*given)))}

@@ -132,6 +132,7 @@ def sketch_of(layers: int, checkpointing: bool = False, **more) -> Sketch:
     return Sketch(config, settings, NoPeft(), **{"bf16": False, "autocast": False} | more)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_few_layers_tell_what_all_of_them_take(checkpointing, monkeypatch):
     deep, row = sketch_of(4, checkpointing), row_of()

@@ -87,7 +87,7 @@ def test_another_history_of_as_many_tokens_is_not_taken_for_the_last_one(all_pre
     assert np.abs(first - second).max() > 1e-5
 
 
-@settings(max_examples=8)
+@settings(max_examples=4)
 @example(AllPrevious(), list(range(12)), "strided", 300, 1000, "time")
 @given(
     strategy=st.sampled_from(STRATEGIES),

@@ -36,7 +36,7 @@ def naive_wanted(strategy, visible: list[int]) -> list[int] | None:
 
 
 @given(case=cases())
-@settings(max_examples=20)
+@settings(max_examples=8)
 def test_every_rating_of_the_user_has_the_right_status(case):
     for dataset in case.datasets.values():
         strategy = dataset.strategy if dataset.renderer.template.ablation.history else NoHistory()

@@ -41,7 +41,7 @@ def check(placement: RowPlacement, row: Row, sample) -> None:
 
 
 @given(cases(), st.booleans())
-@settings(max_examples=8)
+@settings(max_examples=4)
 def test_in_training_the_placement_of_every_target_is_that_of_the_plan(case, over_ratings):
     case = replace(case, world=1)
     if over_ratings:
@@ -63,7 +63,7 @@ def test_in_training_the_placement_of_every_target_is_that_of_the_plan(case, ove
 
 
 @given(case=cases())
-@settings(max_examples=6)
+@settings(max_examples=4)
 def test_in_evaluation_every_target_is_placed_with_its_true_answer(case):
     case = replace(case, world=1)
     for name, dataset in case.datasets.items():
