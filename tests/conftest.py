@@ -9,11 +9,9 @@ import mlens  # noqa: F401  sets how threads wait, before anything imports torch
 
 # isort: split
 import pytest
-import torch
 from hypothesis import settings
 
 from mlens.engine.stop import SIGNALS
-from tests.helpers.runs import compose_once
 
 # A slow example is no failure on a busy machine. `pytest --hypothesis-profile=thorough` draws more examples.
 settings.register_profile("mlens", deadline=None, max_examples=8)
@@ -55,12 +53,16 @@ def pytest_collection_finish():
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     """Several workers may share the cores."""
+    import torch  # not above: the process that starts the workers doesn't need it
+
     torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True, scope="session")
 def composing_once():
     """Composing takes a third of a second: configs of the same choices are composed once."""
+    from tests.helpers.runs import compose_once
+
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("mlens.compose.compose", compose_once)
         yield

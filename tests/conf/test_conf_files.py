@@ -135,7 +135,7 @@ def together(jobs_of):
     return lambda file: tuple(f"{key}={value}" for key, value in of_file[file].items())
 
 
-@pytest.mark.sampled(25)
+@pytest.mark.sampled(17)
 @pytest.mark.parametrize("file", NODES, ids=name_of)
 def test_a_file_passes_the_strict_check(file, together):
     check_once(*together(file))

@@ -131,7 +131,7 @@ def choosing(*groups):
     return composed(*groups)
 
 
-@pytest.mark.sampled(35)
+@pytest.mark.sampled(25)
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_wrong_setting_is_refused_by_name_in_one_line(wrong):
     # Composing takes long: the values of keys that are there are set as Hydra sets them, in a config composed once.

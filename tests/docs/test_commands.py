@@ -259,7 +259,7 @@ def extended(extension, monkeypatch):
     monkeypatch.setattr("mlens.plan.jobs.compose_node", lambda group, overrides: composed_node(group, *overrides))
 
 
-@pytest.mark.sampled(17)
+@pytest.mark.sampled(11)
 @commands_of("train.py", "torchrun", "deepspeed", "accelerate")
 def test_a_training_command_is_taken_and_its_first_job_passes_the_strict_check(document, text, extended):
     launcher, *words = words_of(text)
@@ -335,7 +335,7 @@ def finished(tmp_path_factory):
     return folder
 
 
-@pytest.mark.sampled(11)
+@pytest.mark.sampled(7)
 @commands_of(r"mlens \w+", "benchmarks/.*", "examples/.*")
 def test_a_programs_parser_takes_its_command_and_the_overrides_pass_the_strict_check(
     document, text, finished, monkeypatch

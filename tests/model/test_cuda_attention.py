@@ -171,6 +171,7 @@ def test_unsupported_arguments_are_refused():
         flex_row_attention(None, q, k, v, None, SCALE, dropout=0.1, layout=cuda_layout(ROWS[1].spans))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "lengths",
     [

@@ -117,6 +117,7 @@ def test_a_plan_says_what_training_says_of_itself(job):
     assert planned.run_seconds == pytest.approx(trained + planned.validation_seconds + tested)
 
 
+@pytest.mark.slow
 def test_advice_is_the_first_change_that_fits(job):
     planned = plan(job, machine_of(10), 0)
     just_too_small = machine_of((planned.memory.total - 1) / 2**30 / (1 - RESERVE))

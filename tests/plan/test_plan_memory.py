@@ -133,7 +133,7 @@ def sketch_of(layers: int, checkpointing: bool = False, **more) -> Sketch:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("checkpointing", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_few_layers_tell_what_all_of_them_take(checkpointing, monkeypatch):
     deep, row = sketch_of(4, checkpointing), row_of()
     measured = deep.training(row)
