@@ -90,18 +90,17 @@ def report(folders: Sequence[Path], output: Path, trust: bool = False) -> Report
     output.mkdir(parents=True, exist_ok=True)
     atomic_write(output / "results.csv", without_formulas(frame).write_csv)
     write_text(output / "report.md", _markdown(content))
-    explored, unknown = _write_exploration(results, content["title"], output / "explore.html", trust)
-    write_text(output / "report.html", _html(content | {"explore": explored}))
+    page, unknown = _write_exploration(results, content["title"], output / "explore.html", trust)
+    write_text(output / "report.html", _html(content | {"explore": page is not None}))
     notes = [line for line in content["fairness"] if line.startswith("NOTE")]
     notes += [content["made_up"]] if content["made_up"] else []
-    page = output / "explore.html" if explored else None
     return Report(
         output / "report.html", content["answer"], frame, _full_history(results), notes, refused, page, unknown
     )
 
 
-def _write_exploration(results: Results, title: str, file: Path, trust: bool) -> tuple[bool, list[str]]:
-    """Write the page to explore. Return whether there is one, and what can't be recomputed for it, a line each.
+def _write_exploration(results: Results, title: str, file: Path, trust: bool) -> tuple[Path | None, list[str]]:
+    """Write the page to explore. Return its path, if there is one, and what can't be recomputed for it, a line each.
 
     The report doesn't depend on it: without what the page needs, that of an earlier report is removed.
     """
@@ -109,9 +108,9 @@ def _write_exploration(results: Results, title: str, file: Path, trust: bool) ->
         made = explore(results, title, trust)
     except UserError as error:
         file.unlink(missing_ok=True)
-        return False, [str(error)]
+        return None, [str(error)]
     write_text(file, made.html)
-    return True, made.unknown
+    return file, made.unknown
 
 
 def print_report(written: Report) -> None:
