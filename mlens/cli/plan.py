@@ -24,7 +24,7 @@ def main() -> None:
     )
     parser.add_argument("--version", action="version", version=f"mlens {__version__}")
     parser.add_argument("--multirun", "-m", action="store_true", help="plan every job of a sweep, a column for each")
-    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder with groups beside those of conf/")
+    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder with options for the groups of conf/")
     parser.add_argument(
         "overrides", nargs="*", metavar="OVERRIDE", help="as for train.py; hardware=NAME, hardware.KEY=…"
     )

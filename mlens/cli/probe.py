@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="+", metavar="OVERRIDE", help="model=… data=… and others of train.py")
     parser.add_argument("--questions", type=int, default=500, help="the largest number of questions of each kind (500)")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of questions (0)")
-    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder with groups beside those of conf/")
+    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder with options for the groups of conf/")
     options = parser.parse_intermixed_args()
     with exit_on_interrupt(), exit_on_user_error(result_on_stdout=True):
         from mlens.compose import config_dir_overrides

@@ -37,7 +37,7 @@ def main() -> None:
     )
     parser.add_argument("--all", action="store_true", help="every rating of the user and every piece of the prompt")
     parser.add_argument("--trust", action="store_true", help="allow RUN to run code: a class from outside mlens")
-    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder with groups beside those of conf/")
+    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder with options for the groups of conf/")
     options = parser.parse_intermixed_args()
     with exit_on_interrupt(), exit_on_user_error(result_on_stdout=True):
         from mlens.compose import config_dir_overrides

@@ -193,9 +193,9 @@ function chooseTyped() {
 }
 
 function chooseByAddress() {
-  const asked = new URLSearchParams(location.hash.slice(1));
-  const number = Math.max(page.list.findIndex((user) => user.id === asked.get("user")), 0);
-  const target = page.list[number].targets.findIndex(({ t }) => String(t) === asked.get("target"));
+  const address = new URLSearchParams(location.hash.slice(1));
+  const number = Math.max(page.list.findIndex((user) => user.id === address.get("user")), 0);
+  const target = page.list[number].targets.findIndex(({ t }) => String(t) === address.get("target"));
   choose(number, target < 0 ? undefined : target);
 }
 

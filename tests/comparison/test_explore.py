@@ -258,10 +258,10 @@ def test_what_is_no_key_opens_no_folder(runs, results, monkeypatch, key):
 
 
 def test_the_page_is_bounded_by_an_even_sample_of_its_users(results, opened_once, monkeypatch):
-    whole = explored.explore(results, "t").html
-    ids = [user["id"] for user in data_of(whole)["list"]]
+    complete = explored.explore(results, "t").html
+    ids = [user["id"] for user in data_of(complete)["list"]]
     assert sorted(ids) == [f"user {n}" for n in range(USERS)] != ids
-    bound = len(whole.encode()) + 6 * explored.REASON * len(ARMS) + 100
+    bound = len(complete.encode()) + 6 * explored.REASON * len(ARMS) + 100
     sizes = []
     for bytes_less in (0, 3_000, 6_000, 9_000):
         monkeypatch.setattr(explored, "MAX_BYTES", bound - bytes_less)

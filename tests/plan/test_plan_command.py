@@ -185,9 +185,9 @@ def test_a_card_of_24_gb_is_told_what_fits_it(job, hardware):
     large = replace(job, settings=settings, config=AutoConfig.for_model(**PUBLISHED[name]))
     machine = resolve_machine(plan_request([f"hardware={hardware}"], multirun=False).hardware, "bfloat16")
     planned = plan(large, machine, 0)
-    told = advise(large, planned, machine, 0)
+    advice = advise(large, planned, machine, 0)
     assert not planned.fits
-    assert "peft=lora trainer=lora" in told and "peft=qlora trainer=lora" in told
+    assert "peft=lora trainer=lora" in advice and "peft=qlora trainer=lora" in advice
 
 
 @pytest.mark.slow
