@@ -1,7 +1,7 @@
 """The leak audit: verifies before training that no prompt shows its target a rating or tag it must not see.
 
-It verifies the rules of the guide's section "what is visible" on the plan itself (how much of which list each target
-sees, and what is drawn from it), independently of the code that made the plan. The result for the lists applies to all
+It verifies the rules of docs/guide/splits.md on the plan itself (how much of which list each target sees, and what is
+drawn from it), independently of the code that made the plan. The result for the lists applies to all
 epochs, because every draw is taken from them: `fit` rejects a strategy that selects anything else, and the prefix that
 targets share is asserted for every row.
 """

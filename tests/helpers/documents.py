@@ -17,7 +17,7 @@ from tests.helpers.runs import ROOT
 DOCUMENTS = (
     "README.md",
     "CONTRIBUTING.md",
-    *(f"docs/{file.name}" for file in sorted((ROOT / "docs").glob("*.md"))),
+    *(str(file.relative_to(ROOT)) for file in sorted((ROOT / "docs").rglob("*.md"))),
 )
 # The start of a command: environment variables (`NAME=VALUE `) or an assignment of its output (`NAME=$(`), then its
 # program.
