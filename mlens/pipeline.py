@@ -11,6 +11,7 @@ import numpy as np
 from hydra.utils import instantiate
 
 from mlens.config import Settings
+from mlens.data.dates import require_dates
 from mlens.data.rating_table import RatingTable
 from mlens.data.sources import load_table
 from mlens.data.split import TRAIN, assign_roles
@@ -20,7 +21,6 @@ from mlens.history.strategy import Strategy, fit_strategy
 from mlens.identity import Identity, identify
 from mlens.model.exported_tokenizer import load_exported_tokenizer
 from mlens.packing.dataset import RatingDataset
-from mlens.prompt.dates import require_dates
 from mlens.prompt.renderer import Renderer, make_renderer
 
 if TYPE_CHECKING:

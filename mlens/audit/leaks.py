@@ -20,6 +20,7 @@ KINDS = {
     "itself": "the target itself",
     "later": "a later rating",
     "same_second": "a rating of the same second as the target under split.ties=strict",
+    "same_day": "a rating of the same day as the target under split.ties=day",
     "held_out_in_training": "a held-out rating in a training prompt",
     "test_in_validation": "a test rating in a validation prompt",
     "held_out_in_evaluation": "a held-out rating under split.eval_history=train",

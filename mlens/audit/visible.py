@@ -20,6 +20,8 @@ from mlens.data.stage import Stage
 
 # Splits in which a user's ratings are training, validation and test ratings in time order.
 IN_ORDER = ("temporal", "leave_last")
+# The kind of leak under each split.ties that hides ratings, and the seconds within which it hides them.
+TIES = {"strict": ("same_second", 1), "day": ("same_day", 24 * 60 * 60)}
 
 
 def audit_split(finder: Finder, roles: np.ndarray, split: Split) -> None:
@@ -218,10 +220,11 @@ def _audit_users(finder: Finder, stage: Stage, roles: np.ndarray, split: Split, 
         return sees(i, int(begin[i] + np.argmax(visible.rows[begin[i] : end[i]])))
 
     finder.add("later", newest > local, newest_seen)
-    if split.ties == "strict":
-        time = np.asarray(table.timestamp[rows])
+    if split.ties in TIES:
+        kind, seconds = TIES[split.ties]
+        time = np.asarray(table.timestamp[rows]) // seconds
         tied = some & (newest < local) & (time[np.maximum(newest, 0)] == time[local])
-        finder.add("same_second", tied, newest_seen)
+        finder.add(kind, tied, newest_seen)
 
 
 def _any(marked: np.ndarray, begin: np.ndarray, end: np.ndarray) -> np.ndarray:

@@ -21,10 +21,10 @@ from mlens.comparison.pairing import Paired
 from mlens.comparison.results import Results
 from mlens.data import draws
 from mlens.data.cache import cache_root, is_intact
+from mlens.data.dates import DAY, has_dates
 from mlens.data.items import item_of
 from mlens.data.rating_table import RatingTable, open_table
 from mlens.errors import UserError
-from mlens.prompt.dates import DAY, has_dates
 from mlens.text import escape_direction_marks
 
 if TYPE_CHECKING:

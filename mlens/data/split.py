@@ -8,6 +8,8 @@ import numpy as np
 
 from mlens.checks import require_choice, require_number
 from mlens.data import draws
+from mlens.data.chunked import by_blocks
+from mlens.data.dates import DAY
 from mlens.data.rating_table import RatingTable
 from mlens.errors import UserError
 
@@ -28,7 +30,8 @@ class Split:
     min_ratings: all ratings of a user with fewer ratings are training.
     eval_history: the earlier ratings visible to a held-out target: `all` (training, and for a test target also
         validation) or `train`.
-    ties: among ratings of one second, `order` takes source order as time order; `strict` hides them from one another.
+    ties: what hides a user's ratings from one another. `order`: nothing, within a second source order is time order;
+        `strict`: the same second; `day`: the same day (UTC).
     max_train_targets_per_user: draw at most that many training targets per user; the rest still serve as history.
     seed: of all draws of the split.
     """
@@ -54,8 +57,13 @@ class Split:
         require_choice("split.eval_history", self.eval_history, ("all", "train"))
         if self.eval_history == "train" and self.method == "user":
             raise UserError("split.eval_history=train leaves the held-out users of split=user without any history")
-        require_choice("split.ties", self.ties, ("order", "strict"))
+        require_choice("split.ties", self.ties, ("order", "strict", "day"))
         require_number("split.max_train_targets_per_user", self.max_train_targets_per_user, at_least=1, null=True)
+
+
+def tie_times(timestamp: np.ndarray, split: Split) -> np.ndarray:
+    """Return times [n] that are equal where a user's ratings tie under split.ties: days since 1970, or seconds."""
+    return by_blocks(lambda time: time // DAY, timestamp) if split.ties == "day" else timestamp
 
 
 def held_out(ratio: float, n: int | np.ndarray) -> np.ndarray:

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from mlens.data.dates import has_dates, require_dates
 from mlens.data.rating_table import RatingTable
-from mlens.data.split import STAGES, TEST, TRAIN, VAL, Split, assign_roles
+from mlens.data.split import STAGES, TEST, TRAIN, VAL, Split, assign_roles, tie_times
 from mlens.errors import UserError
 
 # Values of min_ratings: enough for a rating in each stage, in two of them, and in one.
@@ -24,8 +25,8 @@ def required_roles(split: Split) -> tuple[int, ...]:
 
 
 def check_stages(table: RatingTable, roles: np.ndarray, split: Split) -> None:
-    """Raise UserError, with suggestions, where a required stage has no ratings under `roles` [n], or split.ties=strict
-    hides every history.
+    """Raise UserError, with suggestions, where a required stage has no ratings under `roles` [n], split.ties=strict or
+    split.ties=day hides every history, or split.ties=day meets data without dates.
     """
     empty = _empty_roles(roles, split)
     if empty:
@@ -39,15 +40,19 @@ def check_stages(table: RatingTable, roles: np.ndarray, split: Split) -> None:
             f"{message}. "
             + (f"Set {', or '.join(suggestions)}" if suggestions else "No other split does: take more data")
         )
+    if split.ties == "day":
+        require_dates(table, "split.ties=day", "split.ties=order")
     if _hides_all_histories(table, split):
-        reason = "all ratings of each user have the same timestamp"
-        raise UserError(f"split.ties=strict leaves every history empty: {reason}. Set split.ties=order")
+        same = "day" if split.ties == "day" else "timestamp"
+        reason = f"all ratings of each user have the same {same}"
+        raise UserError(f"split.ties={split.ties} leaves every history empty: {reason}. Set split.ties=order")
 
 
 def _hides_all_histories(table: RatingTable, split: Split) -> bool:
     if split.ties == "order" or len(table) == len(table.users):
         return False
-    return not ((table.timestamp[1:] != table.timestamp[:-1]) & (table.user[1:] == table.user[:-1])).any()
+    time = tie_times(table.timestamp, split)
+    return not ((time[1:] != time[:-1]) & (table.user[1:] == table.user[:-1])).any()
 
 
 def _count_phrase(n: int, what: str) -> str:
@@ -79,7 +84,9 @@ def _working_overrides(table: RatingTable, split: Split, methods: list[str]) -> 
             if not _empty_roles(assign_roles(table, counted), tried):
                 texts = [f"split={method}"] if method != split.method else []
                 texts += [f"split.{name}={value}" for name, value in fields.items()]
-                yield " ".join([*texts, "split.ties=order"] if _hides_all_histories(table, split) else texts)
+                no_days = split.ties == "day" and not has_dates(table)
+                order = ["split.ties=order"] if no_days or _hides_all_histories(table, split) else []
+                yield " ".join([*texts, *order])
 
 
 def _changes(split: Split) -> Iterator[dict[str, Any]]:

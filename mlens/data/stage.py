@@ -11,7 +11,7 @@ import numpy as np
 from mlens.data import draws
 from mlens.data.chunked import group_blocks, int_type
 from mlens.data.rating_table import RatingTable
-from mlens.data.split import STAGES, TRAIN, Split
+from mlens.data.split import STAGES, TRAIN, Split, tie_times
 from mlens.data.split_advice import check_stages, required_roles
 
 
@@ -97,7 +97,7 @@ def make_stage(table: RatingTable, roles: np.ndarray, split: Split, name: str) -
     targets = visible if role == TRAIN else np.flatnonzero(roles == role).astype(index)
     if role == TRAIN and split.max_train_targets_per_user is not None:
         targets = _draw_targets(table, targets, split)
-    seen_until = _first_of_second(table)[targets] if split.ties == "strict" else targets
+    seen_until = targets if split.ties == "order" else _first_of_tie(table, split)[targets]
     user = np.asarray(table.user)[targets]
     count = before[seen_until]
     count -= visible_offsets.astype(index)[user]
@@ -145,10 +145,11 @@ def sample_users(table: RatingTable, stage: Stage, max_users: int | None, seed: 
     return stage.keep(np.flatnonzero(np.isin(stage.user, kept)))
 
 
-def _first_of_second(table: RatingTable) -> np.ndarray:
-    """Return the first rating of the same user in the same second, for each rating: [n]."""
+def _first_of_tie(table: RatingTable, split: Split) -> np.ndarray:
+    """Return the first rating of the same user in the same second or day (split.ties), for each rating: [n]."""
     first = np.arange(len(table), dtype=int_type(len(table)))
-    same = (table.timestamp[1:] == table.timestamp[:-1]) & (table.user[1:] == table.user[:-1])
+    time = tie_times(table.timestamp, split)
+    same = (time[1:] == time[:-1]) & (table.user[1:] == table.user[:-1])
     first[1:][same] = 0
     return np.maximum.accumulate(first, out=first)
 

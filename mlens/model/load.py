@@ -19,6 +19,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
+from mlens.data.dates import distinct_days
 from mlens.data.rating_table import RatingTable
 from mlens.data.text_files import refuse_lfs_pointer
 from mlens.errors import UserError
@@ -30,7 +31,6 @@ from mlens.model.exported_tokenizer import BROKEN, cannot_load
 from mlens.model.fused import fuse, liger_is_installed
 from mlens.model.quantise import quantise
 from mlens.model.settings import ROWS, Lora, NoPeft, PretrainedModel, TinyModel
-from mlens.prompt.dates import distinct_days
 from mlens.prompt.frame import ChatFrame
 from mlens.prompt.pieces import (
     DIALOGUE_HEADER,

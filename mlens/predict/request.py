@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from mlens.data.chunked import int_type
+from mlens.data.dates import EARLIEST, NO_DATE
 from mlens.data.delimited import Types, typed
 from mlens.data.named_columns import movies_of
 from mlens.data.order import index_of
@@ -17,7 +18,6 @@ from mlens.data.raw import NEVER, RawTables, build_table
 from mlens.data.stage import Stage
 from mlens.errors import UserError
 from mlens.predict.inputs import InputTable
-from mlens.prompt.dates import EARLIEST, NO_DATE
 from mlens.prompt.settings import Ablation
 
 # How many users an error message lists.

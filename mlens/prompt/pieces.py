@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlens.data.dates import DAY, day_texts, distinct_days
 from mlens.data.ragged import offsets, ranges
 from mlens.data.rating_table import RatingTable
 from mlens.errors import UserError
 from mlens.prompt.context import Context
-from mlens.prompt.dates import DAY, day_texts, distinct_days
 from mlens.prompt.frame import ChatFrame
 from mlens.prompt.settings import Ablation, Style
 from mlens.prompt.tokens import PlainText, bos_ids

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlens.data.split import STAGES, TRAIN, Split
+from mlens.data.split import STAGES, TRAIN, Split, tie_times
 from mlens.packing.dataset import RatingDataset
 
 TARGET, CHOSEN, DROPPED, NOT_CHOSEN, HIDDEN = "target", "chosen", "dropped", "not chosen", "hidden"
@@ -74,8 +74,9 @@ def _reasons(dataset: RatingDataset, i: int) -> dict[int, str]:
 def _hidden_reason(dataset: RatingDataset, roles: np.ndarray, split: Split, target: int, rating: int) -> str:
     time, name = dataset.table.timestamp, dataset.stage.name
     same_second = time[rating] == time[target]
-    if same_second and split.ties == "strict":
-        return "the target's second (split.ties=strict)"
+    one, other = tie_times(time[[rating, target]], split)
+    if split.ties != "order" and one == other:
+        return f"the target's {'day' if split.ties == 'day' else 'second'} (split.ties={split.ties})"
     if rating > target:
         return "later in the same second, in the data's order" if same_second else "later"
     role = STAGES[roles[rating]]

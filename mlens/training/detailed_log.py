@@ -55,7 +55,7 @@ def length_warnings(lengths: Mapping[str, Lengths], dataset: RatingDataset) -> l
         )
     shows = type(dataset.strategy).__name__ != "NoHistory" and dataset.renderer.template.ablation.history
     if shows and (blind := _mostly({name: stage.without_history for name, stage in lengths.items()})):
-        found.append(f"WARNING: most targets see no history ({blind}): the data may be too sparse")
+        found.append(f"WARNING: most targets see no history ({blind}): the data are sparse, or split.ties hides it")
     return found
 
 

@@ -34,7 +34,7 @@ from mlens.history.similarity import RatingSimilarity
 from mlens.history.spread import Spread
 from mlens.prompt.context import Context
 from tests.helpers.cases import STRATEGIES, Case, make_case, small_table
-from tests.helpers.reference import make_table, naive_turns, user_ratings
+from tests.helpers.reference import dated, make_table, naive_day, naive_turns, user_ratings
 from tests.helpers.runs import FAST, composed, train_here
 from tests.helpers.tokenizers_for_tests import ABLATIONS
 
@@ -45,7 +45,7 @@ SPLITS = st.builds(
     test_ratio=st.just(0.3),
     min_ratings=st.sampled_from([1, 3]),
     eval_history=st.just("all"),
-    ties=st.sampled_from(["order", "strict"]),
+    ties=st.sampled_from(["order", "strict", "day"]),
     max_train_targets_per_user=st.sampled_from([None, 4, None]),
 )
 SEEDS = st.integers(0, 2**32 - 1)
@@ -58,6 +58,8 @@ def plans(draw, split=SPLITS, strategy=STRATEGIES, ablations=tuple(ABLATIONS), r
     if chosen.method != "user" and draw(st.booleans()):
         chosen = replace(chosen, eval_history="train")
     table = small_table(draw(SEEDS), draw(st.sampled_from([9, 5])))
+    if chosen.ties == "day":
+        table = dated(table)
     case = make_case(
         table,
         draw(strategy),
@@ -139,8 +141,11 @@ def naive_visible(table, roles, split, stage) -> dict[str, set]:
                 kinds["later"].add(t)
             elif split.ties == "strict" and table.timestamp[rating] == table.timestamp[target]:
                 kinds["same_second"].add(t)
-    # A target is counted as same_second only if it sees neither itself nor later ratings.
-    kinds["same_second"] -= {t for t in kinds["later"] | kinds["itself"] if _newest(stage, t) >= stage.targets[t]}
+            elif split.ties == "day" and naive_day(table, rating) == naive_day(table, target):
+                kinds["same_day"].add(t)
+    # A target is counted as same_second or same_day only if it sees neither itself nor later ratings.
+    for kind in ("same_second", "same_day"):
+        kinds[kind] -= {t for t in kinds["later"] | kinds["itself"] if _newest(stage, t) >= stage.targets[t]}
     return {kind: targets for kind, targets in kinds.items() if targets}
 
 
@@ -239,10 +244,10 @@ EACH = {
 @pytest.mark.parametrize("strategy", EACH)
 def test_no_split_tie_rule_or_strategy_gives_a_false_alarm(strategy):
     for method in METHODS:
-        for ties in ("order", "strict"):
+        for ties in ("order", "strict", "day"):
             for eval_history in ("all", "train") if method != "user" else ("all",):
                 split = Split(method, 0.3, 0.3, 1, eval_history, ties)
-                case = make_case(small_table(3), EACH[strategy], split=split)
+                case = make_case(dated(small_table(3)), EACH[strategy], split=split)
                 assert set(case.datasets) >= {"train", "test"}
                 assert audit(case.datasets, case.roles, split)["leaks"] == dict.fromkeys(KINDS, 0)
 
@@ -331,7 +336,8 @@ def test_for_any_change_of_lists_or_roles_it_finds_the_same_as_the_naive_audit(c
         assert got == expected
     else:
         # The lists have no leak; the histories, which were chosen for the unchanged lists, may have.
-        assert not set(got) & {"another_user", "itself", "later", "same_second", "plan", "cold_start", "split_order"}
+        of_lists = {"another_user", "itself", "later", "same_second", "same_day", "plan", "cold_start", "split_order"}
+        assert not set(got) & of_lists
 
 
 PLAIN = {"strategy": st.just(AllPrevious()), "ablations": ("history_only",)}
@@ -420,6 +426,17 @@ def same_second(lists: Lists):
     return lists.replaced(tied), lists.roles
 
 
+def same_day(lists: Lists):
+    table = table_of(lists.case)
+    assume(lists.case.split.ties == "day")
+
+    def tied(target, v):
+        same = naive_day(table, v) == naive_day(table, target)
+        return v < target and lists.same_user(target, v) and lists.shown(v) and same
+
+    return lists.replaced(tied), lists.roles
+
+
 def both_sides(lists: Lists):
     table = table_of(lists.case)
     assume(lists.case.split.method == "user")
@@ -436,7 +453,7 @@ def other_list(lists: Lists):
 
 # The planted leaks, and the kinds as which each may be found.
 IN_LISTS = {
-    shifted_count: ("itself", "later", "same_second"),
+    shifted_count: ("itself", "later", "same_second", "same_day"),
     too_long_count: ("plan",),
     swapped_role: ("held_out_in_training", "test_in_validation", "held_out_in_evaluation"),
     other_users: ("another_user",),
@@ -444,6 +461,7 @@ IN_LISTS = {
     itself: ("itself",),
     later: ("later",),
     same_second: ("same_second",),
+    same_day: ("same_day",),
     both_sides: ("cold_start",),
 }
 
@@ -452,7 +470,8 @@ def splits(plant) -> st.SearchStrategy[Split]:
     """Return splits in which the leak can be planted."""
     if plant is both_sides:
         return SPLITS.map(lambda split: replace(split, method="user"))
-    return SPLITS.map(lambda split: replace(split, ties="strict")) if plant is same_second else SPLITS
+    ties = {same_second: "strict", same_day: "day"}.get(plant)
+    return SPLITS if ties is None else SPLITS.map(lambda split: replace(split, ties=ties))
 
 
 @pytest.mark.parametrize("plant", IN_LISTS, ids=lambda plant: plant.__name__)

@@ -11,7 +11,7 @@ from scipy.stats import chisquare
 from mlens.data.split import METHODS, STAGES, TRAIN, VAL, Split, assign_roles
 from mlens.data.stage import make_stage, make_stages, sample_users
 from mlens.errors import UserError
-from tests.helpers.reference import make_table, naive_visible, stage_of, tables, user_ratings
+from tests.helpers.reference import dated, make_table, naive_day, naive_visible, stage_of, tables, user_ratings
 
 
 @st.composite
@@ -23,7 +23,7 @@ def splits(draw):
         test_ratio=draw(st.sampled_from([0.0, 0.1, 0.4])),
         min_ratings=draw(st.integers(1, 5)),
         eval_history="all" if method == "user" else draw(st.sampled_from(["all", "train"])),
-        ties=draw(st.sampled_from(["order", "strict"])),
+        ties=draw(st.sampled_from(["order", "strict", "day"])),
         seed=draw(st.integers(0, 2)),
     )
 
@@ -32,7 +32,7 @@ def shown(stage):
     return {int(target): stage.visible_to(t).tolist() for t, target in enumerate(stage.targets)}
 
 
-@given(tables(), splits())
+@given(st.one_of(tables(), tables().map(dated)), splits())
 def test_every_target_sees_exactly_what_the_split_lets_it_see_in_order(table, split):
     roles = assign_roles(table, split)
     for role, name in enumerate(STAGES):
@@ -90,6 +90,14 @@ def test_strict_ties_hide_the_targets_own_second():
     )
     assert order == {3: [0, 1, 2], 4: [0, 1, 2, 3]}
     assert strict == {3: [0], 4: [0, 1, 2, 3]}
+
+
+def test_ties_of_a_day_hide_the_targets_own_day_in_utc():
+    midnight = 86_400 * 11_000
+    times = [-86_401, -1, 0, 3600, 86_399, 86_400]
+    table = make_table([[(m, 3.0, midnight + time) for m, time in enumerate(times)]])
+    test = stage_of(table, Split("temporal", 0, 0.6, ties="day"), "test")
+    assert shown(test) == {2: [0, 1], 3: [0, 1], 4: [0, 1], 5: [0, 1, 2, 3, 4]}
 
 
 def test_the_same_second_of_another_user_is_no_tie():
@@ -191,6 +199,18 @@ ONE_SECOND = [(m, 3.0, 5) for m in range(9)]
             "split.ties=strict leaves every history empty: all ratings of each user have the same timestamp. "
             "Set split.ties=order",
         ),
+        (
+            [[(m, 3.0, 900_000_000 + m) for m in range(6)]],
+            Split("temporal", ties="day"),
+            "split.ties=day leaves every history empty: all ratings of each user have the same day. "
+            "Set split.ties=order",
+        ),
+        (
+            [SIX],
+            Split("temporal", ties="day"),
+            "split.ties=day: the data have no dates: their times are line numbers, or other numbers than seconds "
+            "since 1970 (the largest is 5). Set split.ties=order",
+        ),
     ],
 )
 def test_what_cannot_be_split_is_refused_with_advice(users, split, message):
@@ -219,7 +239,7 @@ SPLITS = [
     for fields in (
         *({}, {"val_ratio": 0}, {"test_ratio": 0}, {"val_ratio": 0.45, "test_ratio": 0.5}, {"min_ratings": 1}),
         {"val_ratio": 0.95, "test_ratio": 0},
-        *({"min_ratings": 9}, {"ties": "strict"}, {"eval_history": "train"}),
+        *({"min_ratings": 9}, {"ties": "strict"}, {"ties": "day"}, {"eval_history": "train"}),
     )
     if fields.get("eval_history") != "train" or method != "user"
 ]
@@ -258,7 +278,7 @@ def test_few_ratings_may_be_enough():
     assert list(make_stages(table, assign_roles(table, split), split)) == list(STAGES)
 
 
-@given(tables(), splits(), st.sampled_from([None, 1, 2]))
+@given(st.one_of(tables(), tables().map(dated)), splits(), st.sampled_from([None, 1, 2]))
 def test_every_stage_that_was_asked_for_has_targets_or_is_refused(table, split, most):
     roles = assign_roles(table, split)
     wanted = ["train", "val", "test"] if split.method == "leave_last" or split.val_ratio else ["train", "test"]
@@ -266,13 +286,21 @@ def test_every_stage_that_was_asked_for_has_targets_or_is_refused(table, split, 
     if missing:
         with pytest.raises(UserError, match=f"leaves no {missing[0]} rating"):
             make_stages(table, roles, split, most)
-    elif split.ties == "strict" and len(table) > len(table.users) and not several_seconds(table):
-        with pytest.raises(UserError, match=r"split\.ties=strict leaves every history empty"):
+    elif split.ties == "day" and max(table.timestamp) < 10**8:
+        with pytest.raises(UserError, match=r"split\.ties=day: the data have no dates"):
+            make_stages(table, roles, split, most)
+    elif split.ties != "order" and len(table) > len(table.users) and not several_times(table, split):
+        with pytest.raises(UserError, match=rf"split\.ties={split.ties} leaves every history empty"):
             make_stages(table, roles, split, most)
     else:
         stages = make_stages(table, roles, split, most)
         assert list(stages) == wanted and all(len(stage) for stage in stages.values())
 
 
-def several_seconds(table):
-    return any(len({table.timestamp[i] for i in user_ratings(table, user)}) > 1 for user in range(len(table.users)))
+def several_times(table, split):
+    """Whether a user has ratings in several seconds, or on several days with split.ties=day."""
+
+    def time(rating):
+        return naive_day(table, rating) if split.ties == "day" else table.timestamp[rating]
+
+    return any(len({time(i) for i in user_ratings(table, user)}) > 1 for user in range(len(table.users)))

@@ -17,7 +17,7 @@ from mlens.evaluation.shown_ratings import full_history, shown_blocks, strategy_
 from mlens.history.fixed_count import FixedCount
 from mlens.history.random import Random
 from tests.helpers.cases import make_case
-from tests.helpers.reference import make_table, naive_visible, tables
+from tests.helpers.reference import dated, make_table, naive_visible, tables
 from tests.helpers.shown_lists import FixedHistories, last_visible, shown_to
 
 WITHOUT_LENSKIT = ["global_mean", "movie_mean", "user_mean_so_far", "biases", "recent_biases"]
@@ -81,7 +81,10 @@ def naive_movie_biases(table, trained):
 
 
 @given(
-    tables(), st.sampled_from(["temporal", "random", "user"]), st.sampled_from(["order", "strict"]), st.integers(0, 4)
+    st.one_of(tables(), tables().map(dated)),
+    st.sampled_from(["temporal", "random", "user"]),
+    st.sampled_from(["order", "strict", "day"]),
+    st.integers(0, 4),
 )
 def test_baselines_equal_loops(table, method, ties, count):
     split = Split(method, 0.2, 0.2, min_ratings=3, ties=ties)

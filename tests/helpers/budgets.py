@@ -78,7 +78,7 @@ def budgets(draw, room=None, name=None):
     """
     table = draw(tables(most_users=4, most_ratings=25))
     split = Split(
-        draw(st.sampled_from(METHODS)), 0.2, 0.3, min_ratings=2, ties=draw(st.sampled_from(["order", "strict"]))
+        draw(st.sampled_from(METHODS)), 0.2, 0.3, min_ratings=2, ties=draw(st.sampled_from(["order", "strict", "day"]))
     )
     stage = stage_of(table, split, name or draw(st.sampled_from(STAGES)))
     case = price(draw, table, stage)

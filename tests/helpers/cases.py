@@ -55,7 +55,7 @@ SPLITS = st.builds(
     test_ratio=st.sampled_from([0.1, 0.3]),
     min_ratings=st.just(3),
     eval_history=st.sampled_from(["all", "train"]),
-    ties=st.sampled_from(["order", "strict"]),
+    ties=st.sampled_from(["order", "strict", "day"]),
     max_train_targets_per_user=st.sampled_from([None, 4, None]),
 )
 # So small that even short rows have long prefixes, bundles with a common prefix, and split products.

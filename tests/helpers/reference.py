@@ -84,6 +84,11 @@ def naive_count(ratio: float, n: int) -> int:
     return 0 if ratio == 0 else max(1, floor(Fraction(str(ratio)) * n + Fraction(1, 2)))
 
 
+def naive_day(table: RatingTable, rating: int) -> str:
+    """Return the day of a rating in UTC, as in 1998-03-13."""
+    return f"{datetime.fromtimestamp(int(table.timestamp[rating]), UTC):%Y-%m-%d}"
+
+
 def naive_visible(table: RatingTable, roles, target: int, eval_history="all", ties="order") -> list[int]:
     """Return the ratings before `target` in its user's order that it may see."""
     names = ["train", "val", "test"]
@@ -95,6 +100,8 @@ def naive_visible(table: RatingTable, roles, target: int, eval_history="all", ti
         if i == target:
             break
         if ties == "strict" and table.timestamp[i] == table.timestamp[target]:
+            continue
+        if ties == "day" and naive_day(table, i) == naive_day(table, target):
             continue
         if names[roles[i]] in may_see:
             seen.append(i)

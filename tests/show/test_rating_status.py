@@ -155,6 +155,11 @@ def test_reasons_why_ratings_are_hidden():
     strict = Split("temporal", val_ratio=0.2, test_ratio=0.2, ties="strict")
     kinds, reasons = kinds_and_reasons(AllPrevious(), "val", 7, strict)
     assert kinds == "cccccchThh" and reasons[6] == "the target's second (split.ties=strict)"
+    # Seven hours between ratings: 0 to 3 are of one day, 4 to 6 of the next, 7 to 9 of the third.
+    user = [(m, 3.0, 889_747_200 + 7 * 3600 * m) for m in range(10)]
+    day = Split("temporal", val_ratio=0.2, test_ratio=0.2, ties="day")
+    kinds, reasons = kinds_and_reasons(AllPrevious(), "val", 6, day, [user])
+    assert kinds == "cccchhThhh" and reasons[5] == "the target's day (split.ties=day)" and reasons[7] == LATER
 
 
 def test_the_reason_names_the_role_of_a_held_out_rating():

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlens.data import dates
+from mlens.data.dates import EARLIEST, NO_DATE, day_texts, distinct_days, require_dates
 from mlens.errors import UserError
-from mlens.prompt import dates
-from mlens.prompt.dates import EARLIEST, NO_DATE, day_texts, distinct_days, require_dates
 from tests.helpers.reference import make_table
 
 

@@ -1,4 +1,4 @@
-"""The days of ratings in UTC, which prompts print with prompt.dates=true."""
+"""The days of ratings in UTC, which prompts print with prompt.dates=true, and split.ties=day compares."""
 
 from __future__ import annotations
 
@@ -19,12 +19,16 @@ def has_dates(table: RatingTable) -> bool:
     return EARLIEST <= int(table.timestamp.max()) < NO_DATE
 
 
-def require_dates(table: RatingTable) -> None:
-    """Raise UserError unless the times of the data are dates."""
+def require_dates(table: RatingTable, setting: str = "prompt.dates=true", instead: str = "prompt.dates=false") -> None:
+    """Raise UserError unless the times of the data are dates.
+
+    setting: the override that needs dates.
+    instead: the override that doesn't.
+    """
     if not has_dates(table):
         raise UserError(
-            "prompt.dates=true: the data have no dates: their times are line numbers, or other numbers than seconds "
-            f"since 1970 (the largest is {int(table.timestamp.max()):,}). Set prompt.dates=false"
+            f"{setting}: the data have no dates: their times are line numbers, or other numbers than seconds "
+            f"since 1970 (the largest is {int(table.timestamp.max()):,}). Set {instead}"
         )
 
 
