@@ -105,6 +105,12 @@ def fairness(arms: tuple[Arm, ...]) -> list[str]:
         f"The same start, split, targets and evaluation seed; {', '.join(same)}; "
         + ("loss on the answers alone." if not weight else f"history loss of weight {weight}.")
     )
+    method = runs[0].settings.get("split.method", "global_time")
+    if method != "global_time":
+        lines.append(
+            f"With split={method}, prompts show only earlier ratings of their user, but weights and baselines may have "
+            "learned from training ratings that are later than a target; split=global_time excludes this."
+        )
     return lines
 
 

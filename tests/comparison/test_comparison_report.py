@@ -439,6 +439,14 @@ def test_sensitivity_to_ties_is_reported_if_there_are_such_runs(tmp_path):
     assert "Sensitivity to ties" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.parametrize("method", ["temporal", "global_time"])
+def test_what_the_split_does_not_protect_is_stated(tmp_path, method):
+    make_run(tmp_path / "a", "all_previous", settings={"split.method": method})
+    report([tmp_path], tmp_path)
+    stated = "learned from training ratings that are later than a target" in (tmp_path / "report.md").read_text()
+    assert stated == (method != "global_time")
+
+
 def test_a_crossed_evaluation_becomes_a_matrix(tmp_path):
     make_sweep(tmp_path)
     folder = tmp_path / "none_0" / "evaluations" / "history=fixed_count"
