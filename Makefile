@@ -46,7 +46,7 @@ LOWEST_TESTS := \
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-thorough test-lowest check format clean
+.PHONY: help install demo test test-slow test-thorough test-lowest check format docs clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1 \t/' | expand -t 20
@@ -55,7 +55,7 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("mlens needs Python 3.11 or newer: make PYTHON=python3.11 ...") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,docs]'
 	touch $(STAMP)
 
 install: $(STAMP)  ## make .venv and install mlens with its development tools
@@ -91,5 +91,8 @@ format: $(STAMP)  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean:  ## remove .venv, .venv-lowest and caches (not outputs/ and multirun/)
-	rm -rf $(VENV) $(LOWEST) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+docs: $(STAMP)  ## build the site of the documents in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+clean:  ## remove .venv, .venv-lowest, site and caches (not outputs/ and multirun/)
+	rm -rf $(VENV) $(LOWEST) site build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
