@@ -5,7 +5,7 @@ import re
 import yaml
 
 from mlens import __version__
-from tests.helpers.documents import make_targets
+from tests.helpers.documents import DOCUMENTS, make_targets
 from tests.helpers.runs import ROOT
 
 
@@ -15,6 +15,16 @@ def test_the_citation_has_the_fields_of_its_format_and_the_projects_version():
     assert citation["authors"] == [{"name": "The mlens contributors"}]
     assert (citation["type"], citation["license"]) == ("software", "Apache-2.0")
     assert citation["version"] == __version__
+
+
+def test_the_method_is_a_listed_document_that_cites_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert "docs/method.md" in DOCUMENTS
+    assert "[docs/method.md](docs/method.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
+    text = " ".join((ROOT / "docs" / "method.md").read_text(encoding="utf-8").split())
+    entry = text.partition("@software{mlens,")[2].partition(" @")[0]
+    for value in (citation["title"], citation["version"], str(citation["date-released"]), citation["license"]):
+        assert f"{{{value}}}" in entry
 
 
 def test_the_changelog_has_unreleased_changes_first_and_then_the_projects_version():
