@@ -109,8 +109,8 @@ def fairness(arms: tuple[Arm, ...]) -> list[str]:
     if method != "global_time":
         lines.append(
             f"With split={method}, prompts show only earlier ratings of their user, but weights and baselines may have "
-            "learned from training ratings that are later than a target; split=global_time split.min_ratings=1 excludes "
-            "this."
+            "learned from training ratings that are later than a target; split=global_time split.min_ratings=1 "
+            "excludes this."
         )
     return lines
 
