@@ -208,7 +208,7 @@ def test_the_commands_are_of_these_programs():
         *(f"benchmarks/{name}.py" for name in benchmarks.split()),
         "examples/vllm_scoring.py",
     }
-    without = {"docs/guide/outputs.md", "docs/guide/sharing.md", "docs/guide/splits.md", "docs/guide/strategies.md"}
+    without = {"docs/guide/outputs.md", "docs/guide/sharing.md", "docs/guide/strategies.md"}
     without |= {"docs/design.md", *(CHINESE[page] for page in without)}
     assert {document for document, _ in TOLD} == {*DOCUMENTS} - without
 
