@@ -12,7 +12,7 @@ from mlens.errors import exit_on_interrupt, exit_on_user_error
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="mlens compare",
-        description="Compare finished runs: report.html, explore.html, report.md and results.csv.",
+        description="Compare finished runs: report.html, explore.html, report.md, results.csv and pairs.csv.",
         epilog="Runs are searched for at any depth: DIR may be a run, a sweep, or outputs/. Unfinished runs are named "
         "and left out. With two strategies the report also shows where their configs differ and where their "
         "predictions differ most.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from mlens.identity import NOT_RESULT
 from mlens.schema import parse_json, read_json, require
 from mlens.text import one_line
 
-# The only key in which the runs of an arm may differ.
-SEED = "seed"
+# The keys in which the runs of an arm may differ: the base model's seed may if it is always the run's.
+SEED, BASE_SEED = "seed", "model.base.seed"
 # Parameters of a strategy that follow its name in a label.
 PARAMETERS = ("ratio", "count")
 
@@ -32,11 +32,13 @@ class Run:
     folder: its folder.
     summary: content of summary.json.
     config: its config, nested and resolved.
+    base_follows: whether in all runs to compare the base model's seed is the run's, and so no setting of its own.
     """
 
     folder: Path
     summary: dict
     config: dict
+    base_follows: bool = False
 
     @property
     def name(self) -> str:
@@ -51,7 +53,8 @@ class Run:
         """The settings that a result depends on, except for the seed: dotted keys of the config, digests of data and
         model, and mlens' version."""
         flat = flatten(self.config)
-        settings = {key: value for key, value in flat.items() if key != SEED and not is_below(key, NOT_RESULT)}
+        seeds = (SEED, BASE_SEED) if self.base_follows else (SEED,)
+        settings = {key: value for key, value in flat.items() if key not in seeds and not is_below(key, NOT_RESULT)}
         # Runs of versions without an identity are distinguished by the path of their model.
         identity = self.summary.get("identity", {"data": None, "model": flat.get("model.path")})
         settings |= {name: identity[name] for name in ("data", "model")}
@@ -182,7 +185,8 @@ class Arm:
 def make_arms(runs: Sequence[Run]) -> list[Arm]:
     """Group runs into arms, in the order of their first runs. Raises UserError if two have equal settings and seed."""
     arms: dict[str, list[Run]] = {}
-    for run in runs:
+    base_follows = all(flatten(run.config).get(BASE_SEED, run.seed) == run.seed for run in runs)
+    for run in (replace(run, base_follows=base_follows) for run in runs):
         arms.setdefault(json.dumps(run.settings, sort_keys=True, default=repr), []).append(run)
     for members in arms.values():
         seeds = [run.seed for run in members]

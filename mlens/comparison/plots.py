@@ -112,12 +112,12 @@ def details(results: Results) -> Iterator[Plot]:
     title = "RMSE by earlier ratings"
     yield Plot(
         title,
-        figures.groups(title, labels, _by_earlier(results), "earlier ratings of the user", "RMSE, 95% interval"),
+        figures.groups(title, labels, by_earlier_ratings(results), "earlier ratings of the user", "RMSE, 95% interval"),
         "All of the user's earlier ratings, shown or not.",
     )
     for group, what in (("by_user_activity", "the user"), ("by_movie_popularity", "the movie")):
         title = f"RMSE by training ratings of {what}"
-        values = [_grouped(arm, group) for arm in arms]
+        values = [grouped(arm, group) for arm in arms]
         yield Plot(title, figures.groups(title, labels, values, f"training ratings of {what}", "RMSE"))
     lines = [Curve(arm.label, *_calibration(arm.runs[0]), group=i) for i, arm in enumerate(arms)]
     if lines := [line for line in lines if len(line.x) > 1]:
@@ -141,7 +141,7 @@ def _validations(arms: tuple[Arm, ...], x: str) -> Iterator[Curve]:
                 yield Curve(arm.label, at, [record["rmse"] for record in records], number)
 
 
-def _by_earlier(results: Results) -> list[dict[str, Dot]]:
+def by_earlier_ratings(results: Results) -> list[dict[str, Dot]]:
     """Return the RMSE of each arm, in order, by the number of earlier ratings of the target's user; groups of one user
     have no interval."""
     paired = results.paired
@@ -163,7 +163,7 @@ def _by_earlier(results: Results) -> list[dict[str, Dot]]:
     return [{name: dots[arm] for name, dots in found.items()} for arm in results.order]
 
 
-def _grouped(arm: Arm, group: str) -> dict[str, Dot]:
+def grouped(arm: Arm, group: str) -> dict[str, Dot]:
     """Return an arm's RMSE by a group of the summary, averaged over runs."""
     names = arm.runs[0].summary["metrics"]["test"].get(group, {})
     values = {name: arm.mean("metrics", "test", group, name, "rmse") for name in names}

@@ -1,8 +1,7 @@
-"""The report on finished runs: report.html, explore.html, report.md and results.csv."""
+"""The report on finished runs: report.html, explore.html, report.md, results.csv and pairs.csv."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -19,8 +18,10 @@ from mlens.comparison import digits, plots, sections
 from mlens.comparison.crossed import crossed_table
 from mlens.comparison.explore import explore
 from mlens.comparison.finished_runs import Arm, differing_keys, find_runs, find_unfinished, make_arms, strategy_label
+from mlens.comparison.markdown import markdown
 from mlens.comparison.pairing import pair
-from mlens.comparison.results import Results, answer, baseline_names, compare, difference, scope, table, verdict
+from mlens.comparison.pairs import PAIR_COLUMNS, detectable, pair_rows, pair_table
+from mlens.comparison.results import MARGIN, Results, answer, baseline_names, compare, difference, scope, table, verdict
 from mlens.comparison.summed_errors import METRICS
 from mlens.data.delimited import without_formulas
 from mlens.errors import UserError
@@ -39,15 +40,6 @@ BASELINE_COLUMNS = {
 }
 # Metrics whose differences have a matrix, by title.
 MATRICES = {"RMSE": "rmse", "taste": "taste", "AUC": "auc"}
-PAIR_COLUMNS = (
-    "arms",
-    "difference of MAE",
-    "identical histories",
-    "neither trimmed: targets",
-    "difference of RMSE",
-    "both trimmed: targets",
-    "difference of RMSE",
-)
 
 
 @dataclass(frozen=True)
@@ -56,6 +48,7 @@ class Report:
 
     html: path of report.html.
     answer: the comparison's outcome in words.
+    power: the smallest difference of RMSE that the comparison can detect, in words (empty for one arm).
     table: figures of each arm, one row an arm.
     baselines: by name, the test metrics (None: not measured) of each baseline given the full history.
     notes: reasons to doubt the comparison, a line each.
@@ -66,6 +59,7 @@ class Report:
 
     html: Path
     answer: str
+    power: str
     table: pl.DataFrame
     baselines: dict[str, dict[str, float | None]]
     notes: list[str]
@@ -75,8 +69,8 @@ class Report:
 
 
 def report(folders: Sequence[Path], output: Path, trust: bool = False) -> Report:
-    """Compare the finished runs in and beneath these folders, and write report.html, explore.html, report.md and
-    results.csv into `output`.
+    """Compare the finished runs in and beneath these folders, and write report.html, explore.html, report.md,
+    results.csv and pairs.csv into `output`.
 
     trust: allow the runs' configs to name classes from outside mlens, whose code runs for explore.html.
 
@@ -89,13 +83,25 @@ def report(folders: Sequence[Path], output: Path, trust: bool = False) -> Report
     content = _content(results, frame, refused)
     output.mkdir(parents=True, exist_ok=True)
     atomic_write(output / "results.csv", without_formulas(frame).write_csv)
-    write_text(output / "report.md", _markdown(content))
+    if results.between:
+        atomic_write(output / "pairs.csv", without_formulas(pair_table(results)).write_csv)
+    else:
+        (output / "pairs.csv").unlink(missing_ok=True)
+    write_text(output / "report.md", markdown(content))
     page, unknown = _write_exploration(results, content["title"], output / "explore.html", trust)
     write_text(output / "report.html", _html(content | {"explore": page is not None}))
     notes = [line for line in content["fairness"] if line.startswith("NOTE")]
     notes += [content["made_up"]] if content["made_up"] else []
     return Report(
-        output / "report.html", content["answer"], frame, _full_history(results), notes, refused, page, unknown
+        html=output / "report.html",
+        answer=content["answer"],
+        power=content["power"][0] if content["power"] else "",
+        table=frame,
+        baselines=_full_history(results),
+        notes=notes,
+        refused=refused,
+        explore=page,
+        unknown=unknown,
     )
 
 
@@ -142,7 +148,8 @@ def print_report(written: Report) -> None:
     missing = "histories unknown" if written.explore else "no explore.html"
     unknown = [f"{missing}: {line}" for line in written.unknown]
     pages = [str(path) for path in (written.explore, written.html) if path is not None]
-    for line in (written.answer, *written.notes, *refused, *unknown, *pages):
+    power = [written.power] if written.power else []
+    for line in (written.answer, *power, *written.notes, *refused, *unknown, *pages):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -184,8 +191,10 @@ def _content(results: Results, frame: pl.DataFrame, refused: list[str]) -> dict[
             if len(arms) > 1 and metric in results.of_arms
         },
         "plot_of_differences": plots.of_differences(results),
+        "power": detectable(results),
+        "margin": MARGIN,
         "pair_columns": PAIR_COLUMNS,
-        "pairs": _pairs(results),
+        "pairs": pair_rows(results),
         "ties": [(one, other, f"{value:+.4f}") for one, other, value in sections.ties(results)],
         "crossed": crossed_table(arms),
         "plots": list(plots.details(results)),
@@ -324,27 +333,6 @@ def _matrix(results: Results, metric: str) -> list[dict]:
     return rows
 
 
-def _pairs(results: Results) -> list[list[str]]:
-    def cell(difference) -> str:
-        if difference is None:
-            return ""
-        return f"{difference.value:+.4f} ({digits.interval(difference.low, difference.high, difference.error, '+')})"
-
-    arms = results.paired.arms
-    return [
-        [
-            f"{arms[i].label} - {arms[j].label}",
-            cell(between.differences["mae"]),
-            f"{between.same_history:.0%}",
-            f"{between.untrimmed_targets:,}",
-            cell(between.untrimmed),
-            f"{between.trimmed_targets:,}",
-            cell(between.trimmed),
-        ]
-        for (i, j), between in results.between.items()
-    ]
-
-
 def _config_difference(results: Results) -> list[str]:
     one, other = (arm.runs[0] for arm in results.paired.arms)
     return [f"{key}: {one.shown(key)} / {other.shown(key)}" for key in differing_keys([one, other])]
@@ -358,44 +346,3 @@ def _html(content: dict[str, Any]) -> str:
     page = Environment(autoescape=True, trim_blocks=True).from_string(template).render(content)
     # The model reads the marks unchanged.
     return DIRECTION_MARKS.sub(lambda mark: f"&lt;U+{ord(mark[0]):04X}&gt;", page)
-
-
-def _as_text(text: str) -> str:
-    """Escape text for Markdown.
-
-    >>> _as_text("a|b [c](d) <img>")
-    'a\\\\|b \\\\[c\\\\](d) \\\\<img\\\\>'
-    """
-    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", one_line(text))
-
-
-def _markdown(content: dict[str, Any]) -> str:
-    lines = [f"# {_as_text(content['title'])}", "", _as_text(content["answer"]), ""]
-    lines += [f"- {_as_text(line)}" for line in content["fairness"]]
-    lines += [f"- not compared: {_as_text(line)}" for line in content["refused"]]
-    for of_arms in content["tables"]:
-        lines += ["", *_markdown_table(of_arms["columns"], of_arms["rows"])]
-    if content["baselines"]:
-        lines += ["", "Baselines on the same targets, given the full history", ""]
-        lines += _markdown_table(content["baseline_columns"], content["baselines"])
-    if content["own_baselines"]:
-        lines += ["", "Baselines given what an arm shows: RMSE", ""]
-        lines += _markdown_table(content["own_baseline_columns"], content["own_baselines"])
-    for title, rows in content["differences"].items():
-        lines += ["", f"Differences of {title} on test (row minus column; p corrected by Holm's method)", ""]
-        matrix = [
-            [row["label"], *(f"{c['value']} ({c['p']})" if c["value"] else "" for c in row["cells"])] for row in rows
-        ]
-        lines += _markdown_table(["", *content["labels"]], matrix)
-    if content["pairs"]:
-        lines += ["", *_markdown_table(content["pair_columns"], content["pairs"])]
-    lines += ["", "Leak audit, before training", ""]
-    lines += [f"- {_as_text(line)}" for line in content["audits"]]
-    return "\n".join([*lines, ""])
-
-
-def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(map(_as_text, cells)) + " |"
-
-    return [line(columns), line(["---"] * len(columns)), *map(line, rows)]

@@ -12,13 +12,13 @@ from mlens.comparison import digits
 from mlens.comparison.finished_runs import Arm, strategy_label
 from mlens.comparison.pairing import Paired
 from mlens.comparison.run_files import SUMMARISED
-from mlens.comparison.statistics import Difference, Estimate, differences, estimates, part_differences
+from mlens.comparison.statistics import ALPHA, Difference, Estimate, differences, estimates, part_differences
 from mlens.comparison.summed_errors import METRICS, Errors, sum_errors
 from mlens.errors import UserError
 from mlens.evaluation.quality import quality_warnings
 
-# Significance level of Holm-adjusted p-values.
-ALPHA = 0.05
+# Margin of equivalence, in stars of RMSE.
+MARGIN = 0.01
 # Metrics whose differences are tested.
 TESTED = ("rmse", "mae", "taste", "auc")
 # Of these a larger value is better.
@@ -188,12 +188,19 @@ def _outcome(results: Results) -> str:
     sentence = f"{arms[best].label} has the lowest test RMSE, {estimate.value:.4f} ({_interval(estimate)})"
     if len(order) == 1:
         return f"{sentence}: there is nothing to compare it with."
-    worse = [arm for arm in order[1:] if difference(results, "rmse", best, arm).p_holm < ALPHA]
-    alike = [arm for arm in order[1:] if arm not in worse]
+    found = {arm: conclusion(difference(results, "rmse", best, arm), "rmse") for arm in order[1:]}
+    worse = [arm for arm in order[1:] if found[arm] == "different"]
+    alike = [arm for arm in order[1:] if found[arm] != "different"]
+    equivalent = [arm for arm in alike if found[arm] == "equivalent"]
     if worse:
         sentence += f"; it is better than {_join_labels(arms, worse)} (corrected p < {ALPHA})"
     if alike:
         sentence += f"{', and' if worse else '; it'} can't be told from {_join_labels(arms, alike)}"
+    if equivalent == alike:
+        sentence += f" (equivalent within {MARGIN})" if alike else ""
+    elif equivalent:
+        verb = "is" if len(equivalent) == 1 else "are"
+        sentence += f" ({_join_labels(arms, equivalent)} {verb} equivalent within {MARGIN})"
     return f"{sentence}."
 
 
@@ -264,13 +271,17 @@ def scope(results: Results) -> str:
         )
     many = " to ".join(str(count) for count in dict.fromkeys((seeds[0], seeds[-1])))
     users = int(results.paired.user.max()) + 1
-    return f"Over {many} seeds of training an arm, on {users:,} users."
+    own_base = all(run.base_follows and "base" in run.config.get("model", {}) for run in results.paired.runs)
+    return f"Over {many} seeds of {'base model and ' if own_base else ''}training an arm, on {users:,} users."
 
 
 def difference(results: Results, metric: str, one: int, other: int) -> Difference:
     """Return the difference of `metric` between two arms: the first one's minus the second one's."""
     found = results.between[min(one, other), max(one, other)].differences[metric]
-    return found if one < other else replace(found, value=-found.value, low=-found.high, high=-found.low)
+    if one < other:
+        return found
+    turned = replace(found, value=-found.value, low=-found.high, high=-found.low)
+    return replace(turned, low_90=-found.high_90, high_90=-found.low_90)
 
 
 def verdict(found: Difference, metric: str) -> str:
@@ -279,6 +290,15 @@ def verdict(found: Difference, metric: str) -> str:
     if not digits.excludes_zero(found.low, found.high, found.error):
         return ""
     return "better" if (found.value < 0) != (metric in HIGHER_IS_BETTER) else "worse"
+
+
+def conclusion(found: Difference, metric: str) -> str:
+    """Return whether two arms are `different` in this metric (p_holm < ALPHA), `equivalent` (of RMSE: the 90% interval
+    lies within MARGIN for any seed of the resamples), or `undecided`."""
+    if found.p_holm < ALPHA:
+        return "different"
+    farthest = max(-found.low_90, found.high_90) + digits.ERRORS * found.error
+    return "equivalent" if metric == "rmse" and farthest < MARGIN else "undecided"
 
 
 def _interval(estimate: Estimate) -> str:

@@ -22,9 +22,15 @@ whether there is such a pair. There are two sources of uncertainty:
   Journal of the American Statistical Association 88, 1993).
 
 With one run nothing is known about an arm's other seeds: its figure is that of one model, and a difference is one of
-two models. Users are assumed to be drawn independently, seeds to be normal and independent between arms. A run's draws
-of histories are determined by evaluation.seed, the same for all runs; they are averaged before runs are compared, so
-that the spread between runs is due to seeds only.
+two models. Users are assumed to be drawn independently, seeds to be normal and independent between arms: where arms
+share a base model for each seed, intervals of differences are wider than they need be. A run's draws of histories are
+determined by evaluation.seed, the same for all runs; they are averaged before runs are compared, so that the spread
+between runs is due to seeds only.
+
+Two arms are equivalent within a margin if both one-sided tests of a difference beyond it reject at 5%, that is, if the
+90% interval of their difference lies within the margin (Schuirmann, "A Comparison of the Two One-Sided Tests Procedure
+and the Power Approach", Journal of Pharmacokinetics and Biopharmaceutics 15, 1987). A test's power is that of the same
+resamples, shifted to a true difference.
 
 Intervals and p-values are themselves estimates from random resamples. Their Monte Carlo standard error, the variation
 between seeds of the generator, is sqrt(q (1 - q) / B) / density for a quantile q of B resamples and sqrt(p (1 - p) / B)
@@ -33,18 +39,23 @@ for p.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations
 
 import numpy as np
 from scipy.stats import norm, t
 
+from mlens.comparison.p_values import critical_value, holm, holm_factors, p_error, permutation_p
 from mlens.comparison.summed_errors import METRICS, Errors
 
 RESAMPLES = 9_999
 TAILS = (0.025, 0.975)
+# Tails of the 90% interval, as widened for few users as the 95% interval.
+INNER_TAILS = (0.05, 0.95)
+# Level of the tests, and the probability with which they find a detectable difference.
+ALPHA, POWER = 0.05, 0.8
 # Resamples computed at a time: 10 MB an array for 20,000 users.
 BATCH = 64
 # Distance of the quantiles between which the density at a tail is measured.
@@ -76,22 +87,29 @@ class Difference:
 
     value: first arm minus second arm (negative: the first has the smaller error, or the lower AUC).
     low, high: ends of the interval.
+    low_90, high_90: ends of the 90% interval, for tests of equivalence.
     p: p-value of the two-sided test of equal figures.
     p_holm: Holm-adjusted p-value over all pairs.
     seeds: whether the variation between seeds is included, so that the difference is one of strategies; otherwise it is
         one of these trained models.
     error: Monte Carlo standard error of the interval's ends.
     p_error: Monte Carlo standard error of p_holm.
+    detectable: the true difference for which p is at most ALPHA with probability POWER.
+    detectable_first: the same for p times the number of pairs: p_holm, if no other pair has a smaller p.
     """
 
     value: float
     low: float
     high: float
+    low_90: float
+    high_90: float
     p: float
     p_holm: float
     seeds: bool
     error: float
     p_error: float
+    detectable: float
+    detectable_first: float
 
 
 def estimates(errors: Errors, metric: str, *, resamples: int = RESAMPLES, seed: int = 0) -> list[Estimate]:
@@ -124,22 +142,58 @@ def differences(
     """
     sampled = _sampling_distributions(errors, metric, resamples, seed)
     pairs = list(combinations(range(errors.arms), 2))
-    both = [bool(min(errors.seeds[i], errors.seeds[j]) > 1) for i, j in pairs]
-    value = [float(sampled.value[i] - sampled.value[j]) for i, j in pairs]
-    interval, p = [], []
-    for (i, j), seeds in zip(pairs, both, strict=True):
+    found = {}
+    for i, j in pairs:
         draws, null = sampled.users[i] - sampled.users[j], sampled.swapped[i] - sampled.swapped[j]
+        seeds = bool(min(errors.seeds[i], errors.seeds[j]) > 1)
         if seeds:
             draws = draws + sampled.seeds[i] - sampled.seeds[j]
             null = null + sampled.mean_seeds[i] - sampled.mean_seeds[j]
-        interval.append(_interval(draws))
-        p.append(_p(sampled.mean[i], sampled.mean[j], null))
-    p_errors = [times * _p_error(one, resamples) for one, times in _holm_factors(p)]
-    rows = zip(value, interval, p, holm(p), both, p_errors, strict=True)
+        low, high, error = _interval(draws)
+        low_90, high_90 = np.quantile(draws, INNER_TAILS).tolist()
+        p = permutation_p(sampled.mean[i], sampled.mean[j], null)
+        middle = (sampled.mean[i] + sampled.mean[j]) / 2
+        levels = (ALPHA, ALPHA / len(pairs))
+        detectable, first = (_detectable(draws, null, level, METRICS[metric], middle) for level in levels)
+        found[i, j] = Difference(
+            value=float(sampled.value[i] - sampled.value[j]),
+            low=low,
+            high=high,
+            low_90=low_90,
+            high_90=high_90,
+            p=p,
+            p_holm=p,
+            seeds=seeds,
+            error=error,
+            p_error=p_error(p, resamples),
+            detectable=detectable,
+            detectable_first=first,
+        )
+    p_values = [one.p for one in found.values()]
+    adjusted = zip(found.items(), holm(p_values), holm_factors(p_values), strict=True)
     return {
-        pair: Difference(value, low, high, p, p_holm, seeds, error, p_error)
-        for pair, (value, (low, high, error), p, p_holm, seeds, p_error) in zip(pairs, rows, strict=True)
+        pair: replace(one, p_holm=p_holm, p_error=times * p_error(p, resamples))
+        for (pair, one), p_holm, (p, times) in adjusted
     }
+
+
+def _detectable(
+    draws: np.ndarray, null: np.ndarray, alpha: float, figure: Callable[[np.ndarray], np.ndarray], middle: float
+) -> float:
+    """Return the true difference that a test at level `alpha` finds with probability POWER, with its sign.
+
+    If the observed differences are shifted so that their true value is d, resamples of them deviate from d as `draws`
+    do from the observed value. The test finds those that exceed the critical value under `null`.
+
+    draws: [resamples] the difference over resamples.
+    null: [resamples] the difference of the weighted means under the null distribution.
+    figure: the function from the weighted mean to the metric.
+    middle: mean of the two weighted means.
+    """
+    critical = critical_value(null, alpha)
+    ends = np.array([max(middle - critical / 2, 0), middle + critical / 2])
+    low, high = np.quantile(draws, (1 - POWER, POWER))
+    return float(np.diff(figure(ends))[0] + (high - low) / 2)
 
 
 def part_estimates(
@@ -196,27 +250,6 @@ def _with_many_users(errors: Errors, metric: str) -> Errors:
         return errors
     sums, weights = errors.sums[metric][:, some], errors.weights[metric][some]
     return Errors({metric: sums}, {metric: weights}, errors.arm, errors.run)
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """Return Holm-adjusted p-values, which control the family-wise error rate.
-
-    Holm, "A Simple Sequentially Rejective Multiple Test Procedure", Scandinavian Journal of Statistics 6, 1979.
-
-    >>> holm([0.25, 0.0625, 0.5])
-    [0.5, 0.1875, 0.5]
-    """
-    return [min(1.0, one * times) for one, times in _holm_factors(p)]
-
-
-def _holm_factors(p: Sequence[float]) -> list[tuple[float, int]]:
-    """Return, for each p, the p-value and the factor whose product (at most 1) is the adjusted p-value."""
-    order, times = np.argsort(p), np.arange(len(p), 0, -1)
-    product = np.sort(p) * times
-    new = product == np.maximum.accumulate(product)
-    source = np.empty(len(p), dtype=np.int64)
-    source[order] = np.maximum.accumulate(np.where(new, np.arange(len(p)), 0))
-    return [(float(p[order[rank]]), int(times[rank])) for rank in source]
 
 
 @dataclass(frozen=True)
@@ -348,19 +381,6 @@ def _interval(draws: np.ndarray) -> tuple[float, float, float]:
     low, high, *around = np.quantile(draws, [*TAILS, *(tail + side for tail in TAILS for side in (-NEAR, NEAR))])
     width = max(around[1] - around[0], around[3] - around[2])
     return float(low), float(high), float(np.sqrt(TAILS[0] * TAILS[1] / len(draws)) * width / (2 * NEAR))
-
-
-def _p(one: float, other: float, null: np.ndarray) -> float:
-    """Return the p-value of the difference of two weighted means under draws of the null distribution [resamples]."""
-    # Swaps that reproduce the observed difference must count despite another order of summation.
-    far = np.abs(null) >= abs(one - other) - 1e-12 * (one + other)
-    return (1 + int(far.sum())) / (1 + len(null))
-
-
-def _p_error(p: float, resamples: int) -> float:
-    """Return the Monte Carlo standard error of p; for 0 and 1, that of the nearest values between them."""
-    inside = min(max(p, 1 / (1 + resamples)), resamples / (1 + resamples))
-    return float(np.sqrt(inside * (1 - inside) / resamples))
 
 
 def _batches(resamples: int) -> Iterator[int]:

@@ -14,7 +14,7 @@ from mlens.cli.compare import main
 from mlens.comparison.finished_runs import find_runs, make_arms
 from mlens.comparison.pairing import pair
 from mlens.comparison.report import print_report, report
-from mlens.comparison.results import answer, compare
+from mlens.comparison.results import answer, compare, scope
 from mlens.comparison.sections import failures
 from mlens.errors import UserError
 from mlens.evaluation.metrics import point_metrics
@@ -477,8 +477,22 @@ def test_the_command_writes_into_the_sweeps_folder(tmp_path, monkeypatch, capsys
     main()
     printed = capsys.readouterr().out
     assert "all_previous has the lowest test RMSE" in printed and "sweep/report.html" in printed
+    assert "\nSmallest detectable difference of RMSE: 0." in printed
     assert {file.name for file in (tmp_path / "sweep").iterdir() if file.is_file()} == {
         "report.html",
         "report.md",
         "results.csv",
+        "pairs.csv",
     }
+
+
+def test_runs_whose_base_models_seed_is_their_seed_are_one_arm(tmp_path):
+    for seed in (0, 1):
+        make_run(tmp_path / f"own_{seed}", seed=seed, settings={"model.base": {"seed": seed}})
+    (arm,) = make_arms(find_runs([tmp_path]))
+    assert [run.seed for run in arm.runs] == [0, 1]
+    results, _ = results_of(tmp_path)
+    assert scope(results) == "Over 2 seeds of base model and training an arm, on 40 users."
+    make_run(tmp_path / "other", seed=2, settings={"model.base": {"seed": 0}})
+    labels = [arm.label for arm in make_arms(find_runs([tmp_path]))]
+    assert labels == ["none model.base.seed=0", "none model.base.seed=1"]

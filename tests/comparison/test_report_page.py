@@ -168,17 +168,21 @@ def test_cells_are_coloured_where_their_interval_excludes_zero(page):
 ENDS = st.floats(-2, 2) | st.sampled_from([0.0, 1e-9, -1e-9, 0.004, -0.004])
 
 
+def made_up_difference(value, low, high, error):
+    return Difference(value, low, high, low, high, 0.5, 1.0, True, error, 0.1, 0.2, 0.3)
+
+
 @given(one=ENDS, other=ENDS, error=st.floats(0, 0.3), metric=st.sampled_from(["rmse", "taste", "auc"]))
 def test_what_is_coloured_excludes_zero_as_printed(one, other, error, metric):
     low, high = sorted((one, other))
     assume(low < high)
     value = (low + high) / 2
-    found = verdict(Difference(value, low, high, 0.5, 1.0, True, error, 0.1), metric)
+    found = verdict(made_up_difference(value, low, high, error), metric)
     printed = [float(end) for end in digits.interval(low, high, error, "+").split(" to ")]
     assert bool(found) == (printed[0] > 0 or printed[1] < 0)
     if found:
         assert found == ("better" if (value > 0) == (metric in HIGHER_IS_BETTER) else "worse")
-        turned = verdict(Difference(-value, -high, -low, 0.5, 1.0, True, error, 0.1), metric)
+        turned = verdict(made_up_difference(-value, -high, -low, error), metric)
         assert {found, turned} == {"better", "worse"}
 
 
@@ -246,7 +250,7 @@ def test_errors_by_history_length_have_the_errors_of_their_targets(tmp_path):
         pl.read_parquet(file).with_columns(t=moved).write_parquet(file)
     results = results_of(tmp_path)
     edges = {"0-9": (0, 9), "10-19": (10, 19), "20-49": (20, 49), "50-99": (50, 99)}
-    shown = plots._by_earlier(results)
+    shown = plots.by_earlier_ratings(results)
     for number, of_arm in zip(results.order, shown, strict=True):
         assert {*of_arm} == {*edges}
         for name, (low, high) in edges.items():

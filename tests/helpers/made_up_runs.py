@@ -68,7 +68,7 @@ def make_run(
     }
     for key, value in (settings or {}).items():
         node, _, name = key.rpartition(".")
-        config[node][name] = value
+        config.setdefault(node, {})[name] = value
     user = frame["user"].to_numpy()[:count]
     of_draws = [point_metrics(expected, rating, user) for expected in drawn]
     metrics: dict[str, Any] = {name: float(np.mean([one[name] for one in of_draws])) for name in of_draws[0]}

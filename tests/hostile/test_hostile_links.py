@@ -159,7 +159,7 @@ def test_a_link_in_place_of_a_run_that_has_not_begun_is_other_files(tmp_path, vi
 def test_a_report_is_written_through_no_link(victim, tmp_path, monkeypatch):
     leave_out_figures(monkeypatch)
     run = make_run(tmp_path / "run", users=4, each=3)
-    for name in ("report.html", "report.md", "results.csv"):
+    for name in ("report.html", "report.md", "results.csv", "pairs.csv"):
         (run / f".{name}.new").symlink_to(victim)
         (run / name).symlink_to(victim)
     report([run], run)
