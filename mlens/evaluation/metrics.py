@@ -120,17 +120,27 @@ def ordered_shares(predicted: np.ndarray, rating: np.ndarray, user: np.ndarray) 
 
 def ndcg(predicted: np.ndarray, rating: np.ndarray, user: np.ndarray, cut_off: int = CUT_OFF) -> float:
     """Return the normalised discounted cumulative gain at rank `cut_off` of each user's targets ordered by `predicted`,
-    averaged over users.
+    averaged over users; NaN if `ndcg_shares` has none.
+
+    predicted, rating, user: [t]; ratings should not be negative.
+    """
+    shares = ndcg_shares(predicted, rating, np.unique(user, return_inverse=True)[1], cut_off)
+    some = ~np.isnan(shares)
+    return float(shares[some].mean()) if some.any() else float("nan")
+
+
+def ndcg_shares(predicted: np.ndarray, rating: np.ndarray, index: np.ndarray, cut_off: int = CUT_OFF) -> np.ndarray:
+    """Return the normalised discounted cumulative gain that `ndcg` averages, [users].
 
     It is the sum of rating / log2(1 + rank), divided by that of the ideal order (Järvelin and Kekäläinen, "Cumulated
     Gain-based Evaluation of IR Techniques", TOIS 20(4), 2002; the gain is the rating itself). Tied predictions get the
     mean over all their orders, so the order of the targets doesn't matter (McSherry and Najork, "Computing Information
-    Retrieval Performance Measures Efficiently in the Presence of Tied Scores", ECIR 2008). Users with one target are
-    left out, and so are those whose ideal order gains nothing (all ratings 0); NaN if no user is left.
+    Retrieval Performance Measures Efficiently in the Presence of Tied Scores", ECIR 2008). It is NaN for users with one
+    target, and for those whose ideal order gains nothing (all ratings 0).
 
-    predicted, rating, user: [t]; ratings should not be negative.
+    predicted, rating: [t].
+    index: [t] index of the target's user; each user has a target.
     """
-    _, index = np.unique(user, return_inverse=True)
     users = _starts(np.sort(index))
     rank = np.arange(len(index)) - np.repeat(users[:-1], np.diff(users)) + 1
     discount = np.where(rank <= cut_off, 1 / np.log2(1 + rank), 0)
@@ -141,8 +151,9 @@ def ndcg(predicted: np.ndarray, rating: np.ndarray, user: np.ndarray, cut_off: i
     size = np.diff(tied)
     gain = np.repeat(np.add.reduceat(rating[order], tied[:-1], dtype=np.float64) / size, size)
     some = (np.diff(users) > 1) & (best > 0)
-    shares = np.bincount(of_user, gain * discount)[some] / best[some]
-    return float(shares.mean()) if some.any() else float("nan")
+    shares = np.full(len(some), np.nan)
+    np.divide(np.bincount(of_user, gain * discount), best, out=shares, where=some)
+    return shares
 
 
 def _starts(*columns: np.ndarray) -> np.ndarray:
