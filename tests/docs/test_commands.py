@@ -208,9 +208,9 @@ def test_the_commands_are_of_these_programs():
         *(f"benchmarks/{name}.py" for name in benchmarks.split()),
         "examples/vllm_scoring.py",
     }
-    without = {"docs/guide/outputs.md", "docs/guide/sharing.md", "docs/guide/strategies.md"}
+    without = {f"docs/guide/{page}.md" for page in ("outputs", "sharing", "splits", "strategies")}
     without |= {"docs/design.md", *(CHINESE[page] for page in without)}
-    assert {document for document, _ in TOLD} == {*DOCUMENTS} - without
+    assert {*DOCUMENTS} - {document for document, _ in TOLD} <= without
 
 
 def test_each_page_of_the_guide_has_a_chinese_page_that_tells_the_same_commands():
