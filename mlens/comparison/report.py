@@ -125,16 +125,16 @@ def print_report(written: Report) -> None:
     shown = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
     several = _has_several_draws(written.table)
     planted = "best_possible" in written.table.columns
-    titles = ["test RMSE", *(["Bayes"] if planted else []), "level", "taste", "AUC"]
+    titles = ["RMSE", "95% interval", *(["Bayes"] if planted else []), "level", "taste", "AUC"]
     titles += ["averaging gain"] if several else []
     trimmed = (written.table["share_trimmed"] > 0).any()
-    for title in ("", "seeds", *titles, *(["trimmed"] if trimmed else [])):
-        shown.add_column(title, justify="right" if title else "left", overflow="fold")
+    shown.add_column("test", overflow="fold")
+    for title in ("seeds", *titles, *(["trimmed"] if trimmed else [])):
+        shown.add_column(title, justify="right", no_wrap=True)
     metrics = ("rmse", "level", "taste", "auc")
     for row in written.table.to_dicts():
-        figures = [_with_interval(row, name) if name == "rmse" else _number(row[name]) for name in metrics]
-        if planted:
-            figures.insert(1, _number(row["best_possible"]))
+        figures = [_number(row[name]) for name in metrics]
+        figures[1:1] = [_interval(row, "rmse"), *([_number(row["best_possible"])] if planted else [])]
         gain = [_number(row["averaging_gain"])] if several else []
         share = [f"{row['share_trimmed']:.0%}"] if trimmed else []
         shown.add_row(Text(row["arm"]), str(row["seeds"]), *figures, *gain, *share)
@@ -142,7 +142,7 @@ def print_report(written: Report) -> None:
     shown.add_row("baselines", style="italic")
     for name, found in written.baselines.items():
         figures = [_number(found[metric]) for metric in metrics]
-        shown.add_row(Text(name.replace("_", " ")), "", figures[0], *([""] if planted else []), *figures[1:])
+        shown.add_row(Text(name.replace("_", " ")), "", figures[0], "", *([""] if planted else []), *figures[1:])
     console.print(shown)
     refused = [f"not compared: {line}" for line in written.refused]
     missing = "histories unknown" if written.explore else "no explore.html"
@@ -253,9 +253,8 @@ def _has_several_draws(frame: pl.DataFrame) -> bool:
     return frame["averaging_gain"].is_not_null().any()
 
 
-def _with_interval(row: dict, name: str) -> str:
-    ends = digits.interval(row[f"{name}_low"], row[f"{name}_high"], row[f"{name}_interval_error"])
-    return f"{row[name]:.4f} ({ends})"
+def _interval(row: dict, name: str) -> str:
+    return digits.interval(row[f"{name}_low"], row[f"{name}_high"], row[f"{name}_interval_error"])
 
 
 def _number(value: float | None) -> str:
@@ -270,7 +269,7 @@ def _table_of_arms(frame: pl.DataFrame, columns: dict[str, str]) -> dict[str, li
         if value is None:
             return ""
         if name in METRICS:
-            return _with_interval(row, name)
+            return f"{_number(value)} ({_interval(row, name)})"
         if name == "share_trimmed":
             return f"{value:.0%}"
         if name == "seconds_training":
