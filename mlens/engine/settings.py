@@ -92,7 +92,8 @@ def _without_nulls(node: dict) -> dict:
 class OptimizerSettings:
     """How parameters are updated.
 
-    name: `adamw`, `adamw_8bit` (its states in 8 bits), or `muon` for matrices with AdamW for all other parameters.
+    name: `adamw`, `adamw_8bit` (its states in 8 bits), or `muon` for the matrices of the layers, with AdamW for all
+        other parameters (embeddings, output layer, norms).
     learning_rate: of AdamW, or of Muon.
     adam_learning_rate: of AdamW where `name` is `muon`.
     weight_decay: of all parameters.

@@ -57,7 +57,8 @@ class Trainer:
     history_loss_weight: weight in the loss of a token of a rating in a history, relative to a token of an answer. 0:
         only answers carry loss, as with any loss but `ce`; else each rating carries loss once an epoch as a line of a
         history too.
-    optimizer: `adamw`, `adamw_8bit` (AdamW with states of 8 bits), or `muon` (Muon on matrices, AdamW on the rest).
+    optimizer: `adamw`, `adamw_8bit` (AdamW with states of 8 bits), or `muon` (Muon on the matrices of the layers, AdamW
+        on the rest: embeddings, output layer, norms).
     learning_rate: of AdamW, or of Muon.
     adam_learning_rate: of AdamW where optimizer is `muon`; null: learning_rate.
     weight_decay: as the optimizer defines it.
