@@ -26,7 +26,7 @@ class BaseTraining:
     asked: the share of ratings that are predicted as the target of a prompt; the others in their history lines.
     ratings_per_step: ratings of one update.
     learning_rate: of Muon, for matrices.
-    adam_learning_rate: of AdamW, for all other parameters.
+    adam_learning_rate: of AdamW, for embeddings, output layer and norms.
     dropout: the probability with which an element of an embedding is zeroed in training.
     weight_decay, row_tokens, seed: as in trainer, packing and the root.
     """
