@@ -31,7 +31,7 @@ import numpy as np
 import ours
 import torch
 from rich.table import Table
-from setting import Setting, command, console, drawn, make_setting, samples_of, start
+from setting import Setting, add_model, command, console, drawn, make_setting, samples_of, start
 from transformers import GenerationMixin
 from transformers.modeling_utils import PreTrainedModel
 
@@ -120,11 +120,11 @@ def score(setting: Setting) -> tuple[Predictions, float]:
 
 
 def main(options: argparse.Namespace) -> None:
-    table = Table(title=f"Scoring test targets, model=tiny, float32, all_previous, {options.threads} threads")
+    table = Table(title=f"Scoring test targets, {options.model[0]}, float32, all_previous, {options.threads} threads")
     for column in ("tokens", "by", "batch", "targets", "targets/s", "times", "difference", "between targets"):
         table.add_column(column, justify="left" if column == "by" else "right")
     for case in CASES:
-        overrides = ("model=tiny", f"prompt.max_tokens={case.budget}", f"evaluation.max_users={options.users}")
+        overrides = (*options.model, f"prompt.max_tokens={case.budget}", f"evaluation.max_users={options.users}")
         setting = make_setting(options.data, *overrides)
         dataset, model = setting.datasets["test"], setting.model("sdpa").eval()
         subset = drawn(dataset, case.generated)
@@ -150,4 +150,5 @@ def main(options: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = command(__doc__)
     parser.add_argument("--users", type=int, default=40, help="the number of users whose test targets are scored (40)")
+    add_model(parser)
     start(main, parser)

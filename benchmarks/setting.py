@@ -123,6 +123,11 @@ def command(doc: str) -> argparse.ArgumentParser:
     return parser
 
 
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the overrides that choose the model."""
+    parser.add_argument("--model", nargs="+", default=["model=tiny"], help="overrides of the model (model=tiny)")
+
+
 def start(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser, gpu: bool = False) -> None:
     """Call `main` with the parsed command line; a user error exits with one line and code 2.
 

@@ -1,6 +1,7 @@
 """Training targets a second, against other trainers on the same model and the same samples.
 
     python benchmarks/training.py --data DIR [--threads 2] [--targets 48]      DIR: the folder of ml-latest-small
+    python benchmarks/training.py --data DIR --cases all_previous --model model=hf model.path=FOLDER model.dtype=float32
 
 model=tiny in float32 on the CPU, 512 targets an update (2,048 at 8,192 tokens). To limit the time, each peer trains on
 a random subset of the training targets (stratified by length); the table shows its size, and the peer's best batch
@@ -33,7 +34,7 @@ import ours
 import torch
 from peers import Trained, best, hf_trainer, trl_sft_trainer
 from rich.table import Table
-from setting import Setting, command, console, drawn, make_setting, require, samples_of, start
+from setting import Setting, add_model, command, console, drawn, make_setting, require, samples_of, start
 
 from mlens.packing.dataset import Example
 
@@ -44,7 +45,7 @@ SECONDS = 15  # of training by mlens
 class Case:
     """One comparison.
 
-    name: in the title of the table.
+    name: in the title of the table, and after --cases.
     overrides: of the config.
     share: the number of targets that the peers train on, relative to --targets.
     batches: the batch sizes of Trainer.
@@ -61,6 +62,7 @@ class Case:
 
 
 CASES = (
+    Case("all_previous, 1,024", ("prompt.max_tokens=1024",), 1, (1, 2, 4), trl=True),
     Case("all_previous, 2,048", ("prompt.max_tokens=2048",), 1, (1, 2, 4), trl=True, never=True),
     # Windows have four times as many lines, so four times as many targets share one.
     Case("all_previous, 8,192", ("prompt.max_tokens=8192", "trainer.targets_per_step=2048"), 1 / 2, (1, 2), never=True),
@@ -98,15 +100,15 @@ def leaking_loss(setting: Setting, samples: Sequence[Example]) -> float:
 def main(options: argparse.Namespace) -> None:
     for module in ("trl", "datasets"):
         require(module)
-    for case in CASES:
-        setting = make_setting(options.data, "model=tiny", *case.overrides)
+    for case in [case for case in CASES if case.name.startswith(options.cases)]:
+        setting = make_setting(options.data, *options.model, *case.overrides)
         subset = drawn(setting.datasets["train"], max(2, round(options.targets * case.share)))
         others = train_peers(case, setting, subset)
         mine = {"packing.share=auto": train_ours(setting, subset)}
         if case.never:
-            unshared = make_setting(options.data, "model=tiny", "packing.share=never", *case.overrides)
+            unshared = make_setting(options.data, *options.model, "packing.share=never", *case.overrides)
             mine["packing.share=never"] = train_ours(unshared, subset)
-        console().print(results(case, mine | others, options.threads))
+        console().print(results(case, mine | others, options))
         if case.trl:
             leak = leaking_loss(setting, samples_of(setting.datasets["train"], subset)) / others["SFTTrainer"].loss - 1
             console().print(f"SFTTrainer's loss would differ by {leak:.0e} if each sample saw the one before it.")
@@ -118,8 +120,8 @@ def train_ours(setting: Setting, subset: np.ndarray) -> Trained:
     return ours.train(setting, engine, SECONDS, loss)
 
 
-def results(case: Case, trained: dict[str, Trained], threads: int) -> Table:
-    table = Table(title=f"Training, {case.name}, model=tiny, float32, {threads} threads")
+def results(case: Case, trained: dict[str, Trained], options: argparse.Namespace) -> Table:
+    table = Table(title=f"Training, {case.name}, {options.model[0]}, float32, {options.threads} threads")
     table.add_column("trainer")
     for column in ("batch", "targets", "targets/s", "times", "tokens a target", "useful", "loss", "difference"):
         table.add_column(column, justify="right")
@@ -144,4 +146,6 @@ if __name__ == "__main__":
     parser.add_argument(
         "--targets", type=int, default=48, help="the number of targets that a peer trains on at 2,048 tokens (48)"
     )
+    parser.add_argument("--cases", default="", help="only those whose name starts so, such as all_previous (all)")
+    add_model(parser)
     start(main, parser)
