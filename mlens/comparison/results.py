@@ -162,8 +162,10 @@ def _against_baselines(results: Results) -> list[str]:
     if not better:
         return [f"No arm beats {name} ({rmse})."]
     if len(better) == len(results.order) > 1:
-        return [f"All arms beat the best baseline, {name} ({rmse})."]
-    return [f"{_join_labels(results.paired.arms, better)} beat{_s(better)} the best baseline, {name} ({rmse})."]
+        return [f"All arms have a lower RMSE than the best baseline, {name} ({rmse})."]
+    have = "has" if len(better) == 1 else "have"
+    lower = f"{have} a lower RMSE than the best baseline, {name} ({rmse})"
+    return [f"{_join_labels(results.paired.arms, better)} {lower}."]
 
 
 def signs_of_failure(results: Results, arm: int) -> list[str]:

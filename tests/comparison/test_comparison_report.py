@@ -209,7 +209,7 @@ def test_draws_of_other_targets_are_not_paired(tmp_path):
 def test_the_answer_names_significant_differences_and_others(tmp_path):
     results, _ = results_of(make_sweep(tmp_path))
     said = answer(results)
-    beaten = "All arms beat the best baseline, user mean so far (1.1000). "
+    beaten = "All arms have a lower RMSE than the best baseline, user mean so far (1.1000). "
     assert said.startswith(f"{beaten}all_previous has the lowest test RMSE, 0.5")
     assert "it is better than none (corrected p < 0.05), and can't be told from fixed_count 10" in said
     assert "fixed_count 10 ranks a user's movies better than none (AUC 0.9427 against 0.8850)." in said
