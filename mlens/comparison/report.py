@@ -122,7 +122,7 @@ def _write_exploration(results: Results, title: str, file: Path, trust: bool) ->
 def print_report(written: Report) -> None:
     """Print the essentials of the report to stdout."""
     console = Console()
-    shown = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    shown = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 0, 0, 1))
     several = _has_several_draws(written.table)
     planted = "best_possible" in written.table.columns
     titles = ["RMSE", "95% interval", *(["Bayes"] if planted else []), "level", "taste", "AUC"]
@@ -144,6 +144,7 @@ def print_report(written: Report) -> None:
         figures = [_number(found[metric]) for metric in metrics]
         shown.add_row(Text(name.replace("_", " ")), "", figures[0], "", *([""] if planted else []), *figures[1:])
     console.print(shown)
+    console.print()
     refused = [f"not compared: {line}" for line in written.refused]
     missing = "histories unknown" if written.explore else "no explore.html"
     unknown = [f"{missing}: {line}" for line in written.unknown]

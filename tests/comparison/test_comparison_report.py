@@ -477,7 +477,7 @@ def test_the_command_writes_into_the_sweeps_folder(tmp_path, monkeypatch, capsys
     monkeypatch.setenv("COLUMNS", "80")
     main()
     printed = capsys.readouterr().out
-    assert re.search(r"\n  all_previous +\d  0\.\d{4}  0\.\d+ to 0\.\d+  0\.\d{4} .*\n", printed)  # one line an arm
+    assert re.search(r"\n all_previous +\d  0\.\d{4}  0\.\d+ to 0\.\d+  0\.\d{4} .*\n", printed)  # one line an arm
     assert "all_previous has the lowest test RMSE" in printed and "sweep/report.html" in printed
     assert "\nSmallest detectable difference of RMSE: 0." in printed
     assert {file.name for file in (tmp_path / "sweep").iterdir() if file.is_file()} == {
