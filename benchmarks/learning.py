@@ -126,12 +126,12 @@ def run_arm(
             if spent >= end:
                 break
     points.append(_point(engine, datasets["val"], collator, spent, seen))
-    test = evaluate(engine, datasets["test"], collator).metrics
+    test = evaluate(engine, [datasets["test"]], collator)[0].metrics
     return {"arm": arm.name, "seed": seed, "points": points, "test": test["rmse"], "mae": test["mae"], "seen": seen}
 
 
 def _point(engine: Engine, val: RatingDataset, collator, spent: float, seen: int) -> dict:
-    rmse = evaluate(engine, val, collator).metrics["rmse"]
+    rmse = evaluate(engine, [val], collator)[0].metrics["rmse"]
     return {"seconds": spent, "supervised": seen, "val": rmse}
 
 

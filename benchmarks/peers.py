@@ -154,8 +154,14 @@ def trl_sft_trainer(
 
 
 def best(train: Callable[[int], Trained], batches: Sequence[int]) -> Trained:
-    """Train with each of these batch sizes; returns the fastest."""
-    return max((train(batch) for batch in batches), key=lambda trained: trained.speed)
+    """Train with each of these ascending batch sizes until one is slower than the one before; returns the fastest."""
+    fastest = train(batches[0])
+    for batch in batches[1:]:
+        trained = train(batch)
+        if trained.speed < fastest.speed:
+            break
+        fastest = trained
+    return fastest
 
 
 def _plain_run(bf16: bool = False) -> dict:

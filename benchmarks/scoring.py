@@ -1,14 +1,16 @@
-"""Test targets a second: the probabilities of all legal ratings, against generating one answer.
+"""Evaluated targets a second: the probabilities of all legal ratings, against generating one answer.
 
     python benchmarks/scoring.py --data DIR [--threads 2] [--users 40]         DIR: the folder of ml-latest-small
 
-model=tiny in float32 on the CPU, history=all_previous, all test targets of --users users. The peer is `generate` of the
-same model with transformers' sdpa attention: greedy, with its cache, left-padded prompts in batches sorted by length,
-at its best batch size, on a random subset of the targets (stratified by length). It returns only the most probable
+model=tiny in float32 on the CPU, history=all_previous, all validation and test targets of --users users: both stages
+together, as at the end of a run, and one after the other. The peer is `generate` of the same model with transformers'
+sdpa attention: greedy, with its cache, left-padded prompts in batches sorted by length, at its best batch size, on a
+random subset of the targets (half of them of each stage, stratified by length). It returns only the most probable
 answer; mlens returns the probability of each.
 
 The columns:
 
+- `times`: the targets/s relative to those of `generate`;
 - `difference`: the largest difference between our probabilities and those of ordinary forward passes, one for each
   legal rating, on some targets (in brackets: their number);
 - `between targets`: the standard deviation of the probabilities over targets, to which the difference must be small.
@@ -35,8 +37,8 @@ from setting import Setting, add_model, command, console, drawn, make_setting, s
 from transformers import GenerationMixin
 from transformers.modeling_utils import PreTrainedModel
 
-from mlens.evaluation.score import Predictions, predict
-from mlens.packing.dataset import Example, RatingDataset
+from mlens.evaluation.score import Predictions, predict, predict_together
+from mlens.packing.dataset import Example
 
 
 @dataclass(frozen=True)
@@ -107,48 +109,73 @@ def plain_probability(model: PreTrainedModel, sample: Example, answers: Sequence
     return torch.stack(scores).softmax(dim=0).numpy()
 
 
-def score(setting: Setting) -> tuple[Predictions, float]:
-    """Score all test targets; returns the predictions, and the seconds that they took."""
-    engine, dataset = ours.make_engine(setting), setting.datasets["test"]
-    one = RatingDataset(
-        dataset.table, dataset.stage.keep(np.arange(1)), dataset.strategy, dataset.renderer, dataset.seed
-    )
-    predict(engine, one, setting.collator)  # first calls allocate
+@dataclass(frozen=True)
+class Scored:
+    """The scoring of all targets.
+
+    predictions: of each stage.
+    together: the seconds for both stages together.
+    apart: the seconds for one stage after the other.
+    """
+
+    predictions: list[Predictions]
+    together: float
+    apart: float
+
+
+def score(setting: Setting) -> Scored:
+    """Score all validation and test targets, together and apart."""
+    engine, stages = ours.make_engine(setting), [setting.datasets["val"], setting.datasets["test"]]
+    for dataset in stages:
+        predict(engine, dataset, setting.collator)  # first calls allocate
     began = time.perf_counter()
-    predictions = predict(engine, dataset, setting.collator)
-    return predictions, time.perf_counter() - began
+    predictions = predict_together(engine, stages, setting.collator)
+    middle = time.perf_counter()
+    for dataset in stages:
+        predict(engine, dataset, setting.collator)
+    return Scored(predictions, middle - began, time.perf_counter() - middle)
 
 
 def main(options: argparse.Namespace) -> None:
-    table = Table(title=f"Scoring test targets, {options.model[0]}, float32, all_previous, {options.threads} threads")
+    title = f"Scoring validation and test, {options.model[0]}, float32, all_previous, {options.threads} threads"
+    table = Table(title=title)
     for column in ("tokens", "by", "batch", "targets", "targets/s", "times", "difference", "between targets"):
         table.add_column(column, justify="left" if column == "by" else "right")
     for case in CASES:
         overrides = (*options.model, f"prompt.max_tokens={case.budget}", f"evaluation.max_users={options.users}")
         setting = make_setting(options.data, *overrides)
-        dataset, model = setting.datasets["test"], setting.model("sdpa").eval()
-        subset = drawn(dataset, case.generated)
-        samples, end = samples_of(dataset, subset), setting.inputs.tokenizer.eos_token_id
-        template = dataset.renderer.template
-        tried = [generate(model, samples, batch, template.longest_answer, end) for batch in case.batches]
+        stages, model = [setting.datasets["val"], setting.datasets["test"]], setting.model("sdpa").eval()
+        subsets = [drawn(dataset, case.generated // 2) for dataset in stages]
+        samples = [samples_of(dataset, subset) for dataset, subset in zip(stages, subsets, strict=True)]
+        template, end = stages[0].renderer.template, setting.inputs.tokenizer.eos_token_id
+        prompts = [sample for of_stage in samples for sample in of_stage]
+        tried = [generate(model, prompts, batch, template.longest_answer, end) for batch in case.batches]
         peer = min(tried, key=lambda one: one.seconds)
-        predictions, seconds = score(setting)
-        checked = list(zip(subset, samples, strict=True))[:: -(-len(subset) // case.compared)]
-        difference = max(
-            np.abs(predictions.probability[i] - plain_probability(model, sample, template.answers)).max()
-            for i, sample in checked
+        scored = score(setting)
+        probability = np.concatenate(
+            [one.probability[subset] for one, subset in zip(scored.predictions, subsets, strict=True)]
         )
-        spread = predictions.probability.std(axis=0).max()
-        mine, theirs = len(dataset) / seconds, len(subset) / peer.seconds
+        checked = range(0, len(prompts), -(-len(prompts) // case.compared))
+        difference = max(
+            np.abs(probability[i] - plain_probability(model, prompts[i], template.answers)).max() for i in checked
+        )
+        spread = np.concatenate([one.probability for one in scored.predictions]).std(axis=0).max()
+        targets, theirs = sum(map(len, stages)), len(prompts) / peer.seconds
         compared = (f"{difference:.0e} ({len(checked)})", f"{spread:.0e}")
-        table.add_row(f"{case.budget:,}", "mlens", "", f"{len(dataset):,}", f"{mine:,.2f}", "1.0", *compared)
-        table.add_row("", "generate", str(peer.batch), str(len(subset)), f"{theirs:,.2f}", f"{mine / theirs:,.1f}")
+        for name, seconds, more in (
+            ("together", scored.together, compared),
+            ("one stage after the other", scored.apart, ()),
+        ):
+            speed = targets / seconds
+            row = (f"mlens, {name}", "", f"{targets:,}", f"{speed:,.2f}", f"{speed / theirs:,.1f}", *more)
+            table.add_row(f"{case.budget:,}", *row)
+        table.add_row("", "generate", str(peer.batch), str(len(prompts)), f"{theirs:,.2f}", "1.0")
         table.add_section()
     console().print(table)
 
 
 if __name__ == "__main__":
     parser = command(__doc__)
-    parser.add_argument("--users", type=int, default=40, help="the number of users whose test targets are scored (40)")
+    parser.add_argument("--users", type=int, default=40, help="the number of users whose targets are scored (40)")
     add_model(parser)
     start(main, parser)

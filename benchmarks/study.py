@@ -71,7 +71,7 @@ SCHEMA = {name: pl.String if name in TEXTS else pl.Float64 for name in (*TEXTS, 
 class Part:
     """The comparison of one folder.
 
-    data, protocol: names of the data set and of the split.
+    data, protocol: names of the data set and of the split, with split.ties unless it is the default.
     results: the comparison's figures.
     of_arms: by metric, the value on test of each arm, NDCG@10 included.
     """
@@ -90,8 +90,9 @@ def read_part(folder: Path) -> Part:
     run = paired.runs[0]
     chosen = [text.partition("=")[2] for text in run.summary["overrides"] if text.startswith("data=")]
     data = chosen[-1] if chosen else run.config["data"]["_target_"].split(".")[-2]
+    method, ties = (run.config["split"][name] for name in ("method", "ties"))
     results = compare(paired)
-    return Part(data, run.config["split"]["method"], results, results.of_arms | {"ndcg_10": of_ndcg(paired)})
+    return Part(data, method if ties == "order" else f"{method}, ties={ties}", results, results.of_arms | {"ndcg_10": of_ndcg(paired)})
 
 
 def of_ndcg(paired: Paired) -> list[Estimate]:

@@ -1,4 +1,4 @@
-"""Evaluation of a stage: metrics over draws and groups, and a table of predictions with a row a target."""
+"""Evaluation of stages: metrics over draws and groups, and a table of predictions with a row a target."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import polars as pl
 
 from mlens.data.split import TRAIN
 from mlens.evaluation.metrics import by_group, measure, rating_columns
-from mlens.evaluation.score import Predictions, Scorer, predict
+from mlens.evaluation.score import Predictions, Scorer, predict_together
 from mlens.packing.dataset import RatingDataset, history_hash
 from mlens.packing.epoch_plan import Collator
 
@@ -41,26 +41,34 @@ class EvaluationResult:
 
 def evaluate(
     scorer: Scorer,
-    dataset: RatingDataset,
+    datasets: Sequence[RatingDataset],
     collator: Collator,
     draws: int = 1,
     progress: Callable[[int], None] = lambda _: None,
-) -> EvaluationResult:
-    """Score the dataset `draws` times, each time with histories drawn anew; the dataset's histories are the first draw.
+) -> list[EvaluationResult]:
+    """Score datasets `draws` times, each time with histories drawn anew; a dataset's own histories are the first draw.
+
+    datasets: of stages in their order; they are scored together, so that they share prefixes. Each gets a result.
+    progress: called after each row with its number of targets.
 
     All metrics, including those of groups, are means over draws: the expected error of a prediction from one drawn
     history. With several draws, `spread` holds their standard deviation, and `averaged` the metrics of the averaged
     prediction, which takes `draws` times the work.
-
-    progress: called after each row with its number of targets.
     """
-    table, stage = dataset.table, dataset.stage
+    of_draws = [[dataset.with_epoch(draw) if draw else dataset for dataset in datasets] for draw in range(draws)]
+    predicted = [predict_together(scorer, drawn, collator, progress) for drawn in of_draws]
+    return [
+        _result(*of_stage) for of_stage in zip(zip(*of_draws, strict=True), zip(*predicted, strict=True), strict=True)
+    ]
+
+
+def _result(datasets: Sequence[RatingDataset], drawn: Sequence[Predictions]) -> EvaluationResult:
+    """Measure the predictions of each draw for a stage. datasets: the stage's, with the histories of each draw."""
+    table, stage = datasets[0].table, datasets[0].stage
     rating_index = table.rating_index[stage.targets]
-    datasets = [dataset, *(dataset.with_epoch(draw) for draw in range(1, draws))]
-    drawn = [predict(scorer, one, collator, progress) for one in datasets]
     measured = [measure(one, rating_index, stage.user, table.scale) for one in drawn]
     metrics: dict = {name: float(np.mean([one[name] for one in measured])) for name in measured[0]}
-    if draws > 1:
+    if len(drawn) > 1:
         metrics["spread"] = {name: float(np.std([one[name] for one in measured], ddof=1)) for name in measured[0]}
         metrics["averaged"] = measure(Predictions.averaged(drawn), rating_index, stage.user, table.scale)
     frames = tuple(_frame(shown, predictions) for shown, predictions in zip(datasets, drawn, strict=True))

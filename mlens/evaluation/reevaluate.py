@@ -43,10 +43,8 @@ def reevaluate(run: Path, overrides: list[str], trust: bool = False) -> Path:
     bf16 = uses_bf16_parameters(dtype, settings.deepspeed.zero_optimization.stage)
     base_digest = None if identity is None else identity.model
     scorer = load_local_scorer(settings, run / "model", inputs.tokenizer, dtype, bf16, base_digest, ranks)
-    evaluated = {
-        name: evaluate(scorer, dataset, settings.packing, settings.evaluation.draws)
-        for name, dataset in datasets.items()
-    }
+    results = evaluate(scorer, list(datasets.values()), settings.packing, settings.evaluation.draws)
+    evaluated = dict(zip(datasets, results, strict=True))
     if ranks.main:
         for made in (folder.parent, folder, folder / "predictions"):
             ensure_folder(made)

@@ -1,4 +1,4 @@
-"""Distributed scoring: the probability of every legal rating, for every target of a dataset."""
+"""Distributed scoring: the probability of every legal rating, for every target of one dataset or of several."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch
 
 from mlens.engine.ranks import Ranks
 from mlens.packing.dataset import RatingDataset
-from mlens.packing.epoch_plan import Collator, plan_scoring
+from mlens.packing.epoch_plan import Collator, Targets, plan_scoring
+from mlens.packing.joined import JoinedDatasets
 from mlens.packing.row import Row
 
 
@@ -43,9 +44,9 @@ class Predictions:
 
 
 def predict(
-    scorer: Scorer, dataset: RatingDataset, collator: Collator, progress: Callable[[int], None] = lambda _: None
+    scorer: Scorer, dataset: Targets, collator: Collator, progress: Callable[[int], None] = lambda _: None
 ) -> Predictions:
-    """Score all targets of the dataset; every rank gets the full result.
+    """Score all targets of a dataset; every rank gets the full result.
 
     progress: called after each row with its number of targets.
     """
@@ -61,3 +62,19 @@ def predict(
     # Each target was scored by one rank; the other ranks have zeros.
     scores = ranks.sum(scores.to(ranks.device)).cpu()
     return Predictions(scores.softmax(dim=1).numpy(), scores.logsumexp(dim=1).exp().numpy())
+
+
+def predict_together(
+    scorer: Scorer,
+    datasets: Sequence[RatingDataset],
+    collator: Collator,
+    progress: Callable[[int], None] = lambda _: None,
+) -> list[Predictions]:
+    """Score all targets of several datasets, which share prefixes: less work than one dataset after the other.
+
+    progress: called after each row with its number of targets.
+    """
+    all_of_them = predict(scorer, JoinedDatasets(tuple(datasets)), collator, progress)
+    cuts = np.cumsum([len(dataset) for dataset in datasets])[:-1]
+    parts = zip(np.split(all_of_them.probability, cuts), np.split(all_of_them.legal, cuts), strict=True)
+    return [Predictions(*part) for part in parts]

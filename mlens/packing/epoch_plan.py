@@ -19,6 +19,7 @@ from mlens.packing.dataset import RatingDataset
 from mlens.packing.prefix_group import PrefixGroup, Shapes
 from mlens.packing.row import RatingLoss, Row
 from mlens.packing.steps import Steps
+from mlens.prompt.renderer import Renderer
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,16 @@ class Collator(Protocol):
     def pack(self, shapes: Shapes, world: int) -> list[list[tuple[np.ndarray, ...]]]: ...
     def train_row(self, groups: Sequence[PrefixGroup], history_loss_weight: float = 0.0) -> Row: ...
     def score_row(self, groups: Sequence[PrefixGroup], answers: Sequence[np.ndarray]) -> Row: ...
+
+
+class Targets(Protocol):
+    """Interface of targets that can be scored: those of a dataset, or of several joined."""
+
+    @property
+    def renderer(self) -> Renderer: ...
+    def __len__(self) -> int: ...
+    def shapes(self, targets: np.ndarray, answer_tokens: int = 0) -> Shapes: ...
+    def prefix_group(self, targets: np.ndarray) -> PrefixGroup: ...
 
 
 def steps_per_epoch(targets: int, targets_per_step: int) -> int:
@@ -155,12 +166,12 @@ def answer_lengths(dataset: RatingDataset) -> np.ndarray:
     return np.array([len(answer) for answer in dataset.renderer.template.answers])
 
 
-def plan_scoring(dataset: RatingDataset, collator: Collator, rank: int, world: int) -> list[tuple[np.ndarray, ...]]:
+def plan_scoring(dataset: Targets, collator: Collator, rank: int, world: int) -> list[tuple[np.ndarray, ...]]:
     """Return the rows in which `rank` scores its share of the targets, each a tuple of prefix groups."""
     return collator.pack(scoring_shapes(dataset, np.arange(len(dataset))), world)[rank]
 
 
-def scoring_shapes(dataset: RatingDataset, targets: np.ndarray) -> Shapes:
+def scoring_shapes(dataset: Targets, targets: np.ndarray) -> Shapes:
     """Return the shapes of these targets in scoring: a prompt, and the chains of every legal answer."""
     return dataset.shapes(targets, answer_tokens=answer_chains(dataset.renderer.template.answers).tokens)
 

@@ -114,7 +114,7 @@ class Plan:
     epoch_steps: updates of an epoch.
     epoch_seconds: seconds of an epoch.
     validation_seconds: seconds of one validation.
-    run_seconds: seconds of the run.
+    run_seconds: seconds of the run, at most: a single validation shares prefixes with the test, which isn't counted.
     rows: peak memory of rows.
     memory: memory of a rank.
     room: bytes that `memory` may take.

@@ -46,9 +46,8 @@ def finish_run(training: Training, inputs: RunInputs, audited: dict | None, hydr
         engine.export(folder.model, inputs.tokenizer, merge)
         if engine.ranks.main:
             write_exported(folder.model, inputs)
-        started = time.perf_counter()
-        evaluated = {name: _evaluate(training, name) for name in training.datasets if name != "train"}
-    seconds = {"training": progress.seconds, "evaluation": time.perf_counter() - started}
+        evaluated = training.evaluate_best()
+    seconds = {"training": progress.seconds, "evaluation": training.best_seconds}
     rmse = evaluated["val"].metrics["rmse"] if "val" in evaluated else None
     if not engine.ranks.main:
         return rmse
@@ -103,11 +102,6 @@ def report_finished(folder: RunFolder, inputs: RunInputs) -> float | None:
     print(f"this run is finished already: {folder.path}", file=sys.stderr)
     print(folder.summary, flush=True)
     return summary["metrics"].get("val", {}).get("rmse")
-
-
-def _evaluate(training: Training, stage: str) -> EvaluationResult:
-    """Evaluate the best model on `stage`; a validation that this process made is reused."""
-    return training.best if stage == "val" and training.best is not None else training.evaluate(stage)
 
 
 def _summary(

@@ -51,7 +51,8 @@ class Training:
     """The training of a run.
 
     progress: changes with every step.
-    best: the evaluation of the best model so far; None before the first validation of this process.
+    best: the evaluations of the best model so far that this process has made, by stage.
+    best_seconds: how long they took.
     """
 
     engine: Engine
@@ -62,7 +63,8 @@ class Training:
     journal: Journal
     stop: StopRequest
     progress: Progress = field(default_factory=Progress)
-    best: EvaluationResult | None = None
+    best: dict[str, EvaluationResult] = field(default_factory=dict)
+    best_seconds: float = 0.0
     _saved_step: int | None = None
     _saved_at: float = 0.0
 
@@ -118,7 +120,8 @@ class Training:
                 if self._is_validation_due() and progress.step < total:
                     self._validate()
         if progress.validated_step != progress.step:
-            self._validate()
+            # The only validation of a run is of its best model, so test targets are scored with it, in half the time.
+            self._validate(*(["test"] if progress.validations == 0 else []))
         self.journal.end(bar)
 
     def _begin_step(self) -> StepRecord:
@@ -173,37 +176,54 @@ class Training:
         minutes = self.settings.trainer.checkpoint.every_minutes
         return minutes is not None and self.engine.ranks.broadcast(time.monotonic() - self._saved_at >= 60 * minutes)
 
-    def _validate(self) -> None:
-        """Validate where there are validation targets, and save a checkpoint."""
+    def _validate(self, *others: str) -> None:
+        """Validate where there are validation targets, and save a checkpoint.
+
+        others: stages that are evaluated together with validation.
+        """
         progress = self.progress
         if "val" in self.datasets:
-            evaluated = self.evaluate("val")
-            rmse = evaluated.metrics["rmse"]
+            started = time.perf_counter()
+            evaluated = self.evaluate("val", *others)
+            seconds = time.perf_counter() - started
+            rmse = evaluated["val"].metrics["rmse"]
             best = progress.record_validation(rmse, self.settings.trainer.early_stopping)
             self.journal.record("val", progress.step, rmse=rmse, best_rmse=progress.best_rmse, seconds=progress.seconds)
             epoch = progress.epoch + (progress.step_in_epoch > 0)
             where = f"epoch {epoch}  step {progress.step}  {progress.seconds:,.0f} s"
             self.journal.log(f"{where}  validation RMSE {rmse:.4f}{' (best)' if best else ''}")
             if best:
-                self.best = evaluated
+                self.best, self.best_seconds = evaluated, seconds
         progress.validated_step = progress.step
         self._save()
         self.journal.set_phase(TRAINING)
 
-    def evaluate(self, stage: str) -> EvaluationResult:
-        """Evaluate the current model on `stage`, with a progress bar. Raises Stopped on a signal."""
-        times, dataset = self.settings.evaluation.draws, self.datasets[stage]
-        self.journal.set_phase(EVALUATING[stage])
-        bar = self.journal.begin(f"evaluating {stage}", len(dataset) * times)
+    def evaluate(self, *stages: str) -> dict[str, EvaluationResult]:
+        """Evaluate the current model on `stages` together, with a progress bar. Raises Stopped on a signal."""
+        times, datasets = self.settings.evaluation.draws, [self.datasets[stage] for stage in stages]
+        self.journal.set_phase(EVALUATING[stages[0]])
+        bar = self.journal.begin(f"evaluating {' and '.join(stages)}", sum(map(len, datasets)) * times)
         follow = self.journal.follow(bar)
 
         def after_row(targets: int) -> None:
             follow(targets)
             self.stop_if_requested()
 
-        evaluated = evaluate(self.engine, dataset, self.collator, times, after_row)
+        evaluated = evaluate(self.engine, datasets, self.collator, times, after_row)
         self.journal.end(bar)
-        return evaluated
+        return dict(zip(stages, evaluated, strict=True))
+
+    def evaluate_best(self) -> dict[str, EvaluationResult]:
+        """Evaluate the best model on validation and test, but for what this process has evaluated already.
+
+        As in `run`, so that a resumed run has the same predictions: together if there was no other validation.
+        """
+        missing = [stage for stage in self.datasets if stage != "train" and stage not in self.best]
+        started = time.perf_counter()
+        for stages in [missing] if self.progress.validations <= 1 else [[stage] for stage in missing]:
+            self.best |= self.evaluate(*stages) if stages else {}
+        self.best_seconds += time.perf_counter() - started
+        return self.best
 
     def load_best(self) -> None:
         """Load the parameters of the best validation, unless the model has them or there was no validation."""

@@ -32,6 +32,7 @@ class Progress:
     best_step: that of the best validation.
     without_gain: validations since the last one that improved on the best RMSE by the threshold.
     validated_step: that of the last validation.
+    validations: so far.
     """
 
     epoch: int = 0
@@ -44,12 +45,14 @@ class Progress:
     best_step: int = 0
     without_gain: int = 0
     validated_step: int = -1
+    validations: int = 0
 
     def record_validation(self, rmse: float, stopping: EarlyStopping) -> bool:
         """Record a validation; returns whether it is the best so far."""
         best = math.inf if self.best_rmse is None else self.best_rmse
         self.without_gain = 0 if rmse < best - stopping.threshold else self.without_gain + 1
         self.validated_step = self.step
+        self.validations += 1
         if rmse < best:
             self.best_rmse, self.best_step = rmse, self.step
         return rmse < best

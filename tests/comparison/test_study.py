@@ -13,10 +13,10 @@ from tests.helpers.runs import ROOT
 STUDY = ROOT / "benchmarks" / "study.py"
 
 
-def make_study(folder, method):
+def make_study(folder, method, ties="order"):
     """Make a sweep of three arms and two seeds, in which the base model's seed is the run's."""
     for seed in (0, 1):
-        settings = {"split.method": method, "model.base": {"seed": seed}}
+        settings = {"split.method": method, "split.ties": ties, "model.base": {"seed": seed}}
         make_run(folder / f"none_{seed}", "none", seed=seed, error=1.0, settings=settings)
         make_run(folder / f"all_{seed}", "all_previous", seed=seed, error=0.6, settings=settings)
         make_run(folder / f"count_{seed}", "fixed_count", {"count": 10}, seed=seed, error=0.62, settings=settings)
@@ -25,12 +25,14 @@ def make_study(folder, method):
 
 def test_a_study_has_the_figures_of_each_sweeps_report(tmp_path, monkeypatch):
     leave_out_figures(monkeypatch)
-    folders = [make_study(tmp_path / method, method) for method in ("temporal", "random")]
+    splits = {"temporal": ("temporal",), "temporal, ties=day": ("temporal", "day"), "random": ("random",)}
+    folders = [make_study(tmp_path / name, *split) for name, split in splits.items()]
     write_study = runpy.run_path(str(STUDY))["write_study"]
     lines = write_study(folders, tmp_path / "out")
     frame = pl.read_csv(tmp_path / "out" / "study.csv", infer_schema_length=None)
     assert [line for line in lines if line.startswith("###")] == [
         "### sample, split temporal",
+        "### sample, split temporal, ties=day",
         "### sample, split random",
     ]
     for folder in folders:

@@ -7,7 +7,7 @@ import pytest
 
 from mlens.evaluation.evaluate import by_activity, evaluate
 from mlens.evaluation.metrics import measure, rmse
-from mlens.evaluation.score import predict
+from mlens.evaluation.score import predict, predict_together
 from mlens.packing.dataset import history_hash
 from mlens.packing.reference import ReferenceRows
 from tests.helpers.steps import parts
@@ -22,7 +22,7 @@ def random_history():
 def test_columns_and_values_of_predictions(random_history):
     made, engine = random_history
     dataset = made.datasets["test"]
-    frame = evaluate(engine, dataset, made.collator).frame
+    frame = evaluate(engine, [dataset], made.collator)[0].frame
     scale = [f"p_{rating}" for rating in (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0)]
     assert frame.columns == [
         *("user", "movie", "t", "rating", "expected", "argmax"),
@@ -50,7 +50,7 @@ def test_columns_and_values_of_predictions(random_history):
 def test_the_hash_identifies_the_history():
     random = ("history=random", "history.draw=per_target")
     made = [parts("data.max_users=4", *more) for more in (random, random, ("history=none",))]
-    frames = [evaluate(one.engine(), one.datasets["test"], one.collator).frame for one in made]
+    frames = [evaluate(one.engine(), [one.datasets["test"]], one.collator)[0].frame for one in made]
     assert frames[0].equals(frames[1])
     assert frames[2]["history_hash"].n_unique() == 1 and frames[2]["history_used"].sum() == 0
     assert not set(frames[0]["history_hash"]) & set(frames[2]["history_hash"])
@@ -66,6 +66,17 @@ def test_packed_rows_give_the_predictions_of_separate_sequences():
     assert a.legal == pytest.approx(b.legal, rel=1e-4)
 
 
+@pytest.mark.parametrize("history", ["all_previous", "random"])
+def test_stages_scored_together_have_the_predictions_of_each_alone(history):
+    made = parts(f"history={history}", "prompt.max_tokens=512")
+    engine, datasets = made.engine(), [made.datasets["val"], made.datasets["test"]]
+    together = predict_together(engine, datasets, made.collator)
+    for one, dataset in zip(together, datasets, strict=True):
+        alone = predict(engine, dataset, made.collator)
+        assert one.probability == pytest.approx(alone.probability, abs=1e-6)
+        assert one.legal == pytest.approx(alone.legal, rel=1e-5)
+
+
 def naive_rmse(predicted, rating):
     return sqrt(fsum((p - r) ** 2 for p, r in zip(predicted, rating, strict=True)) / len(rating))
 
@@ -75,7 +86,7 @@ def naive_rmse(predicted, rating):
 def test_every_figure_is_the_mean_over_draws(draw):
     made = parts("history=random", "history.ratio=0.5", f"history.draw={draw}")
     engine, dataset = made.engine(), made.datasets["test"]
-    evaluated = evaluate(engine, dataset, made.collator, draws=3)
+    (evaluated,) = evaluate(engine, [dataset], made.collator, draws=3)
     metrics = evaluated.metrics | by_activity(dataset, made.inputs.roles, evaluated.frames)
     datasets = [dataset.with_epoch(draw) for draw in range(3)]
     drawn = [predict(engine, one, made.collator) for one in datasets]
@@ -115,7 +126,7 @@ def test_every_figure_is_the_mean_over_draws(draw):
 
 def test_one_draw_has_no_columns_or_metrics_of_draws(random_history):
     made, engine = random_history
-    evaluated = evaluate(engine, made.datasets["test"], made.collator)
+    (evaluated,) = evaluate(engine, [made.datasets["test"]], made.collator)
     assert "draw" not in evaluated.frame.columns
     assert not {"spread", "averaged"} & evaluated.metrics.keys()
     rating, expected = evaluated.frame["rating"].to_numpy(), evaluated.frame["expected"].to_numpy()
@@ -125,14 +136,14 @@ def test_one_draw_has_no_columns_or_metrics_of_draws(random_history):
 def test_progress_is_reported_for_every_target_of_every_draw(random_history):
     made, engine = random_history
     reported = []
-    evaluate(engine, made.datasets["val"], made.collator, 2, reported.append)
+    evaluate(engine, [made.datasets["val"]], made.collator, 2, reported.append)
     assert sum(reported) == 2 * len(made.datasets["val"])
 
 
 def test_groups_count_training_ratings(random_history):
     made, engine = random_history
     dataset = made.datasets["test"]
-    evaluated = evaluate(engine, dataset, made.collator)
+    (evaluated,) = evaluate(engine, [dataset], made.collator)
     groups = by_activity(dataset, made.inputs.roles, evaluated.frames)
     table, trained = made.table, made.inputs.roles == 0
     activity = [int((trained & (table.user == u)).sum()) for u in dataset.stage.user]

@@ -99,11 +99,16 @@ def run(made, monkeypatch):
             progress=progress or Progress(),
         )
 
-        def scripted(engine, dataset, collator, draws, progress):
-            progress(len(dataset))
-            validated.append(training.progress.step)
-            return EvaluationResult({"rmse": next(rmses)}, None)
+        def scripted(engine, datasets, collator, draws, progress):
+            progress(sum(map(len, datasets)))
+            names = [dataset.stage.name for dataset in datasets]
+            training.evaluated.append(names)
+            if "val" in names:
+                validated.append(training.progress.step)
+            rmse = next(rmses) if "val" in names else 0.0
+            return [EvaluationResult({"rmse": rmse}, None) for _ in datasets]
 
+        training.evaluated = []
         monkeypatch.setattr(loop, "evaluate", scripted)
         monkeypatch.setattr(loop, "Checkpoints", KeptCheckpoints)
         training.run()
@@ -151,6 +156,29 @@ def test_steps_are_validated_when_due_and_once_at_the_end(run):
     assert validated == [2, 4, 5] and training.progress.step == 5
     _, validated = run([1.0] * 9, max_steps=4, validate_every_steps=2)
     assert validated == [2, 4]
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_a_single_validation_scores_the_test_targets_too(run, steps):
+    training, _ = run([1.0], max_steps=steps)
+    assert training.evaluated == [["val", "test"]] and list(training.best) == ["val", "test"]
+    assert training.evaluate_best() == training.best and training.evaluated == [["val", "test"]]
+    training.best = {}  # as in the process of a run that was resumed after its end
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(loop, "evaluate", lambda _, datasets, *rest: [[one.stage.name for one in datasets]] * 2)
+        assert training.evaluate_best() == {"val": ["val", "test"], "test": ["val", "test"]}
+
+
+def test_of_several_validations_the_best_is_kept_and_test_targets_are_scored_alone(run):
+    training, _ = run([1.0, 0.8], max_steps=2, validate_every_steps=1)
+    assert training.best["val"].metrics == {"rmse": 0.8} and training.evaluated == [["val"], ["val"]]
+    training.evaluate_best()
+    assert training.evaluated[2:] == [["test"]] and list(training.best) == ["val", "test"]
+
+
+def test_a_later_validation_that_is_worse_leaves_the_best(run):
+    training, _ = run([0.7, 0.8], max_steps=2, validate_every_steps=1)
+    assert training.best["val"].metrics == {"rmse": 0.7}
 
 
 def test_epochs_are_validated_at_their_ends(run, made):
