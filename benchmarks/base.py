@@ -28,8 +28,6 @@ from mlens.training.base_model import cut_excerpts, plan_excerpts
 
 # First calls allocate, or compile.
 WARM_UP = 5
-# `5.0` is three tokens, each of which is a label.
-RATING_TOKENS = 3
 
 
 def main(options: argparse.Namespace) -> None:
@@ -41,19 +39,20 @@ def main(options: argparse.Namespace) -> None:
     for column in ("lines", "as targets", "ratings/s", "tokens/s"):
         table.add_column(column, justify="right")
     template = dataset.renderer.template
+    (rating_tokens,) = set(template.pieces.lengths[template.pieces.rating].tolist())  # each of them is a label
     for lines in base.lines:
         for target_share in (0.0, base.asked):
             cut = cut_excerpts(template, dataset.stage, lines, base.interleaved, target_share, base.seed, epoch=0)
             steps = plan_excerpts(cut, collator, base.ratings_per_step, base.seed, 0, ranks.rank, ranks.world)
-            ratings, tokens, seconds = _train(engine, collator, steps, options.steps)
+            ratings, tokens, seconds = _train(engine, collator, steps, options.steps, rating_tokens)
             ratings, tokens = (_sum_over_ranks(ranks, count) for count in (ratings, tokens))
             table.add_row(str(lines), f"{target_share:.0%}", f"{ratings / seconds:,.0f}", f"{tokens / seconds:,.0f}")
     if ranks.main:
         console().print(table)
 
 
-def _train(engine, collator: PackedRows, steps, count: int) -> tuple[int, int, float]:
-    """Train on `count` steps.
+def _train(engine, collator: PackedRows, steps, count: int, rating_tokens: int) -> tuple[int, int, float]:
+    """Train on `count` steps. rating_tokens: the labels of a rating in its line.
 
     Returns the ratings that carried loss on this rank, the tokens that it read, and the seconds.
     """
@@ -65,7 +64,7 @@ def _train(engine, collator: PackedRows, steps, count: int) -> tuple[int, int, f
         for groups, labels, last in rows:
             row = collator.train_row(groups, history_loss_weight=1.0)
             engine.backward(row, labels, last)
-            ratings += sum(len(group.lines) // RATING_TOKENS + len(group.suffixes) for group in groups)
+            ratings += sum(len(group.lines) // rating_tokens + len(group.suffixes) for group in groups)
             tokens += row.useful
     return ratings, tokens, time.perf_counter() - began
 

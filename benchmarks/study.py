@@ -92,7 +92,12 @@ def read_part(folder: Path) -> Part:
     data = chosen[-1] if chosen else run.config["data"]["_target_"].split(".")[-2]
     method, ties = (run.config["split"][name] for name in ("method", "ties"))
     results = compare(paired)
-    return Part(data, method if ties == "order" else f"{method}, ties={ties}", results, results.of_arms | {"ndcg_10": of_ndcg(paired)})
+    return Part(
+        data,
+        method if ties == "order" else f"{method}, ties={ties}",
+        results,
+        results.of_arms | {"ndcg_10": of_ndcg(paired)},
+    )
 
 
 def of_ndcg(paired: Paired) -> list[Estimate]:
