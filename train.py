@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from mlens.engine.stop import StopRequest, stoppable
 from mlens.errors import exit_on_user_error
-from mlens.launch import refuse_other_launchers, register_resolvers, start
+from mlens.launch import register_resolvers, start
 
 register_resolvers()
 
@@ -18,7 +18,6 @@ register_resolvers()
 def main(config: DictConfig) -> float | None:
     """Train and evaluate one model; returns its best validation RMSE, for sweepers."""
     with exit_on_user_error(), stoppable() as stop:
-        refuse_other_launchers(HydraConfig.get())
         return run(config, stop)
 
 

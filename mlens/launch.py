@@ -8,14 +8,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from hydra.conf import HydraConf
 from hydra.errors import ConfigCompositionException, OverrideParseException, SearchPathException
-from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from mlens import __version__
 from mlens.errors import JobFailed, UserError, exit_on_interrupt, exit_on_user_error
-from mlens.overrides import OTHER_LAUNCHER, explain, explain_null, refuse_flags, refuse_unused
+from mlens.overrides import explain, explain_null, refuse_flags, refuse_unused
 from mlens.streams import guarded_streams
 from mlens.text import first_line
 
@@ -66,13 +64,6 @@ def _refuse(arguments: list[str]) -> None:
     refusal = refuse_flags(arguments) or refuse_unused(arguments)
     if refusal is not None:
         raise UserError(refusal)
-
-
-def refuse_other_launchers(hydra_config: HydraConf) -> None:
-    """Raise UserError in a job that another launcher than that of mlens started. The launcher of mlens starts processes
-    in which Hydra doesn't sweep."""
-    if hydra_config.mode == RunMode.MULTIRUN:
-        raise UserError(OTHER_LAUNCHER.format(hydra_config.runtime.choices["hydra/launcher"]))
 
 
 def register_resolvers() -> None:

@@ -100,3 +100,26 @@ def test_what_a_sweep_refuses_of_hydras_own_settings(arguments, said, monkeypatc
         start(train_module().main)
     line = capsys.readouterr().err
     assert ended.value.code == 2 and line.count("\n") == 1 and re.search(f"error: {said}", line)
+
+
+@pytest.mark.parametrize(
+    ("content", "chosen"),
+    [
+        ("defaults: [config, override /hydra/launcher: basic, _self_]", "basic"),
+        ("defaults: [config, _self_]\nhydra: {launcher: {_target_: mine.Launcher}}", "mine.Launcher"),
+    ],
+)
+def test_a_launcher_of_a_config_of_ones_own_is_refused_before_any_job(content, chosen, monkeypatch, capsys, tmp_path):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "mine.yaml").write_text(f"{content}\n")
+    monkeypatch.chdir(tmp_path)
+    own = [f"--config-dir={tmp_path / 'own'}", "--config-name=mine", "--multirun", "history=none,random"]
+    monkeypatch.setattr("sys.argv", ["train.py", f"--config-path={CONF}", *own, *FAST])
+    module = train_module()
+    monkeypatch.setattr(module, "stoppable", lambda: pytest.fail("a job was started"))
+    with pytest.raises(SystemExit) as ended:
+        start(module.main)
+    line = capsys.readouterr().err
+    assert ended.value.code == 2 and line.count("\n") == 1
+    assert line.startswith(f"error: hydra/launcher={chosen} can't start the jobs of a sweep: leave it out.")
+    assert [path.name for path in tmp_path.iterdir()] == ["own"]

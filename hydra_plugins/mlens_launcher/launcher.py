@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -26,16 +27,26 @@ from hydra_plugins.mlens_launcher._ledger import FINISHED, WAITING, CheckedJob, 
 from hydra_plugins.mlens_launcher._local import processes_with, run_local
 from hydra_plugins.mlens_launcher._settings import LauncherSettings
 from mlens.engine.stop import SIGNALS
-from mlens.errors import JobFailed, UserError
+from mlens.errors import JobFailed, UserError, exit_with
 from mlens.files import refuse_links
 from mlens.hydra_private import SOURCE_FLAGS
-from mlens.overrides import quoted
+from mlens.overrides import OTHER_LAUNCHER, quoted
 from mlens.text import first_line
 
 # Settings of the sweep, which aren't passed to its jobs.
 SWEEP_ONLY = ("output_dir=", "resume=", "hydra.")
 # Seconds that the ranks of a killed sweep may take to exit.
 LEFTOVER_TIMEOUT = 30.0
+
+
+class LauncherCheck(Callback):
+    """Hydra's callback that ends a sweep with another launcher than MlensLauncher, before any job."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        launcher, option = config.hydra.launcher._target_, config.hydra.runtime.choices["hydra/launcher"]
+        if launcher != f"{__name__}.{MlensLauncher.__name__}":
+            # Hydra turns exceptions of callbacks into warnings, but not an exit.
+            exit_with(UserError(OTHER_LAUNCHER.format(launcher if option == "mlens" else option)))
 
 
 class MlensLauncher(Launcher):

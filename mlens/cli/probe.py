@@ -50,13 +50,13 @@ def probe(overrides: list[str], count: int, seed: int) -> None:
         table.add_column(column, justify="left" if column == "kind" else "right")
     for found in recalled:
         interval = f"{found.low:.1%} to {found.high:.1%}"
-        share = f"{found.recalled / found.questions:.1%}"
-        table.add_row(f"{found.kind} by id", f"{found.questions:,}", share, interval, f"{found.p_value:.2g}")
+        share = f"{found.recalled / found.questions:.1%}" if found.questions else ""
+        table.add_row(found.kind, f"{found.questions:,}", share, interval, f"{found.p_value:.2g}")
     console = Console()
     console.print(table)
     console.print(
-        f"By chance {1 / CHOICES:.0%} are recalled; p is the probability of at least as many by chance. What a model "
-        "knows about films by title, such as their reputation, isn't tested here: trainer.max_steps=0 history=none "
-        "measures it.",
+        f"By chance {1 / CHOICES:.0%} are recalled; p is the probability of at least as many by chance. In context, a "
+        "model that recognises films by id and knows their reputation recalls more, too. What it knows about films by "
+        "title isn't tested here: trainer.max_steps=0 history=none measures it.",
         soft_wrap=True,
     )

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,10 @@ from mlens.text import one_line
 SEED, BASE_SEED = "seed", "model.base.seed"
 # Parameters of a strategy that follow its name in a label.
 PARAMETERS = ("ratio", "count")
+# Settings in a label, beside those of the history: more only where arms would have the same label. Of several that
+# tell as many arms apart, the main ones are taken.
+LABEL_SETTINGS = 3
+MAIN_SETTINGS = ("model", "trainer.loss", "trainer.optimizer", "trainer.learning_rate")
 
 
 @dataclass(frozen=True)
@@ -211,21 +216,47 @@ def strategy_label(history: dict) -> str:
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:
-    """Return a label for each run: its strategy, and the other settings in which the runs differ."""
+    """Return a distinct label for each run: its strategy, and the other settings in which the runs differ.
+
+    Of more than LABEL_SETTINGS of them only those that the labels need to be distinct, and an ellipsis.
+    """
     in_label = {f"history.{name}" for name in ("_target_", *PARAMETERS)}
     differing = []
     for key in differing_keys(runs):
         values = {str(run.settings[key]) for run in runs if key in run.settings}
         if len(values) > 1 and key not in in_label:
             differing.append(key)
-    labels = [
-        " ".join(
-            [strategy_label(run.config["history"])]
-            + [f"{key}={run.shown(key)}" for key in differing if key in run.settings]
-        )
-        for run in runs
-    ]
-    return [one_line(label) for label in labels]
+    shown = _enough_settings(runs, differing)
+    ellipsis = [] if len(shown) == len(differing) else ["…"]
+    labels: list[str] = []
+    for label in [_label(run, shown, *ellipsis) for run in runs]:
+        # Values that differ may read the same, as 1 and "1" do.
+        numbered = (label if n == 1 else f"{label} ({n})" for n in count(1))
+        labels.append(next(one for one in numbered if one not in labels))
+    return labels
+
+
+def _label(run: Run, keys: Sequence[str], *end: str) -> str:
+    """Return the strategy of a run with these of its settings."""
+    shown = [f"{key}={run.shown(key)}" for key in keys if key in run.settings]
+    return one_line(" ".join([strategy_label(run.config["history"]), *shown, *end]))
+
+
+def _enough_settings(runs: Sequence[Run], keys: list[str]) -> list[str]:
+    """Return those of the keys that labels show: all, or of many those that tell as many runs apart as all do."""
+    chosen = [key for key in keys if key.startswith("history.")]
+    rest = [key for key in keys if key not in chosen]
+    if len(rest) <= LABEL_SETTINGS:
+        return keys
+
+    def distinct(shown: Sequence[str]) -> int:
+        return len({_label(run, shown) for run in runs})
+
+    while distinct(chosen) < distinct(keys):
+        best = max(rest, key=lambda key: (distinct([*chosen, key]), key in MAIN_SETTINGS))
+        rest.remove(best)
+        chosen.append(best)
+    return chosen
 
 
 def differing_keys(runs: Sequence[Run]) -> list[str]:

@@ -29,6 +29,10 @@ from mlens.files import atomic_write, write_text
 from mlens.text import DIRECTION_MARKS, one_line
 
 MADE_UP = "The data are made up: this says how the program works, not how people rate."
+# What leads from report.html to explore.html next to it.
+EXPLORE_LINK = (
+    '<p><a href="explore.html">Explore</a> single ratings: what each arm was shown, and what it predicted</p>\n'
+)
 # Metrics of baselines that the report shows, by title.
 BASELINE_COLUMNS = {
     "RMSE": "rmse",
@@ -89,7 +93,7 @@ def report(folders: Sequence[Path], output: Path, trust: bool = False) -> Report
         (output / "pairs.csv").unlink(missing_ok=True)
     write_text(output / "report.md", markdown(content))
     page, unknown = _write_exploration(results, content["title"], output / "explore.html", trust)
-    write_text(output / "report.html", _html(content | {"explore": page is not None}))
+    write_text(output / "report.html", _html(content | {"explore": EXPLORE_LINK if page is not None else ""}))
     notes = [line for line in content["fairness"] if line.startswith("NOTE")]
     notes += [content["made_up"]] if content["made_up"] else []
     return Report(

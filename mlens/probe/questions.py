@@ -2,9 +2,10 @@
 
 A model that was trained on the files of a data set may reproduce them: which title has which id, which rating belongs
 to which user and movie (Di Palma et al., "Do LLMs Memorize Recommendation Datasets? A Preliminary Study on
-MovieLens-1M", 2025, ask such questions). The probability of an answer alone is no evidence: famous titles and 4.0 are
-probable after any id. So the answer of a question is fixed, and the id before it is varied: without memorisation, the
-true id ranks first no more often than any other.
+MovieLens-1M", 2025, arXiv 2505.10212, ask such questions, those about ratings after other lines of the user). The
+probability of an answer alone is no evidence: famous titles and 4.0 are probable after any id. So the answer of a
+question is fixed, and the id before it is varied: without memorisation, the true id ranks first no more often than any
+other.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import io
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 
 from mlens.data import draws
 from mlens.data.rating_table import RatingTable
 
-# How many example lines show the format of the file, and with how many ids, the true one included, an answer is scored.
+# How many lines of the file precede a question, and with how many ids, the true one included, an answer is scored.
 EXAMPLES = 8
 CHOICES = 10
 
@@ -27,14 +29,14 @@ CHOICES = 10
 class Questions:
     """Questions of one kind.
 
-    kind: what they ask for.
-    examples: lines of the file, the same before every question.
+    kind: what they ask for, and how.
+    contexts: for each question the EXAMPLES lines of the file that precede it.
     beginnings: for each question the beginnings of CHOICES lines, the true one first.
     answers: for each question the rest of the true line.
     """
 
     kind: str
-    examples: str
+    contexts: tuple[str, ...]
     beginnings: tuple[tuple[str, ...], ...]
     answers: tuple[str, ...]
 
@@ -91,7 +93,7 @@ def title_questions(table: RatingTable, form: LineFormat, count: int, seed: int)
         if len(answers) == count:
             break
     lines = [f"{ids[int(m)]}{form.movie_mark}{form.title(titles[int(m)])}\n" for m in examples]
-    return Questions("title", "".join(lines), tuple(beginnings), tuple(answers))
+    return Questions("title by id", ("".join(lines),) * len(answers), tuple(beginnings), tuple(answers))
 
 
 def _drawn(others: np.ndarray, words: np.ndarray, true: int) -> np.ndarray:
@@ -126,4 +128,56 @@ def rating_questions(table: RatingTable, form: LineFormat, count: int, seed: int
         answers.append(form.rating(rating))
         if len(answers) == count:
             break
-    return Questions("rating", "".join(lines), tuple(beginnings), tuple(answers))
+    return Questions("rating by id", ("".join(lines),) * len(answers), tuple(beginnings), tuple(answers))
+
+
+def context_questions(table: RatingTable, form: LineFormat, count: int, seed: int) -> Questions:
+    """Make questions with `user,movie,` as the beginning and the rating as the answer, after other lines of the user.
+
+    A user's lines, in the order of the movies' ids as in MovieLens' CSV files, are cut into excerpts of EXAMPLES +
+    CHOICES lines. The first lines of an excerpt are the context, and the movies of the others the choices; the answer
+    is a rating that only one of the choices has. Each user is asked once; users without such an excerpt, and movies
+    that a user rated several times, are left out.
+
+    The choices are neighbours because ids tell something about ratings: old and well-known movies have small ones.
+    Excerpt and answer are drawn by the ratings that an excerpt has, whichever choices have them. So the true movie is
+    at each place among the ten equally often, as far as ratings of neighbours are exchangeable, and a model that
+    prefers small ids, or the middle ones, is right by chance. With the nearest neighbours of a movie that is drawn
+    first, the true id would be the median.
+
+    A model that recognises movies by their ids and knows how they are liked does better than chance without any rating
+    memorised: on ml-latest-small the mean ratings of other users alone would recall twice as many.
+    """
+    users, movies, keys = table.users["id"], table.movies["id"], table.user_keys
+    place, mark, lines = _places(movies), form.rating_mark, EXAMPLES + CHOICES
+    contexts, beginnings, answers = [], [], []
+    for user in np.argsort(draws.each(draws.PROBE, seed, keys, epoch=3), kind="stable"):
+        start, stop = table.user_offsets[user : user + 2]
+        _, first, times = np.unique(place[table.movie[start:stop]], return_index=True, return_counts=True)
+        by_id = start + first[times == 1]
+        excerpts = by_id[: len(by_id) // lines * lines].reshape(-1, lines)
+        candidates = [(excerpt, true) for excerpt in excerpts for true in _single(table.rating[excerpt])]
+        if not candidates:
+            continue
+        word = draws.words(1, draws.PROBE, seed, keys[user], epoch=4)[0]
+        excerpt, true = candidates[int(word % np.uint64(len(candidates)))]
+        begun = [f"{users[int(user)]}{mark}{movies[int(movie)]}{mark}" for movie in table.movie[excerpt]]
+        ratings = [form.rating(float(rating)) for rating in table.rating[excerpt]]
+        contexts.append("".join(f"{begun[i]}{ratings[i]}\n" for i in range(EXAMPLES)))
+        beginnings.append((begun[true], *(begun[i] for i in range(EXAMPLES, lines) if i != true)))
+        answers.append(ratings[true])
+        if len(answers) == count:
+            break
+    return Questions("rating by id in context", tuple(contexts), tuple(beginnings), tuple(answers))
+
+
+def _places(ids: pl.Series) -> np.ndarray:
+    """Return the place of each id in their order: [n]. Ids are ordered as numbers if all are, else as texts."""
+    numbers = ids.cast(pl.Int64, strict=False)
+    return (ids if numbers.has_nulls() else numbers).rank("ordinal").to_numpy()
+
+
+def _single(ratings: np.ndarray) -> np.ndarray:
+    """Return, by ascending rating, the places in an excerpt of the choices whose rating no other choice has."""
+    _, first, times = np.unique(ratings[EXAMPLES:], return_index=True, return_counts=True)
+    return EXAMPLES + first[times == 1]

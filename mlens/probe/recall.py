@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 class Recall:
     """The recall of one kind of question.
 
-    kind: what the questions ask for.
+    kind: what the questions ask for, and how.
     questions: their number.
     recalled: questions whose answer was more probable after the true id than after each other id.
-    low, high: the 95% Wilson interval of the share of recalled questions.
-    p_value: of the exact one-sided binomial test against chance.
+    low, high: the 95% Wilson interval of the share of recalled questions; 0 and 1 without questions.
+    p_value: of the exact one-sided binomial test against chance; 1 without questions.
     """
 
     kind: str
@@ -54,6 +54,8 @@ def recall(
 
     A beginning and an answer are tokenised separately, for true and other ids alike.
     """
+    if not questions.answers:
+        return Recall(questions.kind, 0, 0, 0.0, 1.0, 1.0)
     scores = answer_scores(model, tokenizer, questions, collator, progress)
     recalled = int((scores[:, :1] > scores[:, 1:]).all(axis=1).sum())
     test = binomtest(recalled, len(scores), 1 / CHOICES, alternative="greater")
@@ -71,21 +73,23 @@ def answer_scores(
 ) -> np.ndarray:
     """Return the log-probability (nats) of each question's answer after each of its beginnings: [questions, CHOICES].
 
-    The examples are the shared prefix of all beginnings, and are computed once a row.
+    A context is the shared prefix of all beginnings that follow it, and is computed once a row.
     """
     plain = PlainText(tokenizer)
-    (examples,) = plain.encode([questions.examples])
-    prefix = np.concatenate([bos_ids(tokenizer), examples])
+    contexts, of_question = np.unique(questions.contexts, return_inverse=True)
+    prefixes = [np.concatenate([bos_ids(tokenizer), ids]) for ids in plain.encode(contexts.tolist())]
+    group = of_question.repeat(CHOICES)
     flat = [beginning for choices in questions.beginnings for beginning in choices]
     beginnings, answers = plain.encode(flat), plain.encode(questions.answers)
-    suffixes = [Suffix(len(prefix), ids, answers[i // CHOICES]) for i, ids in enumerate(beginnings)]
+    seen = np.array([len(prefixes[i]) for i in group], dtype=np.int64)
+    suffixes = [Suffix(int(seen[i]), ids, answers[i // CHOICES]) for i, ids in enumerate(beginnings)]
     lengths = np.array([len(suffix.ids) + len(suffix.answer) - 1 for suffix in suffixes], dtype=np.int64)
-    shapes = Shapes(np.zeros(len(suffixes), dtype=np.int64), np.full(len(suffixes), len(prefix)), lengths)
+    shapes = Shapes(group, seen, lengths)
     nothing = np.zeros(0, dtype=np.int64)
     scores = np.zeros(len(suffixes))
     (rows,) = collator.pack(shapes, world=1)
     for row in rows:
-        groups = [PrefixGroup(prefix, nothing, tuple(suffixes[i] for i in members)) for members in row]
+        groups = [PrefixGroup(prefixes[group[m[0]]], nothing, tuple(suffixes[i] for i in m)) for m in row]
         members = np.concatenate(row)
         tensors = prepare_row(collator.train_row(groups), model.device)
         scores[members] = row_scores(model, tensors, autocast=False).cpu().numpy()

@@ -56,10 +56,10 @@ class TensorBoardRun:
         """Log the final metrics as scalars `summary/STAGE/NAME`."""
         self.log(summary_scalars(metrics), step)
 
-    def log_report(self, answer: str, table: pl.DataFrame, page: Path) -> None:
-        """Log the answer and report.md, which has the table: TensorBoard shows no HTML."""
+    def log_report(self, answer: str, table: pl.DataFrame, page: str, text: str) -> None:
+        """Log the answer and the report in Markdown, which has the table: TensorBoard shows no HTML."""
         self._writer.add_text("answer", answer)
-        self._writer.add_text("report", page.with_suffix(".md").read_text(encoding="utf-8"))
+        self._writer.add_text("report", text)
 
     def finish(self, failed: bool) -> None:
         with naming(self._folder):

@@ -27,12 +27,13 @@ class Tracker(Protocol):
     def summarise(self, metrics: dict, step: int) -> None:
         """Log the final metrics, nested by stage, of a run that ended after `step`."""
 
-    def log_report(self, answer: str, table: pl.DataFrame, page: Path) -> None:
+    def log_report(self, answer: str, table: pl.DataFrame, page: str, text: str) -> None:
         """Log the report of a sweep.
 
         answer: the comparison's outcome in words
         table: figures of each arm, one row an arm
-        page: path of report.html, next to which is report.md
+        page: the report in HTML, without links to other files
+        text: the report in Markdown
         """
 
     def finish(self, failed: bool) -> None:

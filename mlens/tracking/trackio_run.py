@@ -53,7 +53,7 @@ class TrackioRun:
         """Log the final metrics as `summary/STAGE/NAME`: Trackio's runs have no summary."""
         self.log(summary_scalars(metrics), step)
 
-    def log_report(self, answer: str, table: pl.DataFrame, page: Path) -> None:
+    def log_report(self, answer: str, table: pl.DataFrame, page: str, text: str) -> None:
         rows = [list(row) for row in table.rows()]
         self._run.log(
             {

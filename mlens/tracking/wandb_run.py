@@ -51,13 +51,12 @@ class WandbRun:
     def summarise(self, metrics: dict, step: int) -> None:
         self._run.summary.update(metrics)
 
-    def log_report(self, answer: str, table: pl.DataFrame, page: Path) -> None:
+    def log_report(self, answer: str, table: pl.DataFrame, page: str, text: str) -> None:
         rows = [list(row) for row in table.rows()]
-        html = page.read_text(encoding="utf-8")
         self._run.log(
             {
                 "results": wandb.Table(columns=[*table.columns], data=rows),
-                "report": wandb.Html(html, inject=False),
+                "report": wandb.Html(page, inject=False),
             }
         )
         self._run.summary["answer"] = answer

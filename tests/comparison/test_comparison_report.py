@@ -5,17 +5,20 @@ import json
 import re
 import shutil
 from math import fsum, sqrt
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlens.cli.compare import main
-from mlens.comparison.finished_runs import find_runs, make_arms
+from mlens.comparison.finished_runs import LABEL_SETTINGS, Run, find_runs, make_arms
 from mlens.comparison.pairing import pair
 from mlens.comparison.report import print_report, report
 from mlens.comparison.results import answer, compare, scope
-from mlens.comparison.sections import failures
+from mlens.comparison.sections import failures, fairness
 from mlens.errors import UserError
 from mlens.evaluation.metrics import point_metrics
 from tests.helpers.made_up_runs import leave_out_figures, make_run, make_sweep
@@ -47,6 +50,37 @@ def test_a_label_includes_the_settings_in_which_an_arm_differs(tmp_path):
         "random 0.5 history.draw=per_user prompt.trim=strided",
         "none prompt.trim=exact",
     ]
+
+
+def test_a_label_leaves_out_settings_that_the_labels_do_not_need(tmp_path):
+    scratch = {"optimizer": "muon", "learning_rate": 0.02, "max_steps": 2000, "weight_decay": 0.0, "schedule": "cosine"}
+    finetune = {"optimizer": "adamw", "learning_rate": 1e-5, "max_steps": 10, "weight_decay": 0.1, "schedule": "linear"}
+    for name, settings in {"a": scratch, "b": finetune, "c": finetune | {"weight_decay": 0.2}}.items():
+        make_run(tmp_path / name, settings={f"trainer.{key}": value for key, value in settings.items()})
+    arms = make_arms(find_runs([tmp_path]))
+    assert [arm.label for arm in arms] == [f"none trainer.weight_decay={value} …" for value in (0.0, 0.1, 0.2)]
+    (note, *_) = fairness(tuple(arms))
+    assert note.startswith("NOTE") and all(f"trainer.{key}" in note for key in scratch)
+
+
+VALUES = st.sampled_from([0, 1, "1", 1.0, None, "a b", "a\nb"])
+RUNS = st.lists(
+    st.tuples(st.sampled_from(["none", "random"]), st.dictionaries(st.sampled_from("abcdefgh"), VALUES)),
+    min_size=1,
+    max_size=9,
+)
+
+
+@given(RUNS)
+def test_labels_are_distinct_and_of_few_settings(found):
+    """Each run has a seed of its own, so that those of equal settings are one arm."""
+    summary = {"versions": {}, "identity": {"data": "d", "model": None}}
+    nodes = [{"seed": seed, "history": {"_target_": f"m.{h}.H"}, "trainer": t} for seed, (h, t) in enumerate(found)]
+    arms = make_arms([Run(Path(str(node["seed"])), summary, node) for node in nodes])
+    assert len({arm.label for arm in arms}) == len(arms)
+    for arm in arms:
+        assert arm.label.split()[0] == arm.runs[0].config["history"]["_target_"].split(".")[1]
+        assert arm.label.count("=") <= max(LABEL_SETTINGS, len(arms) - 1)
 
 
 def test_one_run_given_twice_is_refused(tmp_path):

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from mlens.comparison import explore as explored
+from mlens.comparison import tracking
 from mlens.comparison.explore import encode
 from mlens.comparison.finished_runs import find_runs, make_arms
 from mlens.comparison.pairing import pair
@@ -29,6 +31,7 @@ from mlens.evaluation.metrics import point_metrics
 from mlens.files import write_json
 from mlens.packing.dataset import history_hash
 from mlens.pipeline import open_inputs
+from mlens.tracking.settings import Wandb
 from tests.helpers.made_up_runs import leave_out_figures, make_run
 from tests.helpers.runs import composed
 
@@ -230,6 +233,17 @@ def test_without_the_data_there_is_a_report_and_no_page(runs, opened_once, tmp_p
     assert lines == [
         "no explore.html: its data aren't in the cache. `mlens show RUN user=ID` reads unchanged data again"
     ]
+
+
+def test_the_copy_of_trackers_has_no_link_to_a_file_that_they_lack(runs, opened_once, tmp_path, monkeypatch):
+    leave_out_figures(monkeypatch)
+    written, logged = report([runs], tmp_path), []
+    tracker = SimpleNamespace(log_report=lambda *given: logged.append(given), finish=lambda failed: None)
+    monkeypatch.setattr(tracking, "open_trackers", lambda *_, **__: [tracker])
+    tracking.track(written, ["wandb"], Wandb(), tmp_path)
+    ((_, _, page, text),) = logged
+    assert text == (tmp_path / "report.md").read_text()
+    assert "<h1>" in page and "explore.html" in written.html.read_text() and "explore.html" not in page + text
 
 
 def test_an_arm_of_a_foreign_strategy_is_unknown_unless_it_is_trusted(runs, tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ from mlens.packing.epoch_plan import epoch_order
 from mlens.packing.packed import PackedRows
 from mlens.packing.prefix_group import PrefixGroup
 from mlens.packing.steps import Steps
-from mlens.probe.questions import CSV, EXAMPLES, rating_questions, title_questions
+from mlens.probe.questions import CSV, EXAMPLES, context_questions, rating_questions, title_questions
 from mlens.prompt.renderer import make_renderer
 from mlens.training.base_model import cut_excerpts, plan_excerpts
 from tests.helpers.reference import make_table, stage_of
@@ -277,7 +277,7 @@ def test_permuted_lines_are_the_same_table_and_the_same_subset(seed):
 
 def questions_by_answerer(questions):
     """beginning of the true line -> the set of the others; and the examples."""
-    return {own: set(others) for own, *others in questions.beginnings}, questions.examples
+    return {own: set(others) for own, *others in questions.beginnings}, questions.contexts[0]
 
 
 @settings(max_examples=6, deadline=None)
@@ -287,7 +287,7 @@ def test_questions_of_the_probe_change_one_by_one(seed, left_out):
     user = list(source.users)[left_out]
     table, part = source.table(), source.without(user).table()
     other = source.renumbered(np.random.default_rng(seed[0])).table()
-    for ask in (title_questions, rating_questions):
+    for ask in (title_questions, rating_questions, context_questions):
         assert ask(table, CSV, 100, 7) == ask(other, CSV, 100, 7)
     assert title_questions(table, CSV, 100, 7) == title_questions(part, CSV, 100, 7)
     whole, shown = questions_by_answerer(rating_questions(table, CSV, 100, 7))
@@ -298,6 +298,12 @@ def test_questions_of_the_probe_change_one_by_one(seed, left_out):
         if own in whole:
             # The one left out is replaced; and one of the others may have become an example.
             assert len(whole[own] - others) <= 2
+    in_context = [questions_of_users(context_questions(of, CSV, 100, 7)) for of in (table, part)]
+    assert in_context[1] == [one for one in in_context[0] if not one[0].startswith(f"{user},")]
+
+
+def questions_of_users(questions):
+    return list(zip(questions.contexts, questions.beginnings, questions.answers, strict=True))
 
 
 # Keys

@@ -6,14 +6,26 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from scipy.stats import binom
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binom, chisquare
 from transformers import AutoTokenizer
 
 from mlens.cli.probe import main
 from mlens.model.attention.cpu import ROW_ATTENTION
 from mlens.packing.packed import PackedRows
-from mlens.probe.questions import CHOICES, CSV, EXAMPLES, FORMATS, LineFormat, rating_questions, title_questions
-from mlens.probe.recall import answer_scores, recall
+from mlens.probe.questions import (
+    CHOICES,
+    CSV,
+    EXAMPLES,
+    FORMATS,
+    LineFormat,
+    Questions,
+    context_questions,
+    rating_questions,
+    title_questions,
+)
+from mlens.probe.recall import Recall, answer_scores, recall
 from mlens.prompt.tokens import PlainText, tiny_tokenizer
 from tests.helpers.reference import make_table
 from tests.helpers.small_model import make_model, plain_score
@@ -23,10 +35,10 @@ ROWS = PackedRows(row_tokens=700)
 
 @pytest.fixture(scope="module")
 def table():
-    """40 users who rate three movies each; 60 movies of two years, whose ids and titles tell nothing of each other."""
+    """40 users who rate 24 movies each; 60 movies of two years, whose ids and titles tell nothing of each other."""
     random = np.random.default_rng(0)
     ids = random.permutation(900) + 100
-    rated = [random.permutation(60)[:3] for _ in range(40)]
+    rated = [random.permutation(60)[:24] for _ in range(40)]
     users = [[(int(m), float(random.integers(1, 11)) / 2, t) for t, m in enumerate(own)] for own in rated]
     titles = [f"{''.join(random.choice(list('abcdefgh'), 5))}, The ({1990 + m % 2})" for m in range(60)]
     return make_table(users, titles=titles, movie_ids=ids[:60].tolist(), user_ids=ids[60:100].tolist())
@@ -47,7 +59,8 @@ def test_title_questions_are_the_files_lines_with_other_ids_of_the_year(table):
     questions, lines = title_questions(table, CSV, 20, seed=3), lines_of_movies(table)
     years = {title: title[-6:-2] for title in lines.values()}
     assert len(questions.answers) == len(questions.beginnings) == 20
-    shown = questions.examples.splitlines()
+    shown = questions.contexts[0].splitlines()
+    assert {*questions.contexts} == {questions.contexts[0]}
     assert len(shown) == EXAMPLES and all(line in [a + b for a, b in lines.items()] for line in shown)
     for answer, (true, *others) in zip(questions.answers, questions.beginnings, strict=True):
         assert lines[true] == answer
@@ -63,7 +76,8 @@ def test_rating_questions_are_lines_with_ids_of_users_who_did_not_rate_so(table)
         (table.users["id"][int(u)], table.movies["id"][int(m)]): float(r)
         for u, m, r in zip(table.user, table.movie, table.rating, strict=True)
     }
-    asked = [line.split(",") for line in questions.examples.splitlines()]
+    asked = [line.split(",") for line in questions.contexts[0].splitlines()]
+    assert {*questions.contexts} == {questions.contexts[0]}
     assert len(questions.answers) == 25 and len(asked) == EXAMPLES
     for answer, (true, *others) in zip(questions.answers, questions.beginnings, strict=True):
         user, movie, _ = true.split(",")
@@ -73,6 +87,57 @@ def test_rating_questions_are_lines_with_ids_of_users_who_did_not_rate_so(table)
         asked.append([user, movie, answer])
     assert all(raw[int(user), int(movie)] == float(rating) for user, movie, rating in asked)
     assert len({user for user, _, _ in asked}) == len(asked)
+
+
+def test_a_question_in_context_follows_lines_of_the_same_user():
+    """Movie 20 is rated twice, and user 6 has a line too few. Only 5.0 occurs once among the last ten of user 7."""
+    movies = [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 100, 101, 102, 103, 1000]
+    ratings = [1.0, 4.0, 4.5, 5.0, 3.0, 2.0, 4.0, 4.0, 3.0, 4.0, 4.0, 3.0, 5.0, 4.0, 3.5, 3.5, 4.0, 3.0]
+    own = [(index, rating, 99 - index) for index, rating in enumerate(ratings)]
+    rows = [own[:17], [*own, (18, 0.5, 200), (18, 1.5, 201)]]
+    questions = context_questions(make_table(rows, user_ids=[6, 7], movie_ids=[*movies, 20]), CSV, 10, seed=0)
+    assert questions == Questions(
+        "rating by id in context",
+        ("7,2,1.0\n7,3,4.0\n7,4,4.5\n7,5,5.0\n7,6,3.0\n7,7,2.0\n7,8,4.0\n7,9,4.0\n",),
+        (("7,14,", *(f"7,{movie}," for movie in (10, 11, 12, 13, 100, 101, 102, 103, 1000))),),
+        ("5.0",),
+    )
+
+
+def choices(questions):
+    """Return the ids of the movies of the only question: the true one, and all in order."""
+    ((true, *others),) = [[int(beginning.split(",")[1]) for beginning in own] for own in questions.beginnings]
+    return true, sorted([true, *others])
+
+
+@given(st.lists(st.sampled_from((1.0, 2.0, 3.0, 4.0)), min_size=18, max_size=60), st.permutations(range(CHOICES)))
+def test_the_true_movie_is_exchangeable_with_the_others(ratings, order):
+    """Where the ratings of the choices change places, the question stays, and its true movie moves with its rating."""
+
+    def ask(ratings):
+        return context_questions(make_table([[(m, r, 0) for m, r in enumerate(ratings)]]), CSV, 1, seed=5)
+
+    before = ask(ratings)
+    if before.answers:
+        true, ids = choices(before)
+        first = ids[0] - 10  # the index of the first choice: movie ids begin at 10
+        moved = [*ratings[:first], *(ratings[first + i] for i in order), *ratings[first + CHOICES :]]
+        after = ask(moved)
+        assert (after.contexts, after.answers, choices(after)[1]) == (before.contexts, before.answers, ids)
+        assert choices(after)[0] == ids[order.index(ids.index(true))]
+
+
+def test_a_model_that_knows_nothing_recalls_by_chance_whichever_ids_it_prefers():
+    random = np.random.default_rng(0)
+    rows = [
+        [(int(m), float(random.choice(5, p=[0.05, 0.1, 0.25, 0.4, 0.2]) + 1), 0) for m in random.choice(300, n, False)]
+        for n in random.integers(18, 60, 700)
+    ]
+    questions = context_questions(make_table(rows), CSV, 1000, seed=0)
+    ids = np.array([[int(beginning.split(",")[1]) for beginning in own] for own in questions.beginnings])
+    place = (ids[:, 1:] < ids[:, :1]).sum(axis=1)
+    assert len(place) > 600
+    assert chisquare(np.bincount(place, minlength=CHOICES)).pvalue > 0.01
 
 
 @pytest.mark.parametrize(
@@ -88,15 +153,17 @@ def test_lines_are_written_as_the_release_writes_them(form: LineFormat, title, r
     assert form.rating(4.0) == rating and form.rating(3.5) == "3.5"
 
 
-def test_answers_score_as_in_plain_forward_passes(table, tokenizer):
-    questions = title_questions(table, CSV, 2, seed=0)
+@pytest.mark.parametrize("make", [title_questions, context_questions])
+def test_answers_score_as_in_plain_forward_passes(table, tokenizer, make):
+    questions = make(table, CSV, 2, seed=0)
     rows, plainly = (make_model(attention, vocabulary=len(tokenizer)).eval() for attention in (ROW_ATTENTION, "sdpa"))
     scores = answer_scores(rows, tokenizer, questions, ROWS)
     plain = PlainText(tokenizer)
-    for own, answer, found in zip(questions.beginnings, questions.answers, scores, strict=True):
+    asked = zip(questions.contexts, questions.beginnings, questions.answers, scores, strict=True)
+    for lines, own, answer, found in asked:
         for beginning, score in zip(own, found, strict=True):
-            examples, begin, end = plain.encode([questions.examples, beginning, answer])
-            assert score == pytest.approx(plain_score(plainly, [*examples, *begin], end).item(), rel=1e-6)
+            context, begin, end = plain.encode([lines, beginning, answer])
+            assert score == pytest.approx(plain_score(plainly, [*context, *begin], end).item(), rel=1e-6)
 
 
 class Memory:
@@ -121,9 +188,12 @@ class Memory:
         return SimpleNamespace(logits=logits)
 
 
-@pytest.mark.parametrize("known", [0, 7, 20])
-def test_what_a_model_has_read_is_recalled_and_nothing_else(table, tokenizer, known):
-    questions, plain = title_questions(table, CSV, 20, seed=0), PlainText(tokenizer)
+@pytest.mark.parametrize(
+    ("make", "known"),
+    [(title_questions, 0), (title_questions, 7), (title_questions, 20), (context_questions, 0), (context_questions, 7)],
+)
+def test_what_a_model_has_read_is_recalled_and_nothing_else(table, tokenizer, make, known):
+    questions, plain = make(table, CSV, 20, seed=0), PlainText(tokenizer)
     read = [plain.encode([own[0], end]) for own, end in zip(questions.beginnings, questions.answers, strict=True)]
     found = recall(Memory(read[:known], len(tokenizer)), tokenizer, questions, ROWS)
     assert (found.questions, found.recalled) == (20, known)
@@ -158,4 +228,10 @@ def test_the_command_asks_a_saved_model(tmp_path, table, tokenizer, capsys, monk
     monkeypatch.setattr(sys, "argv", ["probe", *words, "data.users=60", "data.movies=1500"])
     main()
     shown = capsys.readouterr().out
-    assert "title by id" in shown and "rating by id" in shown and "10% are recalled" in shown
+    assert all(f"│ {kind} " in shown for kind in ("title by id", "rating by id", "rating by id in context"))
+    assert "10% are recalled" in shown
+
+
+def test_a_kind_without_questions_recalls_nothing(tokenizer):
+    nothing = Questions("rating by id in context", (), (), ())
+    assert recall(None, tokenizer, nothing, ROWS) == Recall("rating by id in context", 0, 0, 0.0, 1.0, 1.0)
