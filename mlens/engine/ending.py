@@ -64,21 +64,26 @@ def end_ranks_together(ranks: Ranks, stop: StopRequest) -> Iterator[None]:
 
 
 def leave_signals_to_parent(_: int) -> None:
-    """Ignore signals in a worker process that was forked inside `end_ranks_together`, until its rank ends it: a signal
-    may be sent to the entire process group, and must not wake the rank's thread.
+    """Ignore signals in a worker process that was forked inside `end_ranks_together`, until its rank ends it or is
+    killed: a signal may be sent to the entire process group, and must not wake the rank's thread.
 
     torch lets a worker die of any SIGTERM; its rank would then lack rows of the step that it finishes before it saves.
     """
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all processes
-    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+    if hasattr(signal, "sigtimedwait"):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_for_parent, daemon=True).start()
 
 
 def _end_for_parent() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
+    """End this process when its parent asks for it, or within a second of the parent's death: torch's worker would wait
+    forever for room in its queue."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        sent = signal.sigtimedwait({signal.SIGTERM}, 1.0)
+        if sent is not None and sent.si_pid == parent:
+            break
     os._exit(0)
 
 

@@ -68,3 +68,34 @@ def test_a_rank_that_waits_for_one_that_hangs_is_ended_when_asked_to(tmp_path):
         assert time.monotonic() - asked > 5
         agent.wait(timeout=60)
     assert "error: could not end after a signal" in (tmp_path / "log").read_text()
+
+
+ENDLESS = """
+import time
+import torch
+from mlens.engine.ending import leave_signals_to_parent
+
+class Rows(torch.utils.data.Dataset):
+    def __getitem__(self, index):
+        return b"0" * 1_000_000  # more than a pipe holds
+
+rows = iter(torch.utils.data.DataLoader(Rows(), sampler=range(10**9), num_workers=1, prefetch_factor=4, batch_size=None,
+                                        worker_init_fn=leave_signals_to_parent))
+next(rows)
+print(rows._workers[0].pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_loader_worker_does_not_outlive_a_rank_that_was_killed():
+    rank = subprocess.Popen([sys.executable, "-c", ENDLESS], env=child_environment(), stdout=subprocess.PIPE, text=True)
+    worker = psutil.Process(int(rank.stdout.readline()))
+    time.sleep(1)  # the worker has made all rows that it may make ahead
+    rank.kill()
+    rank.wait()
+    try:
+        worker.wait(timeout=20)
+    finally:
+        rank.stdout.close()
+        if worker.is_running():
+            worker.kill()
