@@ -96,19 +96,30 @@ class _Groups:
 
     def continued_in(self, later: _Groups) -> dict[int, int]:
         """Return the groups whose histories are the beginning of all histories of a group of `later`, with that one."""
-        beginnings: dict[tuple[int, int], list[tuple[int, np.ndarray]]] = {}
-        for group, history, key in later._histories():
-            beginnings.setdefault(key, []).append((group, history))
         found = {}
-        for group, history, key in self._histories():
-            for other, longer in beginnings.get(key, ()):
-                fits = self.longest[group] <= later.shortest[other]
-                if fits and np.array_equal(history, longer[: len(history)]):
-                    found[group] = other
+        others = dict(later._of_users())
+        for user, groups in self._of_users():
+            longer: dict[int, list[tuple[int, np.ndarray]]] = {}
+            for other in others.get(user, ()):
+                history = later._history(other)
+                longer.setdefault(int(history[0]), []).append((int(other), history))
+            for group in groups if longer else ():
+                history = self._history(group)
+                for other, whole in longer.get(int(history[0]), ()):
+                    fits = self.longest[group] <= later.shortest[other]
+                    if fits and np.array_equal(history, whole[: len(history)]):
+                        found[int(group)] = other
         return found
 
-    def _histories(self) -> Iterator[tuple[int, np.ndarray, tuple[int, int]]]:
-        """Yield each shared group with its longest history, and with its user and the first rating of the history."""
-        for group in np.flatnonzero(self.shared):
-            history = self.dataset.history(int(self.last[group]))
-            yield int(group), history, (int(self.dataset.stage.user[self.last[group]]), int(history[0]))
+    def _of_users(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield each user with the user's shared groups."""
+        shared = np.flatnonzero(self.shared)
+        user = self.dataset.stage.user[self.last[shared]]
+        order = np.argsort(user, kind="stable")
+        borders = np.flatnonzero(np.diff(user[order])) + 1
+        for groups in np.split(shared[order], borders) if len(order) else ():
+            yield int(self.dataset.stage.user[self.last[groups[0]]]), groups
+
+    def _history(self, group: int) -> np.ndarray:
+        """Return the longest history of a shared group, as ratings of the table: [h], h > 0."""
+        return self.dataset.history(int(self.last[group]))
