@@ -100,10 +100,11 @@ SMALLER = [
     (r'(model=tiny_base|"?\+experiment=\S*five_way\S*)', r"\1 model.base.steps=2"),
     (r"(\+experiment=\S*five_way(?!.*params\.history).*)", r"\1 hydra.sweeper.params.history=random"),
     (r"'all_previous,random,same_genre'", "'random,same_genre'"),
-    (r"(five_way,seeds(?!.*params\.seed).*)", r"""\1 'hydra.sweeper.params.seed="0,1"'"""),
+    (r"(\+experiment=\S*ten_way(?!.*params\.history).*)", r"\1 hydra.sweeper.params.history=none,similar"),
+    (r"(_way,seeds(?!.*params\.seed).*)", r"""\1 'hydra.sweeper.params.seed="0,1"'"""),
     (r"history=none,all_previous,random\S*", "history=none,random"),
     (r"history\.ratio=0\.1,0\.3,0\.5 seed=0,1,2", "history.ratio=0.1,0.5 seed=0"),
-    (r"model\.base\.steps=800", "model.base.steps=2"),
+    (r"model\.base\.steps=[68]00", "model.base.steps=2"),
     # After the command's own overrides; a debug option of its own stays.
     (r"(((train\.py|mlens plan|mlens show user)(?!.*debug=)[^|]*?)( --cfg job)?)$", r"\2 debug=fast\4"),
     (r"debug=overfit_batch", r"debug=overfit_batch trainer.max_steps=2"),
