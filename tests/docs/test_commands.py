@@ -100,7 +100,7 @@ SMALLER = [
     (r'(model=tiny_base|"?\+experiment=\S*five_way\S*)', r"\1 model.base.steps=2"),
     (r"(\+experiment=\S*five_way(?!.*params\.history).*)", r"\1 hydra.sweeper.params.history=random"),
     (r"'all_previous,random,same_genre'", "'random,same_genre'"),
-    (r"(\+experiment=\S*ten_way(?!.*params\.history).*)", r"\1 hydra.sweeper.params.history=none,similar"),
+    (r"(\+experiment=\S*ten_way(?!.*params\.history).*)", r"""\1 'hydra.sweeper.params.history="none,similar"'"""),
     (r"(_way,seeds(?!.*params\.seed).*)", r"""\1 'hydra.sweeper.params.seed="0,1"'"""),
     (r"history=none,all_previous,random\S*", "history=none,random"),
     (r"history\.ratio=0\.1,0\.3,0\.5 seed=0,1,2", "history.ratio=0.1,0.5 seed=0"),
