@@ -24,7 +24,7 @@ from mlens.text import one_line
 SEED, BASE_SEED = "seed", "model.base.seed"
 # Parameters of a strategy that follow its name in a label.
 PARAMETERS = ("ratio", "count")
-# Settings in a label, beside those of the history: more only where arms would have the same label. Of several that
+# Settings in a label, apart from those of the history: more only where arms would have the same label. Of several that
 # tell as many arms apart, the main ones are taken.
 LABEL_SETTINGS = 3
 MAIN_SETTINGS = ("model", "trainer.loss", "trainer.optimizer", "trainer.learning_rate")

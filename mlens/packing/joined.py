@@ -105,9 +105,9 @@ class _Groups:
                 longer.setdefault(int(history[0]), []).append((int(other), history))
             for group in groups if longer else ():
                 history = self._history(group)
-                for other, whole in longer.get(int(history[0]), ()):
+                for other, later_history in longer.get(int(history[0]), ()):
                     fits = self.longest[group] <= later.shortest[other]
-                    if fits and np.array_equal(history, whole[: len(history)]):
+                    if fits and np.array_equal(history, later_history[: len(history)]):
                         found[int(group)] = other
         return found
 

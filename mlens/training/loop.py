@@ -120,7 +120,7 @@ class Training:
                 if self._is_validation_due() and progress.step < total:
                     self._validate()
         if progress.validated_step != progress.step:
-            # The only validation of a run is of its best model, so test targets are scored with it, in half the time.
+            # The only validation of a run is of its best model: test targets are scored with it, and share prefixes.
             self._validate(*(["test"] if progress.validations == 0 else []))
         self.journal.end(bar)
 
