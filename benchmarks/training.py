@@ -73,15 +73,17 @@ CASES = (
 )
 
 
-def train_peers(case: Case, setting: Setting, targets: np.ndarray) -> dict[str, Trained]:
-    """Train the peers on these training targets [n], each with its best batch size."""
+def train_peers(case: Case, setting: Setting, targets: np.ndarray, batch: int | None) -> dict[str, Trained]:
+    """Train the peers on these training targets [n], each with this batch size (None: with its best)."""
     samples = samples_of(setting.datasets["train"], targets)
     common = setting.model("sdpa"), setting.inputs.tokenizer, samples
     step = setting.inputs.settings.trainer.targets_per_step
-    trained = {"Trainer": best(partial(hf_trainer, *common, step=step), case.batches)}
+    trained = {"Trainer": best(partial(hf_trainer, *common, step=step), (batch,) if batch else case.batches)}
     if case.trl:
         row_tokens = setting.inputs.settings.prompt.max_tokens
-        trained["SFTTrainer"] = best(partial(trl_sft_trainer, *common, step=step, row_tokens=row_tokens), (1, 2))
+        trained["SFTTrainer"] = best(
+            partial(trl_sft_trainer, *common, step=step, row_tokens=row_tokens), (batch,) if batch else (1, 2)
+        )
     return trained
 
 
@@ -103,7 +105,7 @@ def main(options: argparse.Namespace) -> None:
     for case in [case for case in CASES if case.name.startswith(options.cases)]:
         setting = make_setting(options.data, *options.model, *case.overrides)
         subset = drawn(setting.datasets["train"], max(2, round(options.targets * case.share)))
-        others = train_peers(case, setting, subset)
+        others = train_peers(case, setting, subset, options.batch)
         mine = {"packing.share=auto": train_ours(setting, subset)}
         if case.never:
             unshared = make_setting(options.data, *options.model, "packing.share=never", *case.overrides)
@@ -147,5 +149,8 @@ if __name__ == "__main__":
         "--targets", type=int, default=48, help="the number of targets that a peer trains on at 2,048 tokens (48)"
     )
     parser.add_argument("--cases", default="", help="only those whose name starts so, such as all_previous (all)")
+    parser.add_argument(
+        "--batch", type=int, help="the only batch size of the peers, where a larger one needs too much memory (several)"
+    )
     add_model(parser)
     start(main, parser)

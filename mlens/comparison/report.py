@@ -166,6 +166,7 @@ def _content(results: Results, frame: pl.DataFrame, refused: list[str]) -> dict[
     two = len(arms) == 2
     fairness = [
         *sections.failures(results),
+        *sections.worse_than_chance(arms),
         *sections.fairness(arms),
         *sections.ranking(results),
         *sections.dominance(paired),

@@ -11,6 +11,7 @@ from mlens.comparison import digits
 from mlens.comparison.finished_runs import Arm, differing_keys
 from mlens.comparison.pairing import Paired
 from mlens.comparison.results import Results, difference, is_without_history, signs_of_failure, without_history
+from mlens.evaluation.quality import CHANCE_AUC
 
 # Share of the test targets above which one user dominates the errors.
 LARGE_SHARE = 0.2
@@ -129,6 +130,23 @@ def failures(results: Results) -> list[str]:
     """Return lines that begin with NOTE for each arm whose model seems to have learned nothing."""
     arms = results.paired.arms
     return [f"NOTE: {arms[arm].label}: {sign}" for arm in results.order for sign in signs_of_failure(results, arm)]
+
+
+def worse_than_chance(arms: tuple[Arm, ...]) -> list[str]:
+    """Return a line that begins with NOTE if models of some seeds rank a user's test movies worse than chance: their
+    arm's mean over seeds hides it."""
+    found = []
+    for arm in arms:
+        aucs = [(run.seed, run.summary["metrics"]["test"].get("auc")) for run in arm.runs]
+        below = [f"{seed} ({auc:.4f})" for seed, auc in aucs if auc is not None and auc < CHANCE_AUC]
+        if below:
+            found.append(f"{arm.label} with seed {', '.join(below)}")
+    if not found:
+        return []
+    return [
+        f"NOTE: some models rank a user's movies worse than chance (AUC below {CHANCE_AUC}), so they say next "
+        f"to nothing about movies: {'; '.join(found)}"
+    ]
 
 
 def ranking(results: Results) -> list[str]:

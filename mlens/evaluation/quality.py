@@ -9,6 +9,8 @@ from typing import Any
 MOST_ILLEGAL = 0.5
 # Below this standard deviation, all predictions count as equal.
 LEAST_SPREAD = 0.01
+# AUC of predictions that say nothing about which of a user's movies is rated higher.
+CHANCE_AUC = 0.5
 
 
 def quality_warnings(

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from mlens.evaluation.baselines import WITHOUT_HISTORY
 from mlens.evaluation.lenskit_models import lenskit_version
-from mlens.evaluation.quality import quality_warnings
+from mlens.evaluation.quality import CHANCE_AUC, quality_warnings
 
 VERSIONS = ("mlens", "torch", "transformers", "deepspeed", "hydra-core", "numpy", "polars")
 # Metrics of the last stage beside RMSE, by title.
@@ -40,7 +40,7 @@ def print_table(title: str, metrics: dict, baselines: dict, best_possible: dict,
     Baselines given the run's history are left out where that is the full history. With several draws, all values are
     means over the draws, and a column says by how much the RMSE of the averaged predictions is lower. A NOTE below the
     table names each sign that the model has learned nothing on the last stage, or else that it doesn't beat the best
-    baseline, or that it ranks a user's movies worse than the movie mean.
+    baseline, or that it ranks a user's movies worse than the movie mean, or than chance.
     """
     *others, last = metrics
     several = "averaged" in metrics[last]
@@ -96,7 +96,12 @@ def _notes(metrics: dict, baselines: dict, stage: str) -> list[str]:
         ours = f"RMSE {metrics['rmse']:.4f} against {best[1]:.4f}"
         found.append(f"the model doesn't beat {name.replace('_', ' ')} on {stage} ({ours})")
     ours, theirs = metrics["auc"], baselines["movie_mean"]["auc"]
-    if theirs is not None and ours < theirs:
+    if ours is not None and ours < CHANCE_AUC:
+        found.append(
+            f"the model says next to nothing about movies: on {stage} it ranks a user's movies worse than chance (AUC "
+            f"{ours:.4f}; chance is {CHANCE_AUC}). Train it longer, or with another seed"
+        )
+    elif theirs is not None and ours < theirs:
         found.append(
             f"the model ranks a user's movies worse than the movie mean on {stage} (AUC {ours:.4f} against "
             f"{theirs:.4f}): compare its level and taste"

@@ -287,6 +287,18 @@ def test_the_answer_and_a_note_report_a_low_rmse_with_a_worse_order(tmp_path):
     assert note.replace("<", "\\<") in (tmp_path / "report.md").read_text()
 
 
+def test_a_note_names_the_seeds_whose_models_know_nothing_of_movies(tmp_path):
+    make_run(tmp_path / "none", "none")
+    for seed in (0, 3):
+        make_run(tmp_path / str(seed), "all_previous", seed=seed)
+    file = tmp_path / "3" / "predictions" / "test.parquet"
+    frame = pl.read_parquet(file).with_columns(expected=6 - pl.col("rating"))
+    frame.write_parquet(file)
+    change_metrics(tmp_path / "3", **point_metrics(*(frame[c].to_numpy() for c in ("expected", "rating", "user"))))
+    (note,) = [line for line in report([tmp_path], tmp_path).notes if "worse than chance" in line]
+    assert note.endswith("so they say next to nothing about movies: all_previous with seed 3 (0.0000)")
+
+
 def test_an_order_that_may_be_better_by_chance_is_not_certain(tmp_path):
     of_levels_and_films(tmp_path, 0.999, none=(0.5, 0.5), all_previous=(0.5, 0.49))
     written = report([tmp_path], tmp_path)

@@ -82,6 +82,9 @@ def test_a_model_that_is_no_result_is_reported_as_such(printed):
     films = "NOTE: the model ranks a user's movies worse than the movie mean on test (AUC 0.5000 against 0.6000)"
     assert printed(0.85, lenskit="x", rmse=0.84, auc=0.5)[1] == [f"{films}: compare its level and taste"]
     assert printed(0.85, lenskit="x", rmse=0.84, auc=math.nan)[1] == []
+    (chance,) = printed(0.85, lenskit="x", rmse=0.84, auc=0.386)[1]
+    assert chance.startswith("NOTE: the model says next to nothing about movies")
+    assert "(AUC 0.3860; chance is 0.5)" in chance
     _, (format_, same, worse) = printed(0.85, lenskit="x", illegal_mass=0.9999, expected_std=0.0, rmse=1.2)
     assert format_.startswith("NOTE: the model has not learned the answer format: 100.0% of its probability")
     assert same.startswith("NOTE: the model predicts the same rating for everything")
