@@ -102,6 +102,7 @@ SMALLER = [
     (r"'all_previous,random,same_genre'", "'random,same_genre'"),
     (r"(\+experiment=\S*ten_way(?!.*params\.history).*)", r"""\1 'hydra.sweeper.params.history="none,similar"'"""),
     (r"(_way,seeds(?!.*params\.seed).*)", r"""\1 'hydra.sweeper.params.seed="0,1"'"""),
+    (r"seed='0,1,2,3,4'", "seed='0,1'"),
     (r"history=none,all_previous,random\S*", "history=none,random"),
     (r"history\.ratio=0\.1,0\.3,0\.5 seed=0,1,2", "history.ratio=0.1,0.5 seed=0"),
     (r"model\.base\.steps=[68]00", "model.base.steps=2"),
