@@ -71,7 +71,7 @@ SUMMARY: Schema = {
     "made_up_data": SWITCH,
     "versions": {...: TEXT},
 }
-EVALUATION: Schema = {"history": OBJECT, "metrics": {"test": {"rmse": ERROR}}}
+EVALUATION: Schema = {"overrides": [TEXT], "history": OBJECT, "metrics": {"test": {"rmse": ERROR}}}
 PLAN: Schema = {"steps_per_epoch": POSITIVE}
 RECORD: Schema = {"kind": TEXT}
 # The RMSE is NaN for a model whose predictions are NaN.

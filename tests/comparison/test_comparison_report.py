@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlens.cli.compare import main
-from mlens.comparison.finished_runs import LABEL_SETTINGS, Run, find_runs, make_arms
+from mlens.comparison.crossed import crossed_table
+from mlens.comparison.finished_runs import LABEL_SETTINGS, Run, find_runs, make_arms, read_run
 from mlens.comparison.pairing import pair
 from mlens.comparison.report import print_report, report
 from mlens.comparison.results import answer, compare, scope
@@ -493,15 +494,43 @@ def test_what_the_split_does_not_protect_is_stated(tmp_path, method):
     assert stated == (method != "global_time")
 
 
+def evaluated(run: Path, rmse: float, *overrides: str, **history) -> None:
+    """Save an evaluation of a made-up run."""
+    folder = run / "evaluations" / ",".join(overrides)
+    folder.mkdir(parents=True)
+    content = {"overrides": overrides, "history": history, "metrics": {"test": {"rmse": rmse}}}
+    (folder / "summary.json").write_text(json.dumps(content))
+
+
 def test_a_crossed_evaluation_becomes_a_matrix(tmp_path):
     make_sweep(tmp_path)
-    folder = tmp_path / "none_0" / "evaluations" / "history=fixed_count"
-    folder.mkdir(parents=True)
-    history = {"_target_": "mlens.history.fixed_count.FixedCount", "count": 10}
-    (folder / "summary.json").write_text(json.dumps({"history": history, "metrics": {"test": {"rmse": 0.98765}}}))
+    count = {"_target_": "mlens.history.fixed_count.FixedCount", "count": 10}
+    evaluated(tmp_path / "none_0", 0.98765, "history=fixed_count", **count)
     report([tmp_path], tmp_path)
     html = (tmp_path / "report.html").read_text()
     assert "Trained under one strategy, tested under another" in html and "0.9877" in html
+
+
+def test_a_cell_of_the_matrix_is_a_mean_over_seeds_and_never_over_settings(tmp_path):
+    make_sweep(tmp_path, seeds=2)
+    arms = make_arms(find_runs([tmp_path]))
+    label = next(arm.label for arm in arms if arm.label.startswith("none"))
+    own = {run.seed: run.summary["metrics"]["test"]["rmse"] for arm in arms if arm.label == label for run in arm.runs}
+    none = read_run(tmp_path / "none_0").config["history"]
+    rows = {"_target_": "mlens.history.random.Random", "ratio": 0.5, "draw": "per_user"}
+    for seed, rmse in ((0, 0.9), (1, 0.92)):
+        evaluated(tmp_path / f"none_{seed}", rmse, "history=random", **rows)
+    evaluated(tmp_path / "none_0", 0.7, "history=random_per_target", **{**rows, "draw": "per_target"})
+    evaluated(tmp_path / "none_0", 0.6, "prompt.max_tokens=99", **none)
+    evaluated(tmp_path / "none_0", 0.1, "history=none", **none)  # the run's own settings: its own figure
+    table = crossed_table(arms)
+    cells = dict(zip(table["columns"], next(row for row in table["rows"] if row[0] == label)[1:], strict=True))
+    assert {name: value for name, value in cells.items() if value} == {
+        "none": f"{sum(own.values()) / 2:.4f}",
+        "random 0.5 draw=per_user": "0.9100",
+        "random 0.5 draw=per_target": "0.7000 (1 of 2 seeds)",
+        "none prompt.max_tokens=99": "0.6000 (1 of 2 seeds)",
+    }
 
 
 @pytest.mark.parametrize("folders", [["missing"], ["a", "missing"]])
