@@ -66,7 +66,7 @@ demo: $(STAMP)  ## compare five strategies on a made-up sample: about five minut
 test: check  ## format, lint and type checks, then the tests that CI runs
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10
 
-test-slow: $(STAMP)  ## the tests that take minutes
+test-slow: $(STAMP)  ## the slow tests: hours on two cores
 	$(BIN)/python -m pytest -q -m slow --hypothesis-profile=thorough
 
 test-thorough: $(STAMP)  ## the tests of `make test`, with 100 examples of every property

@@ -41,7 +41,7 @@ def main(options: argparse.Namespace) -> None:
     template = dataset.renderer.template
     (rating_tokens,) = set(template.pieces.lengths[template.pieces.rating].tolist())  # each of them is a label
     for lines in base.lines:
-        for target_share in (0.0, base.asked):
+        for target_share in (0.0, base.target_share):
             cut = cut_excerpts(template, dataset.stage, lines, base.interleaved, target_share, base.seed, epoch=0)
             steps = plan_excerpts(cut, collator, base.ratings_per_step, base.seed, 0, ranks.rank, ranks.world)
             ratings, tokens, seconds = _train(engine, collator, steps, options.steps, rating_tokens)

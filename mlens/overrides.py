@@ -20,7 +20,7 @@ from mlens.text import first_line
 
 # In a checkout a link to conf/; in an installed mlens its files.
 CONF = Path(__file__).parent / "conf"
-# The flags of the guide's script, and the override that replaces each; X stands for the flag's value.
+# The flags of earlier scripts, and the override that replaces each; X stands for the flag's value.
 FLAGS = {
     "--history_strategy": "history=X",
     "--history_ratio": "history.ratio=X",

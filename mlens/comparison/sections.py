@@ -87,7 +87,7 @@ def fairness(arms: tuple[Arm, ...]) -> list[str]:
     other = [key for key in differing_keys(runs) if not key.startswith("history.")]
     lines = []
     if other:
-        lines.append(f"NOTE: beside the history the arms differ in {', '.join(other)}")
+        lines.append(f"NOTE: besides the history the arms differ in {', '.join(other)}")
     equal = runs[0].config.get("comparison", {}).get("equal", "targets")
     targets = sorted({run.summary["training"]["targets"] for arm in arms for run in arm.runs})
     if equal == "time":

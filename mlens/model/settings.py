@@ -23,7 +23,7 @@ class BaseTraining:
     lines: the lengths of the excerpts in ratings, trained on one after another; empty for no base model.
     steps: training steps with each length.
     interleaved: the number of consecutive excerpts that exchange their ratings at random, anew each epoch.
-    asked: the share of ratings that are predicted as the target of a prompt; the others in their history lines.
+    target_share: the share of ratings that are predicted as the target of a prompt; the others in their history lines.
     ratings_per_step: ratings of one update.
     learning_rate: of Muon, for matrices.
     adam_learning_rate: of AdamW, for embeddings, output layer and norms.
@@ -34,7 +34,7 @@ class BaseTraining:
     lines: list[int] = field(default_factory=list)
     steps: int = 1500
     interleaved: int = 4
-    asked: float = 0.25
+    target_share: float = 0.25
     ratings_per_step: int = 96
     learning_rate: float = 0.01
     adam_learning_rate: float = 0.003
@@ -46,7 +46,7 @@ class BaseTraining:
     def __post_init__(self) -> None:
         if min(self.lines, default=2) < 2:
             raise UserError(f"model.base.lines must be lengths of at least 2, not {self.lines}")
-        require_number("model.base.asked", self.asked, at_least=0, at_most=1)
+        require_number("model.base.target_share", self.target_share, at_least=0, at_most=1)
         for name in ("steps", "interleaved", "ratings_per_step", "row_tokens"):
             require_number(f"model.base.{name}", getattr(self, name), at_least=1)
         for name in ("learning_rate", "adam_learning_rate"):

@@ -201,7 +201,9 @@ def _steps(base: BaseTraining, renderer: Renderer, stage: Stage, collator: Packe
     for lines in base.lines:
         left = base.steps
         while left:
-            excerpts = cut_excerpts(renderer.template, stage, lines, base.interleaved, base.asked, base.seed, epoch)
+            excerpts = cut_excerpts(
+                renderer.template, stage, lines, base.interleaved, base.target_share, base.seed, epoch
+            )
             per_step = base.ratings_per_step
             for rows in plan_excerpts(excerpts, collator, per_step, base.seed, epoch, ranks.rank, ranks.world):
                 yield rows

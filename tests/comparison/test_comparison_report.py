@@ -454,7 +454,7 @@ def test_caveats_are_in_the_report_and_on_the_terminal(tmp_path, capsys):
     print_report(report([tmp_path], tmp_path))
     for text in ((tmp_path / "report.md").read_text(), capsys.readouterr().out):
         assert "NOTE: the arms trained on 900 to 1,000 targets" in text
-        assert "NOTE: beside the history the arms differ in trainer.learning_rate" in text
+        assert "NOTE: besides the history the arms differ in trainer.learning_rate" in text
         assert "NOTE: most test prompts are cut (all_previous trainer.learning_rate=0.01 62%)" in text
 
 

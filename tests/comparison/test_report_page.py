@@ -113,7 +113,7 @@ def test_notes_are_announced_above_the_first_plot(tmp_path, monkeypatch):
     runs = [make_run(tmp_path / "a", "all_previous"), make_run(tmp_path / "b", settings={"trainer.learning_rate": 0.5})]
     html = report(runs, tmp_path).html.read_text()
     announced = html.index('<a href="#notes">1 NOTE: read it before you compare</a>')
-    assert announced < html.index("<svg") < html.index('id="notes"') < html.index("NOTE: beside the history")
+    assert announced < html.index("<svg") < html.index('id="notes"') < html.index("NOTE: besides the history")
     assert "before you compare" not in report(runs[:1], tmp_path).html.read_text()
 
 

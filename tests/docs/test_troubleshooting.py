@@ -17,7 +17,7 @@ JOINED = re.sub(r'"\s*\n\s*f?"', "", SOURCES)
 
 
 def test_the_page_quotes_messages():
-    assert len(MESSAGES) == 29
+    assert len(MESSAGES) == 30
 
 
 @pytest.mark.parametrize("message", MESSAGES)
