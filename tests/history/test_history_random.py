@@ -47,6 +47,7 @@ def roomy(table, stage, room=FREE):
 def all_chosen(histories):
     return [histories.shown(t).tolist() for t in range(len(histories.stage))]
 
+
 @pytest.mark.parametrize("name", ["all_previous", "random_100"])
 @given(budgets(), st.integers(0, 2**32 - 1))
 def test_arms_of_equal_tokens_leave_no_room_for_another_line(name, case, seed):
@@ -57,7 +58,6 @@ def test_arms_of_equal_tokens_leave_no_room_for_another_line(name, case, seed):
     for t, shown in enumerate(all_chosen(histories)):
         if len(shown) < case.stage.count[t]:
             assert max(section(case, t, shown), case.budget.header) + longest > case.budget.room[t]
-
 
 
 def last_targets(users, n, **ids):
