@@ -13,7 +13,8 @@ masked pairs, norms, softmax and rotary embeddings aren't counted.
 A processor without bfloat16 instructions emulates them hundreds of times slower. Then both sides are measured on a
 smaller problem, a smaller product and a row of two targets, and the table says `emulated`.
 
-About two minutes on two cores.
+About two minutes on two cores. --profile instead prints the operators that take most of the tiny model's step in
+float32 on one thread, as torch's profiler counts them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 
 import mlens  # noqa: F401  before torch, which reads how threads wait
@@ -53,6 +55,8 @@ SMALL_PRODUCT = 256
 # Below this rate (FLOP/s) arithmetic is emulated: the slowest cores of today are a hundred times as fast.
 EMULATED = 5e9
 REPEATS = 3
+# Operators that --profile prints.
+SHOWN = 15
 
 
 def sizes_of(model: PreTrainedModel) -> Sizes:
@@ -102,7 +106,29 @@ def rows_of(setting: Setting, emulated: bool) -> list[Row]:
     ]
 
 
+def profile(data: Path) -> None:
+    """Print the operators that take most of a step of the tiny model, with their shares of its CPU time."""
+    torch.set_num_threads(1)
+    setting = make_setting(data, "model=tiny", "model.dtype=float32", "packing.row_tokens=8192")
+    engine, rows = ours.make_engine(setting), rows_of(setting, emulated=False)
+    labels = sum(len(row.label) for row in rows)
+    engine.backward(rows[0], labels, last=True)  # the first call allocates
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiled:
+        engine.backward(rows[0], labels, last=True)
+    found = sorted(profiled.key_averages(), key=lambda one: one.self_cpu_time_total, reverse=True)
+    total = sum(one.self_cpu_time_total for one in found)
+    table = Table(title=f"The step of the tiny model on one thread: {rows[0].useful:,} tokens, {total / 1e6:.2f} s")
+    table.add_column("operator")
+    table.add_column("share", justify="right")
+    for one in found[:SHOWN]:
+        table.add_row(one.key, f"{one.self_cpu_time_total / total:.1%}")
+    console().print(table)
+
+
 def main(options: argparse.Namespace) -> None:
+    if options.profile:
+        profile(options.data)
+        return
     table = Table(title="Useful arithmetic of a training step (forward and backward)")
     table.add_column("model")
     table.add_column("numbers")
@@ -140,4 +166,6 @@ def main(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    start(main, command(__doc__))
+    parser = command(__doc__)
+    parser.add_argument("--profile", action="store_true", help="print where the time of the tiny model's step goes")
+    start(main, parser)
