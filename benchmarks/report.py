@@ -19,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-TESTS = Path(__file__).parents[1] / "tests" / "comparison"
+ROOT = Path(__file__).parents[1]
 USERS = 20_000
 STRATEGIES = ("none", "all_previous", "random", "fixed_count")
 
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     options = parser.parse_args()
     # The tests' helper makes the run folders.
-    sys.path.insert(0, str(TESTS))
+    sys.path.insert(0, str(ROOT))
     from tests.helpers.made_up_runs import make_run
 
     with tempfile.TemporaryDirectory() as folder:

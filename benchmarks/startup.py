@@ -2,8 +2,8 @@
 
     python benchmarks/startup.py --data DIR         DIR: the folder of ml-latest-small
 
-Starts `train.py` for every strategy, once to fill the cache and once to measure, and prints a table. The target is
-under 20 seconds on two cores.
+Starts `train.py` for every strategy, once to fill the cache and once to measure, and prints a table. The goal is
+5 seconds on two cores.
 """
 
 from __future__ import annotations

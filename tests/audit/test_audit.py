@@ -28,6 +28,7 @@ from mlens.history.fixed_count import FixedCount
 from mlens.history.fixed_ratio import FixedRatio
 from mlens.history.none import NoHistory
 from mlens.history.random import Random
+from mlens.history.recent_similar import RecentSimilar
 from mlens.history.same_genre import SameGenre
 from mlens.history.similar import Similar
 from mlens.history.similarity import RatingSimilarity
@@ -236,6 +237,7 @@ EACH = {
     "decay": Decay(2, 3.0),
     "same_genre": SameGenre(2),
     "similar": Similar(2),
+    "recent_similar": RecentSimilar(1, 1),
     "spread by text": Spread(2, 0.5, "text"),
 }
 
