@@ -48,7 +48,7 @@ def _evaluated(run: Run) -> dict[Tested, float]:
 
 def _tested(history: dict, overrides: Sequence[str] = ()) -> Tested:
     others = tuple(one for one in overrides if not one.lstrip("+~").startswith(("history=", "history.")))
-    return Tested(json.dumps(history, sort_keys=True), others)
+    return Tested(json.dumps(history, sort_keys=True, default=repr), others)
 
 
 def _cell(column: Tested, runs: Sequence[dict[Tested, float]]) -> str:
