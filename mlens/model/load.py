@@ -319,7 +319,9 @@ def _sharded(config: dict | None) -> Iterator[None]:
 def _without_report() -> Iterator[None]:
     """Inside, transformers doesn't log its table of missing weights, which `_require_all_weights` reports in one line,
     or the layers that tensor parallelism, which mlens doesn't use, would skip."""
-    loggers = [logging.getLogger(f"transformers.{name}") for name in ("modeling_utils", "distributed.tensor_parallel")]
+    # transformers has moved tensor_parallel from `integrations` to `distributed`.
+    names = ("modeling_utils", "integrations.tensor_parallel", "distributed.tensor_parallel")
+    loggers = [logging.getLogger(f"transformers.{name}") for name in names]
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
