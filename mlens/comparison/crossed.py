@@ -20,7 +20,7 @@ class Tested:
     """
 
     history: str
-    others: tuple[str, ...] = ()
+    others: tuple[str, ...]
 
 
 def crossed_table(arms: Sequence[Arm]) -> dict[str, list] | None:
@@ -39,14 +39,14 @@ def crossed_table(arms: Sequence[Arm]) -> dict[str, list] | None:
 
 def _evaluated(run: Run) -> dict[Tested, float]:
     """Return the test RMSE of a run under what it was trained with, and under what it was evaluated with since."""
-    found = {_tested(run.config["history"]): run.summary["metrics"]["test"]["rmse"]}
+    found = {_tested(run.config["history"], ()): run.summary["metrics"]["test"]["rmse"]}
     for file in sorted((run.folder / "evaluations").glob("*/summary.json")):
         other = read_json(file, EVALUATION)
         found.setdefault(_tested(other["history"], other["overrides"]), other["metrics"]["test"]["rmse"])
     return found
 
 
-def _tested(history: dict, overrides: Sequence[str] = ()) -> Tested:
+def _tested(history: dict, overrides: Sequence[str]) -> Tested:
     others = tuple(one for one in overrides if not one.lstrip("+~").startswith(("history=", "history.")))
     return Tested(json.dumps(history, sort_keys=True, default=repr), others)
 
