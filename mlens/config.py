@@ -13,7 +13,7 @@ from pkgutil import resolve_name
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from mlens.comparison.settings import Comparison
 from mlens.data.split import Split
@@ -193,12 +193,31 @@ def parse_node(name: str, schema: type, node: dict) -> Any:
     for key, value in flatten(node).items():
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             raise UserError(f"{where}{key} must fit into 64 bits")
+    defaults = _defaults(schema)
+    _refuse_single_values(where, defaults, node)
     try:
-        return OmegaConf.to_object(OmegaConf.merge(_defaults(schema), node))
+        return OmegaConf.to_object(OmegaConf.merge(defaults, node))
     except UserError:
         raise
     except OmegaConfBaseException as error:
-        raise UserError(f"{where}{error.full_key or ''}: {first_line(error)}".replace(".:", ":")) from error
+        key = f"{where}{error.full_key or ''}".removesuffix(".")
+        if isinstance(error, ConfigKeyError) and isinstance(error.parent_node, DictConfig):
+            raise UserError(f"{key}: unknown key. {_keys_of(key.rpartition('.')[0], error.parent_node)}") from error
+        raise UserError(f"{key}: {first_line(error)}") from error
+
+
+def _refuse_single_values(where: str, defaults: DictConfig, node: dict) -> None:
+    """Raise UserError for a value where the dataclass has another dataclass: OmegaConf's error doesn't name the key."""
+    for key, value in node.items():
+        inner = None if OmegaConf.is_missing(defaults, key) else defaults.get(key)
+        if isinstance(inner, DictConfig) and value is not None:
+            if not isinstance(value, dict):
+                raise UserError(f"{where}{key}={value}: it takes no value. {_keys_of(f'{where}{key}', inner)}")
+            _refuse_single_values(f"{where}{key}.", inner, value)
+
+
+def _keys_of(name: str, node: DictConfig) -> str:
+    return f"The keys of {name} are {', '.join(str(key) for key in node)}" if len(node) else f"{name} has no keys here"
 
 
 @cache

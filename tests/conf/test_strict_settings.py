@@ -14,11 +14,13 @@ from tests.helpers.runs import FAST, checked, composed, train, train_command_her
 
 # What is wrong, and what the line must name.
 WRONG = {
-    "+history.foo=1": "history.foo",
+    "+history.foo=1": "history.foo: unknown key. history has no keys here",
     "++history.foo=1": "history.foo",
     "+deepspeed.fp16.enabled=true": "deepspeed.fp16",
     "++deepspeed.zero_optimization.foo=1": "deepspeed.zero_optimization.foo",
-    "+trainer.early_stopping.foo=1": "trainer.early_stopping.foo",
+    "+trainer.early_stopping.foo=1": "The keys of trainer.early_stopping are patience, threshold",
+    "trainer.early_stopping=3": "trainer.early_stopping=3: it takes no value",
+    "++deepspeed.zero_optimization.offload_param=cpu": "offload_param=cpu: it takes no value",
     "+dataset.foo=1": "dataset.foo",
     "+foo=1": "foo",
     "~split": "split",
