@@ -25,7 +25,7 @@ SEED, BASE_SEED = "seed", "model.base.seed"
 # Parameters of a strategy that follow its name in a label.
 PARAMETERS = ("ratio", "count")
 # Settings in a label, apart from those of the history: more only where arms would have the same label. Of several that
-# tell as many arms apart, the main ones are taken.
+# distinguish as many arms, the main ones are taken.
 LABEL_SETTINGS = 3
 MAIN_SETTINGS = ("model", "trainer.loss", "trainer.optimizer", "trainer.learning_rate")
 
@@ -243,7 +243,7 @@ def _label(run: Run, keys: Sequence[str], *end: str) -> str:
 
 
 def _enough_settings(runs: Sequence[Run], keys: list[str]) -> list[str]:
-    """Return those of the keys that labels show: all, or of many those that tell as many runs apart as all do."""
+    """Return those of the keys that labels show: all, or of many those that distinguish as many runs as all do."""
     chosen = [key for key in keys if key.startswith("history.")]
     rest = [key for key in keys if key not in chosen]
     if len(rest) <= LABEL_SETTINGS:

@@ -197,7 +197,7 @@ def _outcome(results: Results) -> str:
     if worse:
         sentence += f"; it is better than {_join_labels(arms, worse)} (corrected p < {ALPHA})"
     if alike:
-        sentence += f"{', and' if worse else '; it'} can't be told from {_join_labels(arms, alike)}"
+        sentence += f"{', and' if worse else '; it'} doesn't differ significantly from {_join_labels(arms, alike)}"
     if equivalent == alike:
         sentence += f" (equivalent within {MARGIN})" if alike else ""
     elif equivalent:

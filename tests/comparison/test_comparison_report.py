@@ -246,7 +246,7 @@ def test_the_answer_names_significant_differences_and_others(tmp_path):
     said = answer(results)
     beaten = "All arms have a lower RMSE than the best baseline, user mean so far (1.1000). "
     assert said.startswith(f"{beaten}all_previous has the lowest test RMSE, 0.5")
-    assert "it is better than none (corrected p < 0.05), and can't be told from fixed_count 10" in said
+    assert "it is better than none (corrected p < 0.05), and doesn't differ significantly from fixed_count 10" in said
     assert "fixed_count 10 ranks a user's movies better than none (AUC 0.9427 against 0.8850)." in said
     assert "All arms rank a user's movies better than the movie mean (AUC 0.8850 to 0.9427 against 0.6500)." in said
     assert "these trained models, not the strategies" in said
