@@ -24,7 +24,6 @@ def groups_of(case, joined):
 
 def assert_every_target_is_scored_once_after_its_own_prompt(case):
     joined = joined_of(case)
-    assume(len(joined.datasets))
     samples = [sample for dataset in joined.datasets for sample in dataset]
     seen = []
     for targets in groups_of(case, joined):
@@ -40,6 +39,7 @@ def assert_every_target_is_scored_once_after_its_own_prompt(case):
 
 @given(cases())
 def test_every_target_is_scored_once_after_its_own_prompt(case):
+    assume(len(joined_of(case).datasets))
     assert_every_target_is_scored_once_after_its_own_prompt(case)
 
 
