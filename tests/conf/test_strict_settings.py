@@ -262,7 +262,7 @@ def test_two_ranks_say_it_once(tmp_path, wrong):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "wrong", ["history=random history.ratio=7", "data=ml_1m data.path=nowhere", "debug=fast prompt.max_tokens=20"]
+    "wrong", ["history=random history.ratio=7", "data=ml_1m data.path=nowhere", "debug=fast prompt.max_tokens=10"]
 )
 def test_two_ranks_say_once_what_is_found_after_they_met(tmp_path, wrong):
     test_two_ranks_say_it_once(tmp_path, wrong)
