@@ -194,8 +194,8 @@ def parse_node(name: str, schema: type, node: dict) -> Any:
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             raise UserError(f"{where}{key} must fit into 64 bits")
     defaults = _defaults(schema)
-    _refuse_single_values(where, defaults, node)
     try:
+        _refuse_single_values(where, defaults, node)
         return OmegaConf.to_object(OmegaConf.merge(defaults, node))
     except UserError:
         raise

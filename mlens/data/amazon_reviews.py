@@ -62,8 +62,8 @@ RELEASES = {
 
 @dataclass(frozen=True)
 class AmazonReviews:
-    """One category of Amazon Reviews 2018 (Ni, Li and McAuley 2019) or 2023 (Hou et al. 2024), distinguished
-    by their fields.
+    """One category of Amazon Reviews 2018 (Ni, Li and McAuley 2019) or 2023 (Hou et al. 2024), distinguished by
+    their fields.
 
     path: the folder with the reviews and the metadata of a category, or the file of reviews, next to which
         the metadata are.

@@ -8,8 +8,9 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from mlens.config import check_config, flatten
+from mlens.config import check_config, flatten, parse_node
 from mlens.errors import GRACE, UserError, exit_on_user_error
+from mlens.training.settings import Trainer
 from tests.helpers.runs import FAST, checked, composed, train, train_command_here, train_here
 
 # What is wrong, and what the line must name.
@@ -155,6 +156,13 @@ def test_a_model_folder_lacks_nothing(tmp_path, missing, named):
         (tmp_path / name).write_text("{}")
     line = refusal("model=hf", f"model.path={tmp_path}")
     assert "model.path" in line and named in line
+
+
+@pytest.mark.parametrize("key", [5, None])
+def test_a_key_that_is_no_name_is_refused_at_any_depth(key):
+    for node in ({key: 1}, {"early_stopping": {key: 1}}):
+        with pytest.raises(UserError, match="trainer"):
+            parse_node("trainer", Trainer, node)
 
 
 def test_row_tokens_may_equal_the_longest_prompt():
